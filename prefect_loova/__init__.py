@@ -1,0 +1,74 @@
+"""Prefect tasks, flows and blocks that make videos on Loova, pay for each once, and put it in your S3 bucket.
+
+Names are loaded when they are first used, so that the core and the simulator start without Prefect.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_loova.client import LoovaClient as LoovaClient
+    from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
+    from prefect_loova.errors import InDoubtError as InDoubtError
+    from prefect_loova.errors import LoovaError as LoovaError
+    from prefect_loova.flows import generate_video as generate_video
+    from prefect_loova.models import CreditBalance as CreditBalance
+    from prefect_loova.models import SavedVideo as SavedVideo
+    from prefect_loova.models import Submission as Submission
+    from prefect_loova.models import VideoRequest as VideoRequest
+    from prefect_loova.models import VideoTask as VideoTask
+    from prefect_loova.tasks import get_credits as get_credits
+    from prefect_loova.tasks import save_video as save_video
+    from prefect_loova.tasks import submit_video as submit_video
+    from prefect_loova.tasks import wait_for_video as wait_for_video
+
+__version__ = version("prefect-loova")
+
+__all__ = [
+    "CreditBalance",
+    "InDoubtError",
+    "LoovaClient",
+    "LoovaCredentials",
+    "LoovaError",
+    "SavedVideo",
+    "Submission",
+    "VideoRequest",
+    "VideoTask",
+    "generate_video",
+    "get_credits",
+    "save_video",
+    "submit_video",
+    "wait_for_video",
+]
+
+_HOME = {
+    "LoovaClient": "client",
+    "LoovaCredentials": "credentials",
+    "LoovaError": "errors",
+    "InDoubtError": "errors",
+    "generate_video": "flows",
+    "CreditBalance": "models",
+    "SavedVideo": "models",
+    "Submission": "models",
+    "VideoRequest": "models",
+    "VideoTask": "models",
+    "get_credits": "tasks",
+    "save_video": "tasks",
+    "submit_video": "tasks",
+    "wait_for_video": "tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

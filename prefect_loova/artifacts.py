@@ -1,0 +1,58 @@
+"""What the Prefect UI shows of a job. Never a reason to fail a paid one."""
+
+from __future__ import annotations
+
+import re
+
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact
+from prefect.context import get_run_context
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from prefect_loova.errors import shown
+from prefect_loova.models import SavedVideo, Submission
+
+
+def escaped(text: object, limit: int = 2000) -> str:
+    """Foreign text for markdown: every character that could mean something to markdown or HTML as an entity."""
+    return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", shown(text, limit))
+
+
+def artifact_key(kind: str, key: str) -> str:
+    """A stable artifact key, so that the Artifacts page has a history of a request."""
+    return f"loova-{kind}-{key[:16]}"
+
+
+async def publish_video(submission: Submission, saved: SavedVideo) -> None:
+    """Show a saved video as a markdown and a link artifact of the current run; outside of a run, do nothing."""
+    try:
+        get_run_context()
+    except MissingContextError:
+        return
+    try:
+        await acreate_markdown_artifact(
+            _report(submission, saved), key=artifact_key("video", saved.key), description="A video made on Loova"
+        )
+        await acreate_link_artifact(
+            saved.video, link_text=saved.video, key=artifact_key("link", saved.key), description="The video in S3"
+        )
+    except Exception as error:
+        get_run_logger().warning("Loova task %s: no artifact was made (%s)", saved.task_id, shown(error))
+
+
+def _report(submission: Submission, saved: SavedVideo) -> str:
+    cost = "not named" if saved.credits_cost is None else f"{saved.credits_cost:g}"
+    rows = {
+        "Video": saved.video,
+        "Prompt": submission.prompt,
+        "Model": submission.model,
+        "Loova task": saved.task_id,
+        "Credits charged": f"{cost} (estimate {submission.credits_estimate:g})",
+        "Paid": "by an earlier run" if saved.reused else "by this run",
+        "Size": f"{saved.size_bytes:,} bytes",
+        "SHA-256": saved.sha256,
+        "Request key": saved.key,
+        "Job record": saved.record,
+    }
+    lines = [f"| {name} | {escaped(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])

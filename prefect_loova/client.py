@@ -1,0 +1,208 @@
+"""The Loova API over HTTP: models or errors out.
+
+Reads are asked again within bounds when they fail; a submit is sent once, on a connection of its own, and never
+repeated here, because it costs money and cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from prefect_loova.answers import Answer, read_credits, read_submit, read_task
+from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, NotSentError, UnexpectedResponseError
+from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.polling import backoff, retry_after
+from prefect_loova.urls import names_private_host, origin, url_problem
+
+DEFAULT_BASE_URL = "https://api.loova.ai/api"
+"""The quickstart's base URL; some other pages print https://api.loova.ai without `/api`."""
+
+USER_AGENT = f"prefect-loova/{version('prefect-loova')}"
+
+_MOST_BYTES = 4 * 1024 * 1024
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class LoovaClient:
+    """A client of the Loova API, to be used as an async context manager.
+
+    Args:
+        api_key: The API key of the Loova dashboard.
+        base_url: Where the API's `/v1` is.
+        timeout: The longest silence of a read, in seconds.
+        submit_timeout: The whole time that a submit may take, in seconds. After it the submit is in doubt.
+        read_tries: How often a read is tried in all.
+        unavailable_means_refused: Count a 503 to a submit as a refusal instead of a doubt. Only for those who know
+            that their way to Loova answers 503 before the request is passed on.
+        transport: Another httpx transport, for tests.
+        sleep: How to wait, in seconds.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        timeout: float = 30.0,
+        submit_timeout: float = 60.0,
+        read_tries: int = 4,
+        unavailable_means_refused: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if not api_key.strip():
+            raise InvalidRequestError("api_key: is empty; make a key in the Loova dashboard")
+        if not (api_key.strip().isascii() and api_key.strip().isprintable()):
+            raise InvalidRequestError("api_key: holds characters that no HTTP header can carry")
+        problem = url_problem(base_url) or ("must be without a query" if set("?#") & set(base_url) else None)
+        if problem:
+            raise InvalidRequestError(f"base_url: {problem}")
+        self.base_url = base_url.rstrip("/")
+        self.origin = origin(base_url)
+        self.is_private = names_private_host(base_url)
+        self.submit_timeout = submit_timeout
+        self._api_key = api_key.strip()
+        self._timeout = timeout
+        self._read_tries = read_tries
+        self._unavailable_means_refused = unavailable_means_refused
+        self._transport = transport
+        self._sleep = sleep
+        self._reads: httpx.AsyncClient | None = None
+        self._ssl: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
+
+    async def __aenter__(self) -> Self:
+        if self.base_url.lower().startswith("https"):
+            self._ssl = httpx.create_ssl_context()
+        self._reads = self._http(httpx.Timeout(self._timeout))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reads is not None:
+            await self._reads.aclose()
+            self._reads = None
+
+    def check(self, request: VideoRequest) -> None:
+        """Refuse what Loova cannot fetch: media on private addresses, unless the API itself is on one.
+
+        Raises:
+            InvalidRequestError: Names the field, the URL and the rule.
+        """
+        if self.is_private:
+            return
+        problems = []
+        for field in ("image_urls", "audio_urls", "video_urls"):
+            for number, url in enumerate(getattr(request, field)):
+                if names_private_host(url):
+                    host = httpx.URL(url).host
+                    problems.append(f"{field}.{number}: {host!r} was given: Loova cannot reach a private address")
+        if problems:
+            raise InvalidRequestError("\n".join(problems))
+
+    async def submit_video(self, request: VideoRequest) -> VideoTask:
+        """Buy one video: a single POST, never repeated (create-seedance-2-video-task).
+
+        Raises:
+            InvalidRequestError: Refused here; nothing was sent.
+            NotSentError: The POST never left; nothing was bought.
+            RejectedError: Loova said no; nothing was bought.
+            InDoubtError: It was sent, and no answer tells whether it was bought.
+        """
+        self.check(request)
+        # A fresh connection: one that the server has just closed would look like a lost answer.
+        async with self._http(
+            httpx.Timeout(self.submit_timeout, connect=min(self._timeout, self.submit_timeout / 2))
+        ) as http:
+            try:
+                async with asyncio.timeout(self.submit_timeout):
+                    answer = await self._answer(http, "POST", "/v1/video/seedance-2", json=request.body())
+            except _NOT_SENT as error:
+                raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
+            except (TimeoutError, httpx.HTTPError, ValueError) as error:
+                message = f"the submit was sent to {self.origin} and its answer is lost: {self._safe(error)}"
+                raise InDoubtError(message, credits_spent="maybe") from None
+        return read_submit(answer, self._unavailable_means_refused)
+
+    async def get_task(self, task_id: str) -> VideoTask:
+        """Look at one Loova task once (get-task-status).
+
+        Raises:
+            TaskNotFoundError: Loova does not know it.
+            AuthenticationError: Loova does not accept the API key.
+            UnexpectedResponseError: No usable answer, after all tries.
+        """
+        try:
+            return await self._read("/v1/tasks", lambda answer: read_task(answer, task_id), {"task_id": task_id})
+        except LoovaError as error:
+            error.task_id = error.task_id or task_id
+            raise
+
+    async def get_credits(self) -> CreditBalance:
+        """The API credits of the account (check-api-credits).
+
+        Raises:
+            AuthenticationError: Loova does not accept the API key.
+            UnexpectedResponseError: No usable answer, after all tries.
+        """
+        return await self._read("/v1/credits", read_credits, {})
+
+    async def _read(self, path: str, parse: Callable[[Answer], T], params: dict[str, str]) -> T:
+        if self._reads is None:
+            raise RuntimeError("use the client as `async with LoovaClient(...) as loova:`")
+        for attempt in range(self._read_tries):
+            pause = None
+            try:
+                async with asyncio.timeout(2 * self._timeout):
+                    answer = await self._answer(self._reads, "GET", path, params=params)
+                if not {answer.http_status, answer.code} & _AGAIN:
+                    return parse(answer)
+                pause = retry_after(answer.retry_after)
+                failure: LoovaError = answer.error(UnexpectedResponseError, "Loova did not answer as documented")
+            except (TimeoutError, httpx.HTTPError, ValueError) as error:
+                failure = UnexpectedResponseError(f"no answer from {self.origin}: {self._safe(error)}")
+            if attempt + 1 < self._read_tries:
+                pause = backoff(attempt) if pause is None else pause
+                log.debug("GET %s failed (%s), again in %.1f s", path, failure, pause)
+                await self._sleep(pause)
+        raise failure
+
+    async def _answer(self, http: httpx.AsyncClient, method: str, path: str, **content: Any) -> Answer:
+        headers = {"Authorization": f"Bearer {self._api_key}"}
+        body = bytearray()
+        async with http.stream(method, self.base_url + path, headers=headers, **content) as response:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise ValueError(f"the answer is over {_MOST_BYTES} bytes")
+        answer = Answer.read(response.status_code, bytes(body), response.headers.get("Retry-After"))
+        return answer.without(self._api_key)
+
+    def _http(self, timeout: httpx.Timeout) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            timeout=timeout,
+            transport=self._transport,
+            verify=self._ssl or True,
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            follow_redirects=False,
+        )
+
+    def _safe(self, error: BaseException) -> str:
+        text = str(error).replace(self._api_key, "[API key]")
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__

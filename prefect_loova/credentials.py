@@ -1,0 +1,111 @@
+"""The block that holds what is needed to speak with Loova."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar, Self
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, SecretStr, field_validator
+
+from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.jobs import JobTimes
+from prefect_loova.urls import url_problem
+
+
+class LoovaCredentials(CredentialsBlock):
+    """Credentials for the Loova API.
+
+    Attributes:
+        api_key: The API key, made in the Loova dashboard.
+        base_url: Where the API's `/v1` is.
+        timeout: The longest silence of a read, in seconds.
+        submit_timeout: The whole time that a submit may take, in seconds.
+        unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
+        job_times: When one worker may go on with what another one left.
+
+    Example:
+        Load stored credentials and ask for the balance:
+        ```python
+        from prefect_loova import LoovaCredentials
+
+        credentials = LoovaCredentials.load("BLOCK_NAME")
+        async with credentials.get_client() as loova:
+            print(await loova.get_credits())
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "Loova Credentials"
+    _block_type_slug: ClassVar[str] = "loova-credentials"
+    _logo_url = "https://raw.githubusercontent.com/prefect-loova/prefect-loova/main/docs/logo.png"  # type: ignore[assignment]
+    _documentation_url = "https://github.com/prefect-loova/prefect-loova#readme"  # type: ignore[assignment]
+
+    api_key: SecretStr = Field(title="API key", description="The API key, made in the Loova dashboard.")
+    base_url: str = Field(
+        DEFAULT_BASE_URL, title="Base URL", description="Where the API's /v1 is; change it for the simulator only."
+    )
+    timeout: float = Field(30.0, gt=0, title="Timeout", description="The longest silence of a read, in seconds.")
+    submit_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=600,
+        title="Submit timeout",
+        description="The whole time that a submit may take, in seconds; after it the submit is in doubt.",
+    )
+    unavailable_means_refused: bool = Field(
+        False,
+        title="503 means refused",
+        description="Count a 503 to a submit as a refusal instead of a doubt: only if your way to Loova answers 503 "
+        "before it passes a request on.",
+    )
+    job_times: JobTimes = Field(
+        default_factory=JobTimes,
+        title="Job times",
+        description="When one worker may go on with what another one left; the defaults are safe.",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_empty(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().strip():
+            raise ValueError("the API key is empty: make one in the Loova dashboard")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        problem = url_problem(value)
+        if problem:
+            raise ValueError(problem)
+        return value.rstrip("/")
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Credentials from `LOOVA_API_KEY` and, where it is set, `LOOVA_BASE_URL`.
+
+        Raises:
+            InvalidRequestError: There is no key, and what to do about it.
+        """
+        api_key = os.environ.get("LOOVA_API_KEY", "").strip()
+        if not api_key:
+            state = "is empty" if "LOOVA_API_KEY" in os.environ else "is not set"
+            raise InvalidRequestError(
+                f"LOOVA_API_KEY {state}: make a key in the Loova dashboard and export it, "
+                "or name a Loova Credentials block"
+            )
+        base_url = os.environ.get("LOOVA_BASE_URL", "").strip() or DEFAULT_BASE_URL
+        problem = url_problem(base_url)
+        if problem:
+            raise InvalidRequestError(f"LOOVA_BASE_URL: {problem}")
+        return cls(api_key=SecretStr(api_key), base_url=base_url)
+
+    def get_client(self) -> LoovaClient:
+        """A client of the API, to be entered with `async with`."""
+        return LoovaClient(
+            self.api_key.get_secret_value(),
+            self.base_url,
+            timeout=self.timeout,
+            submit_timeout=self.submit_timeout,
+            unavailable_means_refused=self.unavailable_means_refused,
+        )

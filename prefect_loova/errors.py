@@ -1,0 +1,216 @@
+"""What can go wrong, as one tree.
+
+```
+LoovaError
+├── InvalidRequestError            refused here, before anything was sent
+├── NotSentError                   the submit never left this machine (connection refused, DNS)
+├── RejectedError                  Loova said no to a submit; nothing was bought
+│   ├── AuthenticationError        the API key is missing, wrong or revoked
+│   ├── InsufficientCreditsError   not enough API credits
+│   └── TooManyRunningTasksError   the limit of running tasks is reached; waiting helps
+├── InDoubtError                   a submit was sent and its answer is lost; a person decides
+├── AbandonedError                 a person gave this job up
+├── TaskFailedError                Loova could not make the video
+├── WaitTimeoutError               still running when waiting ended
+├── UnexpectedResponseError        an answer to a read that says nothing usable
+│   ├── TaskNotFoundError          Loova does not know the task (or another account's key asks)
+│   └── MissingVideoUrlError       Loova says that the task succeeded, and shows no video
+├── TransferError                  the video could not be brought into the bucket
+│   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
+│   └── NotWholeVideoError         what arrived is not a whole mp4
+└── StorageError                   the bucket cannot be used as a job record needs it
+    └── RecordMismatchError        the record belongs to another API origin or a newer version
+```
+
+Every error says what is known of the Loova task, Loova's `trace_id` (its support asks for it), and whether credits
+may have been spent. None of them holds an API key, an AWS key or a signed URL.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import ValidationError
+
+Spent = Literal["no", "maybe", "yes"]
+
+_SCHEME = r"\b[a-z][a-z0-9+.-]{0,20}://"
+_URL_QUERY = re.compile(rf"({_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+_URL_USER = re.compile(rf"({_SCHEME})[^\s/?#<>]*@", re.IGNORECASE)
+_SIGNATURE = re.compile(r"\b(x-(?:amz|goog)-[a-z-]+|signature|sig)=[^\s&\"'<>]+", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
+
+
+def shown(text: object, limit: int = 500) -> str:
+    """Foreign text made fit for a log line or an error: one line, bounded, no query and no password of a URL.
+
+    Args:
+        text: What Loova, a user or a server wrote.
+        limit: The most characters to keep.
+    """
+    # Bounded before the search as well: megabytes of `http://http://` would take minutes.
+    without_secrets = _URL_USER.sub(r"\1...@", _URL_QUERY.sub(r"\1?...", str(text)[: 8 * limit]))
+    without_secrets = _SIGNATURE.sub(r"\1=...", without_secrets)
+    line = _UNPRINTABLE.sub(" ", without_secrets).strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+class LoovaError(Exception):
+    """The root of everything that this package raises on purpose.
+
+    Attributes:
+        message: What happened and what to do next, without the details below.
+        task_id: The Loova task, where it is known.
+        trace_id: What Loova's support asks for.
+        http_status: The HTTP status of the answer.
+        code: The `code` of Loova's envelope.
+        loova_message: The `message` of Loova's envelope, as one harmless line.
+        credits_spent: Whether credits may have been spent: `no`, `maybe` or `yes`.
+    """
+
+    may_retry: ClassVar[bool] = False
+    """Whether the same call may simply be made again, without a risk to pay twice."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str | None = None,
+        trace_id: str | None = None,
+        http_status: int | None = None,
+        code: int | None = None,
+        loova_message: str | None = None,
+        credits_spent: Spent = "no",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.task_id = task_id
+        self.trace_id = trace_id
+        self.http_status = http_status
+        self.code = code
+        self.loova_message = None if loova_message is None else shown(loova_message)
+        self.credits_spent = credits_spent
+
+    def __str__(self) -> str:
+        known: dict[str, Any] = {
+            "Loova says": self.loova_message,
+            "task_id": self.task_id,
+            "trace_id": self.trace_id,
+            "HTTP": self.http_status,
+            "code": self.code,
+            "credits spent": None if self.credits_spent == "no" else self.credits_spent,
+        }
+        details = ", ".join(f"{name}: {shown(value)}" for name, value in known.items() if value is not None)
+        return f"{self.message} ({details})" if details else self.message
+
+
+class InvalidRequestError(LoovaError):
+    """The input was refused before anything was sent or spent."""
+
+    @classmethod
+    def from_validation(cls, error: ValidationError) -> Self:
+        """Every violation that pydantic found, one a line, as `field: what is wrong`."""
+        lines = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            field = ".".join(str(part) for part in problem["loc"]) or error.title
+            lines.append(f"{shown(field, 120)}: {shown(problem['msg'])}")
+        return cls("\n".join(lines))
+
+
+class NotSentError(LoovaError):
+    """The submit never left this machine, so nothing was bought; it may be tried again."""
+
+    may_retry = True
+
+
+class RejectedError(LoovaError):
+    """Loova refused the submit; nothing was bought."""
+
+
+class AuthenticationError(RejectedError):
+    """Loova does not accept the API key."""
+
+
+class InsufficientCreditsError(RejectedError):
+    """The account has not enough API credits for this request."""
+
+
+class TooManyRunningTasksError(RejectedError):
+    """Loova runs as many tasks of this account as it allows (6, says pricing-and-limits)."""
+
+    may_retry = True
+
+
+class InDoubtError(LoovaError):
+    """A submit was sent and its answer is lost: it may have been billed, and nobody guesses.
+
+    Asking again never submits again: a person looks in the Loova dashboard and decides.
+    """
+
+
+class AbandonedError(LoovaError):
+    """A person gave this job up; ask for another `take` to have the video after all."""
+
+
+class TaskFailedError(LoovaError):
+    """Loova ended the task without a video. Whether the credits come back is not documented."""
+
+
+class WaitTimeoutError(LoovaError):
+    """The task still ran when waiting ended. Nothing is lost: the same call goes on waiting."""
+
+
+class UnexpectedResponseError(LoovaError):
+    """Loova answered a read with something that says nothing usable."""
+
+    may_retry = True
+
+
+class TaskNotFoundError(UnexpectedResponseError):
+    """Loova does not know this task; the key of another account sees the same."""
+
+    may_retry = False
+
+
+class MissingVideoUrlError(UnexpectedResponseError):
+    """Loova says that the task succeeded, and shows no `video_url`. The credits are spent; the job stays open."""
+
+    may_retry = False
+
+
+class TransferError(LoovaError):
+    """The video could not be brought into the bucket; the task id is kept, and saving may be tried again."""
+
+    may_retry = True
+
+
+class VideoUrlRefusedError(TransferError):
+    """The video's URL answers with an error, or leads where this package does not go."""
+
+
+class NotWholeVideoError(TransferError):
+    """What arrived is not a whole mp4: cut short, not a video, or over the size bound."""
+
+
+class StorageError(LoovaError):
+    """The bucket is missing, closed to us, or cannot write conditionally, which paying once rests on.
+
+    Attributes:
+        transient: Whether the same call may work later (a server error, a lost connection).
+    """
+
+    def __init__(self, message: str, *, transient: bool = False, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.transient = transient
+
+
+class RecordMismatchError(StorageError):
+    """The job record was written for another API origin, or by a newer version of this package."""
+
+
+def may_retry(error: object) -> bool:
+    """Whether a call that raised this may be made again as it was: it cannot pay twice, and waiting may help."""
+    if isinstance(error, StorageError):
+        return error.transient
+    return isinstance(error, LoovaError) and error.may_retry

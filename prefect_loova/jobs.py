@@ -1,0 +1,127 @@
+"""The tools that every step of a job works with, and what a person decides about one.
+
+A job goes through `submitting`, `waiting` and `saving`, in that order; each is one function over `VideoJobs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_loova.client import LoovaClient
+from prefect_loova.errors import TaskFailedError
+from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.polling import Clock
+from prefect_loova.records import JobRecords
+from prefect_loova.states import Decision, JobRecord
+
+MAX_WAIT = 4 * 3600.0
+"""How long to wait for a video by default, in seconds; a generation takes up to 3 hours under load."""
+
+
+class JobTimes(BaseModel):
+    """When one worker may go on with what another one left, in seconds. The defaults are safe; see docs/decisions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    take_over_after: float = Field(30.0, ge=0, description="Age of a claim that anybody may take over, in seconds.")
+    doubt_after: float = Field(30.0, ge=0, description="Seconds after a POST's timeout at which it is in doubt.")
+    fresh_for: float = Field(5.0, gt=0, description="The most seconds between writing `submitting` and the POST.")
+    lease: float = Field(120.0, gt=0, description="Seconds for which a collector may save without renewing its lease.")
+    look_again: float = Field(2.0, gt=0, description="Seconds between looks at a record that another worker moves.")
+
+
+class VideoJobs:
+    """The jobs of one API in one bucket, without Prefect.
+
+    Args:
+        loova: An entered client.
+        records: Where the job records are.
+        times: When to go on with what others left.
+        by: Who asks, for the people who read the record (host, flow run, deployment).
+        sleep: How to wait, in seconds.
+        clock: Monotonic seconds.
+        wall: Seconds by the wall clock; the later of the two decides whether a written record is still fresh, as one
+            of them stops while a machine is suspended.
+    """
+
+    def __init__(
+        self,
+        loova: LoovaClient,
+        records: JobRecords,
+        *,
+        times: JobTimes | None = None,
+        by: Mapping[str, str] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+    ) -> None:
+        self.loova = loova
+        self.records = records
+        self.times = times or JobTimes()
+        self.by = dict(by or {})
+        self.sleep = sleep
+        self.clock = clock
+        self.wall = wall
+
+    async def decide(self, key: str, decision: Decision, task_id: str | None = None) -> JobRecord:
+        """Carry out what a person decided about a job in doubt.
+
+        Args:
+            key: The request's key.
+            decision: What, who, when and why; it stays in the record.
+            task_id: The Loova task to adopt.
+
+        Raises:
+            MoveRefusedError: The job is not in doubt.
+        """
+        if (decision.what == "adopt") != bool(task_id):
+            raise ValueError("a task id goes with `adopt`, and only with it")
+
+        def change(record: JobRecord) -> JobRecord:
+            if decision.what == "adopt":
+                return record.move("adopt", task_id=task_id, decision=decision)
+            return record.move("submit_again" if decision.what == "submit-again" else "give_up", decision=decision)
+
+        stored = await self.records.change(key, change)
+        if decision.what == "give-up":
+            await self.records.note_ended(key)
+        return stored.record
+
+    def submission(self, record: JobRecord, request: VideoRequest, *, reused: bool) -> Submission:
+        """The handle on the attempt that counts."""
+        attempt = record.current
+        assert attempt.task_id is not None  # noqa: S101
+        return Submission(
+            key=record.key,
+            attempt=attempt.number,
+            state=attempt.state,
+            task_id=attempt.task_id,
+            api_origin=record.api_origin,
+            record=self.records.uri(self.records.record_key(record.key)),
+            prompt=request.prompt,
+            model=request.model,
+            credits_estimate=attempt.credits_estimate,
+            credits_cost=attempt.credits_cost,
+            trace_id=attempt.trace_id,
+            reused=reused,
+        )
+
+    def name(self, record: JobRecord) -> str:
+        """The job's record, for a message."""
+        return f"job {self.records.uri(self.records.record_key(record.key))}"
+
+    def failed(self, record: JobRecord, number: int) -> TaskFailedError:
+        """The error of an attempt that Loova ended without a video."""
+        attempt = record.attempt(number)
+        return TaskFailedError(
+            f"{self.name(record)}: Loova ended the task without a video. It is not bought again by itself: ask for "
+            f"another take, or allow max_paid_attempts={record.paid_attempts + 1}",
+            task_id=attempt.task_id,
+            trace_id=attempt.trace_id,
+            loova_message=attempt.reason,
+            credits_spent="maybe",
+        )

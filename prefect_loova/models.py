@@ -1,0 +1,276 @@
+"""What is asked of Loova, and what comes back: frozen values, and the prices.
+
+The rules are those of Loova's pages create-seedance-2-video-task, get-task-status, check-api-credits and
+pricing-and-limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from prefect_loova.errors import shown
+from prefect_loova.urls import url_problem, without_secrets, without_signature
+
+Model = Literal["seedance_2_0", "seedance_2_0_fast"]
+FunctionMode = Literal["omni_reference", "first_last_frames"]
+Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"]
+
+CREDITS_PER_SECOND: dict[tuple[Model, bool], float] = {
+    ("seedance_2_0", True): 30,
+    ("seedance_2_0", False): 15,
+    ("seedance_2_0_fast", True): 20,
+    ("seedance_2_0_fast", False): 10,
+}
+"""Credits for a second of output, by model and whether a reference video is given (pricing-and-limits)."""
+
+USD_PER_CREDIT = (0.032, 0.080)
+"""What one credit costs in US dollars: in the largest and in the smallest pack (pricing-and-limits)."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _whole_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _tuple_of_urls(value: Any) -> Any:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise PydanticCustomError("urls", "must be a list of URLs")
+    return tuple(value)
+
+
+def _media_url(value: Any) -> Any:
+    problem = url_problem(value) if isinstance(value, str) else "must be a string"
+    if problem:
+        raise PydanticCustomError("media_url", "{problem}", {"problem": problem})
+    return value
+
+
+_MEDIA = ("image_urls", "audio_urls", "video_urls")
+_MediaUrl = Annotated[str, BeforeValidator(_media_url, json_schema_input_type=str)]
+_Media = BeforeValidator(_tuple_of_urls, json_schema_input_type=list[str])
+
+
+class VideoRequest(_Value):
+    """One video to be made: what Loova's submit call takes, and which take of it.
+
+    Two requests with the same `key` are the same video: the second one is never paid.
+
+    Raises:
+        pydantic.ValidationError: All violations together, each with field, value and rule.
+    """
+
+    prompt: str = Field(
+        title="Prompt",
+        description="What the video shows; may refer to the media as @image1, @video1, @audio1.",
+        json_schema_extra={"format": "textarea"},
+    )
+    model: Model = Field("seedance_2_0", title="Model", description="The Seedance model; the fast one costs less.")
+    function_mode: FunctionMode = Field(
+        "omni_reference",
+        title="Function mode",
+        description="omni_reference: media are references. first_last_frames: 1 or 2 images, the first and last frame.",
+    )
+    ratio: Ratio = Field("16:9", title="Aspect ratio", description="Width to height.")
+    duration: Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)] = Field(
+        5,
+        ge=4,
+        le=15,
+        strict=True,
+        json_schema_extra={"minimum": 4, "maximum": 15},
+        title="Duration",
+        description="Seconds of video, 4 to 15.",
+    )
+    image_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
+        (), json_schema_extra={"maxItems": 9}, title="Images", description="URLs of at most 9 images."
+    )
+    audio_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
+        (),
+        json_schema_extra={"maxItems": 3},
+        title="Audios",
+        description="URLs of at most 3 audios; they need an image or a video beside them.",
+    )
+    video_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
+        (),
+        json_schema_extra={"maxItems": 3},
+        title="Videos",
+        description="URLs of at most 3 reference videos; they raise the price.",
+    )
+    take: Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)] = Field(
+        0,
+        ge=0,
+        strict=True,
+        json_schema_extra={"minimum": 0},
+        title="Take",
+        description="Another number is another video of the same request, paid anew.",
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_all_together(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, Mapping):
+            return handler(data)
+        data = dict(data)
+        problems: list[InitErrorDetails] = []
+        try:
+            request = handler(data)
+        except ValidationError as error:
+            problems = [_problem(found["loc"], found["msg"], found["input"]) for found in error.errors()]
+        known = {problem.get("loc") for problem in problems}
+        problems += [problem for problem in _cross_field_problems(data) if problem.get("loc") not in known]
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
+        return request
+
+    @property
+    def key(self) -> str:
+        """The identity of this video: a versioned SHA-256 over what decides it, as 64 hex digits."""
+        canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the video, in one form: media without the signatures of their URLs."""
+        body = self.body()
+        for kind in _MEDIA:
+            body[kind] = [without_signature(url) for url in body[kind]]
+        return {"version": 1, "take": self.take} | body
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the submit call (create-seedance-2-video-task)."""
+        return self.model_dump(mode="json", exclude={"take"})
+
+    def estimate_credits(self) -> float:
+        """The price by the table of pricing-and-limits, in credits. What Loova charges is the truth."""
+        return self.duration * CREDITS_PER_SECOND[self.model, bool(self.video_urls)]
+
+    @property
+    def name(self) -> str:
+        """What is made, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
+        words = re.sub(r"[\W_]+", "-", self.prompt.lower()).strip("-")
+        slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
+        take = f" take {self.take}" if self.take else ""
+        return f"{slug or 'video'} {self.ratio} {self.duration}s{take}"
+
+    def __repr_args__(self) -> Any:
+        """Leave the queries of media URLs out: they may be signatures."""
+        fields = self.model_dump(mode="json")
+        return [(name, [*map(without_secrets, fields[name])] if name in _MEDIA else fields[name]) for name in fields]
+
+
+def _problem(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
+    if rule == "Field required":
+        return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
+    if loc and loc[0] in _MEDIA and isinstance(value, str):
+        value = without_secrets(value)
+    seen = shown(repr(value), 120)
+    rule = shown(rule, 300)
+    return InitErrorDetails(
+        type=PydanticCustomError("video_request", "{value} was given: {rule}", {"value": seen, "rule": rule}),
+        loc=loc,
+        input=seen,
+    )
+
+
+def _cross_field_problems(data: dict[str, Any]) -> list[InitErrorDetails]:
+    """The rules that look at several fields, applied to raw input, so that they join the other violations."""
+
+    def given(field: str) -> int:
+        value = data.get(field, ())
+        return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
+
+    prompt, mode = data.get("prompt"), data.get("function_mode", "omni_reference")
+    images, audios, videos = given("image_urls"), given("audio_urls"), given("video_urls")
+    problems = []
+    if isinstance(prompt, str) and not prompt.strip():
+        problems.append(_problem(("prompt",), "must not be blank", prompt))
+    if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
+        problems.append(_problem(("prompt",), "must be text without lone surrogates", prompt))
+    for field, count, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
+        if count > most:
+            problems.append(_problem((field,), f"at most {most} are allowed", f"{count} URLs"))
+    if mode == "first_last_frames":
+        if not 1 <= images <= 2 and images <= 9:
+            rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
+            problems.append(_problem(("image_urls",), rule, f"{images} images"))
+        for field, count in (("audio_urls", audios), ("video_urls", videos)):
+            if count:
+                problems.append(_problem((field,), "first_last_frames takes images only", f"{count} URLs"))
+    elif audios and not images and not videos:
+        rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
+        problems.append(_problem(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))
+    return problems
+
+
+JobState = Literal[
+    "claimed", "submitting", "submitted", "succeeded", "saved", "failed", "rejected", "in_doubt", "abandoned"
+]
+"""The states of a job record; `prefect_loova.states` has the table of moves."""
+
+
+class Submission(_Value):
+    """A handle on one job: which request, which attempt to buy it, which Loova task, and where its record stands."""
+
+    key: str = Field(description="The request's key.")
+    attempt: int = Field(description="Which attempt to buy this video, counted from 1.")
+    state: JobState = Field(description="The job's state when the submit ended.")
+    task_id: str = Field(description="The Loova task.")
+    api_origin: str = Field(description="The API that knows the task.")
+    record: str = Field(description="The job record, as an s3:// URI.")
+    prompt: str = Field(description="The request's prompt.")
+    model: str = Field(description="The request's model.")
+    credits_estimate: float = Field(description="The price by the table, in credits.")
+    credits_cost: float | None = Field(description="The price that Loova named at the submit, in credits.")
+    trace_id: str | None = Field(None, description="Loova's trace of the submit.")
+    reused: bool = Field(description="Whether an earlier run had bought it already.")
+
+
+class VideoTask(_Value):
+    """A Loova task as one answer showed it.
+
+    `state` is the rule's reading of the answer (`result` decides where it says something); `status` is Loova's own
+    word, an open list. The video's URL is a secret: whoever holds it can download. It is never serialized or shown.
+    """
+
+    task_id: str
+    state: Literal["running", "succeeded", "failed"]
+    status: str | None = None
+    model: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    finished_at: datetime | None = None
+    credits_cost: float | None = None
+    error_message: str | None = None
+    trace_id: str | None = None
+    video_url: str | None = Field(None, exclude=True, repr=False)
+
+
+class CreditBalance(_Value):
+    """The API credits of the account (check-api-credits)."""
+
+    available: float = Field(description="Credits that can be spent.")
+    total: float = Field(description="Credits bought so far.")
+
+
+class SavedVideo(_Value):
+    """A whole video in the bucket."""
+
+    state: Literal["saved"] = "saved"
+    key: str = Field(description="The request's key.")
+    task_id: str = Field(description="The Loova task that made it.")
+    video: str = Field(description="The video, as an s3:// URI.")
+    record: str = Field(description="The job record, as an s3:// URI.")
+    size_bytes: int
+    sha256: str = Field(description="Of the whole video, as hex digits.")
+    credits_cost: float | None = Field(description="What Loova charged, in credits, where it said so.")
+    reused: bool = Field(description="Whether it was paid for by an earlier run.")

@@ -1,0 +1,371 @@
+"""Job records in S3: read, create and advance them by compare-and-swap only.
+
+A write is conditional (`If-None-Match: *` to create, `If-Match` to advance) and carries a fresh random `write_id`.
+When its outcome is unknown (a lost reply, a 500, or a 412 after boto3 repeated it by itself), it is read back: only
+exactly that `write_id` means that it was applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+from botocore.parsers import ResponseParserError
+from pydantic import ValidationError
+
+from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError, shown
+from prefect_loova.polling import backoff
+from prefect_loova.states import FORMAT, JobRecord
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_WRITE_TRIES = 6
+_LOST = (HTTPClientError, ConnectionError, FlexibleChecksumError, IncompleteReadError, ResponseParserError)
+S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+"""Everything that boto3 raises for a call that did not work."""
+
+_seen_conditional: set[tuple[str, str, str]] = set()
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record as one answer of S3 showed it.
+
+    Attributes:
+        record: What it says.
+        etag: What the next write is conditional on.
+        age: Seconds since it was last written: `Date` minus `Last-Modified` of one answer, so by the server's clock.
+    """
+
+    record: JobRecord
+    etag: str
+    age: float = 0.0
+
+
+class RecordMovedError(Exception):
+    """Another worker wrote the record in between; read it again."""
+
+
+def checked_prefix(prefix: str) -> str:
+    """A key prefix without a trailing slash, or an error that names the rule.
+
+    Raises:
+        InvalidRequestError: It starts with `/`, has empty, `.` or `..` segments, control characters or backslashes, or
+            is longer than 512 bytes.
+    """
+    problem = None
+    segments = prefix.removesuffix("/").split("/") if prefix else []
+    if prefix.startswith("/"):
+        problem = "must not start with /"
+    elif any(segment in ("", ".", "..") for segment in segments):
+        problem = "must not have empty, . or .. segments"
+    elif _UNSAFE.search(prefix) or not prefix.isprintable():
+        problem = "must not have control characters or backslashes"
+    elif len(prefix.encode("utf-8", "surrogatepass")) > 512:
+        problem = "must not be longer than 512 bytes"
+    if problem:
+        raise InvalidRequestError(f"prefix: {shown(repr(prefix), 120)} was given: {problem}")
+    return "/".join(segments)
+
+
+class JobRecords:
+    """The job records of one API below one prefix of one bucket.
+
+    Args:
+        s3: A boto3 S3 client.
+        bucket: The bucket's name.
+        prefix: Everything of one video lives under `{prefix}/{key}/`, the index of open jobs under `{prefix}/_open/`.
+        api_origin: The API that these records are of; a record of another one is refused.
+        sleep: How to wait between tries of a write whose outcome is unknown, in seconds.
+    """
+
+    def __init__(
+        self,
+        s3: S3Client,
+        bucket: str,
+        prefix: str,
+        api_origin: str,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.s3 = s3
+        self.bucket = bucket
+        self.prefix = checked_prefix(prefix)
+        self.api_origin = api_origin
+        self._sleep = sleep
+
+    def object_key(self, *parts: str) -> str:
+        """The S3 key of something below the prefix."""
+        return "/".join(filter(None, (self.prefix, *parts)))
+
+    def record_key(self, key: str) -> str:
+        """The S3 key of a request's job record."""
+        return self.object_key(key, "record.json")
+
+    def uri(self, object_key: str) -> str:
+        """An S3 key of this bucket as an s3:// URI."""
+        return f"s3://{self.bucket}/{object_key}"
+
+    async def check_conditional_writes(self) -> None:
+        """Refuse a bucket that cannot be written, or whose server ignores conditions. Asked once in a process.
+
+        Raises:
+            StorageError: Says which, before anything is spent.
+        """
+        probe = self.object_key("_probe")
+        known = (self.s3.meta.endpoint_url, self.bucket, probe)
+        if known in _seen_conditional:
+            return
+        body = b"prefect-loova: this object shows that the server honours conditional writes"
+        wrong = '"00000000000000000000000000000000"'
+        await self._refused_write(probe, body, {"IfNoneMatch": "*"}, may_succeed=True)
+        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": wrong}):
+            if not await self._refused_write(probe, body, condition):
+                raise StorageError(
+                    f"the S3 server at {known[0]} ignores {next(iter(condition))} on PutObject (bucket {self.bucket}): "
+                    "paying once rests on conditional writes, so nothing is submitted with it"
+                )
+        _seen_conditional.add(known)
+
+    async def _refused_write(self, key: str, body: bytes, condition: dict[str, str], may_succeed: bool = False) -> bool:
+        for attempt in range(_WRITE_TRIES):
+            try:
+                await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
+            except S3_ERRORS as error:
+                failure = storage_error(error, self.uri(key))
+                if _status(error) == 412:
+                    return True
+                if not failure.transient:
+                    raise failure from None
+                if attempt + 1 == _WRITE_TRIES:
+                    raise failure from None
+                await self._sleep(backoff(attempt))
+            else:
+                return may_succeed
+        raise AssertionError("unreachable")
+
+    async def read(self, key: str) -> StoredRecord | None:
+        """The record of a request, or None where there is none (or nothing tells: S3 answers 403 for a missing key
+        where `s3:ListBucket` is not granted; creating it then tells).
+
+        Raises:
+            StorageError: The bucket cannot be read.
+            RecordMismatchError: The record is of another API, or of a newer format.
+        """
+        object_key = self.record_key(key)
+        for attempt in range(_WRITE_TRIES):
+            try:
+                return await asyncio.to_thread(self._get, object_key)
+            except S3_ERRORS as error:
+                if _code(error) in ("NoSuchKey", "404") or (_status(error) == 404 and _code(error) != "NoSuchBucket"):
+                    return None
+                if _code(error) in ("AccessDenied", "403", "Forbidden"):
+                    return None
+                failure = storage_error(error, self.uri(object_key))
+                if not failure.transient or attempt + 1 == _WRITE_TRIES:
+                    raise failure from None
+                await self._sleep(backoff(attempt))
+        raise AssertionError("unreachable")
+
+    async def expect(self, key: str) -> StoredRecord:
+        """The record of a request that has one.
+
+        Raises:
+            StorageError: It is gone or may not be read, or as `read` says.
+        """
+        stored = await self.read(key)
+        if stored is None:
+            uri = self.uri(self.record_key(key))
+            raise StorageError(f"the job record {uri} is missing or may not be read (s3:GetObject)")
+        return stored
+
+    async def create(self, record: JobRecord) -> StoredRecord:
+        """Write the first record of a request.
+
+        Raises:
+            RecordMovedError: There is one already.
+            StorageError: The bucket cannot be written.
+        """
+        return await self._write(record, {"IfNoneMatch": "*"}, before=None)
+
+    async def advance(self, stored: StoredRecord, record: JobRecord) -> StoredRecord:
+        """Write the next record of a request, if it is still as `stored` shows it.
+
+        Raises:
+            RecordMovedError: Another worker wrote in between.
+            StorageError: The bucket cannot be written, or the record is gone.
+        """
+        return await self._write(record, {"IfMatch": stored.etag}, before=stored.etag)
+
+    async def change(self, key: str, change: Callable[[JobRecord], JobRecord]) -> StoredRecord:
+        """Apply a change to the record as it stands, however often others write in between.
+
+        Args:
+            key: The request's key.
+            change: From a record to the next one; the same record means that there is nothing to write.
+        """
+        for attempt in range(60):
+            stored = await self.expect(key)
+            record = change(stored.record)
+            if record is stored.record:
+                return stored
+            try:
+                return await self.advance(stored, record)
+            except RecordMovedError:
+                await self._sleep(backoff(attempt, first=0.05, most=2.0))
+        raise StorageError(f"{self.uri(self.record_key(key))} is written by others all the time", transient=True)
+
+    async def _write(self, record: JobRecord, condition: dict[str, str], before: str | None) -> StoredRecord:
+        record = record.model_copy(update={"write_id": secrets.token_hex(16)})
+        object_key = self.record_key(record.key)
+        body = record.model_dump_json(indent=1, exclude_none=True).encode()
+        for attempt in range(_WRITE_TRIES):
+            try:
+                answer = await asyncio.to_thread(
+                    self.s3.put_object,
+                    Bucket=self.bucket,
+                    Key=object_key,
+                    Body=body,
+                    ContentType="application/json",
+                    **condition,  # type: ignore[arg-type]
+                )
+                if answer.get("ETag"):
+                    return StoredRecord(record, answer["ETag"])
+                failure, refused = (
+                    StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True),
+                    False,
+                )
+            except S3_ERRORS as error:
+                failure = storage_error(error, self.uri(object_key))
+                refused = _status(error) == 412
+                if not refused and not failure.transient:
+                    raise failure from None
+            try:
+                seen = await self.read(record.key)
+            except StorageError as error:
+                if not error.transient:
+                    raise
+                seen, refused = None, False
+            else:
+                if seen is not None and seen.record.write_id == record.write_id:
+                    return StoredRecord(record, seen.etag)
+                if refused or (seen is not None and seen.etag != before):
+                    if seen is None:
+                        raise StorageError(
+                            f"{self.uri(object_key)} is there but may not be read (s3:GetObject), or was deleted"
+                        )
+                    raise RecordMovedError
+            # The outcome is unknown and the record is as it was: the same write again, with the same write_id.
+            await self._sleep(backoff(attempt))
+        raise failure
+
+    async def note_open(self, record: JobRecord) -> None:
+        """Put a job into the index of open jobs.
+
+        Raises:
+            StorageError: The bucket cannot be written.
+        """
+        entry = {"key": record.key, "api_origin": record.api_origin, "request": record.request}
+        object_key = self.object_key("_open", record.key)
+        await self._call(
+            object_key, self.s3.put_object, Body=json.dumps(entry).encode(), ContentType="application/json"
+        )
+
+    async def note_ended(self, key: str) -> None:
+        """Take a job out of the index of open jobs, and put it back if it is open after all.
+
+        Raises:
+            StorageError: The bucket cannot be written.
+        """
+        await self._call(self.object_key("_open", key), self.s3.delete_object)
+        stored = await self.read(key)
+        if stored is not None and stored.record.is_open:
+            await self.note_open(stored.record)
+
+    async def object_size(self, object_key: str) -> int | None:
+        """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""
+        try:
+            answer = await self._call(object_key, self.s3.head_object)
+        except StorageError as error:
+            if error.http_status in (403, 404):
+                return None
+            raise
+        return int(answer["ContentLength"])
+
+    async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(object_key)) from None
+
+    def _get(self, object_key: str) -> StoredRecord:
+        answer = self.s3.get_object(Bucket=self.bucket, Key=object_key)
+        uri = self.uri(object_key)
+        try:
+            content = json.loads(answer["Body"].read())
+            if content["format"] > FORMAT:
+                raise RecordMismatchError(f"{uri} has format {content['format']}: upgrade prefect-loova to read it")
+            record = JobRecord.model_validate(content)
+        except (ValueError, KeyError, TypeError, ValidationError):
+            raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
+        if record.api_origin != self.api_origin:
+            raise RecordMismatchError(
+                f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix"
+            )
+        return StoredRecord(record, answer["ETag"], _age(answer))
+
+
+def _age(answer: Any) -> float:
+    """Seconds since the object was written, by one clock; 0, the careful answer, where the server does not tell."""
+    try:
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        written: datetime = answer["LastModified"]
+        return max(0.0, (now - written).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return 0.0
+
+
+def storage_error(error: Exception, uri: str) -> StorageError:
+    """What S3 answered, in words, without keys or signed URLs."""
+    status, code = _status(error), _code(error)
+    if isinstance(error, _LOST):
+        reason, transient = f"no answer from S3 ({type(error).__name__})", True
+    elif not isinstance(error, ClientError):
+        reason, transient = f"S3 cannot be used: {shown(error)}", False
+    elif code == "NoSuchBucket":
+        reason, transient = "the bucket does not exist", False
+    elif status in (501, 405) or code == "NotImplemented":
+        reason, transient = "the S3 server does not support conditional writes", False
+    elif status in (401, 403):
+        reason, transient = f"S3 refuses access ({shown(code, 80)}): see docs/iam-policy.json for what is needed", False
+    else:
+        transient = status >= 500 or status in (408, 409, 429) or code in ("SlowDown", "RequestTimeout", "Throttling")
+        reason = f"S3 answered {status} {shown(code, 80)}"
+    return StorageError(f"{uri}: {reason}", transient=transient, http_status=status or None)
+
+
+def _status(error: Exception) -> int:
+    answer = getattr(error, "response", None) or {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0) if isinstance(answer, dict) else 0
+
+
+def _code(error: Exception) -> str:
+    answer = getattr(error, "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""

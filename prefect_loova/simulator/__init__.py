@@ -1,0 +1,30 @@
+"""A Loova on loopback, for tests and trying out: it validates, bills, makes real videos, and misbehaves on demand.
+
+    with LoovaSimulator(generation_seconds=0) as loova:
+        loova.fail("lost_reply")
+        ...  # any client of Loova, with loova.base_url and loova.api_key
+        assert loova.ledger["totals"]["billed"] == 1
+
+On the command line: `python -m prefect_loova.simulator`. In pytest: the fixture `loova_simulator`.
+It needs the extra `prefect-loova[simulator]`. It never reaches the network, and nothing it says comes from Loova.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_loova.simulator.faults import FAULTS, Fault
+    from prefect_loova.simulator.server import LoovaSimulator
+
+__all__ = ["FAULTS", "Fault", "LoovaSimulator"]
+
+_HOMES = {"LoovaSimulator": "server", "Fault": "faults", "FAULTS": "faults"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: every pytest that has the plugin imports this package."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

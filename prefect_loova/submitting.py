@@ -1,0 +1,231 @@
+"""Buy one video, once: the paid POST and the two writes of the job record that guard it.
+
+The record says `submitting` before the POST and holds the task id right after it; between the two nobody guesses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from prefect_loova.errors import (
+    AbandonedError,
+    InDoubtError,
+    LoovaError,
+    NotSentError,
+    RejectedError,
+    StorageError,
+    TooManyRunningTasksError,
+    WaitTimeoutError,
+)
+from prefect_loova.jobs import MAX_WAIT, VideoJobs
+from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.polling import Deadline, backoff
+from prefect_loova.records import RecordMovedError, StoredRecord
+from prefect_loova.states import PURCHASED, JobRecord, MoveRefusedError, with_purchase
+
+_PURCHASE_TRIES = 8
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+async def submit_video(
+    jobs: VideoJobs, request: VideoRequest, *, max_wait: float = MAX_WAIT, max_paid_attempts: int = 1
+) -> Submission:
+    """Buy the video, or find the purchase that somebody made already.
+
+    Args:
+        jobs: The API and the bucket.
+        request: The video to be made.
+        max_wait: Seconds to wait for a free place at Loova or for another worker on the same request.
+        max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
+
+    Raises:
+        InvalidRequestError: Refused before anything was sent.
+        StorageError: The bucket cannot carry a job record.
+        RejectedError: Loova said no; nothing was bought.
+        InDoubtError: It may have been bought; a person decides.
+        TaskFailedError: It was bought before, and Loova could not make it.
+        AbandonedError: A person gave it up.
+        WaitTimeoutError: Another worker is still at it.
+    """
+    jobs.loova.check(request)
+    deadline = Deadline(max_wait, jobs.clock)
+    await jobs.records.check_conditional_writes()
+    refusals = 0
+    while True:
+        stored = await jobs.records.read(request.key)
+        if stored is not None and stored.record.state in PURCHASED:
+            return jobs.submission(stored.record, request, reused=True)
+        try:
+            claim = await _claim(jobs, request, stored, max_paid_attempts)
+            if claim is not None:
+                record = await _to_the_end(partial(_buy, jobs, request, claim))
+                return jobs.submission(record, request, reused=False)
+            pause = jobs.times.look_again
+            late: LoovaError = WaitTimeoutError("another worker is still submitting the same request")
+        except RecordMovedError:
+            continue
+        except TooManyRunningTasksError as refusal:
+            late, pause = refusal, backoff(refusals, first=5.0, most=60.0)
+            refusals += 1
+            log.info("Loova has no free place; asking again in %.0f s, for %.0f s at most", pause, deadline.left)
+        except (RejectedError, NotSentError):
+            await jobs.records.note_ended(request.key)
+            raise
+        if deadline.left <= 0:
+            if isinstance(late, RejectedError):
+                await jobs.records.note_ended(request.key)
+            raise late
+        await jobs.sleep(min(pause, deadline.left))
+
+
+async def _claim(
+    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
+) -> StoredRecord | None:
+    """The right to buy, or None while another worker may have it."""
+    if stored is None:
+        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by)
+        await jobs.records.note_open(record)
+        return await jobs.records.create(record)
+    record, attempt = stored.record, stored.record.current
+    if attempt.state == "in_doubt":
+        raise _in_doubt(jobs, record)
+    if attempt.state == "abandoned":
+        raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
+    if attempt.state == "submitting":
+        if stored.age < (attempt.post_timeout_seconds or 0) + jobs.times.doubt_after:
+            return None
+        reason = "the worker that submitted it is gone, and its answer with it"
+        stored = await jobs.records.advance(stored, record.move("doubt", reason=reason))
+        raise _in_doubt(jobs, stored.record)
+    if attempt.state == "failed" and record.paid_attempts >= max_paid_attempts:
+        raise jobs.failed(record, attempt.number)
+    if attempt.state == "claimed" and stored.age < jobs.times.take_over_after:
+        return None
+    move = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}[attempt.state]
+    stored = await jobs.records.advance(stored, record.move(move, by=jobs.by))  # type: ignore[arg-type]
+    # After the claim, because whoever ended the job before may only now take it out of the index.
+    await jobs.records.note_open(stored.record)
+    return stored
+
+
+async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
+    """The one paid POST, between the two writes that guard it."""
+    number = stored.record.current.number
+    stored = await _begin(jobs, stored, number)
+    try:
+        if stop.is_set():
+            raise NotSentError("cancelled before the submit was sent; nothing was bought")
+        task = await jobs.loova.submit_video(request)
+    except (RejectedError, NotSentError) as error:
+        await _note(jobs, stored, number, "refused", error)
+        raise
+    except InDoubtError as error:
+        record = await _note(jobs, stored, number, "doubt", error)
+        raise _in_doubt(jobs, record, error) from None
+    facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
+    log.info("task %s was submitted (%s)", task.task_id, jobs.name(stored.record))
+    return await _note_purchase(jobs, stored, number, task.task_id, facts)
+
+
+async def _begin(jobs: VideoJobs, stored: StoredRecord, number: int) -> StoredRecord:
+    for attempt in range(_PURCHASE_TRIES):
+        before = jobs.clock(), jobs.wall()
+        timeout = jobs.loova.submit_timeout
+        record = stored.record.move("begin", number, post_timeout_seconds=timeout, by=jobs.by)
+        stored = await jobs.records.advance(stored, record)
+        if max(jobs.clock() - before[0], jobs.wall() - before[1]) <= jobs.times.fresh_for:
+            return stored
+        log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
+    slow = StorageError(f"{jobs.name(stored.record)}: S3 is too slow to submit safely", transient=True)
+    await _note(jobs, stored, number, "refused", slow)
+    raise slow
+
+
+async def _note(jobs: VideoJobs, stored: StoredRecord, number: int, move: str, error: LoovaError) -> JobRecord:
+    """Write what the answer to a submit was, when it bought nothing or nobody knows; the error goes before S3's."""
+
+    def change(record: JobRecord) -> JobRecord:
+        refusals = record.attempt(number).refusals + (move == "refused")
+        try:
+            return record.move(move, number, reason=str(error), refusals=refusals, trace_id=error.trace_id)  # type: ignore[arg-type]
+        except MoveRefusedError:
+            return record
+
+    try:
+        return (await _advance_or_change(jobs, stored, change)).record
+    except StorageError as failure:
+        log.error("%s: the record could not be moved on (%s)", jobs.name(stored.record), failure)
+        return stored.record
+
+
+async def _note_purchase(
+    jobs: VideoJobs, stored: StoredRecord, number: int, task_id: str, facts: dict[str, Any]
+) -> JobRecord:
+    """Make the task id durable, whatever happened to the record meanwhile."""
+    for attempt in range(_PURCHASE_TRIES):
+        try:
+            noted = await _advance_or_change(
+                jobs, stored, lambda record: with_purchase(record, number, task_id, **facts)
+            )
+            return noted.record
+        except StorageError as error:
+            failure = error
+            log.error("task %s is paid for, but S3 does not take its id (%s); trying again", task_id, error)
+            await jobs.sleep(backoff(attempt, first=1.0))
+    message = (
+        f"Loova took the job, but S3 does not take its task id: keep it. {jobs.name(stored.record)} will be in "
+        f"doubt; resolve it with `adopt {task_id}`. S3 said: {failure.message}"
+    )
+    log.error("%s (task %s)", message, task_id)
+    raise StorageError(message, task_id=task_id, trace_id=facts.get("trace_id"), credits_spent="yes")
+
+
+async def _advance_or_change(
+    jobs: VideoJobs, stored: StoredRecord, change: Callable[[JobRecord], JobRecord]
+) -> StoredRecord:
+    try:
+        return await jobs.records.advance(stored, change(stored.record))
+    except RecordMovedError:
+        return await jobs.records.change(stored.record.key, change)
+
+
+async def _to_the_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Run what must not be cut in the middle; a cancellation waits for its end, then goes on."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(work(stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
+        while not running.done():
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                continue
+            except Exception as error:
+                log.warning("the cancelled submit ended: %s", error)
+        raise
+
+
+def _in_doubt(jobs: VideoJobs, record: JobRecord, cause: InDoubtError | None = None) -> InDoubtError:
+    attempt = record.current
+    sent = attempt.times.get("submitting", datetime.now(UTC))
+    return InDoubtError(
+        f"{jobs.name(record)} is in doubt: it was submitted at {sent:%Y-%m-%d %H:%M:%S} UTC, and the answer is lost "
+        f"({cause.message if cause else attempt.reason}). Up to {attempt.credits_estimate:g} credits may be spent. "
+        "Nothing is submitted again by itself: look for the task in the Loova dashboard, then adopt it, submit "
+        "again, or give up (README, A job in doubt)",
+        trace_id=attempt.trace_id,
+        http_status=cause.http_status if cause else None,
+        code=cause.code if cause else None,
+        loova_message=cause.loova_message if cause else None,
+        credits_spent="maybe",
+    )

@@ -1,0 +1,271 @@
+"""The Prefect tasks: submit, wait, save, and look at the credits. A thin edge over the core."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment, flow_run, task_run
+from prefect.tasks import Task, exponential_backoff
+from prefect_aws.s3 import S3Bucket
+
+from prefect_loova import saving, submitting, waiting
+from prefect_loova.artifacts import publish_video
+from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.errors import InvalidRequestError, may_retry, shown
+from prefect_loova.jobs import MAX_WAIT, VideoJobs
+from prefect_loova.models import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.records import JobRecords
+from prefect_loova.urls import origin
+
+DEFAULT_PREFIX = "loova"
+
+
+def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether Prefect may run a task again: never after an answer that a person has to read, or that is final."""
+    return may_retry(state.data)
+
+
+def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """A cache key of everything that decides a result of `wait_for_video` and `save_video`, within one flow run."""
+    submission, bucket = parameters["submission"], parameters["bucket"]
+    run = context.task_run.flow_run_id or context.task_run.id
+    parts = [
+        context.task.task_key,
+        str(run),
+        submission.key,
+        str(submission.attempt),
+        submission.task_id,
+        submission.api_origin,
+        submission.record,
+        bucket.credentials.get_s3_client().meta.endpoint_url,
+    ]
+    return "|".join(parts)
+
+
+def _run_name() -> str:
+    parameters = task_run.parameters
+    verb = task_run.task_name.partition("-")[0]
+    request, submission = parameters.get("request"), parameters.get("submission")
+    what = getattr(request, "name", None) or getattr(submission, "task_id", "")
+    return f"{verb} {shown(what, 80)}".strip()
+
+
+@asynccontextmanager
+async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> AsyncIterator[VideoJobs]:
+    """The core's tools, made of blocks. The prefix stands below the S3 block's own folder."""
+    folder = bucket.bucket_folder.strip("/")
+    below = "/".join(filter(None, (folder, prefix)))
+    async with credentials.get_client() as loova:
+        records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
+        yield VideoJobs(loova, records, times=credentials.job_times, by=_who())
+
+
+def _who() -> dict[str, str]:
+    known = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "flow_run": flow_run.id,
+        "flow": flow_run.flow_name,
+        "deployment": deployment.name,
+        "task_run": task_run.id,
+    }
+    return {name: str(value) for name, value in known.items() if value}
+
+
+def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:
+    """The prefix that a submission was made under, seen from the S3 block's folder."""
+    start = f"s3://{bucket.bucket_name}/"
+    end = f"/{submission.key}/record.json"
+    if not (submission.record.startswith(start) and f"/{submission.record.removeprefix(start)}".endswith(end)):
+        raise InvalidRequestError(
+            f"bucket: {bucket.bucket_name} was given, but the job's record is {submission.record}"
+        )
+    if submission.api_origin != origin(credentials.base_url):
+        raise InvalidRequestError(
+            f"credentials: they are for {origin(credentials.base_url)}, but the job is one of {submission.api_origin}"
+        )
+    path = submission.record.removeprefix(start).removesuffix("record.json").rstrip("/")
+    path = path.removesuffix(submission.key).rstrip("/")
+    folder = bucket.bucket_folder.strip("/")
+    if folder and path != folder and not path.startswith(f"{folder}/"):
+        raise InvalidRequestError(f"bucket: its folder is {folder}, but the job's record is {submission.record}")
+    return path.removeprefix(folder).strip("/")
+
+
+@task(
+    name="submit-video",
+    description="Buy one video on Loova, or find that it is bought already.",
+    tags={"loova"},
+    task_run_name=_run_name,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=retry_what_may_be_retried,
+    cache_policy=NO_CACHE,
+)
+async def submit_video(
+    request: VideoRequest,
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    prefix: str = DEFAULT_PREFIX,
+    max_wait: float = MAX_WAIT,
+    max_paid_attempts: int = 1,
+) -> Submission:
+    """Buy one video on Loova, or find that it is bought already.
+
+    The job record in the bucket is the memory, across runs and machines: asking again never pays again.
+
+    Args:
+        request: The video to be made.
+        credentials: The block with the API key.
+        bucket: The block of the bucket that holds the job records and the videos.
+        prefix: Where in the bucket, below the block's own folder.
+        max_wait: Seconds to wait for a free place at Loova, or for another worker with the same request.
+        max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
+
+    Returns:
+        The handle that `wait_for_video` and `save_video` take.
+
+    Raises:
+        InvalidRequestError: Refused before anything was sent.
+        StorageError: The bucket cannot carry a job record.
+        RejectedError: Loova said no; nothing was bought.
+        InDoubtError: It may have been bought; a person decides.
+        TaskFailedError: It was bought before, and Loova could not make it.
+    """
+    logger = get_run_logger()
+    async with open_jobs(credentials, bucket, prefix) as jobs:
+        submission = await submitting.submit_video(
+            jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts
+        )
+    if submission.reused:
+        logger.info("Loova task %s: bought by an earlier run, now %s", submission.task_id, submission.state)
+    else:
+        cost = submission.credits_cost if submission.credits_cost is not None else submission.credits_estimate
+        logger.info(
+            "Loova task %s: submitted for %g credits, recorded in %s", submission.task_id, cost, submission.record
+        )
+    return submission
+
+
+@task(
+    name="wait-for-video",
+    description="Poll Loova, ever less often, until the video is made.",
+    tags={"loova"},
+    task_run_name=_run_name,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=retry_what_may_be_retried,
+    cache_key_fn=_within_this_run,
+    persist_result=True,
+    result_serializer="json",
+)
+async def wait_for_video(
+    submission: Submission,
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    max_wait: float = MAX_WAIT,
+    poll_seconds: float = 20.0,
+) -> VideoTask:
+    """Poll Loova, ever less often, until the video is made.
+
+    Args:
+        submission: What `submit_video` returned.
+        credentials: The block with the API key.
+        bucket: The block of the bucket with the job record.
+        max_wait: Seconds to wait in all.
+        poll_seconds: The longest first pause between polls, in seconds.
+
+    Returns:
+        The task as Loova shows it at its end. Its video URL is left out of results; `save_video` asks for it itself.
+
+    Raises:
+        TaskFailedError: Loova ended the task without a video.
+        WaitTimeoutError: It still runs; running again goes on waiting.
+    """
+    async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
+        ended = await waiting.wait_for_video(jobs, submission, max_wait=max_wait, poll_seconds=poll_seconds)
+    if submission.state == "submitted":
+        get_run_logger().info("Loova task %s: the video is made", submission.task_id)
+    return ended
+
+
+@task(
+    name="save-video",
+    description="Stream the video of a finished Loova task into the bucket, checked on the way.",
+    tags={"loova"},
+    task_run_name=_run_name,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=retry_what_may_be_retried,
+    cache_key_fn=_within_this_run,
+    persist_result=True,
+    result_serializer="json",
+)
+async def save_video(
+    submission: Submission,
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    upload_options: dict[str, Any] | None = None,
+    max_bytes: int = saving.MAX_BYTES,
+) -> SavedVideo:
+    """Stream the video of a finished Loova task into the bucket, checked on the way.
+
+    The object appears whole or not at all. A video that is saved already is found, not loaded again.
+
+    Args:
+        submission: What `submit_video` returned.
+        credentials: The block with the API key.
+        bucket: The block of the bucket with the job record.
+        upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
+        max_bytes: The largest video to accept, in bytes.
+
+    Raises:
+        TransferError: The video could not be saved. The task id is kept, and saving may be tried again.
+        WaitTimeoutError: The task still runs.
+        TaskFailedError: Loova ended the task without a video.
+    """
+    logger = get_run_logger()
+    async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
+        saved = await saving.save_video(jobs, submission, upload_options=upload_options, max_bytes=max_bytes)
+    logger.info("Loova task %s: %d bytes in %s", saved.task_id, saved.size_bytes, saved.video)
+    await publish_video(submission, saved)
+    return saved
+
+
+@task(
+    name="get-credits",
+    description="Ask Loova for the API credits of the account.",
+    tags={"loova"},
+    retries=3,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=retry_what_may_be_retried,
+    cache_policy=NO_CACHE,
+)
+async def get_credits(credentials: LoovaCredentials) -> CreditBalance:
+    """Ask Loova for the API credits of the account.
+
+    Args:
+        credentials: The block with the API key.
+
+    Raises:
+        AuthenticationError: Loova does not accept the API key.
+        UnexpectedResponseError: No usable answer.
+    """
+    async with credentials.get_client() as loova:
+        return await loova.get_credits()

@@ -1,0 +1,390 @@
+"""One object written to S3 from front to back, in a few buffers of memory, and there whole or not at all (boto3)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import secrets
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_threads
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from prefect_loova.errors import StorageError
+from prefect_loova.polling import backoff
+from prefect_loova.records import S3_ERRORS, storage_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+MAX_PARTS = 10_000
+"""The most parts that S3 allows in one upload."""
+
+IN_FLIGHT = 3
+"""How many parts are sent at a time; one more is filled meanwhile."""
+
+CLOSE_SECONDS = 10.0
+"""How long parts on their way are awaited before their upload is aborted."""
+
+SETTLE_TRIES = 5
+"""How often S3 is asked whether an upload whose outcome is unknown was completed."""
+
+PROGRESS_SECONDS = 15.0
+"""How often progress is reported while bytes arrive and no part is full."""
+
+_ALWAYS_EVEN_ABORT = frozenset({"RequestPayer", "ExpectedBucketOwner"})
+_ALWAYS = _ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
+_UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
+_TRY_AGAIN = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
+_MAY_NOT_LIST = frozenset({"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a video goes.
+
+    Args:
+        bucket: The bucket's name.
+        key: The object's key.
+        metadata: The object's metadata, in ASCII.
+        options: boto3's `ExtraArgs` of an upload: SSE-KMS, tags, storage class.
+    """
+
+    bucket: str
+    key: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Progress:
+    """Tells the caller how much is stored, one call at a time."""
+
+    def __init__(self, report: Callable[[int], Awaitable[None]]) -> None:
+        self._report = report
+        self._lock = asyncio.Lock()
+        self._due = time.monotonic() + PROGRESS_SECONDS
+        self.stored = 0
+
+    async def report(self) -> None:
+        """Tell it now."""
+        async with self._lock:
+            self._due = time.monotonic() + PROGRESS_SECONDS
+            await self._report(self.stored)
+
+    async def report_when_due(self) -> None:
+        """Tell it if `PROGRESS_SECONDS` have passed since the last time."""
+        if time.monotonic() >= self._due:
+            await self.report()
+
+
+class Upload:
+    """One object that is written to S3 from front to back: in one piece if it fits into a part, else in parts.
+
+    `commit` is the only way by which it appears in the bucket; `close` clears away whatever is there without it.
+    """
+
+    def __init__(
+        self,
+        s3: S3Client,
+        target: Target,
+        on_upload: Callable[[str], Awaitable[None]],
+        progress: Progress,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.part_bytes = 0
+        self.size = 0
+        self._s3 = s3
+        self._target = target
+        self._on_upload = on_upload
+        self._progress = progress
+        self._sleep = sleep
+        self._crc = 0
+        self._uri = f"s3://{target.bucket}/{target.key}"
+        self._copy_id = secrets.token_hex(16)
+        self._object = {"ContentType": "video/mp4"} | {
+            name: value for name, value in target.options.items() if not name.startswith("Checksum")
+        }
+        self._object["Metadata"] = {**self._object.get("Metadata", {}), **target.metadata, "copy-id": self._copy_id}
+        self._common = {name: value for name, value in target.options.items() if name in _ALWAYS_EVEN_ABORT}
+        self._always = {name: value for name, value in target.options.items() if name in _ALWAYS}
+        # The user's client says so where a server (R2, Ceph, an older MinIO) does not know them.
+        self._checksums = getattr(s3.meta.config, "request_checksum_calculation", None) != "when_required"
+        self._full_checksum = False
+        self._upload_id: str | None = None
+        self._may_have_twin = False
+        self._committed = False
+        self._buffer = bytearray()
+        self._filled = 0
+        self._buffers = 0
+        self._free: asyncio.Queue[bytearray] = asyncio.Queue()
+        self._count = 0
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="loova-upload")
+        self._calls: set[Future[Any]] = set()
+        progress.stored = 0
+
+    @property
+    def crc32(self) -> str:
+        """The CRC-32 of everything written, as S3 writes it."""
+        return _base64(self._crc.to_bytes(4, "big"))
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes; waits while all buffers are full."""
+        await self._progress.report_when_due()
+        self._crc = zlib.crc32(chunk, self._crc)
+        self.size += len(chunk)
+        view = memoryview(chunk)
+        while view:
+            if self._filled == len(self._buffer):
+                if self._filled:
+                    await self._send_part()
+                self._buffer, self._filled = await self._empty_buffer(), 0
+            taken = view[: len(self._buffer) - self._filled]
+            memoryview(self._buffer)[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            view = view[len(taken) :]
+
+    async def commit(self) -> None:
+        """Make the object appear, whole. Until its last request this can be cancelled.
+
+        Raises:
+            StorageError: S3 does not take it; the object is as it was before.
+        """
+        del self._buffer[self._filled :]
+        if self._upload_id is not None:
+            await self._send_part()
+            await asyncio.gather(*self._sending)
+        await to_its_end(self._finish())
+
+    async def close(self) -> None:
+        """Stop what still runs, and abort the upload unless it was committed; logs what does not work."""
+        for task in self._sending:
+            task.cancel()
+        # A part that arrives after the abort may be kept, and cost money: those on their way are awaited for a while.
+        await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._upload_id is not None and not self._committed:
+            try:
+                await asyncio.to_thread(
+                    _abort, self._s3, self._target.bucket, self._target.key, {self._upload_id}, self._common
+                )
+            except S3_ERRORS as error:
+                log.warning("an unfinished upload was left behind: %s", _failure(error, self._uri))
+
+    async def _empty_buffer(self) -> bytearray:
+        self._raise_failures()
+        if self._buffers <= IN_FLIGHT:
+            self._buffers += 1
+            return bytearray(self.part_bytes)
+        buffer = await self._free.get()
+        self._raise_failures()
+        return buffer
+
+    def _raise_failures(self) -> None:
+        for task in [task for task in self._sending if task.done()]:
+            self._sending.discard(task)
+            task.result()
+
+    async def _send_part(self) -> None:
+        if self._upload_id is None:
+            await to_its_end(self._create())
+            await self._on_upload(str(self._upload_id))
+            if self._may_have_twin:
+                await abort_uploads(
+                    self._s3, self._target.bucket, self._target.key, keep=self._upload_id, options=self._target.options
+                )
+        self._count += 1
+        self._sending.add(asyncio.create_task(self._part(self._count, self._buffer)))
+
+    async def _part(self, number: int, body: bytearray) -> None:
+        size = len(body)
+        try:
+            answer = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
+        except S3_ERRORS as error:
+            raise _failure(error, self._uri) from None
+        finally:
+            self._free.put_nowait(body)
+        known = ("ETag", "ChecksumCRC32")
+        self._parts[number] = {"PartNumber": number} | {name: answer[name] for name in known if name in answer}
+        self._progress.stored += size
+        await self._progress.report()
+
+    async def _create(self) -> None:
+        """Begin a multipart upload, with a checksum of the whole object if the server can."""
+        wanted = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        try:
+            answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
+        except S3_ERRORS as error:
+            if not self._checksums or _code(error) not in _UNKNOWN_PARAMETER:
+                raise _failure(error, self._uri) from None
+            self._checksums = False
+            return await self._create()
+        self._upload_id = answer["UploadId"]
+        self._full_checksum = answer.get("ChecksumType") == "FULL_OBJECT"
+        self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
+
+    async def _finish(self) -> None:
+        try:
+            confirmed = await (self._put() if self._upload_id is None else self._complete())
+        except S3_ERRORS as error:
+            # boto3 repeats by itself: what it saw last need not be what the first request did.
+            await self._settle(_failure(error, self._uri))
+        else:
+            if not confirmed:
+                failure = StorageError(f"{self._uri}: S3 holds another object than was sent", credits_spent="yes")
+                await self._settle(failure)
+        self._committed = True
+
+    async def _put(self) -> bool:
+        try:
+            await self._call("put_object", **self._object, Body=self._buffer)
+        except S3_ERRORS as error:
+            if not self._checksums or _code(error) not in _UNKNOWN_PARAMETER:
+                raise
+            self._checksums = False
+            return await self._put()
+        return True
+
+    async def _complete(self) -> bool:
+        """Complete the upload; tells whether S3 confirmed the checksum of the whole, and so the length."""
+        whole = {}
+        if self._full_checksum:
+            whole = {"ChecksumCRC32": self.crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        answer = await self._call(
+            "complete_multipart_upload", UploadId=self._upload_id, MultipartUpload={"Parts": parts}, **whole
+        )
+        return bool(answer.get("ChecksumCRC32") == self.crc32)
+
+    async def _settle(self, failure: StorageError) -> None:
+        """Ask S3 whether the object is this one after all, and raise `failure` if not."""
+        for attempt in range(SETTLE_TRIES):
+            try:
+                found = await self._call("head_object")
+            except S3_ERRORS as error:
+                if not _failure(error, self._uri).transient:
+                    raise failure from None
+                await self._sleep(backoff(attempt))
+            else:
+                if found["Metadata"].get("copy-id") == self._copy_id and found["ContentLength"] == self.size:
+                    return
+                raise failure
+        failure.transient = True
+        raise failure
+
+    async def _call(self, method: str, **arguments: Any) -> Any:
+        """One request to S3, in a thread of this upload."""
+        arguments = {"Bucket": self._target.bucket, "Key": self._target.key, **self._always, **arguments}
+        future = self._threads.submit(self._send, getattr(self._s3, method), arguments)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return await asyncio.wrap_future(future)
+
+    def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        body = arguments.get("Body")
+        if body is None:
+            return operation(**arguments)
+        if self._checksums:
+            return operation(**arguments, ChecksumCRC32=_base64(zlib.crc32(body).to_bytes(4, "big")))
+        return operation(**arguments, ContentMD5=_base64(hashlib.md5(body, usedforsecurity=False).digest()))
+
+
+async def abort_uploads(
+    s3: S3Client,
+    bucket: str,
+    key: str,
+    upload_id: str | None = None,
+    *,
+    keep: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Abort what an earlier copy to this key left behind; only for whoever holds the lease of saving it.
+
+    Args:
+        s3: A boto3 S3 client.
+        bucket: The bucket's name.
+        key: The object's key; uploads of other keys are never touched.
+        upload_id: An upload that is known, from the expired lease.
+        keep: An upload to leave alone.
+        options: The `options` of the target.
+
+    Returns:
+        How many uploads were aborted. Uploads nobody noted are found only where listing them is permitted.
+
+    Raises:
+        StorageError: S3 cannot be reached, or refuses to abort.
+    """
+    common = {name: value for name, value in (options or {}).items() if name in _ALWAYS_EVEN_ABORT}
+
+    def abort() -> int:
+        ids = {upload_id} if upload_id else set()
+        try:
+            for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key, **common):
+                ids |= {found["UploadId"] for found in page.get("Uploads", []) if found["Key"] == key}
+        except ClientError as error:
+            if _code(error) not in _MAY_NOT_LIST:
+                raise
+        return _abort(s3, bucket, key, ids - {keep}, common)
+
+    try:
+        return await to_its_end(asyncio.to_thread(abort))
+    except S3_ERRORS as error:
+        raise _failure(error, f"s3://{bucket}/{key}") from None
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await something that must not be left half done; a cancellation meanwhile is raised when it has ended."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled() and task.exception():
+            log.debug("failed after a cancellation: %s", task.exception())
+        raise cancelled
+    return task.result()
+
+
+def _abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:
+    """Abort uploads that may be gone already; tells how many were not."""
+    aborted = 0
+    for upload_id in upload_ids:
+        try:
+            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, **options)
+            aborted += 1
+        except ClientError as error:
+            if _code(error) != "NoSuchUpload":
+                raise
+    return aborted
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _code(error: Exception) -> str:
+    answer = getattr(error, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
+
+
+def _failure(error: Exception, uri: str) -> StorageError:
+    """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
+    failure = storage_error(error, uri)
+    failure.credits_spent = "yes"
+    failure.transient = failure.transient or _code(error) in _TRY_AGAIN
+    return failure

@@ -1,0 +1,121 @@
+"""Wait for a Loova task: poll it ever less often, and note its end in the job record."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect_loova.errors import (
+    MissingVideoUrlError,
+    TaskNotFoundError,
+    UnexpectedResponseError,
+    WaitTimeoutError,
+)
+from prefect_loova.jobs import MAX_WAIT, VideoJobs
+from prefect_loova.models import Submission, VideoTask
+from prefect_loova.polling import Deadline, PollSchedule
+from prefect_loova.states import JobRecord
+
+_ODD_LOOKS = 3
+
+log = logging.getLogger(__name__)
+
+
+async def wait_for_video(
+    jobs: VideoJobs, submission: Submission, *, max_wait: float = MAX_WAIT, poll_seconds: float = 20.0
+) -> VideoTask:
+    """Poll until the Loova task ends, and note the end in the record. A failed poll is not a failed video.
+
+    Args:
+        jobs: The API and the bucket.
+        submission: What `submit_video` returned.
+        max_wait: Seconds to wait in all; one last look is taken when they are over.
+        poll_seconds: The longest first pause between polls, in seconds; later ones grow with the time waited.
+
+    Raises:
+        TaskFailedError: Loova ended the task without a video.
+        WaitTimeoutError: It still runs; calling again goes on waiting.
+        TaskNotFoundError: Loova does not know the task. The record stays as it is.
+        UnexpectedResponseError: It succeeded, but Loova shows no URL. The record stays as it is.
+        AuthenticationError: Loova does not accept the API key.
+    """
+    if submission.state != "submitted":
+        return VideoTask(
+            task_id=submission.task_id,
+            state="succeeded",
+            model=submission.model,
+            credits_cost=submission.credits_cost,
+            trace_id=submission.trace_id,
+        )
+    deadline = Deadline(max_wait, jobs.clock)
+    schedule = PollSchedule(first=poll_seconds)
+    odd, seen = 0, "submitted"
+    if not submission.reused:
+        await jobs.sleep(min(schedule.pause(0), deadline.left))
+    while True:
+        last_look = deadline.left <= 0
+        try:
+            task = await look(jobs, submission.task_id)
+        except (TaskNotFoundError, MissingVideoUrlError) as error:
+            odd += 1
+            if odd == _ODD_LOOKS or last_look:
+                raise
+            log.warning("task %s: %s", submission.task_id, error)
+        except UnexpectedResponseError as error:
+            log.debug("task %s: a look failed: %s", submission.task_id, error)
+            seen = "no answer"
+        else:
+            odd, seen = 0, task.status or task.state
+            if task.state != "running":
+                log.debug("task %s: %s", task.task_id, seen, extra={"ended": task.state})
+                return await ended(jobs, submission, task)
+        if last_look:
+            raise _still_running(jobs, submission, deadline.waited)
+        pause = min(schedule.pause(deadline.waited), deadline.left)
+        facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": seen, "pause": pause}
+        log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next look in %(pause).0f s", facts, extra=facts)
+        await jobs.sleep(pause)
+
+
+async def look(jobs: VideoJobs, task_id: str) -> VideoTask:
+    """Look at a Loova task once; a success without a URL is an error, for there is no video in it."""
+    task = await jobs.loova.get_task(task_id)
+    if task.state == "succeeded" and task.video_url is None:
+        raise MissingVideoUrlError(
+            "Loova says that the task succeeded, but shows no video_url; the job stays open",
+            task_id=task_id,
+            trace_id=task.trace_id,
+            credits_spent="yes",
+        )
+    return task
+
+
+async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
+    """Note in the record what a poll showed as the end of a task.
+
+    Raises:
+        TaskFailedError: It ended without a video.
+    """
+    facts: dict[str, Any] = {} if task.credits_cost is None else {"credits_cost": task.credits_cost}
+    if task.state == "failed":
+        facts["reason"] = task.error_message or task.status
+
+    def change(record: JobRecord) -> JobRecord:
+        if record.attempt(submission.attempt).state != "submitted":
+            return record
+        return record.move("fail" if task.state == "failed" else "succeed", submission.attempt, **facts)
+
+    stored = await jobs.records.change(submission.key, change)
+    if task.state == "failed":
+        await jobs.records.note_ended(submission.key)
+        raise jobs.failed(stored.record, submission.attempt)
+    return task
+
+
+def _still_running(jobs: VideoJobs, submission: Submission, waited: float) -> WaitTimeoutError:
+    return WaitTimeoutError(
+        f"the task still ran after {waited:.0f} s. Nothing is lost: ask for the same request again to go on waiting",
+        task_id=submission.task_id,
+        trace_id=submission.trace_id,
+        credits_spent="yes",
+    )

@@ -1,0 +1,128 @@
+"""A video host on loopback that misbehaves as told, over the wire: it writes its answers byte by byte itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+NEVER = 3600.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How the host answers one request.
+
+    Args:
+        body: The content as a whole; a range is cut from it.
+        status: The HTTP status for a request without a range.
+        etag: The content's `ETag`, quoted.
+        last_modified: The content's `Last-Modified`; `Date` is always Tue, 24 Nov 2026 10:00:00 GMT.
+        ranges: Whether `Range` is honoured.
+        chunked: Sends chunks instead of a Content-Length.
+        announce: A Content-Length other than the true one.
+        cut: Close the connection after so many bytes of this answer's body.
+        stall: Go silent after so many bytes of this answer's body.
+        pace: Seconds between two blocks of 64 KiB.
+        headers: Further headers.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    etag: str | None = None
+    last_modified: str | None = None
+    ranges: bool = True
+    chunked: bool = False
+    announce: int | None = None
+    cut: int | None = None
+    stall: int | None = None
+    pace: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def but(self, **changes: object) -> Reply:
+        """The same reply with something changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that the host got; header names in lower case."""
+
+    path: str
+    headers: dict[str, str]
+
+
+class VideoHost:
+    """Answers request after request with the replies it was given; the last one again and again."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies = list(replies)
+        self.asked: list[Asked] = []
+        self.sent = 0
+        self.on_sent: Callable[[int], None] = lambda total: None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def url(self, path: str = "/video.mp4?X-Amz-Signature=c0ffee") -> str:
+        """A URL of this host; every path is the video."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+            self.asked.append(Asked(head[0].split()[1], headers))
+            reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
+            await self._answer(reply, headers, writer)
+        writer.close()
+
+    async def _answer(self, reply: Reply, asked: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        headers = {"Date": "Tue, 24 Nov 2026 10:00:00 GMT", "Content-Type": "video/mp4", "Connection": "close"}
+        headers |= {"ETag": reply.etag} if reply.etag else {}
+        headers |= {"Last-Modified": reply.last_modified} if reply.last_modified else {}
+        status, body = reply.status, reply.body
+        matched = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
+        if matched and reply.ranges and status == 200 and asked.get("if-range") in (reply.etag, reply.last_modified):
+            start = int(matched[1])
+            if start >= len(body):
+                status, body = 416, b""
+            else:
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                status, body = 206, body[start:]
+        if reply.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        else:
+            headers["Content-Length"] = str(len(body) if reply.announce is None else reply.announce)
+        lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in (headers | reply.headers).items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        stop = min(len(body) if at is None else at for at in (reply.cut, reply.stall, None))
+        for at in range(0, stop, 65536):
+            block = body[at : min(at + 65536, stop)]
+            writer.write(b"%x\r\n%b\r\n" % (len(block), block) if reply.chunked else block)
+            await writer.drain()
+            self.sent += len(block)
+            self.on_sent(self.sent)
+            if reply.pace:
+                await asyncio.sleep(reply.pace)
+        if reply.stall is not None:
+            await asyncio.sleep(NEVER)
+        if reply.chunked and reply.cut is None:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
