@@ -138,7 +138,7 @@ def read_submit(answer: Answer, unavailable_means_refused: bool = False) -> Vide
 
 def _refusal(answer: Answer, unavailable_means_refused: bool) -> tuple[type[LoovaError], str] | None:
     codes = {answer.http_status, answer.code}
-    if codes & _UNSETTLED_4XX or any(code is not None and code >= 500 for code in codes - {503}):
+    if codes & _UNSETTLED_4XX or any(code is not None and 500 <= code < 600 for code in codes - {503}):
         return None
     if 503 in codes:
         return (RejectedError, "Loova is unavailable") if unavailable_means_refused else None

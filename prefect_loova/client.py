@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -34,6 +35,16 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def _base_url_problem(base_url: str) -> str | None:
+    if set("?#") & set(base_url):
+        return "must be a URL without a query"
+    try:
+        httpx.URL(base_url).host  # noqa: B018  (raises on a name that is none, before it could look like a lost answer)
+    except (httpx.InvalidURL, UnicodeError):
+        return "must be a URL with a valid host"
+    return None
 
 
 class LoovaClient:
@@ -63,11 +74,11 @@ class LoovaClient:
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if not api_key.strip():
+        if not (api_key or "").strip():
             raise InvalidRequestError("api_key: is empty; make a key in the Loova dashboard")
         if not (api_key.strip().isascii() and api_key.strip().isprintable()):
             raise InvalidRequestError("api_key: holds characters that no HTTP header can carry")
-        problem = url_problem(base_url) or ("must be without a query" if set("?#") & set(base_url) else None)
+        problem = url_problem(base_url) or _base_url_problem(base_url)
         if problem:
             raise InvalidRequestError(f"base_url: {problem}")
         self.base_url = base_url.rstrip("/")
@@ -111,7 +122,7 @@ class LoovaClient:
         for field in ("image_urls", "audio_urls", "video_urls"):
             for number, url in enumerate(getattr(request, field)):
                 if names_private_host(url):
-                    host = httpx.URL(url).host
+                    host = urlsplit(url).hostname
                     problems.append(f"{field}.{number}: {host!r} was given: Loova cannot reach a private address")
         if problems:
             raise InvalidRequestError("\n".join(problems))

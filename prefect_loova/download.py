@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from prefect_loova.client import USER_AGENT
 from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError, shown
 from prefect_loova.polling import backoff, retry_after
 from prefect_loova.urls import is_public_address, private_address_of, url_problem
@@ -27,7 +28,7 @@ MAX_REDIRECTS = 3
 LONGEST_PAUSE = 60.0
 """The longest pause before another try, in seconds, also where the host asks for more."""
 
-_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "prefect-loova"}
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
 _NOT_VIDEO = re.compile(r"\s*(text/html|application/(xhtml\+xml|([\w.-]+\+)?json|xml)|text/xml)\b", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _TRY_AGAIN = frozenset({408, 425, 429})
@@ -142,11 +143,9 @@ class Download:
             try:
                 if check_address:
                     _check_peer(response, url)
-                if not response.is_redirect:
+                if not response.has_redirect_location:
                     yield response
                     return
-                if "location" not in response.headers:
-                    raise _refused(f"{shown(url)} redirects without saying where to", response.status_code)
                 url = urljoin(url, response.headers["location"])
             finally:
                 await response.aclose()

@@ -35,7 +35,7 @@ from pydantic import ValidationError
 
 Spent = Literal["no", "maybe", "yes"]
 
-_SCHEME = r"\b[a-z][a-z0-9+.-]{0,20}://"
+_SCHEME = r"[a-z][a-z0-9+.-]{0,20}://"
 _URL_QUERY = re.compile(rf"({_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
 _URL_USER = re.compile(rf"({_SCHEME})[^\s/?#<>]*@", re.IGNORECASE)
 _SIGNATURE = re.compile(r"\b(x-(?:amz|goog)-[a-z-]+|signature|sig)=[^\s&\"'<>]+", re.IGNORECASE)

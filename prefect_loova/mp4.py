@@ -25,6 +25,11 @@ MAX_BOXES = 100_000
 
 # ISO says that ftyp comes before everything of variable size; some muxers leave room in front of it.
 _BEFORE_FTYP = frozenset({b"free", b"skip", b"wide"})
+# They stand inside moov, moof or mfra: at the top they show that a size before them is wrong.
+_INNER = frozenset(
+    b"mvhd trak mvex trex tkhd edts mdia mdhd hdlr minf stbl stsd stts stsc stsz stco co64 mfhd traf tfhd tfdt trun "
+    b"tfra mfro".split()
+)
 _WIDE = b"\0\0\0\1"  # in place of a size: a size of 64 bits follows
 
 
@@ -34,7 +39,7 @@ class Mp4Facts:
 
     Attributes:
         size_bytes: The file's size.
-        duration_seconds: The length of the video.
+        duration_seconds: The length of the picture's track.
         width: Of the coded picture, in pixels, before a rotation.
         height: Of the coded picture, in pixels, before a rotation.
         fragmented: Whether the media stand in fragments (`moof`) rather than under one index.
@@ -124,18 +129,11 @@ class Mp4Check:
 
     def _open(self, kind: bytes, size: int, header: int) -> None:
         start = self._position - header
-        if not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind):
+        if kind in _INNER or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind):
             raise _not_whole(f"no mp4 box at byte {start}")
         if 0 < size < header or (size == 0 and header == 16):
             raise _not_whole(f"the {_name(kind)} box at byte {start} has the impossible size {size}")
-        if not self._has_ftyp and kind != b"ftyp" and kind not in _BEFORE_FTYP:
-            raise _not_whole(f"it does not begin as an mp4: no ftyp box before byte {start}")
-        if kind == b"moov" and self._movie is not None:
-            raise _not_whole(f"a second moov box at byte {start}")
-        if kind == b"moof" and (self._movie is None or not self._movie.may_have_fragments):
-            raise _not_whole(f"a fragment at byte {start} that no moov box announces")
-        if kind == b"moof" and self._open_fragment is not None:
-            raise _not_whole(f"the fragment at byte {self._open_fragment} has no media data")
+        self._check_order(kind, start)
         self._boxes += 1
         if self._boxes > MAX_BOXES:
             raise _not_whole(f"more than {MAX_BOXES} boxes, at byte {start}")
@@ -146,6 +144,16 @@ class Mp4Check:
             raise _not_whole(f"the {_name(kind)} box at byte {start} is larger than {MAX_INDEX} bytes")
         if self._end == self._position:
             self._close()
+
+    def _check_order(self, kind: bytes, start: int) -> None:
+        if not self._has_ftyp and kind != b"ftyp" and kind not in _BEFORE_FTYP:
+            raise _not_whole(f"it does not begin as an mp4: no ftyp box before byte {start}")
+        if kind == b"moov" and self._movie is not None:
+            raise _not_whole(f"a second moov box at byte {start}")
+        if kind == b"moof" and (self._movie is None or not self._movie.may_have_fragments):
+            raise _not_whole(f"a fragment at byte {start} that no moov box announces")
+        if kind == b"moof" and self._open_fragment is not None:
+            raise _not_whole(f"the fragment at byte {self._open_fragment} has no media data")
 
     def _take_payload(self, view: memoryview) -> memoryview:
         taken = view if self._end is None else view[: self._end - self._position]
@@ -244,6 +252,8 @@ class _Movie:
         if video is None:
             raise ValueError("no video track")
         timescale, duration = _times(_one(moov, "mvhd"))
+        if video.duration:
+            timescale, duration = video.timescale, video.duration
         trexes = _children(moov["mvex"][0]).get("trex", []) if "mvex" in moov else []
         defaults = dict(struct.unpack_from(">I4xI", trex, 4) for trex in trexes)
         indexed = video.duration if video.offsets else 0

@@ -94,7 +94,7 @@ def without_secrets(url: str) -> str:
     try:
         parts = urlsplit(shown)
         parts.port  # noqa: B018  (raises on a port that is no number, but perhaps a password)
-        harmless = bool(parts.netloc) and "@" not in parts.netloc
+        harmless = bool(parts.netloc) and "@" not in parts.netloc and not parts.netloc.endswith(":")
     except ValueError:
         harmless = False
     if not harmless:
@@ -105,8 +105,8 @@ def without_secrets(url: str) -> str:
 def is_public_address(address: str) -> bool:
     """Whether an IP address is one of the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global and not ip.is_multicast
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_global and not ip.is_multicast
 
 
 def names_private_host(url: str) -> bool:

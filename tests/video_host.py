@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
+import struct
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Self
+
+import av
 
 NEVER = 3600.0
 
@@ -87,7 +94,9 @@ class VideoHost:
         task.add_done_callback(self._connections.discard)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
+            }
             self.asked.append(Asked(head[0].split()[1], headers))
             reply = self.replies[min(len(self.asked), len(self.replies)) - 1]
             await self._answer(reply, headers, writer)
@@ -126,3 +135,37 @@ class VideoHost:
         if reply.chunked and reply.cut is None:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+
+@cache
+def rendered(movflags: str = "", *, seconds: float = 1.0, width: int = 320, height: int = 180) -> bytes:
+    """A real mp4 with picture and sound; `movflags` are ffmpeg's (`faststart`, `frag_keyframe+empty_moov`, ...)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "video.mp4")
+        with av.open(str(path), "w", format="mp4", options={"movflags": movflags} if movflags else {}) as container:
+            video = container.add_stream("libx264", rate=24)
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            sound = container.add_stream("aac", rate=44100)
+            for number in range(int(seconds * 24)):
+                frame = av.VideoFrame(width, height, "yuv420p")
+                for plane in frame.planes:
+                    plane.update(bytes([number * 9 % 256]) * plane.buffer_size)
+                frame.pts = number
+                container.mux(video.encode(frame))
+            container.mux(video.encode())
+            for number in range(int(seconds * 44100 / 1024)):
+                samples = av.AudioFrame("fltp", "mono", 1024)
+                samples.sample_rate, samples.pts = 44100, number * 1024
+                for plane in samples.planes:
+                    plane.update(bytes(plane.buffer_size))
+                container.mux(sound.encode(samples))
+            container.mux(sound.encode())
+        return path.read_bytes()
+
+
+@cache
+def long_video(size: int, seed: int = 0) -> bytes:
+    """A real mp4 of exactly so many bytes, most of them noise in a `free` box at its end."""
+    video = rendered("faststart")
+    room = size - len(video)
+    return video + struct.pack(">I4s", room, b"free") + random.Random(seed).randbytes(room - 8)

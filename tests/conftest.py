@@ -1,0 +1,26 @@
+"""Fixtures for all tests: two S3 servers, started when they are first asked for, and a fresh bucket for each test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
+
+
+@pytest.fixture(scope="session", params=["seaweedfs", "moto"])
+def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Each S3 server in turn: every test that uses it, or `bucket`, runs on both."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) if request.param == "seaweedfs" else moto() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> Iterator[Bucket]:
+    """A fresh bucket: its name, with clients of one who may do everything, and of one under the minimal IAM policy."""
+    made = s3_server.make_bucket()
+    yield made
+    made.remove()

@@ -1,0 +1,119 @@
+"""Runs jobs of the core, each in a forked child that has imported everything already and that can be killed.
+
+Reads one JSON object a line from stdin (see `job`), and writes `{"started": id, "pid": pid}` and
+`{"ended": id, "status": wait status}` lines to stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import select
+import sys
+import traceback
+from typing import Any
+
+import boto3
+import httpx
+from botocore.config import Config
+
+from prefect_loova.client import LoovaClient
+from prefect_loova.errors import LoovaError
+from prefect_loova.jobs import JobTimes, VideoJobs
+from prefect_loova.models import VideoRequest
+from prefect_loova.records import JobRecords
+from prefect_loova.saving import save_video
+from prefect_loova.submitting import submit_video
+from prefect_loova.waiting import wait_for_video
+
+_SESSION = boto3.Session(aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1")
+
+
+def _s3(spec: dict[str, Any]) -> Any:
+    config = Config(connect_timeout=2, read_timeout=2, retries={"mode": "standard", "max_attempts": 2})
+    keys = {"aws_access_key_id": spec["access_key"], "aws_secret_access_key": spec["secret_key"]}
+    return _SESSION.client("s3", endpoint_url=spec["s3"], config=config, **keys)
+
+
+async def _job(spec: dict[str, Any]) -> dict[str, Any]:
+    """Submit, wait and save one request, with every pause shortened by the spec's `hurry`."""
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds * spec["hurry"])
+
+    s3 = _s3(spec)
+    loova = LoovaClient(spec["api_key"], spec["api"], timeout=2, submit_timeout=spec["submit_timeout"], sleep=sleep)
+    async with loova:
+        records = JobRecords(s3, spec["bucket"], spec["prefix"], spec["origin"], sleep=sleep)
+        loova.origin = spec["origin"]  # the proxy of each run has another port, the API behind it is the same
+        jobs = VideoJobs(loova, records, times=JobTimes(**spec["times"]), sleep=sleep)
+        submission = await submit_video(jobs, VideoRequest(**spec["request"]), max_wait=spec["max_wait"])
+        await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
+        return (await save_video(jobs, submission, max_wait=spec["max_wait"])).model_dump()
+
+
+def _child(spec: dict[str, Any]) -> None:
+    log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, force=True)
+    for noisy in ("botocore", "boto3", "urllib3", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.INFO)
+    try:
+        result = asyncio.run(_job(spec))
+    except LoovaError as error:
+        known = {"task_id": error.task_id, "credits_spent": error.credits_spent, "message": str(error)}
+        result = {"state": "error", "type": type(error).__name__} | known
+        print(f"ended with {result}", file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        result = {"state": "crash", "type": "unexpected", "message": traceback.format_exc()}
+    with open(spec["result"], "w") as file:  # noqa: PTH123
+        json.dump(result, file)
+
+
+def main() -> None:
+    """Fork for each line until stdin ends."""
+    asyncio.run(_warm())
+    children: dict[int, Any] = {}
+    buffer = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], 0.005 if children else None)
+        if ready:
+            data = os.read(0, 1 << 16)
+            if not data:
+                return
+            buffer += data
+            *lines, buffer = buffer.split(b"\n")
+            for line in lines:
+                spec = json.loads(line)
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        _child(spec)
+                    finally:
+                        os._exit(0)
+                children[pid] = spec["id"]
+                _tell({"started": spec["id"], "pid": pid})
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            _tell({"ended": children.pop(pid), "status": status})
+
+
+async def _warm() -> None:
+    """Load what boto3 and httpx load at first use, once and before any fork."""
+    _SESSION.client("s3", endpoint_url="http://127.0.0.1:9", aws_access_key_id="k", aws_secret_access_key="s").close()
+    async with httpx.AsyncClient():
+        pass
+
+
+def _tell(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A real Prefect server, once a run, and the blocks of one place: a simulated Loova and a bucket under least privilege."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
+from prefect_aws.s3 import S3Bucket
+from pydantic import SecretStr
+
+from prefect_loova import LoovaCredentials
+from prefect_loova.command import Place
+from prefect_loova.jobs import JobTimes
+from prefect_loova.simulator import LoovaSimulator
+
+TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def loova() -> Iterator[LoovaSimulator]:
+    with LoovaSimulator(api_key="loova-secret-key", generation_seconds=0.2, short_side=64) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def credentials(loova: LoovaSimulator) -> LoovaCredentials:
+    return LoovaCredentials(
+        api_key=SecretStr(loova.api_key), base_url=loova.base_url, timeout=5, submit_timeout=5, job_times=TIMES
+    )
+
+
+@pytest.fixture
+def s3_block(bucket) -> S3Bucket:
+    """The bucket as a block, with the keys of a user that may do what docs/iam-policy.json allows, and no more."""
+    return block_of(bucket, bucket.limited_access_key, bucket.limited_secret_key)
+
+
+@pytest.fixture
+def place(credentials: LoovaCredentials, s3_block: S3Bucket) -> Place:
+    return Place(credentials, s3_block)
+
+
+def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None = None) -> S3Bucket:
+    aws = AwsCredentials(
+        aws_access_key_id=access_key,
+        aws_secret_access_key=SecretStr(secret_key),
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url or bucket.endpoint_url),
+    )
+    return S3Bucket(bucket_name=bucket.name, credentials=aws)

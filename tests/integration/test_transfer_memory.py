@@ -1,0 +1,52 @@
+"""How much memory a copy takes, in a process of its own."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.video_host import Reply, VideoHost, long_video
+
+PROGRAM = """
+import asyncio, json, sys, time
+import boto3
+from prefect_loova.transfer import Target, copy_video
+
+url, endpoint, bucket, key, secret = sys.argv[1:]
+keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+s3.list_objects_v2(Bucket=bucket)
+
+def memory(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
+
+async def main():
+    idle = memory("VmRSS")
+    began = time.perf_counter(), time.process_time()
+    copied = await copy_video(url, s3, Target(bucket, "video.mp4"), allow_private=True)
+    took = time.perf_counter() - began[0], time.process_time() - began[1]
+    print(json.dumps({"size": copied.size_bytes, "over_idle": memory("VmHWM") - idle, "wall": took[0], "cpu": took[1]}))
+
+asyncio.run(main())
+"""
+
+SIZE = 256 * 1024**2
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+async def test_a_copy_takes_less_than_64_mib_over_an_idle_process(s3_server: Any, bucket: str) -> None:
+    if s3_server.name == "moto":
+        pytest.skip("moto would hold the video in memory")
+    async with VideoHost(Reply(long_video(SIZE))) as host:
+        where = (host.url(), s3_server.url, bucket, s3_server.access_key, s3_server.secret_key)
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, *where, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await program.communicate()
+    result = json.loads(output)
+    assert result["size"] == SIZE
+    assert result["over_idle"] < 64 * 1024**2, result

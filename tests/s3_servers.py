@@ -1,0 +1,187 @@
+"""The S3 servers that the tests run on, each with the least privilege that docs/iam-policy.json grants.
+
+What they are like, where they differ from AWS (each of these is asserted in tests/integration/test_s3_servers.py):
+
+- Both enforce signatures and the policy's mandatory statements: actions by key prefix, so no list, nothing outside the
+  prefix, no delete but in `_open/`.
+- AWS answers 403 for a missing key where `s3:ListBucket` is not granted; both of these answer 404. For the product's
+  sake `Bucket.client_as_on_aws` turns it into 403.
+- The statements on lists have a condition on the prefix. SeaweedFS ignores it in the embedded IAM's policies, moto
+  knows no conditions and refuses: so the tests' users never have them.
+- SeaweedFS refuses a wrong checksum; moto takes any.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from prefect_loova.simulator.s3 import REGION, EmbeddedS3, s3_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PREFIX = "loova"
+POLICY = Path(__file__).parent.parent / "docs" / "iam-policy.json"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server on loopback, and the keys of one who may do everything there."""
+
+    name: str
+    """`seaweedfs` or `moto`."""
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    region: str = REGION
+
+    def client(self, config: Config | None = None, **settings: Any) -> S3Client:
+        """A client of one who may do everything, with a botocore `Config` or arguments of one."""
+        return self.client_of(self.access_key, self.secret_key, config, **settings)
+
+    def client_of(self, access_key: str, secret_key: str, config: Config | None = None, **settings: Any) -> S3Client:
+        """A client of somebody."""
+        config = Config(**settings).merge(config) if config else Config(**settings)
+        return s3_client(self.endpoint_url, access_key, secret_key, config)
+
+    def make_bucket(self) -> Bucket:
+        """A bucket with a fresh name."""
+        bucket = Bucket(f"loova-test-{secrets.token_hex(6)}")
+        bucket.server = self
+        self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+    def add_user(self, policy: dict[str, Any]) -> tuple[str, str]:
+        """Make a user who may do what a policy allows; returns access key and secret. Both servers speak AWS's IAM."""
+        iam = _iam(self.endpoint_url, self.access_key, self.secret_key)
+        return _add_user(iam, f"user-{secrets.token_hex(6)}", policy)
+
+
+class Bucket(str):
+    """A bucket's name, which knows its server and a user who may do no more than docs/iam-policy.json allows."""
+
+    server: S3Server
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+    @property
+    def endpoint_url(self) -> str:
+        return self.server.endpoint_url
+
+    @cached_property
+    def client(self) -> S3Client:
+        """A client of one who may do everything: for looking at what the product did."""
+        return self.server.client()
+
+    @cached_property
+    def limited_keys(self) -> tuple[str, str]:
+        """Access key and secret of a user who may do what the policy's mandatory statements allow, below `loova/`."""
+        return self.server.add_user(minimal_policy(self, PREFIX))
+
+    @property
+    def limited_access_key(self) -> str:
+        return self.limited_keys[0]
+
+    @property
+    def limited_secret_key(self) -> str:
+        return self.limited_keys[1]
+
+    @cached_property
+    def limited_client(self) -> S3Client:
+        """A client under the minimal policy: for the product."""
+        return self.make_limited_client()
+
+    def make_limited_client(self, config: Config | None = None, **settings: Any) -> S3Client:
+        """A further client under the minimal policy, with a botocore `Config` or arguments of one."""
+        return self.server.client_of(*self.limited_keys, config, **settings)
+
+    @cached_property
+    def client_as_on_aws(self) -> S3Client:
+        """A client under the minimal policy to whom a missing key answers 403, as on AWS without s3:ListBucket."""
+        client = self.make_limited_client()
+        for operation in ("GetObject", "HeadObject"):
+            client.meta.events.register(f"after-call.s3.{operation}", _hide_that_it_is_missing)
+        return client
+
+    def remove(self) -> None:
+        """Delete the bucket with all that is in it: SeaweedFS has room for some 70 at a time."""
+        for uploads in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self):
+            for upload in uploads.get("Uploads", []):
+                self.client.abort_multipart_upload(Bucket=self, Key=upload["Key"], UploadId=upload["UploadId"])
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self):
+            for found in page.get("Contents", []):
+                self.client.delete_object(Bucket=self, Key=found["Key"])
+        self.client.delete_bucket(Bucket=self)
+
+
+def minimal_policy(bucket: str, prefix: str, *, optional: bool = False) -> dict[str, Any]:
+    """docs/iam-policy.json for a bucket and prefix, with or without the statements that it calls optional."""
+    policy = json.loads(POLICY.read_text().replace("BUCKET", bucket).replace("PREFIX", prefix))
+    policy["Statement"] = [s for s in policy["Statement"] if optional or not s["Sid"].startswith("Optional")]
+    return policy
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS, with its data in a folder."""
+    with EmbeddedS3(folder, server="seaweedfs") as s3:
+        yield S3Server("seaweedfs", s3.endpoint_url, s3.access_key, s3.secret_key)
+
+
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """moto's server in this process, with the check of signatures and policies turned on."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    try:
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        admin = _add_user(_iam(url, "any", "any"), "admin", {"Version": "2012-10-17", "Statement": [everything]})
+        _check_moto_requests_from_now_on(url)
+        yield S3Server("moto", url, *admin)
+    finally:
+        server.stop()
+
+
+def _check_moto_requests_from_now_on(url: str) -> None:
+    request = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def _iam(url: str, access_key: str, secret_key: str) -> Any:
+    return boto3.client(
+        "iam",
+        endpoint_url=url,
+        region_name=REGION,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(proxies={}),
+    )
+
+
+def _add_user(iam: Any, name: str, policy: dict[str, Any]) -> tuple[str, str]:
+    iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="given", PolicyDocument=json.dumps(policy))
+    made = iam.create_access_key(UserName=name)["AccessKey"]
+    return made["AccessKeyId"], made["SecretAccessKey"]
+
+
+def _hide_that_it_is_missing(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+    if http_response.status_code == 404:
+        http_response.status_code = parsed["ResponseMetadata"]["HTTPStatusCode"] = 403
+        parsed["Error"] = {"Code": "AccessDenied", "Message": "Access Denied"}

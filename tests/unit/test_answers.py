@@ -1,0 +1,469 @@
+"""How Loova's answers are read: above all, what is a purchase, what is a refusal, and what is in doubt."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from prefect_loova.answers import Answer, read_credits, read_submit, read_task
+from prefect_loova.errors import (
+    AuthenticationError,
+    InDoubtError,
+    InsufficientCreditsError,
+    LoovaError,
+    RejectedError,
+    TaskNotFoundError,
+    TooManyRunningTasksError,
+    UnexpectedResponseError,
+)
+
+# Others share this machine: slow is not wrong.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
+
+QUICKSTART_SUBMIT = (
+    b'{"code": 200, "trace_id": "trace_xxx", "message": "success", "data": {"task_id": "record_id",'
+    b' "status": "running", "created_at": "2024-01-01T12:00:00Z", "credits_cost": 12.0}}'
+)
+QUICKSTART_POLL = (
+    b'{"code": 200, "trace_id": "trace_xxx", "message": "success", "data": {"task_id": "record_id",'
+    b' "status": "running", "model": "seedance_2_0", "created_at": "2024-01-01T12:00:00Z", "updated_at":'
+    b' "2024-01-01T12:00:05Z", "credits_cost": 12.0, "result": {"status": "succeeded", "video_url": "https://...",'
+    b' "error_message": null, "finished_at": "2024-01-01T12:02:00Z"}}}'
+)
+HTML = b"<html><body>502 Bad Gateway</body></html>"
+
+
+def envelope(code: Any = 200, message: Any = "success", data: Any = None, **more: Any) -> bytes:
+    return json.dumps({"code": code, "trace_id": "trace_1", "message": message, "data": data} | more).encode()
+
+
+def submitted(http: int, body: bytes, **settings: Any) -> Any:
+    return read_submit(Answer.read(http, body), **settings)
+
+
+# A submit: purchases.
+
+
+def test_the_answer_of_the_quickstart_is_a_purchase() -> None:
+    task = submitted(200, QUICKSTART_SUBMIT)
+    assert (task.task_id, task.state, task.status, task.credits_cost) == ("record_id", "running", "running", 12.0)
+    assert task.created_at == datetime(2024, 1, 1, 12, tzinfo=UTC)
+    assert task.trace_id == "trace_xxx"
+
+
+@pytest.mark.parametrize("http", [200, 201, 202, 302, 400, 401, 402, 403, 404, 408, 409, 429, 499, 500, 502, 503, 504])
+@pytest.mark.parametrize("code", [200, 0, None, 400, 401, 402, 409, 429, 500, 503, "x"])
+def test_a_task_id_in_any_answer_is_a_purchase_whatever_its_codes(http: int, code: Any) -> None:
+    for message in ("success", None, "Too many running tasks", "Insufficient credits", "Authentication failed"):
+        body = envelope(code, message, {"task_id": "t_1"})
+        for refused in (False, True):
+            assert submitted(http, body, unavailable_means_refused=refused).task_id == "t_1"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "read"), [("t", "t"), (" t ", "t"), (12345678901234567890, "12345678901234567890"), (0, "0")]
+)
+def test_a_task_id_is_text_or_a_whole_number(task_id: Any, read: str) -> None:
+    assert submitted(200, envelope(data={"task_id": task_id})).task_id == read
+
+
+@pytest.mark.parametrize("task_id", [None, "", "  ", True, 1.5, [], ["t"], {"id": "t"}])
+def test_what_is_no_task_id_is_no_purchase_but_a_doubt(task_id: Any) -> None:
+    with pytest.raises(InDoubtError):
+        submitted(200, envelope(data={"task_id": task_id}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"credits_cost": "12.5"},
+        {"credits_cost": "many"},
+        {"credits_cost": 10**4000},
+        {"credits_cost": float("nan")},
+        {"credits_cost": None, "created_at": "yesterday", "status": 5, "result": "soon", "model": []},
+        {"created_at": 1704110400, "unknown": {"deep": [1]}},
+    ],
+    ids=lambda data: repr(data)[:40],
+)
+def test_nothing_beside_a_task_id_can_spoil_a_purchase(data: dict[str, Any]) -> None:
+    assert submitted(200, envelope(data={"task_id": "t"} | data)).task_id == "t"
+
+
+def test_a_task_id_that_is_no_proper_text_is_still_a_purchase_that_can_be_written_down() -> None:
+    task = submitted(200, rb'{"code": 200, "trace_id": "\ud800", "data": {"task_id": "a\ud800"}}')
+    assert task.task_id
+    assert json.loads(task.model_dump_json())["task_id"] == task.task_id
+
+
+# A submit: refusals.
+
+SURELY_REFUSED = [code for code in range(400, 500) if code not in (408, 409, 425, 499)]
+
+
+@pytest.mark.parametrize("code", SURELY_REFUSED)
+def test_a_client_error_in_http_or_in_the_envelope_is_a_refusal(code: int) -> None:
+    for http, body in (
+        (code, b""),
+        (code, HTML),
+        (code, envelope()),
+        (code, envelope(code, "no")),
+        (200, envelope(code, None)),
+        (200, envelope(str(code), None)),
+        (200, envelope(float(code), "no")),
+    ):
+        with pytest.raises(RejectedError) as caught:
+            submitted(http, body)
+        assert caught.value.credits_spent == "no"
+
+
+@pytest.mark.parametrize("code", [408, 409, 425, 499])
+def test_four_client_errors_leave_open_whether_it_was_bought(code: int) -> None:
+    for http, body in ((code, b""), (200, envelope(code, "no")), (code, envelope(400, "no")), (400, envelope(code))):
+        with pytest.raises(InDoubtError) as caught:
+            submitted(http, body)
+        assert caught.value.credits_spent == "maybe"
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+def test_a_redirect_is_a_refusal(status: int) -> None:
+    for body in (b"", HTML, envelope()):
+        with pytest.raises(RejectedError, match="base URL") as caught:
+            submitted(status, body)
+        assert caught.value.http_status == status
+
+
+@pytest.mark.parametrize("message", ["The prompt was refused", "error", "task created", "0"])
+@pytest.mark.parametrize("data", [None, {}, {"task_id": None}, [], "x"])
+def test_the_success_code_with_another_message_and_no_task_id_is_a_refusal(message: str, data: Any) -> None:
+    with pytest.raises(RejectedError) as caught:
+        submitted(200, envelope(200, message, data))
+    assert caught.value.loova_message == message
+    assert (caught.value.code, caught.value.trace_id) == (200, "trace_1")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Too many running tasks: at most 6",
+        "too many tasks",
+        "TOO MANY REQUESTS",
+        "Concurrency limit reached",
+        "You may run at most 6 running tasks.",
+        "Rate limit exceeded",
+        "The limit of running tasks is reached",
+    ],
+)
+def test_a_message_about_too_many_tasks_is_a_quota_refusal(message: str) -> None:
+    for http, code in ((200, 200), (200, 400), (403, 403), (200, 1), (200, None)):
+        with pytest.raises(TooManyRunningTasksError):
+            submitted(http, envelope(code, message))
+
+
+@pytest.mark.parametrize(("http", "body"), [(429, b""), (429, HTML), (429, envelope()), (200, envelope(429, None))])
+def test_429_in_http_or_in_the_envelope_is_a_quota_refusal(http: int, body: bytes) -> None:
+    with pytest.raises(TooManyRunningTasksError):
+        submitted(http, body)
+
+
+@pytest.mark.parametrize(
+    ("http", "body", "kind"),
+    [
+        (401, b"", AuthenticationError),
+        (200, envelope(401, "Authentication failed"), AuthenticationError),
+        (200, envelope(200, "Authentication failed"), AuthenticationError),
+        (403, envelope(403, "Invalid API key"), AuthenticationError),
+        (402, b"", InsufficientCreditsError),
+        (200, envelope(402, None), InsufficientCreditsError),
+        (200, envelope(200, "Insufficient credits"), InsufficientCreditsError),
+        (400, envelope(400, "You have not enough API credits"), InsufficientCreditsError),
+        (400, envelope(400, "The prompt is too many words, and no"), RejectedError),
+    ],
+)
+def test_a_refusal_is_named_by_its_cause(http: int, body: bytes, kind: type[LoovaError]) -> None:
+    with pytest.raises(RejectedError) as caught:
+        submitted(http, body)
+    assert type(caught.value) is kind
+
+
+def test_503_is_a_refusal_only_for_those_who_say_so() -> None:
+    for http, body in ((503, b""), (503, HTML), (503, envelope(503, "no")), (200, envelope(503, "no"))):
+        with pytest.raises(InDoubtError):
+            submitted(http, body)
+        with pytest.raises(RejectedError):
+            submitted(http, body, unavailable_means_refused=True)
+
+
+# A submit: doubts.
+
+
+@pytest.mark.parametrize(
+    ("http", "body"),
+    [
+        *((status, body) for status in (500, 501, 502, 504, 520, 524, 599) for body in (b"", HTML, envelope())),
+        *((200, envelope(code, "Internal error")) for code in (500, 502, 504, 599, 50_000)),
+        (400, envelope(500, "no")),
+        (500, envelope(400, "no")),
+        (500, envelope(500, "Too many running tasks")),
+        (503, envelope(500, "no")),
+        (200, b""),
+        (200, b"   "),
+        (200, HTML),
+        (200, b"\xff\xfe\x00"),
+        (200, b'{"code": 200, "data": {"task_id": '),
+        (200, b"[" * 100_000),
+        (200, b"null"),
+        (200, b"[]"),
+        (200, b'[{"task_id": "t"}]'),
+        (200, b'"task_id"'),
+        (200, b"200"),
+        (200, b"{}"),
+        (204, b""),
+        (200, envelope(200, "success")),
+        (200, envelope(200, None)),
+        (200, envelope(200, " ")),
+        (200, envelope(200, "Success")),
+        (200, envelope(200, "success", [])),
+        (200, envelope(200, "success", {"status": "running"})),
+        (200, envelope(200, {"text": "no"})),
+        (200, envelope(None, "no")),
+        (200, envelope("x", "no")),
+        (200, envelope(True, "no")),
+        (200, envelope(0, "no")),
+        (200, envelope(10**4000, "no")),
+        (200, envelope(float("inf"), "no")),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_all_else_is_in_doubt(http: int, body: bytes) -> None:
+    for refused in (False, True):
+        with pytest.raises(InDoubtError) as caught:
+            submitted(http, body, unavailable_means_refused=refused)
+        assert caught.value.credits_spent == "maybe"
+        assert caught.value.http_status == http
+
+
+def test_an_error_carries_what_the_answer_says() -> None:
+    with pytest.raises(RejectedError) as caught:
+        submitted(422, envelope(4220, "no\nway\x1b[31m"))
+    error = caught.value
+    assert (error.http_status, error.code, error.trace_id) == (422, 4220, "trace_1")
+    assert "\n" not in str(error)
+    assert "\x1b" not in str(error)
+    assert "trace_1" in str(error)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("running"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+RESULTS = st.fixed_dictionaries(
+    {}, optional={"status": JSON, "video_url": JSON, "error_message": JSON, "finished_at": JSON}
+)
+DATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "task_id": JSON,
+        "status": JSON,
+        "model": JSON,
+        "created_at": JSON,
+        "credits_cost": JSON,
+        "result": JSON | RESULTS,
+        "api_available_credits": JSON,
+        "api_total_credits": JSON,
+    },
+)
+CODES = st.sampled_from([200, 400, 401, 404, 429, 500, 503, 200.0, "200"]) | JSON
+ENVELOPES = st.fixed_dictionaries({}, optional={"code": CODES, "trace_id": JSON, "message": JSON, "data": JSON | DATA})
+BODIES = st.binary() | (JSON | ENVELOPES).map(lambda value: json.dumps(value).encode())
+STATUSES = st.integers(100, 599) | st.just(200)
+
+
+@given(STATUSES, BODIES, st.booleans())
+@example(200, b'{"code":1' + b"0" * 4000 + b"}", False)
+@example(200, rb'{"message":"\ud800","trace_id":"\udfff","code":400}', False)
+def test_any_answer_to_a_submit_is_a_task_id_a_refusal_or_a_doubt(http: int, body: bytes, refused: bool) -> None:
+    try:
+        task = submitted(http, body, unavailable_means_refused=refused)
+    except (RejectedError, InDoubtError) as error:
+        assert error.task_id is None
+        str(error).encode()
+    else:
+        assert task.task_id.strip()
+        task.model_dump_json().encode()
+
+
+@given(STATUSES, BODIES)
+def test_any_answer_to_a_read_is_a_value_or_an_error_of_this_package(http: int, body: bytes) -> None:
+    for read in (lambda answer: read_task(answer, "t"), read_credits):
+        try:
+            read(Answer.read(http, body)).model_dump_json().encode()
+        except LoovaError as error:
+            assert not isinstance(error, InDoubtError)
+            str(error).encode()
+
+
+# Polls.
+
+
+def polled(body: bytes, http: int = 200) -> Any:
+    return read_task(Answer.read(http, body), "record_id")
+
+
+def test_the_contradiction_of_the_quickstart_is_a_success() -> None:
+    task = polled(QUICKSTART_POLL)
+    assert (task.state, task.status, task.video_url) == ("succeeded", "succeeded", "https://...")
+    assert (task.model, task.credits_cost, task.error_message) == ("seedance_2_0", 12.0, None)
+    assert task.finished_at == datetime(2024, 1, 1, 12, 2, tzinfo=UTC)
+    assert task.updated_at == datetime(2024, 1, 1, 12, 0, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "state"),
+    [
+        ("running", None, "running"),
+        ("succeeded", None, "succeeded"),
+        ("success", None, "succeeded"),
+        ("completed", None, "succeeded"),
+        ("SUCCEEDED", None, "succeeded"),
+        ("failed", None, "failed"),
+        ("error", None, "failed"),
+        ("canceled", None, "failed"),
+        ("cancelled", None, "failed"),
+        ("queued", None, "running"),
+        ("post_processing", None, "running"),
+        ("failing", None, "running"),
+        ("", None, "running"),
+        (None, None, "running"),
+        (5, "soon", "running"),
+        ("running", {}, "running"),
+        ("failed", {}, "failed"),
+        ("running", {"status": "succeeded"}, "succeeded"),
+        ("running", {"status": " Success "}, "succeeded"),
+        ("running", {"status": "failed"}, "failed"),
+        ("succeeded", {"status": "failed", "video_url": None}, "failed"),
+        ("failed", {"status": "succeeded", "video_url": "https://v"}, "succeeded"),
+        ("succeeded", {"status": "running"}, "running"),
+        ("failed", {"status": "retrying"}, "running"),
+        ("running", {"status": None, "video_url": "https://v"}, "succeeded"),
+        ("running", {"video_url": "https://v"}, "succeeded"),
+        ("running", {"status": None, "video_url": None, "error_message": None}, "running"),
+        ("running", {"status": None, "video_url": "", "error_message": ""}, "running"),
+        ("succeeded", {"status": None, "video_url": None}, "succeeded"),
+        ("running", {"error_message": "hm"}, "running"),
+    ],
+)
+def test_the_result_decides_where_it_says_something_and_an_unknown_state_is_no_end(
+    status: Any, result: Any, state: str
+) -> None:
+    data = {"task_id": "record_id", "status": status, "result": result, "extra": [1]}
+    assert polled(envelope(data=data)).state == state
+
+
+def test_missing_fields_of_a_task_are_none_and_others_are_ignored() -> None:
+    task = polled(envelope(message=None, data={"status": "running", "progress": 0.5}, more=1))
+    assert (task.task_id, task.state, task.credits_cost, task.created_at) == ("record_id", "running", None, None)
+    assert polled(envelope(data={"task_id": "record_id", "result": {"status": "failed"}})).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2024-01-01T12:00:00Z", datetime(2024, 1, 1, 12, tzinfo=UTC)),
+        ("2024-01-01T12:00:00", datetime(2024, 1, 1, 12, tzinfo=UTC)),
+        ("2024-01-01 12:00:00.5", datetime(2024, 1, 1, 12, 0, 0, 500_000, tzinfo=UTC)),
+        ("2024-01-01T14:00:00+02:00", datetime(2024, 1, 1, 12, tzinfo=UTC)),
+        ("yesterday", None),
+        (1704110400, None),
+        (None, None),
+    ],
+)
+def test_times_are_read_with_or_without_a_zone(text: Any, time: datetime | None) -> None:
+    task = polled(envelope(data={"status": "running", "created_at": text}))
+    assert task.created_at == time
+    assert task.created_at is None or task.created_at.tzinfo is not None
+
+
+@pytest.mark.parametrize(("cost", "read"), [(12, 12.0), (12.5, 12.5), ("12.5", 12.5), (True, None), ("x", None)])
+def test_credits_are_numbers_however_they_are_written(cost: Any, read: float | None) -> None:
+    assert polled(envelope(data={"status": "running", "credits_cost": cost})).credits_cost == read
+
+
+def test_a_failed_task_is_a_value_with_its_reason() -> None:
+    data = {"status": "failed", "result": {"status": "failed", "error_message": "moderation"}}
+    task = polled(envelope(data=data))
+    assert (task.state, task.error_message, task.video_url) == ("failed", "moderation", None)
+
+
+@pytest.mark.parametrize(
+    ("http", "body", "kind"),
+    [
+        (401, b"", AuthenticationError),
+        (200, envelope(401, "Authentication failed"), AuthenticationError),
+        (403, HTML, AuthenticationError),
+        (404, HTML, TaskNotFoundError),
+        (410, b"", TaskNotFoundError),
+        (200, envelope(404, "Task not found"), TaskNotFoundError),
+        (200, envelope(200, "Task not found"), UnexpectedResponseError),
+        (200, envelope(200, "success"), UnexpectedResponseError),
+        (200, envelope(200, "success", []), UnexpectedResponseError),
+        (200, envelope(200, "success", {}), UnexpectedResponseError),
+        (200, envelope(200, "success", {"task_id": "record_id"}), UnexpectedResponseError),
+        (200, envelope(200, "success", {"task_id": "another", "status": "succeeded"}), UnexpectedResponseError),
+        (200, envelope(500, "no", {"status": "failed"}), UnexpectedResponseError),
+        (500, envelope(200, "success", {"status": "failed"}), UnexpectedResponseError),
+        (302, envelope(200, "success", {"status": "failed"}), UnexpectedResponseError),
+        (200, envelope(None, "success", {"status": "failed"}), UnexpectedResponseError),
+        (200, HTML, UnexpectedResponseError),
+        (200, b"", UnexpectedResponseError),
+        (200, b"[]", UnexpectedResponseError),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_an_answer_to_a_poll_that_shows_no_task_is_an_error_and_never_a_failed_video(
+    http: int, body: bytes, kind: type[LoovaError]
+) -> None:
+    with pytest.raises(LoovaError) as caught:
+        polled(body, http)
+    assert type(caught.value) is kind
+
+
+# Credits.
+
+
+def test_credits_are_read() -> None:
+    body = (
+        b'{"code": 200, "trace_id": "...", "message": null,'
+        b' "data": {"api_available_credits": 47995, "api_total_credits": 51000}}'
+    )
+    balance = read_credits(Answer.read(200, body))
+    assert (balance.available, balance.total) == (47995, 51000)
+
+
+@pytest.mark.parametrize(
+    "data", [None, {}, {"api_available_credits": 5}, {"api_available_credits": None, "api_total_credits": 5}]
+)
+def test_an_answer_without_credits_is_unexpected(data: Any) -> None:
+    with pytest.raises(UnexpectedResponseError, match="credits"):
+        read_credits(Answer.read(200, envelope(data=data)))
+
+
+def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole() -> None:
+    result = {"status": "failed", "error_message": "key K1234 is bad", "video_url": "https://K1234.test/"}
+    data = {"task_id": "t_K1234", "status": "for K1234", "result": result}
+    task = read_task(Answer.read(200, envelope(data=data)).without("K1234"), "t_K1234")
+    assert task.error_message == "key [API key] is bad"
+    assert (task.task_id, task.video_url) == ("t_K1234", "https://K1234.test/")
+    answer = Answer.read(400, envelope(400, "K1234 is \\u004b1234 K1234", trace_id="K1234")).without("K1234")
+    assert "K1234" not in f"{answer.message}{answer.trace_id}"
+
+
+def test_a_key_that_is_a_word_of_the_envelope_does_not_spoil_a_purchase() -> None:
+    for key in ("data", "task_id", "a", "200", "t"):
+        assert read_submit(Answer.read(200, envelope(data={"task_id": "task"})).without(key)).task_id == "task"

@@ -1,0 +1,142 @@
+"""When to ask next: arithmetic on seconds."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_loova.polling import Deadline, PollSchedule, backoff, retry_after
+
+# Others share this machine: slow is not wrong.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOURS_3 = 3 * 3600.0
+
+
+@given(
+    waited=st.floats(0, 1e7),
+    chance=st.floats(0, 1),
+    first=st.floats(0.01, 600),
+    growth=st.floats(0, 1),
+    jitter=st.floats(0, 0.9),
+)
+def test_chance_only_shortens_a_pause(waited: float, chance: float, first: float, growth: float, jitter: float) -> None:
+    schedule = PollSchedule(first, growth, jitter)
+    longest = schedule.pause(waited, 0)
+    assert longest == max(first, growth * waited)
+    assert longest * (1 - jitter) * 0.999999 <= schedule.pause(waited, chance) <= longest
+    assert schedule.pause(waited) <= longest
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_pauses_grow_with_the_time_waited(one: float, other: float) -> None:
+    schedule = PollSchedule()
+    assert schedule.pause(min(one, other), 0.3) <= schedule.pause(max(one, other), 0.3)
+
+
+def test_the_first_pause_is_the_one_that_was_asked_for() -> None:
+    assert PollSchedule().pause(0, 0) == 20
+    assert PollSchedule(first=3).pause(0, 0) == 3
+    assert PollSchedule().pause(0, 1) == 10
+    assert PollSchedule().pause(10_000, 0) == pytest.approx(700)
+
+
+def polls_until(seconds: float, chance: random.Random) -> tuple[int, float]:
+    """How often a task of so many seconds is looked at, and how late its end is noticed."""
+    schedule, waited, polls = PollSchedule(), 0.0, 0
+    while waited < seconds:
+        waited += schedule.pause(waited, chance.random())
+        polls += 1
+    return polls, waited - seconds
+
+
+def test_three_hours_take_about_ninety_polls() -> None:
+    chance = random.Random(1)
+    counts = [polls_until(HOURS_3, chance)[0] for _ in range(100)]
+    assert 80 <= min(counts) <= max(counts) <= 120
+    assert 85 <= statistics.mean(counts) <= 105
+
+
+def test_an_end_is_noticed_soon_in_proportion_to_the_time_waited() -> None:
+    chance = random.Random(2)
+    lengths = [math.exp(chance.uniform(math.log(30), math.log(HOURS_3))) for _ in range(4000)]
+    lags = [(polls_until(length, chance)[1], length) for length in lengths]
+    assert statistics.median(lag for lag, _ in lags) <= 20
+    assert all(lag <= max(20, 0.07 * (length + lag)) for lag, length in lags)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("Thu, 99 Foo 2026 00:00:00 GMT", None),
+        ("Thu, 01 Jan 2026 00:00:00 +99999999999999999999", None),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("0", 0),
+        ("-5", 0),
+        ("-inf", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("1.5", 1.5),
+        ("300", 300),
+        ("301", 300),
+        ("86400", 300),
+        ("inf", 300),
+        ("9" * 400, 300),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30),
+        ("Thu, 01 Jan 2026 00:00:30 -0000", 30),
+        ("Thu, 01 Jan 2026 01:00:30 +0100", 30),
+        ("Thursday, 01-Jan-26 00:00:30 GMT", 30),
+        ("Thu Jan  1 00:00:30 2026", 30),
+        ("Wed, 31 Dec 2025 23:59:59 GMT", 0),
+        ("Fri, 01 Jan 2027 00:00:00 GMT", 300),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_retry_after_is_honoured_up_to_a_bound(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+def test_the_bound_of_retry_after_is_a_setting_and_now_is_the_default_time() -> None:
+    assert retry_after("7", most=5) == 5
+    in_a_minute = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    assert 50 < (retry_after(in_a_minute) or 0) <= 60
+
+
+@given(st.one_of(st.text(max_size=40), st.from_regex(r"\w{3}, \d+ (Jan|Foo) \d+ \d+:\d+:\d+ [+-]?\w+", fullmatch=True)))
+def test_no_header_makes_a_pause_that_is_endless_or_an_accident(value: str) -> None:
+    pause = retry_after(value, NOW)
+    assert pause is None or 0 <= pause <= 300
+
+
+def test_a_deadline_counts_on_its_own_clock_and_never_below_zero() -> None:
+    time = 1000.0
+    deadline = Deadline(10, lambda: time)
+    assert (deadline.waited, deadline.left) == (0, 10)
+    time = 1004
+    assert (deadline.waited, deadline.left) == (4, 6)
+    time = 1100
+    assert (deadline.waited, deadline.left) == (100, 0)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_a_backoff_doubles_within_its_bounds_and_chance_only_shortens_it(attempt: int, chance: float) -> None:
+    longest = backoff(attempt, 0.5, 20, chance=0)
+    assert longest == min(20, 0.5 * 2 ** min(attempt, 30))
+    assert longest / 2 <= backoff(attempt, 0.5, 20, chance=chance) <= longest
+    assert longest / 2 <= backoff(attempt, 0.5, 20) <= longest
+
+
+def test_backoffs_begin_with_the_first_pause() -> None:
+    assert [backoff(attempt, 1, 5, chance=0) for attempt in range(5)] == [1, 2, 4, 5, 5]

@@ -1,0 +1,217 @@
+"""URLs: which API a URL belongs to, what leads to a private network, and what of a URL is content."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_loova.urls import (
+    is_public_address,
+    names_private_host,
+    origin,
+    private_address_of,
+    url_problem,
+    without_secrets,
+    without_signature,
+)
+
+# Others share this machine: slow is not wrong.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://api.loova.ai/api", "https://api.loova.ai"),
+        ("HTTPS://API.Loova.AI:443/v1/?x#y", "https://api.loova.ai"),
+        ("http://127.0.0.1:8765/api", "http://127.0.0.1:8765"),
+        ("http://h.test:80", "http://h.test"),
+        ("http://h.test:443", "http://h.test:443"),
+        ("https://h.test:80", "https://h.test:80"),
+        ("https://user:pw@h.test/", "https://h.test"),
+        ("https://[2606:4700::1]:8443/x", "https://[2606:4700::1]:8443"),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port_in_one_spelling(url: str, expected: str) -> None:
+    assert origin(url) == expected
+    assert origin(origin(url)) == expected
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "0x7f000001",
+        "2130706433",
+        "0177.0.0.1",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "[::]",
+        "[::1]",
+        "[fe80::1%25eth0]",
+        "[fd00::1]",
+        "[ff02::1]",
+        "[::ffff:10.0.0.1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost",
+        "foo.local",
+        "db.internal",
+        "metadata.google.internal",
+        "router.lan",
+        "nas.home.arpa",
+        "intranet",
+    ],
+)
+def test_a_host_that_is_not_on_the_public_internet_is_known_by_its_name(host: str) -> None:
+    for url in (f"https://{host}", f"http://{host}:8000/a.png?b", f"https://user@{host}/"):
+        assert names_private_host(url)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "8.8.8.8",
+        "134744072",
+        "172.32.0.1",
+        "[2606:4700::1111]",
+        "[::ffff:8.8.8.8]",
+        "example.com",
+        "example.com.",
+        "api.loova.ai",
+        "localhost.example.com",
+        "mylocal.com",
+        "notlocalhost.com",
+        "10.0.0.1.example.com",
+    ],
+)
+def test_a_public_host_is_not_taken_for_a_private_one(host: str) -> None:
+    assert not names_private_host(f"https://{host}/a.png")
+
+
+@given(st.ip_addresses())
+def test_a_mapped_address_is_as_public_as_the_address_in_it(address: Any) -> None:
+    public = is_public_address(str(address))
+    if address.version == 4:
+        assert is_public_address(f"::ffff:{address}") == public
+        assert names_private_host(f"http://{int(address)}/") == (not public)
+    host = f"[{address}]" if address.version == 6 else str(address)
+    assert names_private_host(f"https://{host}/") == (not public)
+
+
+async def test_a_name_is_private_if_any_of_its_addresses_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"public.test": ["8.8.8.8"], "rebound.test": ["8.8.8.8", "10.0.0.1"], "six.test": ["fe80::1%eth0"]}
+
+    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        if host not in answers:
+            raise socket.gaierror("unknown")
+        return [(0, 0, 0, "", (address, port)) for address in answers[host]]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    assert await private_address_of("https://public.test/a") is None
+    assert await private_address_of("https://rebound.test/a") == "10.0.0.1"
+    assert await private_address_of("https://six.test/a") == "fe80::1%eth0"
+    with pytest.raises(OSError, match="unknown"):
+        await private_address_of("https://nowhere.test/a")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://h.test/a.png", None),
+        ("http://h.test:8080/a?b=c#d", None),
+        ("https://[::1]/a", None),
+        ("https://münchen.test/ä.png", None),
+        ("", "https:// or http://"),
+        ("h.test/a.png", "https:// or http://"),
+        ("file:///etc/passwd", "https:// or http://"),
+        ("ftp://h.test/a", "https:// or http://"),
+        ("data:image/png;base64,AAAA", "https:// or http://"),
+        ("javascript:alert(1)", "https:// or http://"),
+        ("https://", "host"),
+        ("https:///a", "host"),
+        ("https:h.test/a", "host"),
+        ("https://h.test:x/", "must be a URL"),
+        ("https://h.test:99999/", "must be a URL"),
+        ("https://[::1/", "must be a URL"),
+        (" https://h.test/", "spaces"),
+        ("https://h.test/a b", "spaces"),
+        ("https://h.test/\r\nHost: evil", "spaces"),
+        ("https://h.test/\x00", "control"),
+        ("https://h.test/\ud800", "control"),
+        ("https://h.test/\u2003", "spaces"),
+        ("https://user@h.test/", "user name or password"),
+        ("https://:pw@h.test/", "user name or password"),
+    ],
+    ids=ascii,
+)
+def test_what_is_wrong_with_a_url_is_said(url: str, problem: str | None) -> None:
+    found = url_problem(url)
+    assert found is None if problem is None else problem in (found or "")
+
+
+@given(st.text())
+def test_any_text_is_judged_without_an_accident(text: str) -> None:
+    for url in (text, f"https://{text}", f"https://h.test/{text}"):
+        if url_problem(url) is None:
+            without_signature(url)
+            names_private_host(url)
+            origin(url)
+        without_secrets(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "content"),
+    [
+        ("https://h.test/a", "https://h.test/a"),
+        ("https://h.test/a?X-Amz-Signature=1", "https://h.test/a"),
+        ("https://h.test/a?b=1&X-Amz-Date=2&c=%20&x-amz-signature=3", "https://h.test/a?b=1&c=%20"),
+        ("https://h.test/a?X%2dGoog%2DSignature=1&b", "https://h.test/a?b"),
+        ("https://h.test/a?sv=1&sig=2&sp=r&comp=x", "https://h.test/a?comp=x"),
+        ("https://h.test/a?sp=r&se=1", "https://h.test/a?sp=r&se=1"),
+        ("https://h.test/a?b=X-Amz-Date#X-Amz-Signature=1", "https://h.test/a?b=X-Amz-Date#X-Amz-Signature=1"),
+        ("https://h.test/a?b=2&b=1&b=", "https://h.test/a?b=2&b=1&b="),
+    ],
+)
+def test_only_known_signature_parameters_are_left_out_of_the_content(url: str, content: str) -> None:
+    assert without_signature(url) == content
+    assert without_signature(content) == content
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://h.test/a@2x.png", "https://h.test/a@2x.png"),
+        ("https://h.test/a?b#c", "https://h.test/a?..."),
+        ("https://h.test/a#c", "https://h.test/a#..."),
+        ("https://u:p@h.test/a", "https://...@h.test/a"),
+        ("https://u:p/w@h.test/a", "https://...@h.test/a"),
+        ("u:p@h.test/a", "...@h.test/a"),
+        ("cat.png", "cat.png"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@given(st.text("ab:/@?#[]% '\"\n", max_size=12), st.text("ab:/@?#[]% '\"\n", max_size=12))
+def test_no_spelling_of_a_password_or_query_is_shown(before: str, after: str) -> None:
+    assert "SECRET" not in without_secrets(f"https://u:{before}SECRET@h.test/{after}")
+    assert "SECRET" not in without_secrets(f"https://h.test/{before}?{after}SECRET")
