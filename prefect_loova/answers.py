@@ -55,6 +55,8 @@ class Answer:
     message: str | None
     data: dict[str, Any] | None
     retry_after: str | None = None
+    holds_more: bool = False
+    """Whether something stands where a task could be named, in `data` of whatever type or beside it."""
 
     @classmethod
     def read(cls, http_status: int, body: bytes, retry_after: str | None = None) -> Answer:
@@ -73,6 +75,7 @@ class Answer:
             _text(envelope.get("message")),
             data if isinstance(data, dict) else None,
             retry_after,
+            _may_name_a_task(data) or any("task" in name.lower() for name in envelope),
         )
 
     @property
@@ -145,7 +148,7 @@ def _refusal(answer: Answer, unavailable_means_refused: bool) -> tuple[type[Loov
     message = answer.message or ""
     client_error = any(code is not None and 400 <= code < 500 for code in codes)
     redirect = 300 <= answer.http_status < 400
-    spoken = answer.http_status < 300 and answer.code == 200 and answer._says_something
+    spoken = answer.http_status < 300 and answer.code == 200 and answer._says_something and not answer.holds_more
     quota = 429 in codes or TOO_MANY.search(message) is not None
     if not (client_error or redirect or spoken or quota):
         return None
@@ -231,6 +234,13 @@ def _state(status: str | None, result_status: str | None, url: str | None) -> Li
         return "running"
     word = (status or "").lower()
     return "failed" if word in FAILED else "succeeded" if word in SUCCEEDED else "running"
+
+
+def _may_name_a_task(data: Any) -> bool:
+    """Whether `data` holds an id of some kind, or is of a type that this package does not know how to read."""
+    if isinstance(data, dict):
+        return any(value and re.search(r"id$|task", name.lower()) for name, value in data.items())
+    return bool(data)
 
 
 def _text(value: Any) -> str | None:

@@ -127,7 +127,7 @@ def simulated(state: Path) -> Iterator[Place]:
 
     state.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        s3 = stack.enter_context(EmbeddedS3(state / "s3"))
+        s3 = stack.enter_context(EmbeddedS3(state))
         loova = stack.enter_context(_simulator(state / "loova"))
         say("SIMULATED: no account is used, nothing is paid, and the video is a test picture.")
         say(f"Loova is simulated at {loova.base_url}, S3 at {s3.endpoint_url}; both keep their state in {state}.")

@@ -18,6 +18,7 @@ LoovaError
 ├── TransferError                  the video could not be brought into the bucket
 │   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
 │   └── NotWholeVideoError         what arrived is not a whole mp4
+├── MoveRefusedError               the job is not in a state that this step or decision may leave
 └── StorageError                   the bucket cannot be used as a job record needs it
     └── RecordMismatchError        the record belongs to another API origin or a newer version
 ```
@@ -191,6 +192,10 @@ class VideoUrlRefusedError(TransferError):
 
 class NotWholeVideoError(TransferError):
     """What arrived is not a whole mp4: cut short, not a video, or over the size bound."""
+
+
+class MoveRefusedError(LoovaError):
+    """The job is not in a state that this step or decision may leave (`states.MOVES`)."""
 
 
 class StorageError(LoovaError):

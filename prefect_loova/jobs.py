@@ -16,7 +16,7 @@ from prefect_loova.errors import TaskFailedError
 from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.polling import Clock
 from prefect_loova.records import JobRecords
-from prefect_loova.states import Decision, JobRecord
+from prefect_loova.states import Decision, JobRecord, MoveName
 
 MAX_WAIT = 4 * 3600.0
 """How long to wait for a video by default, in seconds; a generation takes up to 3 hours under load."""
@@ -82,9 +82,11 @@ class VideoJobs:
             raise ValueError("a task id goes with `adopt`, and only with it")
 
         def change(record: JobRecord) -> JobRecord:
+            number = (record.undecided or record.current).number
             if decision.what == "adopt":
-                return record.move("adopt", task_id=task_id, decision=decision)
-            return record.move("submit_again" if decision.what == "submit-again" else "give_up", decision=decision)
+                return record.move("adopt", number, task_id=task_id, decision=decision)
+            name: MoveName = "submit_again" if decision.what == "submit-again" else "give_up"
+            return record.move(name, number, decision=decision)
 
         stored = await self.records.change(key, change)
         if decision.what == "give-up":

@@ -146,6 +146,11 @@ class VideoRequest(_Value):
             body[kind] = [without_signature(url) for url in body[kind]]
         return {"version": 1, "take": self.take} | body
 
+    def shown(self) -> dict[str, Any]:
+        """What a record may keep: the canonical form, without any query of a media URL, which may be a signature."""
+        canonical = self.canonical()
+        return canonical | {name: [*map(without_secrets, canonical[name])] for name in _MEDIA}
+
     def body(self) -> dict[str, Any]:
         """The JSON body of the submit call (create-seedance-2-video-task)."""
         return self.model_dump(mode="json", exclude={"take"})

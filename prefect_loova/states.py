@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from prefect_loova.errors import shown
+from prefect_loova.errors import MoveRefusedError, shown
 from prefect_loova.models import JobState, VideoRequest
 
 FORMAT = 1
@@ -93,10 +93,6 @@ PURCHASED: frozenset[JobState] = frozenset({"submitted", "succeeded", "saved"})
 
 OPEN: frozenset[JobState] = frozenset({"claimed", "submitting", "submitted", "succeeded", "in_doubt"})
 """The states in which something is left to do or to decide."""
-
-
-class MoveRefusedError(Exception):
-    """The attempt is not in a state that this move may leave."""
 
 
 class _Stored(BaseModel):
@@ -172,7 +168,7 @@ class JobRecord(_Stored):
         cls, request: VideoRequest, api_origin: str, by: Mapping[str, str], now: datetime | None = None
     ) -> Self:
         """The record of a request that nobody asked for before."""
-        record = cls(key=request.key, api_origin=api_origin, request=request.canonical(), attempts=())
+        record = cls(key=request.key, api_origin=api_origin, request=request.shown(), attempts=())
         return record._appended("claim", now, credits_estimate=request.estimate_credits(), by=dict(by))
 
     @property
@@ -195,6 +191,12 @@ class JobRecord(_Stored):
         if self.state == "saved":
             return any(attempt.is_open for attempt in self.attempts if attempt.state in PURCHASED)
         return any(attempt.is_open for attempt in self.attempts)
+
+    @property
+    def undecided(self) -> Attempt | None:
+        """The attempt in doubt that waits for a person, the latest one if there are several."""
+        waiting = [attempt for attempt in self.attempts if attempt.state == "in_doubt" and attempt.decision is None]
+        return waiting[-1] if waiting else None
 
     @property
     def paid_attempts(self) -> int:
@@ -225,6 +227,8 @@ class JobRecord(_Stored):
             raise MoveRefusedError(f"attempt {attempt.number} cannot be submitted without a task id")
         if attempt.task_id not in (None, facts.get("task_id", attempt.task_id)) and not move.appends:
             raise MoveRefusedError(f"attempt {attempt.number} is task {attempt.task_id}: its task id is never changed")
+        if name in ("adopt", "submit_again", "give_up") and not isinstance(facts.get("decision"), Decision):
+            raise MoveRefusedError(f"{name.replace('_', ' ')} is a person's decision, which the record has to name")
         if isinstance(facts.get("reason"), str):
             facts["reason"] = shown(facts["reason"])
         if move.appends:

@@ -16,6 +16,7 @@ from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
     LoovaError,
+    MoveRefusedError,
     NotSentError,
     RejectedError,
     StorageError,
@@ -26,7 +27,7 @@ from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.polling import Deadline, backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
-from prefect_loova.states import PURCHASED, JobRecord, MoveRefusedError, with_purchase
+from prefect_loova.states import PURCHASED, JobRecord, with_purchase
 
 _PURCHASE_TRIES = 8
 
@@ -130,7 +131,6 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
         record = await _note(jobs, stored, number, "doubt", error)
         raise _in_doubt(jobs, record, error) from None
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
-    log.info("task %s was submitted (%s)", task.task_id, jobs.name(stored.record))
     return await _note_purchase(jobs, stored, number, task.task_id, facts)
 
 

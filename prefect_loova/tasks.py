@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.tasks import Task, exponential_backoff
@@ -32,6 +34,22 @@ DEFAULT_PREFIX = "loova"
 def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether Prefect may run a task again: never after an answer that a person has to read, or that is final."""
     return may_retry(state.data)
+
+
+class _ToTheRun(logging.Handler):
+    """Tells what the core logs in the run that it works for, where people look for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            get_run_logger().log(record.levelno, record.getMessage())
+        except MissingContextError:
+            return
+
+
+_core_log = logging.getLogger("prefect_loova")
+_core_log.addHandler(_ToTheRun(logging.INFO))
+if _core_log.level == logging.NOTSET:
+    _core_log.setLevel(logging.INFO)
 
 
 def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str:

@@ -391,7 +391,7 @@ async def test_a_read_is_given_up_after_so_many_tries(tries: int) -> None:
         ("7", 7, 7),
         ("0", 0, 0),
         ("86400", 300, 300),
-        (f"{datetime.now(UTC) + timedelta(seconds=100):%a, %d %b %Y %H:%M:%S} GMT", 30, 100),
+        (f"{datetime.now(UTC) + timedelta(seconds=280):%a, %d %b %Y %H:%M:%S} GMT", 1, 280),
         (f"{datetime.now(UTC) + timedelta(days=9):%a, %d %b %Y %H:%M:%S} GMT", 300, 300),
         ("soon", 0.25, 0.5),
     ],

@@ -42,7 +42,7 @@ async def test_a_copy_takes_less_than_64_mib_over_an_idle_process(s3_server: Any
     if s3_server.name == "moto":
         pytest.skip("moto would hold the video in memory")
     async with VideoHost(Reply(long_video(SIZE))) as host:
-        where = (host.url(), s3_server.url, bucket, s3_server.access_key, s3_server.secret_key)
+        where = (host.url(), s3_server.endpoint_url, bucket, s3_server.access_key, s3_server.secret_key)
         program = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PROGRAM, *where, stdout=asyncio.subprocess.PIPE
         )

@@ -139,12 +139,20 @@ def test_a_redirect_is_a_refusal(status: int) -> None:
 
 
 @pytest.mark.parametrize("message", ["The prompt was refused", "error", "task created", "0"])
-@pytest.mark.parametrize("data", [None, {}, {"task_id": None}, [], "x"])
+@pytest.mark.parametrize("data", [None, {}, {"task_id": None}, [], {"reason": "x"}])
 def test_the_success_code_with_another_message_and_no_task_id_is_a_refusal(message: str, data: Any) -> None:
     with pytest.raises(RejectedError) as caught:
         submitted(200, envelope(200, message, data))
     assert caught.value.loova_message == message
     assert (caught.value.code, caught.value.trace_id) == (200, "trace_1")
+
+
+@pytest.mark.parametrize("data", ["task-1", ["task-1"], [{"task_id": "task-1"}], {"id": "1"}, {"record_id": 7}])
+def test_the_success_code_with_another_message_is_in_doubt_where_a_task_may_be_named(data: Any) -> None:
+    with pytest.raises(InDoubtError):
+        submitted(200, envelope(200, "task created", data))
+    with pytest.raises(InDoubtError):
+        submitted(200, b'{"code": 200, "message": "task created", "data": null, "task_id": "task-1"}')
 
 
 @pytest.mark.parametrize(
