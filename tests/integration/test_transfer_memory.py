@@ -4,10 +4,10 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.s3_servers import S3Server
 from tests.video_host import Reply, VideoHost, long_video
 
 PROGRAM = """
@@ -38,7 +38,7 @@ SIZE = 256 * 1024**2
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-async def test_a_copy_takes_less_than_64_mib_over_an_idle_process(s3_server: Any, bucket: str) -> None:
+async def test_a_copy_takes_less_than_64_mib_over_an_idle_process(s3_server: S3Server, bucket: str) -> None:
     if s3_server.name == "moto":
         pytest.skip("moto would hold the video in memory")
     async with VideoHost(Reply(long_video(SIZE))) as host:

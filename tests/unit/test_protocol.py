@@ -91,6 +91,7 @@ class Worker:
     alive: bool = True
     task: asyncio.Task[Any] | None = None
     told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
 
 class _Gate(ThreadPoolExecutor):
@@ -156,7 +157,6 @@ class Protocol(RuleBasedStateMachine):
         self.billed: list[str] = []
         self.posts: list[int] = []
         self.allowed = 1
-        self.in_doubt_told = False
         self.running: Worker = Worker(-1, 0)
         self.s3 = MemoryS3(lambda: self.now)
         self.gate = _Gate(self)
@@ -252,7 +252,22 @@ class Protocol(RuleBasedStateMachine):
         for worker in self.workers:
             done = worker.task is not None and worker.task.done() and not worker.task.cancelled()
             if worker.alive and done and worker.task is not None and worker.task.exception() is None:
-                assert worker.told <= known, f"worker {worker.number} was told {worker.told}, the record has {known}"
+                assert worker.told <= known | worker.reported, (
+                    f"worker {worker.number} was told {worker.told}, the record has {known}"
+                )
+
+    @invariant()
+    def no_worker_ends_by_an_accident(self) -> None:
+        for worker in self.workers:
+            if worker.alive and worker.task is not None and worker.task.done() and not worker.task.cancelled():
+                assert worker.task.exception() is None, f"worker {worker.number}: {worker.task.exception()!r}"
+
+    @invariant()
+    def nobody_calls_a_job_in_doubt_while_its_answer_may_still_come(self) -> None:
+        record = self.record()
+        if record is not None and record.state == "in_doubt":
+            answers = [op for op in self.pending if op.name == "post" and op.worker.alive and not op.future.done()]
+            assert not answers, f"worker {answers[0].worker.number} still waits within its timeout"
 
     @invariant()
     def an_open_purchase_is_in_the_index(self) -> None:
@@ -288,7 +303,8 @@ class Protocol(RuleBasedStateMachine):
         try:
             await submit_video(jobs, REQUEST, max_wait=600)
         except LoovaError as error:
-            self.in_doubt_told = self.in_doubt_told or isinstance(error, InDoubtError)
+            if error.task_id is not None:
+                worker.reported.add(error.task_id)
 
     def _end(self, operation: Operation, fate: str) -> None:
         result: Any = None
