@@ -20,7 +20,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from prefect_loova import SavedVideo, VideoRequest, generate_video
-from prefect_loova.command import Parser, Place, number, place, run, seconds, simulated, to_disk
+from prefect_loova.command import Parser, Place, number, place, run, say, seconds, simulated, to_disk
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.models import FunctionMode, Model, Ratio
@@ -99,6 +99,8 @@ def main(args: argparse.Namespace) -> None:
         saved = asyncio.run(make(args, request, asyncio.run(place(args))))
     if args.json:
         print(json.dumps({name: getattr(saved, name) for name in REPORTED}))
+        if path is not None:
+            say(str(path))
         return
     cost = "cost not named" if saved.credits_cost is None else f"{saved.credits_cost:g} credits"
     paid = "paid by an earlier run" if saved.reused else "paid now"

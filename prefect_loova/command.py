@@ -12,6 +12,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
@@ -30,6 +35,13 @@ from prefect_loova.errors import (
     WaitTimeoutError,
     shown,
 )
+
+# Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
+# and its telemetry shows a traceback when it meets the database locked.
+_SERVER: dict[Any, Any] = {
+    PREFECT_SERVER_ANALYTICS_ENABLED: False,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
+}
 
 SIMULATED_SECONDS = 5.0
 """How long a simulated generation takes, in seconds."""
@@ -141,7 +153,8 @@ def simulated(state: Path) -> Iterator[Place]:
         yield Place(credentials, S3Bucket(bucket_name=s3.bucket, credentials=aws))
 
 
-def _simulator(state: Path) -> Any:
+@contextmanager
+def _simulator(state: Path) -> Iterator[Any]:
     """The simulator on the port that it had before: the job records name their API by it."""
     from prefect_loova.simulator import LoovaSimulator  # noqa: PLC0415
 
@@ -151,12 +164,16 @@ def _simulator(state: Path) -> Any:
     simulator = LoovaSimulator(generation_seconds=SIMULATED_SECONDS, state=state, port=port)
     try:
         simulator.start()
-    except OSError as error:
+    except OSError:
         raise InvalidRequestError(
-            f"state: port {port} of the simulator in {state} is taken ({error.strerror}): end the program that has it, or give another --state"
+            f"state: {state} belongs to the simulated Loova on port {port}, and that port is taken: "
+            "end the program that has it, or give another --state"
         ) from None
-    kept.write_text(str(simulator.port))
-    return simulator
+    try:
+        kept.write_text(str(simulator.port))
+        yield simulator
+    finally:
+        simulator.close()
 
 
 def to_disk(uri: str, bucket: S3Bucket, path: Path) -> Path:
@@ -196,7 +213,7 @@ def run(work: Callable[[argparse.Namespace], None], parser: Parser, argv: list[s
     as_json = "--json" in argv
     try:
         args = parser.parse_args(argv)
-        with _terminal():
+        with temporary_settings(set_defaults=_SERVER), _terminal():
             work(args)
     except KeyboardInterrupt:
         return fail(RuntimeError("interrupted; run the same command again to go on"), as_json)

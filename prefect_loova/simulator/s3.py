@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
@@ -127,7 +128,7 @@ class EmbeddedS3:
                 credentials = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
                 self._process = opened.enter_context(_seaweedfs(self._binary, self._folder, port, credentials))
             self.endpoint_url = f"http://{_HOST}:{port}"
-            self._make_bucket()
+            self._wait()
             self._opened = opened.pop_all()
         return self
 
@@ -187,25 +188,29 @@ class EmbeddedS3:
         fresh.replace(file)
         return kept
 
-    def _make_bucket(self) -> None:
+    def _wait(self) -> None:
+        """Wait until the bucket is there and what is in it can be read."""
         s3 = self.client(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10)
         deadline = time.monotonic() + START_SECONDS
         while True:
-            try:
-                s3.create_bucket(Bucket=self.bucket)
+            problem = self._made_bucket(s3) or (self._process and _unready_volumes(self.endpoint_url))
+            if not problem:
                 return
-            except (BotoCoreError, ClientError) as error:
-                answer = getattr(error, "response", {})
-                if answer.get("Error", {}).get("Code") in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    return
-                if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 400:
-                    raise EmbeddedS3Error(f"the bucket {self.bucket!r} cannot be made: {error}") from None
-                died = self._process is not None and self._process.poll() is not None
-                if died or time.monotonic() > deadline:
-                    raise EmbeddedS3Error(
-                        f"the embedded S3 server does not start ({error}).\n{_last_lines(self._folder)}"
-                    ) from None
+            died = self._process is not None and self._process.poll() is not None
+            if died or time.monotonic() > deadline:
+                raise EmbeddedS3Error(f"the embedded S3 server does not start: {problem}.\n{_last_lines(self._folder)}")
             time.sleep(0.05)
+
+    def _made_bucket(self, s3: S3Client) -> str | None:
+        try:
+            s3.create_bucket(Bucket=self.bucket)
+        except (BotoCoreError, ClientError) as error:
+            answer = getattr(error, "response", {})
+            if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 400:
+                raise EmbeddedS3Error(f"the bucket {self.bucket!r} cannot be made: {error}") from None
+            if answer.get("Error", {}).get("Code") not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                return str(error)
+        return None
 
 
 def s3_client(endpoint_url: str, access_key: str, secret_key: str, config: Config | None = None) -> S3Client:
@@ -263,6 +268,23 @@ def _seaweedfs(binary: Path, folder: Path, port: int, credentials: dict[str, str
         assert process.stdin is not None  # noqa: S101
         process.stdin.close()
         process.wait(leash.END_SECONDS + 5)
+
+
+def _unready_volumes(endpoint_url: str) -> str | None:
+    """Why stored objects cannot be read yet: until the volume server reported to the master, S3 answers 500.
+
+    They start side by side; a report that comes before the master leads is repeated after 5 s only.
+    """
+    host, _, port = endpoint_url.rpartition(":")
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"{host}:{int(port) + 1}/dir/status", timeout=2
+        ) as answer:
+            topology = json.load(answer)["Topology"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"SeaweedFS's master does not answer ({error})"
+    racks = [rack for center in topology.get("DataCenters") or () for rack in center.get("Racks") or ()]
+    return None if any(rack.get("DataNodes") for rack in racks) else "SeaweedFS's volumes are not there yet"
 
 
 @contextmanager

@@ -141,6 +141,7 @@ def test_a_sync_flow_submits_the_tasks_and_asks_for_their_results(place, loova):
     assert loova.ledger["totals"]["billed"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
 async def test_the_tasks_are_useful_alone_and_outside_of_a_flow(credentials, loova):
     balance = await get_credits(credentials)
     assert (balance.available, balance.total) == (10_000, 10_000)
