@@ -47,7 +47,7 @@ $(UV):
 	  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null || continue; \
 	  $$python -c 'import ensurepip, venv' 2>/dev/null \
 	    || { echo "$$python lacks venv: install it (Debian, Ubuntu: apt install python3-venv), then run make again." >&2; exit 1; }; \
-	  $$python -m venv --clear .uv && .uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9" || { rm -rf .uv; exit 1; }; \
+	  $$python -m venv --clear .uv && .uv/bin/pip install -qq --disable-pip-version-check "uv>=0.9" || { rm -rf .uv; exit 1; }; \
 	  exit 0; \
 	done; \
 	echo "Python 3.11 to 3.14 is needed, and none of python3.14 to python3.11 and python3 is one." >&2; exit 1

@@ -323,13 +323,14 @@ class JobRecords:
             if content["format"] > FORMAT:
                 raise RecordMismatchError(f"{uri} has format {content['format']}: upgrade prefect-loova to read it")
             record = JobRecord.model_validate(content)
+            etag = answer["ETag"]
         except (ValueError, KeyError, TypeError, ValidationError):
             raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
         if record.api_origin != self.api_origin:
             raise RecordMismatchError(
                 f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix"
             )
-        return StoredRecord(record, answer["ETag"], _age(answer))
+        return StoredRecord(record, etag, _age(answer))
 
 
 def _age(answer: Any) -> float:

@@ -175,13 +175,18 @@ class Upload:
         await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
         await asyncio.gather(*self._sending, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._upload_id is not None and not self._committed:
-            try:
-                await asyncio.to_thread(
-                    _abort, self._s3, self._target.bucket, self._target.key, {self._upload_id}, self._common
-                )
-            except S3_ERRORS as error:
-                log.warning("an unfinished upload was left behind: %s", _failure(error, self._uri))
+        if self._committed:
+            return
+        place = self._target.bucket, self._target.key
+        try:
+            if self._may_have_twin:
+                await abort_uploads(self._s3, *place, self._upload_id, options=self._target.options)
+            elif self._upload_id is not None:
+                await asyncio.to_thread(_abort, self._s3, *place, {self._upload_id}, self._common)
+        except StorageError as error:
+            log.warning("an unfinished upload was left behind: %s", error)
+        except S3_ERRORS as error:
+            log.warning("an unfinished upload was left behind: %s", _failure(error, self._uri))
 
     async def _empty_buffer(self) -> bytearray:
         self._raise_failures()
@@ -224,6 +229,7 @@ class Upload:
     async def _create(self) -> None:
         """Begin a multipart upload, with a checksum of the whole object if the server can."""
         wanted = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        self._may_have_twin = True  # until S3 has answered the first request with the upload's id
         try:
             answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
         except S3_ERRORS as error:
@@ -231,7 +237,9 @@ class Upload:
                 raise _failure(error, self._uri) from None
             self._checksums = False
             return await self._create()
-        self._upload_id = answer["UploadId"]
+        self._upload_id = answer.get("UploadId")
+        if self._upload_id is None:
+            raise StorageError(f"{self._uri}: S3's answer names no upload", transient=True, credits_spent="yes")
         self._full_checksum = answer.get("ChecksumType") == "FULL_OBJECT"
         self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
 

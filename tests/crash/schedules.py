@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from prefect_loova.models import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
@@ -110,7 +111,7 @@ def run_schedule(
                 video_origin=proxies["video"].url,
             )
         )
-        targets = {"api": loova.port, "s3": s3.port, "video": loova.video_port}
+        targets = {"api": loova.port, "s3": urlsplit(s3.endpoint_url).port or 0, "video": loova.video_port}
         for name, proxy in proxies.items():
             proxy.target = targets[name]
             proxy.harm(*harms.get(name, ()))

@@ -129,6 +129,13 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             EmbeddedS3(tmp_path, port=first).start()
 
 
+def test_a_port_that_is_taken_is_named_by_moto_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EmbeddedS3Error, match=f"port {port} is taken"):
+            EmbeddedS3(tmp_path, port=port, server="moto").start()
+
+
 def test_a_bucket_name_that_s3_refuses_is_said_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(EmbeddedS3Error, match="the bucket 'a' cannot be made"):

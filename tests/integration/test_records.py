@@ -1,0 +1,443 @@
+"""Job records on real S3 servers: compare-and-swap, lost replies, and what is found out before anything is paid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from prefect_loova.client import LoovaClient
+from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.models import VideoRequest
+from prefect_loova.records import JobRecords, RecordMovedError, checked_prefix
+from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.states import JobRecord
+from prefect_loova.submitting import submit_video
+from tests.proxy import Harm, Proxy
+from tests.s3_servers import Bucket
+
+ORIGIN = "https://api.loova.test"
+REQUEST = VideoRequest(prompt="a record")
+KEY = REQUEST.key
+RECORD = f"loova/{KEY}/record.json"
+OPEN = f"loova/_open/{KEY}"
+PUT_RECORD = r"^PUT .*record\.json"
+FOR_EVER = 10**6
+
+
+async def quick(_: float) -> None:
+    await asyncio.sleep(0)
+
+
+def records_of(bucket: Bucket, s3: Any = None, origin: str = ORIGIN, **settings: Any) -> JobRecords:
+    return JobRecords(s3 or bucket.limited_client, bucket, "loova", origin, **{"sleep": quick} | settings)
+
+
+def claimed() -> JobRecord:
+    return JobRecord.claimed(REQUEST, ORIGIN, {"host": "a test"})
+
+
+def counted(record: JobRecord) -> JobRecord:
+    """The record with one more refusal: a change that can be counted."""
+    first = record.attempts[0]
+    return record.model_copy(update={"attempts": (first.model_copy(update={"refusals": first.refusals + 1}),)})
+
+
+def stored_json(bucket: Bucket, key: str = RECORD) -> Any:
+    return json.loads(bucket.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def keys(bucket: Bucket) -> set[str]:
+    return {found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket).get("Contents", [])}
+
+
+def through(proxy: Proxy, bucket: Bucket, tries: int = 1) -> Any:
+    """A client under the minimal policy that sees the server through the proxy."""
+    server = replace(bucket.server, endpoint_url=proxy.url)
+    return server.client_of(*bucket.limited_keys, retries={"total_max_attempts": tries}, read_timeout=5)
+
+
+@pytest.fixture
+def proxy(bucket: Bucket) -> Iterator[Proxy]:
+    with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as running:
+        yield running
+
+
+@pytest.fixture(params=["limited_client", "client_as_on_aws"])
+def records(bucket: Bucket, request: pytest.FixtureRequest) -> JobRecords:
+    return records_of(bucket, getattr(bucket, request.param))
+
+
+# -- compare and swap --------------------------------------------------------------------------------------------------
+
+
+async def test_a_record_is_created_read_and_advanced(bucket: Bucket, records: JobRecords) -> None:
+    assert await records.read(KEY) is None
+    created = await records.create(claimed())
+    read = await records.expect(KEY)
+    assert (read.record, read.etag) == (created.record, created.etag)
+    advanced = await records.advance(read, read.record.move("begin", post_timeout_seconds=60))
+    read = await records.expect(KEY)
+    assert (read.record, read.etag) == (advanced.record, advanced.etag)
+    assert read.record.state == "submitting" == stored_json(bucket)["attempts"][0]["state"]
+    assert created.record.write_id != advanced.record.write_id
+    answer = bucket.client.get_object(Bucket=bucket, Key=RECORD)
+    assert answer["ContentType"] == "application/json"
+
+
+async def test_a_second_create_is_refused_and_changes_nothing(bucket: Bucket, records: JobRecords) -> None:
+    first = await records.create(claimed())
+    with pytest.raises(RecordMovedError):
+        await records.create(claimed())
+    assert stored_json(bucket)["write_id"] == first.record.write_id
+
+
+async def test_an_advance_from_an_older_version_is_refused_and_changes_nothing(
+    bucket: Bucket, records: JobRecords
+) -> None:
+    old = await records.create(claimed())
+    new = await records.advance(old, counted(old.record))
+    with pytest.raises(RecordMovedError):
+        await records.advance(old, counted(old.record))
+    assert stored_json(bucket)["write_id"] == new.record.write_id
+
+
+async def test_an_advance_of_the_very_same_content_is_another_version(records: JobRecords) -> None:
+    old = await records.create(claimed())
+    await records.advance(old, old.record)
+    with pytest.raises(RecordMovedError):
+        await records.advance(old, old.record)
+
+
+async def test_a_record_that_was_deleted_is_an_error_and_is_not_made_again(bucket: Bucket, records: JobRecords) -> None:
+    old = await records.create(claimed())
+    bucket.client.delete_object(Bucket=bucket, Key=RECORD)
+    with pytest.raises(StorageError):
+        await records.advance(old, counted(old.record))
+    with pytest.raises(StorageError, match="missing or may not be read"):
+        await records.change(KEY, counted)
+    assert keys(bucket) == set()
+
+
+async def test_of_increments_by_eight_threads_and_two_processes_none_is_lost(bucket: Bucket) -> None:
+    await records_of(bucket).create(claimed())
+    script = (
+        "import asyncio, sys\n"
+        "from tests.integration.test_records import increment\n"
+        "increment(*sys.argv[1:5], int(sys.argv[5]))\n"
+    )
+    arguments = [bucket.endpoint_url, *bucket.limited_keys, str(bucket)]
+    processes = [subprocess.Popen([sys.executable, "-c", script, *arguments, "5"]) for _ in range(2)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: increment(*arguments, 5), range(8)))
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert stored_json(bucket)["attempts"][0]["refusals"] == 10 * 5
+
+
+def increment(endpoint_url: str, access_key: str, secret_key: str, bucket: str, times: int) -> None:
+    from prefect_loova.simulator.s3 import s3_client
+
+    async def work() -> None:
+        records = JobRecords(s3_client(endpoint_url, access_key, secret_key), bucket, "loova", ORIGIN)
+        for _ in range(times):
+            await records.change(KEY, counted)
+
+    asyncio.run(work())
+
+
+# -- replies that are lost ---------------------------------------------------------------------------------------------
+
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting operation.</Message></Error>"
+LOST = {
+    "the request is lost": Harm(what="drop", when="before"),
+    "the request is reset": Harm(what="reset", when="before"),
+    "the reply is lost": Harm(what="drop", when="after"),
+    "the reply is reset": Harm(what="reset", when="after"),
+    "the reply is cut": Harm(what="truncate", when="mid_reply"),
+    "500 before": Harm(what="answer", when="before", status=500),
+    "500 after": Harm(what="answer", when="after", status=500),
+    "503 before": Harm(what="answer", when="before", status=503, body=SLOW_DOWN),
+    "503 after": Harm(what="answer", when="after", status=503, body=SLOW_DOWN),
+    "409 before": Harm(what="answer", when="before", status=409, body=CONFLICT),
+    "an answer that is no XML": Harm(what="answer", when="after", status=500, body=b"<html>oops"),
+}
+
+
+@pytest.mark.parametrize("tries", [1, 3], ids=["boto3 tries once", "boto3 repeats by itself"])
+@pytest.mark.parametrize("harm", LOST)
+async def test_a_write_whose_outcome_is_unknown_is_applied_once(
+    bucket: Bucket, proxy: Proxy, harm: str, tries: int
+) -> None:
+    records = records_of(bucket, through(proxy, bucket, tries))
+    proxy.harm(replace(LOST[harm], matching=PUT_RECORD))
+    created = await records.create(claimed())
+    assert stored_json(bucket)["write_id"] == created.record.write_id
+    proxy.harm(replace(LOST[harm], matching=PUT_RECORD))
+    advanced = await records.advance(created, counted(created.record))
+    assert stored_json(bucket)["write_id"] == advanced.record.write_id
+    assert stored_json(bucket)["attempts"][0]["refusals"] == 1
+    assert [seen.status for seen in proxy.seen if seen.method == "PUT"].count(200) == 2
+    await records.advance(advanced, counted(advanced.record))
+
+
+async def test_the_412_to_boto3s_own_repeat_is_not_taken_for_a_refusal(bucket: Bucket, proxy: Proxy) -> None:
+    records = records_of(bucket, through(proxy, bucket, 3))
+    proxy.harm(Harm(what="drop", when="after", matching=PUT_RECORD))
+    await records.create(claimed())
+    assert [(seen.method, seen.status) for seen in proxy.seen] == [("PUT", 200), ("PUT", 412), ("GET", 200)]
+
+
+async def test_a_write_that_somebody_else_overtook_is_refused(bucket: Bucket, proxy: Proxy) -> None:
+    direct = records_of(bucket)
+    old = await direct.create(claimed())
+
+    async def somebody_writes(_: float) -> None:
+        await direct.advance(old, counted(old.record))
+
+    records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
+    proxy.harm(Harm(what="drop", when="before", matching=PUT_RECORD))
+    with pytest.raises(RecordMovedError):
+        await records.advance(old, old.record.move("begin"))
+    assert stored_json(bucket)["attempts"][0] == {**stored_json(bucket)["attempts"][0], "refusals": 1}
+    assert (await direct.expect(KEY)).record.state == "claimed"
+
+
+async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, proxy: Proxy) -> None:
+    direct = records_of(bucket)
+
+    async def somebody_writes(_: float) -> None:
+        await direct.create(claimed())
+
+    records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
+    proxy.harm(Harm(what="drop", when="before", matching=PUT_RECORD))
+    with pytest.raises(RecordMovedError):
+        await records.create(claimed())
+
+
+async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
+    records = records_of(bucket, through(proxy, bucket))
+    proxy.harm(Harm(what="drop", times=FOR_EVER))
+    with pytest.raises(StorageError, match="no answer from S3") as failed:
+        await records.create(claimed())
+    assert failed.value.transient
+    with pytest.raises(StorageError, match="no answer from S3"):
+        await records.read(KEY)
+    proxy.heal()
+    await records.create(claimed())
+
+
+async def test_a_read_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
+    await records_of(bucket).create(claimed())
+    proxy.harm(Harm(what="drop"), Harm(at=1, what="answer", status=503, body=SLOW_DOWN), Harm(at=2, what="truncate", when="mid_reply"))
+    assert (await records_of(bucket, through(proxy, bucket)).expect(KEY)).record.state == "claimed"
+    assert len(proxy.seen) == 4
+
+
+# -- records that are not ours to change -------------------------------------------------------------------------------
+
+
+def foreign(bucket: Bucket, **fields: Any) -> bytes:
+    return json.dumps(json.loads(claimed().model_dump_json()) | fields).encode()
+
+
+FOREIGN: dict[str, tuple[Callable[[Bucket], bytes], type[Exception], str]] = {
+    "another API": (lambda b: foreign(b, api_origin="http://127.0.0.1:1"), RecordMismatchError, "was made for"),
+    "a newer format": (lambda b: foreign(b, format=2, attempts="?"), RecordMismatchError, "format 2: upgrade"),
+    "no JSON": (lambda _: b"\xff not JSON", StorageError, "not a job record"),
+    "an empty object": (lambda _: b"", StorageError, "not a job record"),
+    "a list": (lambda _: b"[1]", StorageError, "not a job record"),
+    "another JSON": (lambda _: b'{"format": 1, "key": 5}', StorageError, "not a job record"),
+    "no attempts": (lambda b: foreign(b, attempts=[]), StorageError, "not a job record"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+async def test_a_record_that_is_not_ours_is_refused_and_stays_as_it_is(
+    bucket: Bucket, case: str, loova: LoovaSimulator
+) -> None:
+    content, error, message = FOREIGN[case]
+    body = content(bucket).replace(ORIGIN.encode(), loova.origin.encode())
+    bucket.client.put_object(Bucket=bucket, Key=RECORD, Body=body)
+    records = records_of(bucket, origin=loova.origin)
+    for call in (records.read(KEY), records.change(KEY, counted)):
+        with pytest.raises(error, match=message) as refused:
+            await call
+        assert RECORD in str(refused.value)
+    with pytest.raises(StorageError, match=message):
+        await submit(loova, bucket, bucket.limited_client)
+    assert loova.ledger["totals"]["posted"] == 0
+    assert bucket.client.get_object(Bucket=bucket, Key=RECORD)["Body"].read() == body
+
+
+async def test_fields_of_a_later_version_survive_an_advance(bucket: Bucket) -> None:
+    content = json.loads(claimed().model_dump_json())
+    content["shelf"] = {"made": "later"}
+    content["attempts"][0] |= {"colour": "blue", "saving": {"holder": "h", "seconds": 1, "via": "x"}}
+    bucket.client.put_object(Bucket=bucket, Key=RECORD, Body=json.dumps(content).encode())
+    await records_of(bucket).change(KEY, lambda record: record.move("begin", post_timeout_seconds=5))
+    await records_of(bucket).change(KEY, lambda record: record.move("bought", task_id="t"))
+    now = stored_json(bucket)
+    assert now["shelf"] == {"made": "later"}
+    assert now["attempts"][0]["colour"] == "blue"
+    assert now["attempts"][0]["saving"]["via"] == "x"
+    assert now["attempts"][0]["state"] == "submitted"
+
+
+# -- the index of open jobs, and age -----------------------------------------------------------------------------------
+
+
+async def test_the_index_holds_an_open_job_with_its_request(bucket: Bucket, records: JobRecords) -> None:
+    await records.note_open(claimed())
+    assert stored_json(bucket, OPEN) == {"key": KEY, "api_origin": ORIGIN, "request": REQUEST.shown()}
+    await records.note_ended(KEY)
+    assert keys(bucket) == set()
+
+
+async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, records: JobRecords) -> None:
+    stored = await records.create(claimed())
+    await records.note_open(stored.record)
+    await records.note_ended(KEY)
+    assert OPEN in keys(bucket)
+    stored = await records.advance(stored, stored.record.move("begin").move("refused"))
+    await records.note_ended(KEY)
+    assert OPEN not in keys(bucket)
+
+
+async def test_age_is_counted_by_the_server(bucket: Bucket) -> None:
+    await records_of(bucket).create(claimed())
+    young = (await records_of(bucket).expect(KEY)).age
+    await asyncio.sleep(2)
+    old = (await records_of(bucket).expect(KEY)).age
+    assert 0 <= young <= 2
+    assert 1 <= old - young <= 4
+
+
+# -- found out before anything is paid ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rule"),
+    [
+        ("../up", r"\.\. segments"),
+        ("a/../b", r"\.\. segments"),
+        ("a/./b", r"\. or \.\. segments"),
+        ("/absolute", "must not start with /"),
+        ("a//b", "empty"),
+        ("a/b//", "empty"),
+        ("a\nb", "control characters"),
+        ("a\x7fb", "control characters"),
+        ("a\u0085b", "control characters"),
+        ("a\u202eb", "control characters"),
+        ("a\ud800b", "control characters"),
+        ("a\\b", "backslashes"),
+        ("x" * 513, "longer than 512 bytes"),
+        ("é" * 257, "longer than 512 bytes"),
+    ],
+)
+def test_a_prefix_that_is_refused_is_named_with_the_rule(prefix: str, rule: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rule) as refused:
+        checked_prefix(prefix)
+    assert str(refused.value).startswith("prefix: ")
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(("prefix", "expected"), [("", ""), ("a", "a"), ("a/", "a"), ("a b/é=..x", "a b/é=..x")])
+def test_other_prefixes_are_taken(prefix: str, expected: str) -> None:
+    assert checked_prefix(prefix) == expected
+
+
+async def submit(loova: LoovaSimulator, bucket: str, s3: Any, prefix: str = "loova") -> Any:
+    async with LoovaClient(loova.api_key, loova.base_url) as client:
+        records = JobRecords(s3, bucket, prefix, client.origin, sleep=quick)
+        return await submit_video(VideoJobs(client, records, sleep=quick), REQUEST, max_wait=0)
+
+
+def without_conditions(bucket: Bucket, *headers: str) -> Any:
+    """A client whose server does not see these conditions.
+
+    Not a proxy that takes them off: they are signed, so both servers would answer 403. They go before the signature.
+    """
+    client = bucket.make_limited_client()
+
+    def strip(params: dict[str, Any], **_: Any) -> None:
+        for header in headers:
+            params["headers"].pop(header, None)
+
+    client.meta.events.register("before-call.s3.PutObject", strip)
+    return client
+
+
+def read_only(bucket: Bucket) -> Any:
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": f"arn:aws:s3:::{bucket}/*"}
+    return bucket.server.client_of(*bucket.server.add_user({"Version": "2012-10-17", "Statement": [allowed]}))
+
+
+UNUSABLE: dict[str, tuple[Callable[[Bucket], tuple[str, Any]], str]] = {
+    "a bucket that does not exist": (lambda b: ("loova-there-is-none", b.client), "the bucket does not exist"),
+    "an unknown access key": (lambda b: (b, b.server.client_of("AKIANOBODY0000000000", "s")), "S3 refuses access"),
+    "a wrong secret key": (lambda b: (b, b.server.client_of(b.limited_access_key, "wrong")), "S3 refuses access"),
+    "a bucket that may not be written": (lambda b: (b, read_only(b)), "S3 refuses access.*iam-policy"),
+    "no If-None-Match": (lambda b: (b, without_conditions(b, "If-None-Match")), "ignores IfNoneMatch"),
+    "no If-Match": (lambda b: (b, without_conditions(b, "If-Match")), "ignores IfMatch"),
+    "no conditions at all": (lambda b: (b, without_conditions(b, "If-Match", "If-None-Match")), "conditional writes"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+async def test_a_bucket_that_cannot_be_used_is_found_out_before_the_submit(
+    bucket: Bucket, loova: LoovaSimulator, case: str
+) -> None:
+    make, message = UNUSABLE[case]
+    name, s3 = make(bucket)
+    with pytest.raises(StorageError, match=message) as refused:
+        await submit(loova, name, s3)
+    assert name in str(refused.value)
+    assert (refused.value.credits_spent, refused.value.transient) == ("no", False)
+    assert loova.ledger["totals"]["posted"] == 0
+    assert keys(bucket) <= {"loova/_probe"}
+
+
+async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
+    bucket: Bucket, loova: LoovaSimulator
+) -> None:
+    with pytest.raises(StorageError, match="S3 refuses access"):
+        await submit(loova, bucket, bucket.limited_client, prefix="elsewhere")
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (Harm(what="drop", times=FOR_EVER), "no answer from S3"),
+        (Harm(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 answered 503"),
+        (Harm(what="answer", status=501, matching="^PUT", times=FOR_EVER), "does not support conditional writes"),
+        (Harm(what="drop", matching="^PUT .*_open", times=FOR_EVER), "no answer from S3"),
+        (Harm(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no answer from S3"),
+        (Harm(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no answer from S3"),
+    ],
+    ids=["no S3", "503 for ever", "501", "no index", "no claim", "no submitting"],
+)
+async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
+    bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: Harm, message: str
+) -> None:
+    proxy.harm(harm)
+    with pytest.raises(StorageError, match=message):
+        await submit(loova, bucket, through(proxy, bucket))
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_a_bucket_is_probed_once_in_a_process(bucket: Bucket, proxy: Proxy) -> None:
+    records = records_of(bucket, through(proxy, bucket))
+    await records.check_conditional_writes()
+    probes = len(proxy.seen)
+    await records.check_conditional_writes()
+    assert len(proxy.seen) == probes == 3
