@@ -10,16 +10,22 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test test-crash bench-one lint types format clean
 
 help: ## Show what there is (this)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S3 server, no account
 	@.venv/bin/python flows/generate_video.py "$(PROMPT)" --simulate
 
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest --ignore=tests/benchmarks $(ARGS)
+
+test-crash: $(READY) ## Harm at every request boundary, and 2,000 random schedules; CRASH_SEED=n repeats one
+	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
+
+bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
+	@.venv/bin/python tests/benchmarks/one_video.py
 
 lint: $(READY) ## Check style and layout
 	@.venv/bin/ruff check .

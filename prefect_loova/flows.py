@@ -13,6 +13,7 @@ from pydantic import Field
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.models import SavedVideo, VideoRequest
+from prefect_loova.saving import MAX_BYTES
 from prefect_loova.tasks import DEFAULT_PREFIX, save_video, submit_video, wait_for_video
 
 
@@ -34,6 +35,7 @@ async def generate_video(
     poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     upload_options: dict[str, Any] | None = None,
+    max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
 ) -> SavedVideo:
     """Make one video on Loova, paid once, and save it in the bucket.
 
@@ -48,6 +50,7 @@ async def generate_video(
         poll_seconds: The longest first pause between polls, in seconds.
         max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
+        max_bytes: The largest video to accept, in bytes.
     """
     started = time.monotonic()
     submission = await submit_video(
@@ -66,4 +69,6 @@ async def generate_video(
             max_wait=max(0.0, max_wait - (time.monotonic() - started)),
             poll_seconds=poll_seconds,
         )
-    return await save_video(submission, credentials=credentials, bucket=bucket, upload_options=upload_options)
+    return await save_video(
+        submission, credentials=credentials, bucket=bucket, upload_options=upload_options, max_bytes=max_bytes
+    )

@@ -323,6 +323,8 @@ class JobRecords:
             if content["format"] > FORMAT:
                 raise RecordMismatchError(f"{uri} has format {content['format']}: upgrade prefect-loova to read it")
             record = JobRecord.model_validate(content)
+            if not record.attempts or self.record_key(record.key) != object_key:
+                raise ValueError("no attempts, or another request's record")
             etag = answer["ETag"]
         except (ValueError, KeyError, TypeError, ValidationError):
             raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
@@ -353,7 +355,10 @@ def storage_error(error: Exception, uri: str) -> StorageError:
     elif code == "NoSuchBucket":
         reason, transient = "the bucket does not exist", False
     elif status in (501, 405) or code == "NotImplemented":
-        reason, transient = "the S3 server does not support conditional writes", False
+        reason, transient = (
+            "the S3 server does not support what this needs (conditional writes, multipart uploads)",
+            False,
+        )
     elif status in (401, 403):
         reason, transient = f"S3 refuses access ({shown(code, 80)}): see docs/iam-policy.json for what is needed", False
     else:

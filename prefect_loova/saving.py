@@ -94,7 +94,7 @@ async def _save_under(lease: _HeldLease, submission: Submission, options: dict[s
     target = Target(jobs.records.bucket, lease.object_key, {k: _ascii(v) for k, v in metadata.items()}, options)
     try:
         if attempt.saving is not None:
-            await abort_uploads(jobs.records.s3, target.bucket, target.key, attempt.saving.upload_id)
+            await abort_uploads(jobs.records.s3, target.bucket, target.key, attempt.saving.upload_id, options=options)
         try:
             copied = await _copy(lease, submission, target, max_bytes)
         except VideoUrlRefusedError as error:
@@ -175,6 +175,21 @@ def _no_video(attempt: Attempt) -> LoovaError:
     )
 
 
+def _object_key(jobs: VideoJobs, record: JobRecord, attempt: Attempt) -> str:
+    """Where the video goes. A second task of the same request gets a name of its own, and each keeps the one it has."""
+
+    def taken(one: Attempt) -> str | None:
+        return (one.video.object_key if one.video else None) or (one.saving.object_key if one.saving else None)
+
+    usual = jobs.records.object_key(record.key, "video.mp4")
+    others = {taken(one) for one in record.attempts if one.number != attempt.number}
+    if known := taken(attempt):
+        return known
+    if attempt.number == record.current.number and usual not in others:
+        return usual
+    return jobs.records.object_key(record.key, f"video-attempt-{attempt.number}.mp4")
+
+
 def _ascii(text: str) -> str:
     """A metadata value that every S3 server takes."""
     return re.sub(r"[^\x20-\x7e]", "?", text)[:256]
@@ -193,12 +208,9 @@ class _HeldLease:
 
     @classmethod
     async def take(cls, jobs: VideoJobs, stored: StoredRecord, attempt: Attempt) -> _HeldLease:
-        lease = Lease(holder=secrets.token_hex(8), seconds=jobs.times.lease)
+        object_key = _object_key(jobs, stored.record, attempt)
+        lease = Lease(holder=secrets.token_hex(8), seconds=jobs.times.lease, object_key=object_key)
         record = stored.record.move("lease", attempt.number, saving=lease)
-        # A second task of the same request, bought by a late answer, gets a name of its own.
-        counts = attempt.number == stored.record.current.number
-        name = "video.mp4" if counts else f"video-attempt-{attempt.number}.mp4"
-        object_key = jobs.records.object_key(stored.record.key, name)
         return cls(jobs, await jobs.records.advance(stored, record), attempt, lease, object_key)
 
     async def renew_for(self, upload_id: str) -> None:

@@ -115,6 +115,7 @@ class Lease(_Stored):
     holder: str
     seconds: float
     upload_id: str | None = None
+    object_key: str | None = None
 
 
 class StoredVideo(_Stored):

@@ -205,7 +205,12 @@ class Upload:
     async def _send_part(self) -> None:
         if self._upload_id is None:
             await to_its_end(self._create())
-            await self._on_upload(str(self._upload_id))
+            try:
+                await self._on_upload(str(self._upload_id))
+            except BaseException:
+                # The caller's lease may be lost: what else is there of this key may be another worker's by now.
+                self._may_have_twin = False
+                raise
             if self._may_have_twin:
                 await abort_uploads(
                     self._s3, self._target.bucket, self._target.key, keep=self._upload_id, options=self._target.options

@@ -17,10 +17,12 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -57,6 +59,9 @@ _FLAGS = (
     "-s3.allowDeleteBucketNotEmpty=false",
     "-s3.iam.readOnly=false",  # lets a client try an IAM policy, as docs/iam-policy.json
 )
+
+_MAKING_A_CLIENT = threading.Lock()
+"""A session is not thread-safe, its clients are."""
 
 log = logging.getLogger(__name__)
 
@@ -223,15 +228,22 @@ def s3_client(endpoint_url: str, access_key: str, secret_key: str, config: Confi
         config: Further settings.
     """
     loopback = Config(proxies={}, s3={"addressing_style": "path"})
-    client: S3Client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint_url,
-        region_name=REGION,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        config=loopback.merge(config) if config else loopback,
-    )
+    with _MAKING_A_CLIENT:
+        client: S3Client = _session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=REGION,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            config=loopback.merge(config) if config else loopback,
+        )
     return client
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """One for all clients: a new one takes as long again as the client."""
+    return boto3.session.Session()
 
 
 def seaweedfs_binary() -> Path | None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
 from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket
+from tests.s3_servers import Bucket, S3Server
 
 ORIGIN = "https://api.loova.test"
 REQUEST = VideoRequest(prompt="a record")
@@ -59,16 +60,47 @@ def keys(bucket: Bucket) -> set[str]:
     return {found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket).get("Contents", [])}
 
 
+@cache
 def through(proxy: Proxy, bucket: Bucket, tries: int = 1) -> Any:
     """A client under the minimal policy that sees the server through the proxy."""
     server = replace(bucket.server, endpoint_url=proxy.url)
     return server.client_of(*bucket.limited_keys, retries={"total_max_attempts": tries}, read_timeout=5)
 
 
+@pytest.fixture(scope="module")
+def fresh(s3_server: S3Server) -> Iterator[Bucket]:
+    made = s3_server.make_bucket()
+    yield made
+    made.remove()
+
+
 @pytest.fixture
-def proxy(bucket: Bucket) -> Iterator[Proxy]:
-    with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as running:
+def bucket(fresh: Bucket) -> Iterator[Bucket]:
+    """One bucket for all tests, emptied after each: to make it, with its user and clients, takes half a second."""
+    yield fresh
+    for key in keys(fresh):
+        fresh.client.delete_object(Bucket=fresh, Key=key)
+
+
+@pytest.fixture
+def new_bucket(s3_server: S3Server) -> Iterator[Bucket]:
+    """One that this process never probed."""
+    made = s3_server.make_bucket()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def running_proxy(s3_server: S3Server) -> Iterator[Proxy]:
+    with Proxy(int(s3_server.endpoint_url.rpartition(":")[2])) as running:
         yield running
+
+
+@pytest.fixture
+def proxy(running_proxy: Proxy) -> Proxy:
+    running_proxy.heal()
+    running_proxy.seen.clear()
+    return running_proxy
 
 
 @pytest.fixture(params=["limited_client", "client_as_on_aws"])
@@ -127,8 +159,8 @@ async def test_a_record_that_was_deleted_is_an_error_and_is_not_made_again(bucke
     assert keys(bucket) == set()
 
 
-async def test_of_increments_by_eight_threads_and_two_processes_none_is_lost(bucket: Bucket) -> None:
-    await records_of(bucket).create(claimed())
+def test_of_increments_by_eight_threads_and_two_processes_none_is_lost(bucket: Bucket) -> None:
+    asyncio.run(records_of(bucket).create(claimed()))
     script = (
         "import asyncio, sys\n"
         "from tests.integration.test_records import increment\n"
@@ -237,7 +269,11 @@ async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket
 
 async def test_a_read_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
     await records_of(bucket).create(claimed())
-    proxy.harm(Harm(what="drop"), Harm(at=1, what="answer", status=503, body=SLOW_DOWN), Harm(at=2, what="truncate", when="mid_reply"))
+    proxy.harm(
+        Harm(what="drop"),
+        Harm(at=1, what="answer", status=503, body=SLOW_DOWN),
+        Harm(at=2, what="truncate", when="mid_reply"),
+    )
     assert (await records_of(bucket, through(proxy, bucket)).expect(KEY)).record.state == "claimed"
     assert len(proxy.seen) == 4
 
@@ -256,6 +292,7 @@ FOREIGN: dict[str, tuple[Callable[[Bucket], bytes], type[Exception], str]] = {
     "an empty object": (lambda _: b"", StorageError, "not a job record"),
     "a list": (lambda _: b"[1]", StorageError, "not a job record"),
     "another JSON": (lambda _: b'{"format": 1, "key": 5}', StorageError, "not a job record"),
+    "another request's": (lambda b: foreign(b, key="0" * 64), StorageError, "not a job record"),
     "no attempts": (lambda b: foreign(b, attempts=[]), StorageError, "not a job record"),
 }
 
@@ -268,9 +305,9 @@ async def test_a_record_that_is_not_ours_is_refused_and_stays_as_it_is(
     body = content(bucket).replace(ORIGIN.encode(), loova.origin.encode())
     bucket.client.put_object(Bucket=bucket, Key=RECORD, Body=body)
     records = records_of(bucket, origin=loova.origin)
-    for call in (records.read(KEY), records.change(KEY, counted)):
+    for call in (lambda: records.read(KEY), lambda: records.change(KEY, counted)):
         with pytest.raises(error, match=message) as refused:
-            await call
+            await call()
         assert RECORD in str(refused.value)
     with pytest.raises(StorageError, match=message):
         await submit(loova, bucket, bucket.limited_client)
@@ -394,23 +431,23 @@ UNUSABLE: dict[str, tuple[Callable[[Bucket], tuple[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 async def test_a_bucket_that_cannot_be_used_is_found_out_before_the_submit(
-    bucket: Bucket, loova: LoovaSimulator, case: str
+    new_bucket: Bucket, loova: LoovaSimulator, case: str
 ) -> None:
     make, message = UNUSABLE[case]
-    name, s3 = make(bucket)
+    name, s3 = make(new_bucket)
     with pytest.raises(StorageError, match=message) as refused:
         await submit(loova, name, s3)
     assert name in str(refused.value)
     assert (refused.value.credits_spent, refused.value.transient) == ("no", False)
     assert loova.ledger["totals"]["posted"] == 0
-    assert keys(bucket) <= {"loova/_probe"}
+    assert keys(new_bucket) <= {"loova/_probe"}
 
 
 async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
-    bucket: Bucket, loova: LoovaSimulator
+    new_bucket: Bucket, loova: LoovaSimulator
 ) -> None:
     with pytest.raises(StorageError, match="S3 refuses access"):
-        await submit(loova, bucket, bucket.limited_client, prefix="elsewhere")
+        await submit(loova, new_bucket, new_bucket.limited_client, prefix="elsewhere")
     assert loova.ledger["totals"]["posted"] == 0
 
 
@@ -427,16 +464,16 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
     ids=["no S3", "503 for ever", "501", "no index", "no claim", "no submitting"],
 )
 async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
-    bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: Harm, message: str
+    new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: Harm, message: str
 ) -> None:
     proxy.harm(harm)
     with pytest.raises(StorageError, match=message):
-        await submit(loova, bucket, through(proxy, bucket))
+        await submit(loova, new_bucket, through(proxy, new_bucket))
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_a_bucket_is_probed_once_in_a_process(bucket: Bucket, proxy: Proxy) -> None:
-    records = records_of(bucket, through(proxy, bucket))
+async def test_a_bucket_is_probed_once_in_a_process(new_bucket: Bucket, proxy: Proxy) -> None:
+    records = records_of(new_bucket, through(proxy, new_bucket))
     await records.check_conditional_writes()
     probes = len(proxy.seen)
     await records.check_conditional_writes()

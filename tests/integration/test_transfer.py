@@ -6,6 +6,8 @@ import asyncio
 import base64
 import hashlib
 import random
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -552,6 +554,48 @@ async def test_a_cancelled_copy_leaves_nothing(store: Store, sent: int) -> None:
         with pytest.raises(asyncio.CancelledError):
             await copy
     assert store.is_clean()
+
+
+async def test_a_second_cancellation_does_not_skip_the_abort(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, sending = store.s3.upload_part, threading.Event()
+
+    def slow(**arguments: Any) -> Any:
+        sending.set()
+        time.sleep(0.3)
+        return real(**arguments)
+
+    monkeypatch.setattr(store.s3, "upload_part", slow)
+    async with VideoHost(Reply(long_video(LONG))) as host:
+        copy = asyncio.create_task(store.copy(host.url()))
+        await asyncio.to_thread(sending.wait, 10)
+        for _ in range(3):
+            copy.cancel()
+            await asyncio.sleep(0.03)
+        with pytest.raises(asyncio.CancelledError):
+            await copy
+    assert store.is_clean()
+
+
+async def test_an_upload_that_begins_while_the_copy_is_cancelled_is_aborted_without_a_list(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, store.s3 = store.s3, bucket.limited_client
+    real, beginning = store.s3.create_multipart_upload, threading.Event()
+
+    def slow(**arguments: Any) -> Any:
+        beginning.set()
+        time.sleep(0.3)
+        return real(**arguments)
+
+    monkeypatch.setattr(store.s3, "create_multipart_upload", slow)
+    async with VideoHost(Reply(long_video(LONG))) as host:
+        copy = asyncio.create_task(store.copy(host.url()))
+        await asyncio.to_thread(beginning.wait, 10)
+        copy.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copy
+    store.s3 = admin
+    assert store.uploads == [] and store.is_clean()
 
 
 async def test_copies_cancelled_at_any_moment_are_whole_or_leave_nothing(store: Store) -> None:
