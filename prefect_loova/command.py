@@ -188,6 +188,9 @@ def to_disk(uri: str, bucket: S3Bucket, path: Path) -> Path:
 def fail(error: Exception, as_json: bool) -> int:
     """Say how the command failed; returns its exit code."""
     state, code = next(((state, code) for kind, state, code in _OUTCOMES if isinstance(error, kind)), ("error", 1))
+    if isinstance(error, RejectedError) and error.task_id is not None:
+        # Not the submit was refused but a later look: the job is bought.
+        state, code = "error", 1
     message = str(error) if isinstance(error, LoovaError) else f"{type(error).__name__}: {shown(error)}"
     if as_json:
         known = {name: getattr(error, name, None) for name in ("task_id", "trace_id")}

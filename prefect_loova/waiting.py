@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from prefect_loova.errors import (
+    LoovaError,
     MissingVideoUrlError,
     TaskNotFoundError,
     UnexpectedResponseError,
@@ -79,7 +80,11 @@ async def wait_for_video(
 
 async def look(jobs: VideoJobs, task_id: str) -> VideoTask:
     """Look at a Loova task once; a success without a URL is an error, for there is no video in it."""
-    task = await jobs.loova.get_task(task_id)
+    try:
+        task = await jobs.loova.get_task(task_id)
+    except LoovaError as error:
+        error.credits_spent = "yes"
+        raise
     if task.state == "succeeded" and task.video_url is None:
         raise MissingVideoUrlError(
             "Loova says that the task succeeded, but shows no video_url; the job stays open",
