@@ -20,7 +20,7 @@ from tests.proxy import Harm
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
 SEED = int(os.environ.get("CRASH_SEED", "20261123"))
 RANDOM = int(os.environ.get("CRASH_SCHEDULES", "2000" if EVERYTHING else "24"))
-AT_ONCE = 4
+AT_ONCE = 8
 PARTS = 12 * 1024 * 1024
 """The size of a video that goes to S3 in two parts."""
 

@@ -79,7 +79,7 @@ class Clock:
 async def until(is_so: Callable[[], Any]) -> None:
     """Look again until it is so."""
     async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110  (of another process or thread, which sets no event)
+        while not is_so():
             await asyncio.sleep(0.01)
 
 
