@@ -360,7 +360,7 @@ def storage_error(error: Exception, uri: str) -> StorageError:
             False,
         )
     elif status in (401, 403):
-        reason, transient = f"S3 refuses access ({shown(code, 80)}): see docs/iam-policy.json for what is needed", False
+        reason, transient = f"S3 refuses access ({shown(code, 80)}): see docs/bucket.md for what is needed", False
     else:
         transient = status >= 500 or status in (408, 409, 429) or code in ("SlowDown", "RequestTimeout", "Throttling")
         reason = f"S3 answered {status} {shown(code, 80)}"

@@ -422,7 +422,7 @@ UNUSABLE: dict[str, tuple[Callable[[Bucket], tuple[str, Any]], str]] = {
     "a bucket that does not exist": (lambda b: ("loova-there-is-none", b.client), "the bucket does not exist"),
     "an unknown access key": (lambda b: (b, b.server.client_of("AKIANOBODY0000000000", "s")), "S3 refuses access"),
     "a wrong secret key": (lambda b: (b, b.server.client_of(b.limited_access_key, "wrong")), "S3 refuses access"),
-    "a bucket that may not be written": (lambda b: (b, read_only(b)), "S3 refuses access.*iam-policy"),
+    "a bucket that may not be written": (lambda b: (b, read_only(b)), "S3 refuses access.*docs/bucket"),
     "no If-None-Match": (lambda b: (b, without_conditions(b, "If-None-Match")), "ignores IfNoneMatch"),
     "no If-Match": (lambda b: (b, without_conditions(b, "If-Match")), "ignores IfMatch"),
     "no conditions at all": (lambda b: (b, without_conditions(b, "If-Match", "If-None-Match")), "conditional writes"),
