@@ -119,15 +119,21 @@ def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3
     return path.removeprefix(folder).strip("/")
 
 
+_RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": retry_what_may_be_retried,
+}
+_REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result": True, "result_serializer": "json"}
+
+
 @task(
     name="submit-video",
     description="Buy one video on Loova, or find that it is bought already.",
     tags={"loova"},
     task_run_name=_run_name,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_what_may_be_retried,
+    **_RETRIES,
     cache_policy=NO_CACHE,
 )
 async def submit_video(
@@ -181,13 +187,8 @@ async def submit_video(
     description="Poll Loova, ever less often, until the video is made.",
     tags={"loova"},
     task_run_name=_run_name,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_what_may_be_retried,
-    cache_key_fn=_within_this_run,
-    persist_result=True,
-    result_serializer="json",
+    **_RETRIES,
+    **_REPLAYED,
 )
 async def wait_for_video(
     submission: Submission,
@@ -225,13 +226,8 @@ async def wait_for_video(
     description="Stream the video of a finished Loova task into the bucket, checked on the way.",
     tags={"loova"},
     task_run_name=_run_name,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_what_may_be_retried,
-    cache_key_fn=_within_this_run,
-    persist_result=True,
-    result_serializer="json",
+    **_RETRIES,
+    **_REPLAYED,
 )
 async def save_video(
     submission: Submission,
@@ -269,10 +265,7 @@ async def save_video(
     name="get-credits",
     description="Ask Loova for the API credits of the account.",
     tags={"loova"},
-    retries=3,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_what_may_be_retried,
+    **_RETRIES,
     cache_policy=NO_CACHE,
 )
 async def get_credits(credentials: LoovaCredentials) -> CreditBalance:
