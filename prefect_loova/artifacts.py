@@ -18,6 +18,11 @@ def escaped(text: object, limit: int = 2000) -> str:
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", shown(text, limit))
 
 
+def _cell(value: str) -> str:
+    """A value that can be copied where it is harmless, such as a URI or a checksum."""
+    return f"`{value}`" if re.fullmatch(r"[\w./:-]+", value, re.ASCII) else escaped(value)
+
+
 def artifact_key(kind: str, key: str) -> str:
     """A stable artifact key, so that the Artifacts page has a history of a request."""
     return f"loova-{kind}-{key[:16]}"
@@ -54,5 +59,5 @@ def _report(submission: Submission, saved: SavedVideo) -> str:
         "Request key": saved.key,
         "Job record": saved.record,
     }
-    lines = [f"| {name} | {escaped(value)} |" for name, value in rows.items()]
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])

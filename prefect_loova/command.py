@@ -6,12 +6,14 @@ import argparse
 import json
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from prefect.exceptions import TerminationSignal
 from prefect.settings import (
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -54,6 +56,10 @@ _OUTCOMES: list[tuple[type[LoovaError], str, int]] = [
     (AbandonedError, "abandoned", 4),
     (WaitTimeoutError, "submitted", 5),
 ]
+
+
+class InterruptedRunError(LoovaError):
+    """Ctrl-C or SIGTERM ended the command."""
 
 
 class Place(NamedTuple):
@@ -214,12 +220,14 @@ def run(work: Callable[[argparse.Namespace], None], parser: Parser, argv: list[s
         argv: The arguments, without the program's name.
     """
     as_json = "--json" in argv
+    # Prefect hands a SIGTERM on to whoever handled it before, after it has noted that the run ended by it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args = parser.parse_args(argv)
         with temporary_settings(set_defaults=_SERVER), _terminal():
             work(args)
-    except KeyboardInterrupt:
-        return fail(RuntimeError("interrupted; run the same command again to go on"), as_json)
+    except (KeyboardInterrupt, TerminationSignal):
+        return fail(InterruptedRunError("nothing is lost: run the same command again to go on"), as_json)
     except Exception as error:
         return fail(error, as_json)
     return 0

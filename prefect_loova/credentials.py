@@ -28,11 +28,10 @@ class LoovaCredentials(CredentialsBlock):
     Example:
         Load stored credentials and ask for the balance:
         ```python
-        from prefect_loova import LoovaCredentials
+        from prefect_loova import LoovaCredentials, get_credits
 
         credentials = LoovaCredentials.load("BLOCK_NAME")
-        async with credentials.get_client() as loova:
-            print(await loova.get_credits())
+        print(get_credits.submit(credentials).result())
         ```
     """
 

@@ -138,9 +138,10 @@ class InsufficientCreditsError(RejectedError):
 
 
 class TooManyRunningTasksError(RejectedError):
-    """Loova runs as many tasks of this account as it allows (6, says pricing-and-limits)."""
+    """Loova runs as many tasks of this account as it allows (6, says pricing-and-limits).
 
-    may_retry = True
+    Waiting helps, and `submit_video` does wait; when it raises this, its `max_wait` is over.
+    """
 
 
 class InDoubtError(LoovaError):

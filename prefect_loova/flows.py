@@ -1,8 +1,8 @@
 """The flows that users import: compositions of the tasks."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Prefect hands a served flow to its process by value, and annotations
+# that are strings lose the names that they stand for.
 
-import time
 from typing import Annotated, Any
 
 from prefect import flow
@@ -13,6 +13,7 @@ from pydantic import Field
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.models import SavedVideo, VideoRequest
+from prefect_loova.polling import Deadline
 from prefect_loova.saving import MAX_BYTES
 from prefect_loova.tasks import DEFAULT_PREFIX, save_video, submit_video, wait_for_video
 
@@ -52,7 +53,7 @@ async def generate_video(
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
     """
-    started = time.monotonic()
+    deadline = Deadline(max_wait)
     submission = await submit_video(
         request,
         credentials=credentials,
@@ -66,9 +67,14 @@ async def generate_video(
             submission,
             credentials=credentials,
             bucket=bucket,
-            max_wait=max(0.0, max_wait - (time.monotonic() - started)),
+            max_wait=deadline.left,
             poll_seconds=poll_seconds,
         )
     return await save_video(
-        submission, credentials=credentials, bucket=bucket, upload_options=upload_options, max_bytes=max_bytes
+        submission,
+        credentials=credentials,
+        bucket=bucket,
+        upload_options=upload_options,
+        max_bytes=max_bytes,
+        max_wait=deadline.left,
     )

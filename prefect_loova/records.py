@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _WRITE_TRIES = 6
+_PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
 _LOST = (HTTPClientError, ConnectionError, FlexibleChecksumError, IncompleteReadError, ResponseParserError)
 S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 """Everything that boto3 raises for a call that did not work."""
@@ -145,7 +146,7 @@ class JobRecords:
         _seen_conditional.add(known)
 
     async def _refused_write(self, key: str, body: bytes, condition: dict[str, str], may_succeed: bool = False) -> bool:
-        for attempt in range(_WRITE_TRIES):
+        for attempt in range(_PROBE_TRIES):
             try:
                 await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
             except S3_ERRORS as error:
@@ -154,7 +155,7 @@ class JobRecords:
                     return True
                 if not failure.transient:
                     raise failure from None
-                if attempt + 1 == _WRITE_TRIES:
+                if attempt + 1 == _PROBE_TRIES:
                     raise failure from None
                 await self._sleep(backoff(attempt))
             else:

@@ -58,6 +58,7 @@ async def save_video(
         StorageError: The bucket or the record cannot be used.
     """
     deadline = Deadline(max_wait, jobs.clock)
+    told = False
     while True:
         stored = await jobs.records.expect(submission.key)
         attempt = stored.record.attempt(submission.attempt)
@@ -80,6 +81,14 @@ async def save_video(
                     raise WaitTimeoutError(
                         "another worker is still saving this video", task_id=attempt.task_id, credits_spent="yes"
                     )
+                if not told:
+                    left = attempt.saving.seconds - stored.age
+                    log.info(
+                        "Loova task %s: another worker is saving it, or died; its lease ends in %.0f s at most",
+                        attempt.task_id,
+                        left,
+                    )
+                    told = True
                 await jobs.sleep(min(jobs.times.look_again, deadline.left))
                 continue
             lease = await _HeldLease.take(jobs, stored, attempt)

@@ -27,6 +27,7 @@ from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.polling import Deadline, backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
+from prefect_loova.sigterm import sigterm_held_back
 from prefect_loova.states import PURCHASED, JobRecord, with_purchase
 
 _PURCHASE_TRIES = 8
@@ -69,11 +70,14 @@ async def submit_video(
                 record = await _to_the_end(partial(_buy, jobs, request, claim))
                 return jobs.submission(record, request, reused=False)
             pause = jobs.times.look_again
-            late: LoovaError = WaitTimeoutError("another worker is still submitting the same request")
+            late: LoovaError = WaitTimeoutError(
+                "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, "
+                f"within {jobs.loova.submit_timeout + jobs.times.doubt_after:.0f} s: run this again"
+            )
         except RecordMovedError:
             continue
         except TooManyRunningTasksError as refusal:
-            late, pause = refusal, backoff(refusals, first=5.0, most=60.0)
+            late, pause = refusal, min(backoff(refusals, first=5.0, most=60.0), deadline.left)
             refusals += 1
             log.info("Loova has no free place; asking again in %.0f s, for %.0f s at most", pause, deadline.left)
         except (RejectedError, NotSentError):
@@ -130,6 +134,8 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
     except InDoubtError as error:
         record = await _note(jobs, stored, number, "doubt", error)
         raise _in_doubt(jobs, record, error) from None
+    # Told before it is written: if S3 is slow or down, the log has it.
+    log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
     return await _note_purchase(jobs, stored, number, task.task_id, facts)
 
@@ -153,8 +159,9 @@ async def _note(jobs: VideoJobs, stored: StoredRecord, number: int, move: str, e
 
     def change(record: JobRecord) -> JobRecord:
         refusals = record.attempt(number).refusals + (move == "refused")
+        reason = ": ".join(filter(None, (error.message, error.loova_message)))
         try:
-            return record.move(move, number, reason=str(error), refusals=refusals, trace_id=error.trace_id)  # type: ignore[arg-type]
+            return record.move(move, number, reason=reason, refusals=refusals, trace_id=error.trace_id)  # type: ignore[arg-type]
         except MoveRefusedError:
             return record
 
@@ -199,6 +206,11 @@ async def _advance_or_change(
 async def _to_the_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run what must not be cut in the middle; a cancellation waits for its end, then goes on."""
     stop = asyncio.Event()
+    with sigterm_held_back(stop.set):
+        return await _shielded(work, stop)
+
+
+async def _shielded(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]], stop: asyncio.Event) -> T:
     running = asyncio.create_task(work(stop))
     try:
         return await asyncio.shield(running)

@@ -43,11 +43,12 @@ class _ToTheRun(logging.Handler):
         try:
             get_run_logger().log(record.levelno, record.getMessage())
         except MissingContextError:
-            return
+            logging.getLogger().handle(record)
 
 
 _core_log = logging.getLogger("prefect_loova")
-_core_log.addHandler(_ToTheRun(logging.INFO))
+_core_log.addHandler(_ToTheRun())
+_core_log.propagate = False
 if _core_log.level == logging.NOTSET:
     _core_log.setLevel(logging.INFO)
 
@@ -236,6 +237,7 @@ async def save_video(
     bucket: S3Bucket,
     upload_options: dict[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
+    max_wait: float = 3600.0,
 ) -> SavedVideo:
     """Stream the video of a finished Loova task into the bucket, checked on the way.
 
@@ -247,6 +249,7 @@ async def save_video(
         bucket: The block of the bucket with the job record.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
+        max_wait: Seconds to wait for another worker that saves the same video.
 
     Raises:
         TransferError: The video could not be saved. The task id is kept, and saving may be tried again.
@@ -255,8 +258,11 @@ async def save_video(
     """
     logger = get_run_logger()
     async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
-        saved = await saving.save_video(jobs, submission, upload_options=upload_options, max_bytes=max_bytes)
-    logger.info("Loova task %s: %d bytes in %s", saved.task_id, saved.size_bytes, saved.video)
+        saved = await saving.save_video(
+            jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
+        )
+    found = "was there already" if submission.state == "saved" else "is saved"
+    logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, found, saved.size_bytes)
     await publish_video(submission, saved)
     return saved
 

@@ -210,5 +210,25 @@ def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(prefect_server, tmp
         assert loova.ledger["totals"]["billed"] == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to handle")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(served, bucket, loova, sent):
+    loova.fail("slow_reply", delay_seconds=2)
+    arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")
+    run = subprocess.Popen(
+        [*COMMAND, *arguments], env=served, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not loova.ledger["totals"]["posted"]:
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(sent)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 1, err
+    assert json.loads(out)["error"]["type"] == "InterruptedRunError"
+    again = command(*arguments, env=served)
+    assert (again.returncode, the_json(again)["reused"]) == (0, True), again.stderr
+    assert loova.ledger["totals"]["posted"] == 1
+
+
 def test_the_block_of_the_command_is_the_block_of_the_package():
     assert LoovaCredentials.get_block_type_slug() == "loova-credentials"
