@@ -192,11 +192,13 @@ def _broken(outcome: Outcome, result: dict[str, Any], loova: LoovaSimulator, job
         yield f"the record says {attempt['state']}, the run {outcome.state}"
     if outcome.state == "in_doubt" and "submitting" not in attempt["times"]:
         yield "it is in doubt without ever having been submitted"
+    answered = any(seen.method == "POST" and seen.status == 200 and not seen.harm for seen in outcome.seen["api"])
     for task in ledger["tasks"]:
         if outcome.state == "saved" and attempt.get("task_id") != task["task_id"]:
             yield f"task {task['task_id']} is billed, and the record has {attempt.get('task_id')}"
-        if task["task_id"] in outcome.story and task["task_id"] != attempt.get("task_id"):
-            yield f"the client received task {task['task_id']} and its record does not have it"
+        if answered and task["task_id"] != attempt.get("task_id") and task["task_id"] not in outcome.story:
+            # A kill between the answer and its write leaves it to the log, which has it before.
+            yield f"the client received task {task['task_id']}, and neither its record nor its log has it"
     yield from _broken_objects(outcome, loova, job, client, attempt)
     for secret in (API_KEY, job.s3.secret_key, "signature="):
         if secret in outcome.story or secret in json.dumps(record):

@@ -318,7 +318,7 @@ async def test_another_take_is_another_video(shop: Shop) -> None:
 
 async def test_a_claim_left_behind_is_taken_over_when_it_is_old(shop: Shop) -> None:
     await shop.leave()
-    with pytest.raises(WaitTimeoutError, match="another worker is still submitting"):
+    with pytest.raises(WaitTimeoutError, match="another worker is submitting"):
         await shop.submit(max_wait=0.3, times=PATIENT)
     assert shop.totals["posted"] == 0
     started = asyncio.get_running_loop().time()
@@ -825,6 +825,24 @@ async def test_an_expired_url_is_asked_for_once_more(shop: Shop, fault: str) -> 
     shop.loova.fail(fault)
     await shop.save(submission)
     assert shop.totals["polls"] == polls + 2
+
+
+async def test_a_job_that_is_taken_out_of_the_index_just_before_its_claim_is_in_it_again(
+    shop: Shop,
+) -> None:
+    """The interleaving of docs/decisions/0002: the other one looked before the claim, so it does not restore it."""
+    await shop.leave("begin", "refused")
+    s3 = shop.bucket.make_limited_client()
+    taken_out = []
+
+    def take_out(model: Any, params: dict[str, Any], **_: Any) -> None:
+        if params["url_path"].endswith("record.json") and not taken_out:
+            taken_out.append(shop.bucket.client.delete_object(Bucket=shop.bucket, Key=OPEN))
+
+    s3.meta.events.register("before-call.s3.PutObject", take_out)
+    submission = await shop.submit(s3=s3)
+    assert taken_out
+    assert (submission.state, OPEN in shop.keys) == ("submitted", True)
 
 
 async def test_a_url_that_expires_at_once_is_refused_after_two_looks(bucket: Bucket) -> None:
