@@ -21,7 +21,6 @@ from prefect_loova.errors import (
     StorageError,
     TaskFailedError,
     TaskNotFoundError,
-    TooManyRunningTasksError,
     TransferError,
     UnexpectedResponseError,
     may_retry,
@@ -98,7 +97,6 @@ def test_a_transient_storage_error_stays_transient_in_a_pickle() -> None:
 
 RETRIED = {
     "NotSentError",
-    "TooManyRunningTasksError",
     "UnexpectedResponseError",
     "TransferError",
     "VideoUrlRefusedError",
@@ -114,7 +112,7 @@ def test_only_what_cannot_pay_twice_may_be_tried_again(kind: type[LoovaError]) -
 def test_what_may_have_been_paid_is_never_tried_again() -> None:
     for kind in (InDoubtError, RejectedError, TaskFailedError, TaskNotFoundError):
         assert not may_retry(kind("x"))
-    for kind in (NotSentError, TooManyRunningTasksError, UnexpectedResponseError, TransferError):
+    for kind in (NotSentError, UnexpectedResponseError, TransferError):
         assert may_retry(kind("x"))
     assert may_retry(StorageError("x", transient=True))
     assert not may_retry(StorageError("x"))
