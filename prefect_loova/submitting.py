@@ -72,7 +72,8 @@ async def submit_video(
             pause = jobs.times.look_again
             late: LoovaError = WaitTimeoutError(
                 "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, "
-                f"within {jobs.loova.submit_timeout + jobs.times.doubt_after:.0f} s: run this again"
+                f"within {jobs.loova.submit_timeout + jobs.times.doubt_after:.0f} s: run this again",
+                credits_spent="maybe",
             )
         except RecordMovedError:
             continue
