@@ -168,19 +168,25 @@ class LoovaClient:
             error.task_id = error.task_id or task_id
             raise
 
-    async def get_credits(self) -> CreditBalance:
+    async def get_credits(self, *, tries: int | None = None) -> CreditBalance:
         """The API credits of the account (check-api-credits).
+
+        Args:
+            tries: How often to ask in all; the client's `read_tries`, if not given.
 
         Raises:
             AuthenticationError: Loova does not accept the API key.
             UnexpectedResponseError: No usable answer, after all tries.
         """
-        return await self._read("/v1/credits", read_credits, {})
+        return await self._read("/v1/credits", read_credits, {}, tries)
 
-    async def _read(self, path: str, parse: Callable[[Answer], T], params: dict[str, str]) -> T:
+    async def _read(
+        self, path: str, parse: Callable[[Answer], T], params: dict[str, str], tries: int | None = None
+    ) -> T:
+        tries = tries or self._read_tries
         if self._reads is None:
             raise RuntimeError("use the client as `async with LoovaClient(...) as loova:`")
-        for attempt in range(self._read_tries):
+        for attempt in range(tries):
             pause = None
             try:
                 async with asyncio.timeout(2 * self._timeout):
@@ -191,7 +197,7 @@ class LoovaClient:
                 failure: LoovaError = answer.error(UnexpectedResponseError, "Loova did not answer as documented")
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
                 failure = UnexpectedResponseError(f"no answer from {self.origin}: {self._safe(error)}")
-            if attempt + 1 < self._read_tries:
+            if attempt + 1 < tries:
                 pause = backoff(attempt) if pause is None else pause
                 log.debug("GET %s failed (%s), again in %.1f s", path, failure, pause)
                 await self._sleep(pause)

@@ -30,6 +30,7 @@ may have been spent. None of them holds an API key, an AWS key or a signed URL.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
@@ -148,7 +149,29 @@ class InDoubtError(LoovaError):
     """A submit was sent and its answer is lost: it may have been billed, and nobody guesses.
 
     Asking again never submits again: a person looks in the Loova dashboard and decides.
+
+    Attributes:
+        key: The request's key, where the job has a record.
+        attempt: Which attempt to buy it is in doubt, counted from 1.
+        next_steps: What the person does next, commands included.
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        attempt: int | None = None,
+        next_steps: Sequence[str] = (),
+        **known: Any,
+    ) -> None:
+        super().__init__(message, **known)
+        self.key = key
+        self.attempt = attempt
+        self.next_steps = tuple(next_steps)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.next_steps])
 
 
 class AbandonedError(LoovaError):

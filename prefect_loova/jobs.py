@@ -1,4 +1,4 @@
-"""The tools that every step of a job works with, and what a person decides about one.
+"""The tools that every step of a job works with.
 
 A job goes through `submitting`, `waiting` and `saving`, in that order; each is one function over `VideoJobs`.
 """
@@ -6,20 +6,27 @@ A job goes through `submitting`, `waiting` and `saving`, in that order; each is 
 from __future__ import annotations
 
 import asyncio
+import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.errors import TaskFailedError
+from prefect_loova.errors import LoovaError, TaskFailedError
 from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.polling import Clock
 from prefect_loova.records import JobRecords
-from prefect_loova.states import Decision, JobRecord, MoveName
+from prefect_loova.states import JobRecord
 
 MAX_WAIT = 4 * 3600.0
 """How long to wait for a video by default, in seconds; a generation takes up to 3 hours under load."""
+
+BALANCE_SECONDS = 5.0
+"""How long a look at the credits may hold up a submit, in seconds."""
+
+log = logging.getLogger(__name__)
 
 
 class JobTimes(BaseModel):
@@ -42,6 +49,7 @@ class VideoJobs:
         records: Where the job records are.
         times: When to go on with what others left.
         by: Who asks, for the people who read the record (host, flow run, deployment).
+        place: The arguments by which a command names this account and bucket.
         sleep: How to wait, in seconds.
         clock: Monotonic seconds.
         wall: Seconds by the wall clock; the later of the two decides whether a written record is still fresh, as one
@@ -55,6 +63,7 @@ class VideoJobs:
         *,
         times: JobTimes | None = None,
         by: Mapping[str, str] | None = None,
+        place: str | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
@@ -63,35 +72,19 @@ class VideoJobs:
         self.records = records
         self.times = times or JobTimes()
         self.by = dict(by or {})
+        self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
         self.sleep = sleep
         self.clock = clock
         self.wall = wall
 
-    async def decide(self, key: str, decision: Decision, task_id: str | None = None) -> JobRecord:
-        """Carry out what a person decided about a job in doubt.
-
-        Args:
-            key: The request's key.
-            decision: What, who, when and why; it stays in the record.
-            task_id: The Loova task to adopt.
-
-        Raises:
-            MoveRefusedError: The job is not in doubt.
-        """
-        if (decision.what == "adopt") != bool(task_id):
-            raise ValueError("a task id goes with `adopt`, and only with it")
-
-        def change(record: JobRecord) -> JobRecord:
-            number = (record.undecided or record.current).number
-            if decision.what == "adopt":
-                return record.move("adopt", number, task_id=task_id, decision=decision)
-            name: MoveName = "submit_again" if decision.what == "submit-again" else "give_up"
-            return record.move(name, number, decision=decision)
-
-        stored = await self.records.change(key, change)
-        if decision.what == "give-up":
-            await self.records.note_ended(key)
-        return stored.record
+    async def balance(self) -> float | None:
+        """The account's credits as evidence for a person, or None where they cannot be had soon. Never an error."""
+        try:
+            async with asyncio.timeout(BALANCE_SECONDS):
+                return (await self.loova.get_credits(tries=1)).available
+        except (LoovaError, TimeoutError) as error:
+            log.debug("the balance is not known: %s", error)
+            return None
 
     def submission(self, record: JobRecord, request: VideoRequest, *, reused: bool) -> Submission:
         """The handle on the attempt that counts."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -238,6 +239,57 @@ class Submission(_Value):
     credits_cost: float | None = Field(description="The price that Loova named at the submit, in credits.")
     trace_id: str | None = Field(None, description="Loova's trace of the submit.")
     reused: bool = Field(description="Whether an earlier run had bought it already.")
+
+
+class JobInDoubt(_Value):
+    """A submit whose answer is lost: what is known of it, for the person who decides."""
+
+    key: str = Field(description="The request's key.")
+    attempt: int = Field(description="Which attempt to buy this video, counted from 1.")
+    record: str = Field(description="The job record, as an s3:// URI.")
+    place: str = Field(description="The arguments by which a command names the account and the bucket.")
+    prompt: str = Field(description="The request's prompt.")
+    model: str = Field(description="The request's model.")
+    submitted_at: datetime = Field(description="When the submit was sent.")
+    reason: str | None = Field(None, description="What happened to its answer.")
+    trace_id: str | None = Field(None, description="Loova's trace of the answer, if there was one.")
+    credits_estimate: float = Field(description="The price by the table, in credits.")
+    credits_before: float | None = Field(None, description="The account's credits just before the submit.")
+    credits_after: float | None = Field(None, description="The account's credits when the answer was found lost.")
+    credits_now: float | None = Field(None, description="The account's credits now.")
+
+    @property
+    def when(self) -> str:
+        """When it was sent, for a person."""
+        return f"{self.submitted_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+    @property
+    def evidence(self) -> str:
+        """What the account's credits tell: never enough to decide by itself."""
+        after = self.credits_now if self.credits_after is None else self.credits_after
+        if self.credits_before is None or after is None:
+            return "The account's credits before and after it are not both known."
+        less = self.credits_before - after
+        if less <= 0:
+            verdict = "nothing was charged meanwhile"
+        else:
+            fits = "which fits" if math.isclose(less, self.credits_estimate) else "which does not fit"
+            verdict = f"{less:,.10g} less, {fits} its price of {self.credits_estimate:,.10g}"
+        told = f"The account had {self.credits_before:,.10g} credits before it and {after:,.10g} after it: {verdict}"
+        now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
+        return f"{told}{now} (evidence, no proof: other jobs spend too, and Loova may charge late)."
+
+    @property
+    def next_steps(self) -> tuple[str, ...]:
+        """What the person does next, a line each, commands included."""
+        command = f"python -m prefect_loova.resolve {self.key}"
+        return (
+            "Nothing is submitted again by itself. Look in the Loova dashboard for a task made at about "
+            f"{self.when}, {self.model}, {shown(repr(self.prompt), 80)}; then run one of these:",
+            f"  it is there:        {command} adopt TASK_ID {self.place}",
+            f"  it is not there:    {command} submit-again {self.place}  # pays again, if it was billed after all",
+            f"  no video is wanted: {command} give-up {self.place}",
+        )
 
 
 class VideoTask(_Value):

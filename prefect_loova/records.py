@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_KEY = re.compile(r"[0-9a-f]{64}")
 _WRITE_TRIES = 6
 _PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
 _LOST = (HTTPClientError, ConnectionError, FlexibleChecksumError, IncompleteReadError, ResponseParserError)
@@ -299,6 +300,23 @@ class JobRecords:
         stored = await self.read(key)
         if stored is not None and stored.record.is_open:
             await self.note_open(stored.record)
+
+    async def open_keys(self) -> list[str]:
+        """The keys in the index of open jobs.
+
+        Raises:
+            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        """
+        index = f"{self.object_key('_open')}/"
+
+        def listed() -> list[str]:
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=index)
+            return [found["Key"].removeprefix(index) for page in pages for found in page.get("Contents", [])]
+
+        try:
+            return [key for key in await asyncio.to_thread(listed) if _KEY.fullmatch(key)]
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(index)) from None
 
     async def object_size(self, object_key: str) -> int | None:
         """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""

@@ -139,6 +139,10 @@ class Attempt(_Stored):
     trace_id: str | None = None
     credits_estimate: float
     credits_cost: float | None = None
+    credits_before: float | None = None
+    """The account's balance just before the POST: evidence for a person, nothing else."""
+    credits_after: float | None = None
+    """The balance when the answer was found to be lost."""
     post_timeout_seconds: float | None = None
     refusals: int = 0
     reason: str | None = None

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from prefect_loova.doubt import doubt_what_is_overdue, in_doubt
 from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
@@ -28,7 +28,7 @@ from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.polling import Deadline, backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
 from prefect_loova.sigterm import sigterm_held_back
-from prefect_loova.states import PURCHASED, JobRecord, with_purchase
+from prefect_loova.states import PURCHASED, JobRecord, MoveName, with_purchase
 
 _PURCHASE_TRIES = 8
 
@@ -101,15 +101,14 @@ async def _claim(
         return await jobs.records.create(record)
     record, attempt = stored.record, stored.record.current
     if attempt.state == "in_doubt":
-        raise _in_doubt(jobs, record)
+        raise await in_doubt(jobs, record)
     if attempt.state == "abandoned":
         raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
     if attempt.state == "submitting":
-        if stored.age < (attempt.post_timeout_seconds or 0) + jobs.times.doubt_after:
+        stored = await doubt_what_is_overdue(jobs, stored)
+        if stored.record.state != "in_doubt":
             return None
-        reason = "the worker that submitted it is gone, and its answer with it"
-        stored = await jobs.records.advance(stored, record.move("doubt", reason=reason))
-        raise _in_doubt(jobs, stored.record)
+        raise await in_doubt(jobs, stored.record)
     if attempt.state == "failed" and record.paid_attempts >= max_paid_attempts:
         raise jobs.failed(record, attempt.number)
     if attempt.state == "claimed" and stored.age < jobs.times.take_over_after:
@@ -124,7 +123,7 @@ async def _claim(
 async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
     """The one paid POST, between the two writes that guard it."""
     number = stored.record.current.number
-    stored = await _begin(jobs, stored, number)
+    stored = await _begin(jobs, stored, number, await jobs.balance())
     try:
         if stop.is_set():
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
@@ -133,20 +132,20 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
         await _note(jobs, stored, number, "refused", error)
         raise
     except InDoubtError as error:
-        record = await _note(jobs, stored, number, "doubt", error)
-        raise _in_doubt(jobs, record, error) from None
+        record = await _note(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
+        raise await in_doubt(jobs, record, error) from None
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
     return await _note_purchase(jobs, stored, number, task.task_id, facts)
 
 
-async def _begin(jobs: VideoJobs, stored: StoredRecord, number: int) -> StoredRecord:
+async def _begin(jobs: VideoJobs, stored: StoredRecord, number: int, balance: float | None) -> StoredRecord:
+    timeout = jobs.loova.submit_timeout
+    facts: dict[str, Any] = {"post_timeout_seconds": timeout, "credits_before": balance, "by": jobs.by}
     for attempt in range(_PURCHASE_TRIES):
         before = jobs.clock(), jobs.wall()
-        timeout = jobs.loova.submit_timeout
-        record = stored.record.move("begin", number, post_timeout_seconds=timeout, by=jobs.by)
-        stored = await jobs.records.advance(stored, record)
+        stored = await jobs.records.advance(stored, stored.record.move("begin", number, **facts))
         if max(jobs.clock() - before[0], jobs.wall() - before[1]) <= jobs.times.fresh_for:
             return stored
         log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
@@ -155,14 +154,16 @@ async def _begin(jobs: VideoJobs, stored: StoredRecord, number: int) -> StoredRe
     raise slow
 
 
-async def _note(jobs: VideoJobs, stored: StoredRecord, number: int, move: str, error: LoovaError) -> JobRecord:
+async def _note(
+    jobs: VideoJobs, stored: StoredRecord, number: int, move: MoveName, error: LoovaError, **facts: Any
+) -> JobRecord:
     """Write what the answer to a submit was, when it bought nothing or nobody knows; the error goes before S3's."""
 
     def change(record: JobRecord) -> JobRecord:
         refusals = record.attempt(number).refusals + (move == "refused")
         reason = ": ".join(filter(None, (error.message, error.loova_message)))
         try:
-            return record.move(move, number, reason=reason, refusals=refusals, trace_id=error.trace_id)  # type: ignore[arg-type]
+            return record.move(move, number, reason=reason, refusals=refusals, trace_id=error.trace_id, **facts)
         except MoveRefusedError:
             return record
 
@@ -226,19 +227,3 @@ async def _shielded(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]], sto
             except Exception as error:
                 log.warning("the cancelled submit ended: %s", error)
         raise
-
-
-def _in_doubt(jobs: VideoJobs, record: JobRecord, cause: InDoubtError | None = None) -> InDoubtError:
-    attempt = record.current
-    sent = attempt.times.get("submitting", datetime.now(UTC))
-    return InDoubtError(
-        f"{jobs.name(record)} is in doubt: it was submitted at {sent:%Y-%m-%d %H:%M:%S} UTC, and the answer is lost "
-        f"({cause.message if cause else attempt.reason}). Up to {attempt.credits_estimate:g} credits may be spent. "
-        "Nothing is submitted again by itself: look for the task in the Loova dashboard, then adopt it, submit "
-        "again, or give up (README, A job in doubt)",
-        trace_id=attempt.trace_id,
-        http_status=cause.http_status if cause else None,
-        code=cause.code if cause else None,
-        loova_message=cause.loova_message if cause else None,
-        credits_spent="maybe",
-    )

@@ -23,9 +23,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prefect_loova.errors import InDoubtError, LoovaError, MoveRefusedError, NotSentError, TooManyRunningTasksError
-from prefect_loova.jobs import JobTimes, VideoJobs
-from prefect_loova.models import VideoRequest, VideoTask
+from prefect_loova.errors import (
+    InDoubtError,
+    LoovaError,
+    MoveRefusedError,
+    NotSentError,
+    TooManyRunningTasksError,
+    UnexpectedResponseError,
+)
+from prefect_loova.jobs import BALANCE_SECONDS, JobTimes, VideoJobs
+from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.records import JobRecords, _seen_conditional
 from prefect_loova.states import Decision, JobRecord
 from prefect_loova.submitting import submit_video
@@ -132,6 +139,16 @@ class _Loova:
         task = await future
         self._worker.told.add(task.task_id)
         return task
+
+    async def get_credits(self, tries: int) -> CreditBalance:
+        future = asyncio.get_running_loop().create_future()
+        lost = UnexpectedResponseError("no answer")
+        self._model.pending.append(Operation(self._worker, "credits", self._balance, future, lost))
+        self._model.timers.append((self._model.now + BALANCE_SECONDS, self._worker, lambda: _fail(future, lost)))
+        return await future
+
+    def _balance(self) -> CreditBalance:
+        return CreditBalance(available=1000.0 - len(self._model.billed), total=1000)
 
     def _bill(self) -> VideoTask:
         task_id = f"task-{len(self._model.billed) + 1}"
@@ -313,7 +330,7 @@ class Protocol(RuleBasedStateMachine):
             self.refused += 1
             error = TooManyRunningTasksError("too many") if self.refused % 2 else NotSentError("not sent")
         elif fate in ("lost", "500"):
-            error = operation.lost if fate == "lost" or operation.name == "post" else _s3_error(500, "InternalError")
+            error = operation.lost if fate == "lost" or operation.name != "s3" else _s3_error(500, "InternalError")
         else:
             try:
                 result = operation.apply()
@@ -322,7 +339,7 @@ class Protocol(RuleBasedStateMachine):
             if fate == "reply lost":
                 error = operation.lost
             elif fate == "500 applied":
-                error = operation.lost if operation.name == "post" else _s3_error(500, "InternalError")
+                error = operation.lost if operation.name != "s3" else _s3_error(500, "InternalError")
         if not operation.worker.alive:
             return
 

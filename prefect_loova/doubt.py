@@ -1,0 +1,171 @@
+"""Jobs in doubt: a submit was sent and its answer is lost. What is known of them, and what a person decides.
+
+Whether such a submit was billed cannot be known from here: Loova documents no idempotency key and no list of tasks. So
+the evidence (when it was sent, the balance before and after) is shown and never acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, MoveRefusedError, shown
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.models import JobInDoubt
+from prefect_loova.records import RecordMovedError, StoredRecord
+from prefect_loova.states import Decision, JobRecord, MoveName
+
+_READS_AT_ONCE = 16
+_MOVES: dict[str, MoveName] = {"adopt": "adopt", "submit-again": "submit_again", "give-up": "give_up"}
+
+log = logging.getLogger(__name__)
+
+
+async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | None = None) -> JobRecord:
+    """Carry out what a person decided about a job in doubt.
+
+    Args:
+        jobs: The API and the bucket.
+        key: The request's key, or its beginning, where only one open job has it.
+        decision: What, who, when and why; it stays in the record.
+        task_id: The Loova task to adopt. Loova is asked for it first, so that no typing error ends in the record.
+
+    Returns:
+        The record as it is now. Ask for the same request again to go on with it.
+
+    Raises:
+        InvalidRequestError: A task id is missing, too much, or belongs to this job already; or no job has this key.
+        TaskNotFoundError: Loova does not know the task. The job is as it was.
+        MoveRefusedError: The job is not in doubt.
+    """
+    if (decision.what == "adopt") != bool(task_id):
+        seen = "none" if not task_id else shown(task_id, 120)
+        raise InvalidRequestError(f"task_id: {seen} was given: a task id goes with `adopt`, and only with it")
+    stored = await doubt_what_is_overdue(jobs, await jobs.records.expect(await full_key(jobs, key)))
+    _undecided(jobs, stored.record)
+    if task_id:
+        if any(attempt.task_id == task_id for attempt in stored.record.attempts):
+            raise InvalidRequestError(f"task_id: {shown(task_id, 120)} was given: this job has that task already")
+        await jobs.loova.get_task(task_id)
+
+    def change(record: JobRecord) -> JobRecord:
+        facts: dict[str, Any] = {"task_id": task_id} if task_id else {}
+        return record.move(_MOVES[decision.what], _undecided(jobs, record), decision=decision, **facts)
+
+    stored = await jobs.records.change(stored.record.key, change)
+    if not stored.record.is_open:
+        await jobs.records.note_ended(stored.record.key)
+    return stored.record
+
+
+async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
+    """All jobs that wait for a person, the oldest first. Submits that are overdue become in doubt by this.
+
+    Raises:
+        StorageError: The index of open jobs may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+    """
+    turn = asyncio.Semaphore(_READS_AT_ONCE)
+    now = await jobs.balance()
+
+    async def look(key: str) -> JobInDoubt | None:
+        async with turn:
+            try:
+                stored = await jobs.records.read(key)
+                if stored is None:
+                    return None
+                record = (await doubt_what_is_overdue(jobs, stored)).record
+                return described(jobs, record, now) if record.undecided else None
+            except RecordMovedError:
+                return None  # somebody is at work on it
+            except LoovaError as error:
+                log.warning("job %s cannot be read: %s", key, error)
+                return None
+
+    found = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
+    return sorted((one for one in found if one), key=lambda one: (one.submitted_at.isoformat(), one.key))
+
+
+async def full_key(jobs: VideoJobs, beginning: str) -> str:
+    """The key of the one open job that begins so; a whole key is taken as it is.
+
+    Raises:
+        InvalidRequestError: No open job begins so, or several do.
+        StorageError: The index of open jobs may not be listed.
+    """
+    given = beginning.strip().lower()
+    if len(given) == 64:
+        return given
+    known = [key for key in await jobs.records.open_keys() if key.startswith(given)] if given else []
+    if len(known) == 1:
+        return known[0]
+    found = f"{len(known)} open jobs begin" if known else "no open job begins"
+    raise InvalidRequestError(f"key: {shown(repr(beginning), 120)} was given: {found} so")
+
+
+async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:
+    """The record, in doubt if its submit was sent longer ago than its answer may take: whoever sent it is gone.
+
+    Raises:
+        RecordMovedError: Another worker wrote the record meanwhile.
+    """
+    record, attempt = stored.record, stored.record.current
+    if attempt.state != "submitting" or stored.age < (attempt.post_timeout_seconds or 0) + jobs.times.doubt_after:
+        return stored
+    reason = "the worker that submitted it is gone, and its answer with it"
+    doubtful = record.move("doubt", attempt.number, reason=reason, credits_after=await jobs.balance())
+    return await jobs.records.advance(stored, doubtful)
+
+
+async def in_doubt(jobs: VideoJobs, record: JobRecord, cause: InDoubtError | None = None) -> InDoubtError:
+    """The error that tells a person all that is known, and the commands that decide.
+
+    Args:
+        jobs: The API and the bucket.
+        record: The job's record.
+        cause: What happened to the answer, where it is this run that lost it.
+    """
+    now = None if cause else await jobs.balance()
+    job = described(jobs, record, now)
+    why = cause.message if cause else job.reason
+    return InDoubtError(
+        f"{jobs.name(record)} is in doubt: attempt {job.attempt} was submitted at {job.when}, and the answer is lost "
+        f"({why}). Up to {job.credits_estimate:g} credits may be spent. {job.evidence}",
+        key=job.key,
+        attempt=job.attempt,
+        next_steps=job.next_steps,
+        trace_id=job.trace_id,
+        http_status=cause.http_status if cause else None,
+        code=cause.code if cause else None,
+        loova_message=cause.loova_message if cause else None,
+        credits_spent="maybe",
+    )
+
+
+def described(jobs: VideoJobs, record: JobRecord, credits_now: float | None) -> JobInDoubt:
+    """What is known of the attempt in doubt."""
+    attempt = record.undecided or record.current
+    return JobInDoubt(
+        key=record.key,
+        attempt=attempt.number,
+        record=jobs.records.uri(jobs.records.record_key(record.key)),
+        place=jobs.place,
+        prompt=str(record.request.get("prompt", "")),
+        model=str(record.request.get("model", "")),
+        submitted_at=attempt.times["submitting"],
+        reason=attempt.reason,
+        trace_id=attempt.trace_id,
+        credits_estimate=attempt.credits_estimate,
+        credits_before=attempt.credits_before,
+        credits_after=attempt.credits_after,
+        credits_now=credits_now,
+    )
+
+
+def _undecided(jobs: VideoJobs, record: JobRecord) -> int:
+    if record.undecided is None:
+        raise MoveRefusedError(
+            f"{jobs.name(record)} is {record.state}, not in doubt: there is nothing to decide",
+            task_id=record.current.task_id,
+        )
+    return record.undecided.number
