@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
     from prefect_loova.flows import generate_video as generate_video
+    from prefect_loova.flows import resolve_job as resolve_job
     from prefect_loova.models import CreditBalance as CreditBalance
+    from prefect_loova.models import JobInDoubt as JobInDoubt
     from prefect_loova.models import SavedVideo as SavedVideo
     from prefect_loova.models import Submission as Submission
     from prefect_loova.models import VideoRequest as VideoRequest
@@ -30,6 +32,7 @@ __version__ = version("prefect-loova")
 __all__ = [
     "CreditBalance",
     "InDoubtError",
+    "JobInDoubt",
     "LoovaClient",
     "LoovaCredentials",
     "LoovaError",
@@ -39,6 +42,7 @@ __all__ = [
     "VideoTask",
     "generate_video",
     "get_credits",
+    "resolve_job",
     "save_video",
     "submit_video",
     "wait_for_video",
@@ -50,7 +54,9 @@ _HOME = {
     "LoovaError": "errors",
     "InDoubtError": "errors",
     "generate_video": "flows",
+    "resolve_job": "flows",
     "CreditBalance": "models",
+    "JobInDoubt": "models",
     "SavedVideo": "models",
     "Submission": "models",
     "VideoRequest": "models",

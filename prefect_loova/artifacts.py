@@ -10,7 +10,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from prefect_loova.errors import shown
-from prefect_loova.models import SavedVideo, Submission
+from prefect_loova.models import JobInDoubt, SavedVideo, Submission
 
 
 def escaped(text: object, limit: int = 2000) -> str:
@@ -43,6 +43,25 @@ async def publish_video(submission: Submission, saved: SavedVideo) -> None:
         )
     except Exception as error:
         get_run_logger().warning("Loova task %s: no artifact was made (%s)", saved.task_id, shown(error))
+
+
+async def publish_jobs_in_doubt(jobs: list[JobInDoubt]) -> None:
+    """Show the jobs that wait for a person as a markdown artifact of the current run; outside of a run, do nothing."""
+    try:
+        get_run_context()
+    except MissingContextError:
+        return
+    rows = [
+        f"| {job.when} | {escaped(job.prompt, 80)} | {job.credits_estimate:g} | {escaped(job.evidence)} | `{job.key}` |"
+        for job in jobs
+    ]
+    table = ["| Submitted | Prompt | Credits at most | What the balance tells | Key |", "|---|---|---|---|---|", *rows]
+    commands = [f"```\n{job.when}\n" + "\n".join(job.next_steps[1:]) + "\n```" for job in jobs]
+    report = "\n\n".join(["\n".join(table), *commands]) if jobs else "No job is in doubt."
+    try:
+        await acreate_markdown_artifact(report, key="loova-in-doubt", description="Jobs that wait for a person")
+    except Exception as error:
+        get_run_logger().warning("no artifact of the jobs in doubt was made (%s)", shown(error))
 
 
 def _report(submission: Submission, saved: SavedVideo) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
     shown,
 )
+from prefect_loova.tasks import PLACE
 
 # Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
 # and its telemetry shows a traceback when it meets the database locked.
@@ -156,6 +158,8 @@ def simulated(state: Path) -> Iterator[Place]:
             aws_client_parameters=AwsClientParameters(endpoint_url=s3.endpoint_url),
         )
         credentials = LoovaCredentials(api_key=SecretStr(loova.api_key), base_url=loova.base_url)
+        named = PLACE.set(shlex.join(["--simulate", "--state", str(state)]))
+        stack.callback(PLACE.reset, named)
         yield Place(credentials, S3Bucket(bucket_name=s3.bucket, credentials=aws))
 
 

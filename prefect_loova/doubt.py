@@ -86,6 +86,18 @@ async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
     return sorted((one for one in found if one), key=lambda one: (one.submitted_at.isoformat(), one.key))
 
 
+async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
+    """One job that waits for a person.
+
+    Raises:
+        InvalidRequestError: No open job has a key that begins so, or several do.
+        MoveRefusedError: It is not in doubt.
+    """
+    stored = await doubt_what_is_overdue(jobs, await jobs.records.expect(await full_key(jobs, key)))
+    _undecided(jobs, stored.record)
+    return described(jobs, stored.record, await jobs.balance())
+
+
 async def full_key(jobs: VideoJobs, beginning: str) -> str:
     """The key of the one open job that begins so; a whole key is taken as it is.
 

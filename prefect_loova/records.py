@@ -316,7 +316,11 @@ class JobRecords:
         try:
             return [key for key in await asyncio.to_thread(listed) if _KEY.fullmatch(key)]
         except S3_ERRORS as error:
-            raise storage_error(error, self.uri(index)) from None
+            failure = storage_error(error, self.uri(index))
+            if failure.http_status == 403:
+                hint = "listing the open jobs needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
+                failure = StorageError(f"{failure.message}: {hint}", http_status=403)
+            raise failure from None
 
     async def object_size(self, object_key: str) -> int | None:
         """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""

@@ -24,6 +24,9 @@ from pydantic import BaseModel, ConfigDict
 from prefect_loova.errors import MoveRefusedError, shown
 from prefect_loova.models import JobState, VideoRequest
 
+DecisionName = Literal["adopt", "submit-again", "give-up"]
+"""What a person may decide about a job in doubt."""
+
 FORMAT = 1
 """The format of a record. A newer one is refused, not misread."""
 
@@ -103,7 +106,7 @@ class _Stored(BaseModel):
 class Decision(_Stored):
     """What a person decided about a job in doubt."""
 
-    what: Literal["adopt", "submit-again", "give-up"]
+    what: DecisionName
     who: str
     when: datetime
     why: str

@@ -226,4 +226,6 @@ async def _shielded(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]], sto
                 continue
             except Exception as error:
                 log.warning("the cancelled submit ended: %s", error)
+            else:
+                log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
         raise

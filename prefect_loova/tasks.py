@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from prefect import task
@@ -29,6 +31,9 @@ from prefect_loova.records import JobRecords
 from prefect_loova.urls import origin
 
 DEFAULT_PREFIX = "loova"
+
+PLACE: ContextVar[str | None] = ContextVar("PLACE", default=None)
+"""How a command names its account and bucket where blocks do not tell: the simulated ones."""
 
 
 def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -85,7 +90,16 @@ async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str
     below = "/".join(filter(None, (folder, prefix)))
     async with credentials.get_client() as loova:
         records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
-        yield VideoJobs(loova, records, times=credentials.job_times, by=_who())
+        place = PLACE.get() or _place(credentials, bucket, prefix, below)
+        yield VideoJobs(loova, records, times=credentials.job_times, by=_who(), place=place)
+
+
+def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
+    """The arguments by which a command names these blocks; a block that is not stored is left to the environment."""
+    loova, s3 = credentials._block_document_name, bucket._block_document_name
+    words = ["--credentials", loova] if loova else []
+    words += ["--s3-block", s3, "--prefix", prefix] if s3 else ["--bucket", bucket.bucket_name, "--prefix", below]
+    return shlex.join(words)
 
 
 def _who() -> dict[str, str]:

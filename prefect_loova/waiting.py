@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -48,8 +49,19 @@ async def wait_for_video(
             credits_cost=submission.credits_cost,
             trace_id=submission.trace_id,
         )
+    try:
+        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds))
+    except asyncio.CancelledError:
+        log.warning(
+            "Loova task %s: waiting was cancelled. Loova has no cancel: the task goes on, and its credits are spent. "
+            "Ask for the same request again to have the video",
+            submission.task_id,
+        )
+        raise
+
+
+async def _poll(jobs: VideoJobs, submission: Submission, max_wait: float, schedule: PollSchedule) -> VideoTask:
     deadline = Deadline(max_wait, jobs.clock)
-    schedule = PollSchedule(first=poll_seconds)
     odd, seen = 0, "submitted"
     if not submission.reused:
         await jobs.sleep(min(schedule.pause(0), deadline.left))

@@ -1,0 +1,101 @@
+"""The command for jobs in doubt: list them, look at one, or carry out what a person decided about it.
+
+    python -m prefect_loova.resolve --bucket my-bucket
+    python -m prefect_loova.resolve KEY adopt TASK_ID --bucket my-bucket --why "found it in the dashboard"
+    python -m prefect_loova.resolve KEY submit-again --bucket my-bucket
+    python -m prefect_loova.resolve KEY give-up --bucket my-bucket
+
+It needs no Prefect server, unless blocks are named. Exit codes: 0 listed or decided; 2 invalid input; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import json
+import sys
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from prefect_loova.command import Parser, Place, place, run, say, simulated
+from prefect_loova.doubt import decide, job_in_doubt, jobs_in_doubt
+from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.models import JobInDoubt
+from prefect_loova.states import Decision, DecisionName, JobRecord
+from prefect_loova.tasks import open_jobs
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(prog="resolve_job.py", description="List the jobs in doubt, or decide about one.")
+    parser.add_argument(
+        "key", nargs="?", help="the job's key, or its beginning; without it, all jobs in doubt are listed"
+    )
+    parser.add_argument("decision", nargs="?", metavar="DECISION", help=", ".join(get_args(DecisionName)))
+    parser.add_argument("task_id", nargs="?", metavar="TASK_ID", help="the Loova task to adopt")
+    parser.add_argument("--who", metavar="NAME", help="who decides (default: your user name); it stays in the record")
+    parser.add_argument("--why", metavar="TEXT", default="", help="what you saw; it stays in the record")
+    parser.add_place()
+    return parser
+
+
+async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
+    """List, show or decide, and print it; returns it as JSON."""
+    async with open_jobs(where.credentials, where.bucket, args.prefix) as jobs:
+        if args.decision is not None:
+            decision = Decision(
+                what=args.decision, who=args.who or getpass.getuser(), when=datetime.now(UTC), why=args.why
+            )
+            record = await decide(jobs, args.key, decision, args.task_id)
+            told = _decided(jobs.name(record), record, decision)
+            say(told) if args.json else print(told)
+            return {"job": record.model_dump(mode="json", exclude_none=True)}
+        found = await jobs_in_doubt(jobs) if args.key is None else [await job_in_doubt(jobs, args.key)]
+        if not args.json:
+            print("\n\n".join(map(_shown, found)) or "No job is in doubt.")
+        return {"jobs": [job.model_dump(mode="json", exclude_none=True) for job in found]}
+
+
+def _shown(job: JobInDoubt) -> str:
+    return "\n".join(
+        [
+            f"{job.key}, attempt {job.attempt}: {shown(job.prompt, 80)}",
+            f"  submitted at {job.when}; the answer is lost ({job.reason}); up to {job.credits_estimate:g} credits",
+            f"  {job.evidence}",
+            *job.next_steps,
+        ]
+    )
+
+
+def _decided(name: str, record: JobRecord, decision: Decision) -> str:
+    then = {
+        "adopt": "Ask for the same request again to have its video.",
+        "submit-again": "Ask for the same request again: it is submitted once more.",
+        "give-up": "It is never bought again; another take would be.",
+    }
+    return f"{name} is {record.state}, decided by {shown(decision.who, 80)}. {then[decision.what]}"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command to its exit code."""
+    return run(_work, parser(), argv)
+
+
+def _work(args: argparse.Namespace) -> None:
+    if args.decision not in (None, *get_args(DecisionName)):
+        rule = f"must be one of {', '.join(get_args(DecisionName))}"
+        raise InvalidRequestError(f"decision: {shown(repr(args.decision), 120)} was given: {rule}")
+    with simulated(args.state) if args.simulate else nullcontext() as where:
+        told = asyncio.run(_resolve(args, where))
+    if args.json:
+        print(json.dumps(told))
+
+
+async def _resolve(args: argparse.Namespace, where: Place | None) -> dict[str, Any]:
+    return await resolve(args, where or await place(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

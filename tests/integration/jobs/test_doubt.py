@@ -1,0 +1,303 @@
+"""A lost answer, and what a person decides: on real S3 servers against a simulated Loova."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from prefect_loova.doubt import job_in_doubt, jobs_in_doubt
+from prefect_loova.errors import (
+    AbandonedError,
+    InDoubtError,
+    InvalidRequestError,
+    MoveRefusedError,
+    StorageError,
+    TaskNotFoundError,
+)
+from prefect_loova.jobs import JobTimes
+from prefect_loova.models import JobInDoubt
+from prefect_loova.states import JobRecord
+from prefect_loova.submitting import submit_video
+from tests.integration.jobs.shop import (
+    AT_ONCE,
+    KEY,
+    OPEN,
+    PATIENT,
+    RECORD,
+    REQUEST,
+    TIMES,
+    VIDEO,
+    Shop,
+    in_doubt,
+    until,
+)
+
+
+async def test_a_job_in_doubt_stays_in_doubt_on_asking_again(shop: Shop) -> None:
+    await in_doubt(shop)
+    for _ in range(2):
+        with pytest.raises(InDoubtError):
+            await shop.submit(times=AT_ONCE, max_paid_attempts=9)
+    assert shop.totals["posted"] == 1
+    assert OPEN in shop.keys
+
+
+async def test_an_adopted_task_is_waited_for_and_saved(shop: Shop) -> None:
+    await in_doubt(shop)
+    record = await shop.decide("adopt", shop.task_ids[0])
+    assert record.current.decision is not None
+    assert record.current.decision.who == "a person"
+    submission = await shop.submit()
+    assert (submission.reused, submission.task_id) == (True, shop.task_ids[0])
+    await shop.wait(submission)
+    await shop.save(submission)
+    assert shop.keys == {RECORD, VIDEO}
+    assert shop.totals["posted"] == 1
+
+
+async def test_to_submit_again_buys_one_more_attempt(shop: Shop) -> None:
+    await in_doubt(shop)
+    await shop.decide("submit-again")
+    submission = await shop.submit(times=AT_ONCE)
+    assert (submission.attempt, submission.reused, submission.task_id) == (2, False, shop.task_ids[1])
+    assert (await shop.submit()).reused
+    await shop.wait(submission)
+    assert (await shop.save(submission)).video.endswith(VIDEO)
+    assert shop.totals["posted"] == 2
+    assert shop.keys == {RECORD, VIDEO}
+
+
+async def test_to_give_up_ends_the_job_and_takes_it_out_of_the_index(shop: Shop) -> None:
+    await in_doubt(shop)
+    await shop.decide("give-up")
+    assert shop.keys == {RECORD}
+    with pytest.raises(AbandonedError, match="another take"):
+        await shop.submit(times=AT_ONCE)
+    assert shop.totals["posted"] == 1
+
+
+async def test_only_a_job_in_doubt_is_decided(shop: Shop) -> None:
+    await shop.submit()
+    for what, task_id in (("adopt", "another"), ("submit-again", None), ("give-up", None)):
+        with pytest.raises(MoveRefusedError):
+            await shop.decide(what, task_id)
+    for what, task_id in (("adopt", None), ("give-up", "a-task")):
+        with pytest.raises(InvalidRequestError, match="a task id goes with `adopt`"):
+            await shop.decide(what, task_id)
+    assert shop.states == ["submitted"]
+
+
+async def overdue(shop: Shop) -> None:
+    """Another worker finds the POST overdue, while its answer is on its way."""
+    await shop.until_posted()
+    await shop.change(lambda record: record.move("begin", post_timeout_seconds=0))
+    with pytest.raises(InDoubtError):
+        await shop.submit(times=AT_ONCE)
+
+
+async def test_a_late_answer_puts_its_task_into_a_job_in_doubt(shop: Shop) -> None:
+    shop.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(shop.submit())
+    await overdue(shop)
+    assert shop.states == ["in_doubt"]
+    submission = await late
+    assert (submission.state, submission.task_id) == ("submitted", shop.task_ids[0])
+    assert shop.states == ["submitted"]
+    assert shop.totals["posted"] == 1
+
+
+async def test_a_late_answer_wins_over_giving_up(shop: Shop) -> None:
+    shop.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(shop.submit())
+    await overdue(shop)
+    await shop.decide("give-up")
+    assert (await late).task_id == shop.task_ids[0]
+    assert shop.states == ["submitted"]
+    await shop.wait(await shop.submit())
+    await shop.save(await shop.submit())
+
+
+async def test_a_late_answer_beside_a_second_purchase_is_kept_and_both_are_saved(shop: Shop) -> None:
+    shop.loova.fail("slow_reply", delay_seconds=1)
+    late = asyncio.create_task(shop.submit())
+    await overdue(shop)
+    await shop.decide("submit-again")
+    second = await shop.submit(times=AT_ONCE)
+    await late
+    first_id, second_id = shop.task_ids
+    assert [attempt.task_id for attempt in shop.record.attempts] == [first_id, second_id]
+    first = second.model_copy(update={"attempt": 1, "task_id": first_id})
+    saved = [await shop.save(submission) for submission in (second, first)]
+    assert [one.video.rpartition("/")[2] for one in saved] == ["video.mp4", "video-attempt-1.mp4"]
+    assert [one.sha256 for one in saved] == [shop.loova.sha256(second_id), shop.loova.sha256(first_id)]
+    assert shop.states == ["saved", "saved"]
+    assert OPEN not in shop.keys
+
+
+async def test_a_second_task_never_replaces_the_video_of_the_first(shop: Shop) -> None:
+    """The first is saved while it is the one that counts; then an answer names another task, which counts from now."""
+    first = await shop.finished()
+    saved = await shop.save(first)
+    other = (await buy_beside(shop)).task_id
+    await shop.change(lambda record: record.move("late_purchase", 1, task_id=other))
+    second = await shop.submit()
+    assert (second.attempt, second.task_id) == (2, other)
+    again = await shop.save(second)
+    assert again.video != saved.video
+    assert shop.bytes_of() and (await shop.save(first)) == saved
+    assert shop.states == ["saved", "saved"]
+    assert (await shop.save(second)) == again
+
+
+async def test_two_tasks_saved_at_once_do_not_disturb_each_other(shop: Shop) -> None:
+    first = await shop.finished()
+    other = (await buy_beside(shop)).task_id
+    shop.loova.fail(on="video", task_id=first.task_id, delay_seconds=0.7)
+    saving = asyncio.create_task(shop.save(first))
+    await until(lambda: shop.record.attempts[0].saving is not None)
+    await shop.change(lambda record: record.move("late_purchase", 1, task_id=other))
+    second = await shop.save(await shop.submit())
+    saved = await saving
+    assert saved.video != second.video
+    assert {RECORD, *(one.video.partition(f"{shop.bucket}/")[2] for one in (saved, second))} == shop.keys
+    for one in (saved, second):
+        assert one.sha256 == shop.loova.sha256(one.task_id)
+
+
+async def buy_beside(shop: Shop) -> Any:
+    async with shop.worker() as jobs:
+        return await jobs.loova.submit_video(REQUEST)
+
+
+# -- what is known, and the list of those that wait for a person -------------------------------------------------------
+
+
+async def doubt_about(shop: Shop, fault: str) -> InDoubtError:
+    shop.loova.fail(fault)
+    with pytest.raises(InDoubtError) as caught:
+        await shop.submit()
+    return caught.value
+
+
+async def test_the_error_tells_when_what_the_balance_says_and_the_commands(shop: Shop) -> None:
+    error = await doubt_about(shop, "lost_reply")
+    attempt = shop.record.current
+    assert (attempt.credits_before, attempt.credits_after) == (10_000, 9_940)
+    told = str(error)
+    assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
+    assert "10,000 credits before it and 9,940 after it: 60 less, which fits its price of 60" in told
+    assert "evidence, no proof" in told
+    place = f"--bucket {shop.bucket} --prefix loova"
+    for decision in ("adopt TASK_ID", "submit-again", "give-up"):
+        assert f"python -m prefect_loova.resolve {KEY} {decision} {place}" in told
+    assert (error.key, error.attempt) == (KEY, 1)
+
+
+async def test_a_submit_that_was_not_billed_is_in_doubt_all_the_same(shop: Shop) -> None:
+    assert "nothing was charged meanwhile" in str(await doubt_about(shop, "lost_request"))
+    assert shop.totals["billed"] == 0
+    with pytest.raises(InDoubtError, match="nothing was charged meanwhile"):
+        await shop.submit()
+    assert shop.totals["posted"] == 1
+
+
+async def test_an_asker_later_on_is_told_the_balance_of_then_and_of_now(shop: Shop) -> None:
+    await doubt_about(shop, "lost_reply")
+    async with shop.worker() as jobs:
+        await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
+    with pytest.raises(InDoubtError, match=r"9,940 after it.*it has 9,880 now"):
+        await shop.submit()
+
+
+async def test_a_balance_that_cannot_be_had_is_no_obstacle(shop: Shop) -> None:
+    shop.loova.fail(on="credits", status=500, times=None)
+    assert "not both known" in str(await doubt_about(shop, "lost_reply"))
+    shop.loova.clear_faults()
+    await shop.decide("adopt", shop.task_ids[0])
+    assert (await shop.submit()).state == "submitted"
+
+
+async def listed(shop: Shop, times: JobTimes = TIMES) -> list[JobInDoubt]:
+    async with shop.worker(s3=shop.bucket.client, times=times) as jobs:
+        return await jobs_in_doubt(jobs)
+
+
+async def test_all_jobs_in_doubt_are_listed_and_no_other(shop: Shop) -> None:
+    assert await listed(shop) == []
+    await in_doubt(shop)
+    async with shop.worker() as jobs:
+        await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key="loova/_open/notes.txt", Body=b"somebody's")
+    (job,) = await listed(shop)
+    assert (job.key, job.attempt, job.prompt, job.credits_estimate) == (KEY, 1, "a job", 60)
+    assert (job.credits_before, job.credits_after, job.credits_now) == (10_000, 9_940, 9_880)
+    await shop.decide("give-up")
+    assert await listed(shop) == []
+
+
+async def test_a_submit_whose_worker_is_gone_is_listed_as_soon_as_it_is_overdue(shop: Shop) -> None:
+    await shop.leave("begin", post_timeout_seconds=0)
+    assert await listed(shop, PATIENT) == []
+    assert shop.states == ["submitting"]
+    (job,) = await listed(shop, AT_ONCE)
+    assert "the worker that submitted it is gone" in (job.reason or "")
+    assert shop.states == ["in_doubt"]
+
+
+async def test_a_submit_whose_worker_is_gone_is_decided_as_soon_as_it_is_overdue(shop: Shop) -> None:
+    await shop.leave("begin", post_timeout_seconds=0)
+    with pytest.raises(MoveRefusedError, match="is submitting, not in doubt"):
+        await shop.decide("give-up", times=PATIENT)
+    assert (await shop.decide("give-up", times=AT_ONCE)).state == "abandoned"
+
+
+async def test_another_apis_record_among_them_does_not_hide_the_rest(shop: Shop) -> None:
+    await in_doubt(shop)
+    other = REQUEST.model_copy(update={"take": 1})
+    record = JobRecord.claimed(other, "https://another.test", {})
+    shop.bucket.client.put_object(
+        Bucket=shop.bucket, Key=f"loova/{other.key}/record.json", Body=record.model_dump_json().encode()
+    )
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=f"loova/_open/{other.key}", Body=b"{}")
+    assert [job.key for job in await listed(shop)] == [KEY]
+
+
+async def test_where_listing_is_not_permitted_the_error_says_so_and_a_whole_key_works(shop: Shop) -> None:
+    await in_doubt(shop)
+    async with shop.worker() as jobs:
+        with pytest.raises(StorageError, match="s3:ListBucket"):
+            await jobs_in_doubt(jobs)
+        assert (await job_in_doubt(jobs, KEY)).key == KEY
+
+
+async def test_a_key_may_be_shortened_to_what_one_open_job_has(shop: Shop) -> None:
+    await in_doubt(shop)
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        assert (await job_in_doubt(jobs, KEY[:8].upper())).key == KEY
+        for beginning, says in (("x", "no open job begins so"), ("", "no open job begins so")):
+            with pytest.raises(InvalidRequestError, match=says):
+                await job_in_doubt(jobs, beginning)
+        await jobs.records.note_open(
+            JobRecord.claimed(REQUEST, jobs.loova.origin, {}).model_copy(update={"key": KEY[:8] + "0" * 56})
+        )
+        with pytest.raises(InvalidRequestError, match="2 open jobs begin so"):
+            await job_in_doubt(jobs, KEY[:8])
+
+
+async def test_a_task_that_loova_does_not_know_is_not_adopted(shop: Shop) -> None:
+    await in_doubt(shop)
+    with pytest.raises(TaskNotFoundError):
+        await shop.decide("adopt", "sim_mistyped")
+    assert shop.states == ["in_doubt"]
+    await shop.decide("adopt", shop.task_ids[0])
+    assert shop.states == ["submitted"]
+
+
+async def test_a_task_that_the_job_has_already_is_not_adopted(shop: Shop) -> None:
+    await in_doubt(shop)
+    await shop.change(lambda record: record.move("late_purchase", task_id="sim_known"))
+    with pytest.raises(InvalidRequestError, match="has that task already"):
+        await shop.decide("adopt", "sim_known")
+    assert shop.states == ["in_doubt", "submitted"]

@@ -1,0 +1,257 @@
+"""Saved whole, once, under a lease: on real S3 servers against a simulated Loova."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prefect_loova.errors import (
+    LoovaError,
+    NotWholeVideoError,
+    TaskNotFoundError,
+    TransferError,
+    VideoUrlRefusedError,
+    WaitTimeoutError,
+)
+from prefect_loova.models import Submission
+from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.states import JobRecord, Lease
+from tests.integration.jobs.shop import (
+    KEY,
+    MIB,
+    OPEN,
+    PATIENT,
+    RECORD,
+    REQUEST,
+    VIDEO,
+    Shop,
+    through,
+    until,
+)
+from tests.proxy import Harm, Proxy
+from tests.s3_servers import Bucket
+
+
+async def test_a_saved_video_is_whole_and_says_where_it_is_from(shop: Shop) -> None:
+    submission = await shop.finished()
+    saved = await shop.save(submission)
+    content = shop.bytes_of()
+    assert (saved.size_bytes, saved.sha256) == (len(content), shop.loova.sha256(submission.task_id))
+    assert (saved.task_id, saved.record, saved.video) == (
+        submission.task_id,
+        f"s3://{shop.bucket}/{RECORD}",
+        f"s3://{shop.bucket}/{VIDEO}",
+    )
+    head = shop.bucket.client.head_object(Bucket=shop.bucket, Key=VIDEO)
+    assert head["ContentType"] == "video/mp4"
+    told = {"task-id": submission.task_id, "request-key": KEY, "model": REQUEST.model}
+    assert {name: head["Metadata"][name] for name in told} == told
+    video = shop.record.current.video
+    assert video is not None
+    assert (video.object_key, video.size_bytes, video.sha256) == (VIDEO, saved.size_bytes, saved.sha256)
+    assert shop.record.current.saving is None
+    assert (shop.states, shop.keys) == (["saved"], {RECORD, VIDEO})
+    assert shop.totals["video_requests_with_key"] == 0
+    requests = shop.totals["video_requests"]
+    assert await shop.save(submission) == saved
+    assert (await shop.submit()).state == "saved"
+    assert shop.totals["video_requests"] == requests
+
+
+async def test_saving_alone_notes_the_end_of_the_task_too(shop: Shop) -> None:
+    await shop.save(await shop.submit())
+    assert list(shop.record.current.times) == ["claimed", "submitting", "submitted", "succeeded", "saved"]
+
+
+async def test_upload_options_are_passed_on(shop: Shop) -> None:
+    options = {"StorageClass": "STANDARD_IA", "Metadata": {"team": "films"}, "CacheControl": "no-cache"}
+    await shop.save(await shop.finished(), upload_options=options)
+    head = shop.bucket.client.head_object(Bucket=shop.bucket, Key=VIDEO)
+    assert (head["StorageClass"], head["CacheControl"], head["ContentType"]) == ("STANDARD_IA", "no-cache", "video/mp4")
+    assert (head["Metadata"]["team"], head["Metadata"]["request-key"]) == ("films", KEY)
+
+
+@pytest.mark.parametrize("fault", ["video_403", "video_404"])
+async def test_an_expired_url_is_asked_for_once_more(shop: Shop, fault: str) -> None:
+    submission = await shop.finished()
+    polls = shop.totals["polls"]
+    shop.loova.fail(fault)
+    await shop.save(submission)
+    assert shop.totals["polls"] == polls + 2
+
+
+async def test_a_job_that_is_taken_out_of_the_index_just_before_its_claim_is_in_it_again(
+    shop: Shop,
+) -> None:
+    """The interleaving of docs/decisions/0002: the other one looked before the claim, so it does not restore it."""
+    await shop.leave("begin", "refused")
+    s3 = shop.bucket.make_limited_client()
+    taken_out = []
+
+    def take_out(model: Any, params: dict[str, Any], **_: Any) -> None:
+        if params["url_path"].endswith("record.json") and not taken_out:
+            taken_out.append(shop.bucket.client.delete_object(Bucket=shop.bucket, Key=OPEN))
+
+    s3.meta.events.register("before-call.s3.PutObject", take_out)
+    submission = await shop.submit(s3=s3)
+    assert taken_out
+    assert (submission.state, OPEN in shop.keys) == ("submitted", True)
+
+
+async def test_a_url_that_expires_at_once_is_refused_after_two_looks(bucket: Bucket) -> None:
+    with LoovaSimulator(generation_seconds=0, short_side=64, url_lifetime=-10) as loova:
+        shop = Shop(bucket, loova)
+        submission = await shop.finished()
+        polls = shop.totals["polls"]
+        with pytest.raises(VideoUrlRefusedError) as refused:
+            await shop.save(submission)
+        assert "signature=" not in str(refused.value)
+        assert shop.totals["polls"] == polls + 2
+
+
+BAD_VIDEOS: dict[str, tuple[dict[str, Any], type[LoovaError]]] = {
+    "404 for ever": ({"fault": "video_404", "times": None}, VideoUrlRefusedError),
+    "403 for ever": ({"fault": "video_403", "times": None}, VideoUrlRefusedError),
+    "500 for ever": ({"fault": "video_500", "times": None}, TransferError),
+    "HTML": ({"fault": "video_html", "times": None}, NotWholeVideoError),
+    "empty": ({"fault": "video_empty", "times": None}, NotWholeVideoError),
+    "short": ({"fault": "video_short", "times": None}, NotWholeVideoError),
+    "cut": ({"fault": "video_cut", "cut_at": 100, "times": None}, TransferError),
+    "lost": ({"fault": "video_lost", "times": None}, TransferError),
+    "no moov": ({"fault": "video_without_moov", "times": None}, NotWholeVideoError),
+    "redirects": ({"fault": "redirect_for_ever"}, VideoUrlRefusedError),
+}
+
+
+async def assert_unsaved_and_then_saved(
+    shop: Shop, submission: Submission, error: type[LoovaError], **how: Any
+) -> None:
+    with pytest.raises(error) as failed:
+        await shop.save(submission, **how)
+    assert (failed.value.task_id, failed.value.credits_spent) == (submission.task_id, "yes")
+    assert "signature=" not in str(failed.value)
+    assert (shop.states, shop.keys, shop.uploads) == (["succeeded"], {RECORD, OPEN}, [])
+    assert shop.record.current.saving is None
+    shop.loova.clear_faults()
+    saved = await shop.save(submission)
+    assert saved.sha256 == shop.loova.sha256(submission.task_id)
+    assert shop.totals["posted"] == 1
+
+
+@pytest.mark.parametrize("case", BAD_VIDEOS)
+async def test_a_bad_video_leaves_no_object_and_may_be_saved_later(shop: Shop, case: str) -> None:
+    fields, error = BAD_VIDEOS[case]
+    submission = await shop.finished()
+    shop.loova.fail(**fields)
+    await assert_unsaved_and_then_saved(shop, submission, error)
+
+
+async def test_a_video_over_the_bound_leaves_no_object(shop: Shop) -> None:
+    await assert_unsaved_and_then_saved(shop, await shop.finished(), NotWholeVideoError, max_bytes=1000)
+
+
+@pytest.fixture
+def large(bucket: Bucket) -> Iterator[Shop]:
+    with LoovaSimulator(generation_seconds=0, short_side=64, video_bytes=12 * MIB) as loova:
+        yield Shop(bucket, loova)
+
+
+async def test_a_large_video_that_breaks_off_leaves_no_upload(large: Shop) -> None:
+    submission = await large.finished()
+    large.loova.fail("video_without_moov", times=None)
+    await assert_unsaved_and_then_saved(large, submission, NotWholeVideoError)
+
+
+async def test_a_cancelled_save_leaves_no_upload_and_no_lease(large: Shop, proxy: Proxy) -> None:
+    submission = await large.finished()
+    proxy.harm(Harm(what="delay", matching="^PUT .*partNumber", seconds=0.5, times=9))
+    saving = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket), times=PATIENT))
+    await until(lambda: large.uploads)
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert (large.uploads, large.keys, large.record.current.saving) == ([], {RECORD, OPEN}, None)
+    await large.save(submission, times=PATIENT)
+
+
+async def test_two_who_save_at_once_make_one_upload(shop: Shop) -> None:
+    submission = await shop.finished()
+    shop.loova.fail(on="video", delay_seconds=0.5)
+    savers = [shop.save(submission, max_wait=10, sleep=asyncio.sleep, times=PATIENT) for _ in range(2)]
+    saved = await asyncio.gather(*savers)
+    assert saved[0] == saved[1]
+    assert shop.totals["video_requests"] == 1
+
+
+async def leftover(shop: Shop, seconds: float) -> str:
+    """An upload in parts and its lease, as a collector that died leaves them."""
+    begun = shop.bucket.limited_client.create_multipart_upload(Bucket=shop.bucket, Key=VIDEO)["UploadId"]
+    shop.bucket.limited_client.upload_part(
+        Bucket=shop.bucket, Key=VIDEO, UploadId=begun, PartNumber=1, Body=b"x" * 5 * MIB
+    )
+    lease = Lease(holder="a dead one", seconds=seconds, upload_id=begun)
+    await shop.change(lambda record: record.move("lease", saving=lease))
+    return begun
+
+
+async def test_a_lease_that_ran_out_is_taken_over_and_its_upload_aborted(large: Shop) -> None:
+    submission = await large.finished()
+    await leftover(large, seconds=1)
+    saved = await large.save(submission, max_wait=10, sleep=asyncio.sleep)
+    assert large.uploads == []
+    assert saved.sha256 == large.loova.sha256(submission.task_id)
+    assert large.keys == {RECORD, VIDEO}
+
+
+async def test_a_lease_that_runs_is_respected(shop: Shop) -> None:
+    submission = await shop.finished()
+    upload = await leftover(shop, seconds=1000)
+    with pytest.raises(WaitTimeoutError, match="another worker is still saving") as timeout:
+        await shop.save(submission, max_wait=0.2, sleep=asyncio.sleep)
+    assert (timeout.value.task_id, timeout.value.credits_spent) == (submission.task_id, "yes")
+    assert (shop.uploads, shop.states) == ([upload], ["succeeded"])
+    assert shop.totals["video_requests"] == 0
+
+
+async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(large: Shop, proxy: Proxy) -> None:
+    submission = await large.finished()
+    proxy.harm(Harm(what="delay", matching="^PUT .*partNumber", seconds=1.5))
+    slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
+    await until(lambda: (saving := large.record.current.saving) and saving.upload_id)
+
+    def taken_over(record: JobRecord) -> JobRecord:
+        return record.move("lease", saving=Lease(holder="another", seconds=1000))
+
+    await large.change(taken_over)
+    with pytest.raises(TransferError, match="another worker took over") as lost:
+        await slow
+    assert (lost.value.task_id, lost.value.credits_spent) == (submission.task_id, "yes")
+    saving = large.record.current.saving
+    assert saving is not None
+    assert (saving.holder, large.states) == ("another", ["succeeded"])
+
+
+async def test_a_saved_video_that_was_deleted_is_brought_again_and_not_bought(shop: Shop) -> None:
+    submission = await shop.finished()
+    saved = await shop.save(submission)
+    shop.bucket.client.delete_object(Bucket=shop.bucket, Key=VIDEO)
+    again = await shop.save(await shop.submit())
+    assert again == saved.model_copy(update={"reused": True})
+    assert shop.keys == {RECORD, VIDEO}
+    assert shop.totals["posted"] == 1
+
+
+async def test_if_loova_forgot_a_deleted_video_it_is_reported_and_not_bought(shop: Shop) -> None:
+    submission = await shop.finished()
+    await shop.save(submission)
+    shop.bucket.client.delete_object(Bucket=shop.bucket, Key=VIDEO)
+    shop.loova.fail("task_forgotten", times=None)
+    with pytest.raises(TaskNotFoundError) as gone:
+        await shop.save(submission)
+    assert (gone.value.task_id, gone.value.credits_spent) == (submission.task_id, "yes")
+    assert shop.states == ["succeeded"]
+    assert (await shop.submit(max_paid_attempts=9)).reused
+    assert shop.totals["posted"] == 1

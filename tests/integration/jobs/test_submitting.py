@@ -1,0 +1,348 @@
+"""Bought once: on real S3 servers against a simulated Loova."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from prefect_loova.errors import (
+    AuthenticationError,
+    InDoubtError,
+    InsufficientCreditsError,
+    LoovaError,
+    RejectedError,
+    StorageError,
+    TooManyRunningTasksError,
+    WaitTimeoutError,
+)
+from prefect_loova.submitting import submit_video
+from tests.integration.jobs.shop import (
+    AT_ONCE,
+    FOR_EVER,
+    OPEN,
+    PATIENT,
+    PUT_RECORD,
+    RECORD,
+    REQUEST,
+    TIMES,
+    VIDEO,
+    Clock,
+    Shop,
+    record_writes,
+    through,
+    until,
+)
+from tests.proxy import Harm, Proxy
+
+# -- bought once -------------------------------------------------------------------------------------------------------
+
+
+async def test_asked_twice_it_is_bought_once(shop: Shop) -> None:
+    first, second = await shop.submit(), await shop.submit()
+    assert (first.reused, second.reused) == (False, True)
+    assert first.task_id == second.task_id == shop.task_ids[0]
+    assert second.model_copy(update={"reused": False}) == first
+    assert first.record == f"s3://{shop.bucket}/{RECORD}"
+    assert first.credits_cost == shop.loova.ledger["tasks"][0]["credits_cost"]
+    assert shop.totals["posted"] == 1
+    assert shop.keys == {RECORD, OPEN}
+
+
+async def test_asked_where_a_missing_key_answers_403_it_is_bought_once_and_saved(shop: Shop) -> None:
+    s3 = shop.bucket.client_as_on_aws
+    submission = await shop.submit(s3=s3)
+    await shop.wait(submission, s3=s3)
+    saved = await shop.save(submission, s3=s3)
+    shop.bucket.client.delete_object(Bucket=shop.bucket, Key=VIDEO)
+    assert (await shop.save(submission, s3=s3)).sha256 == saved.sha256
+    assert (await shop.submit(s3=s3)).reused
+    assert shop.totals["posted"] == 1
+
+
+async def test_asked_by_ten_at_once_it_is_bought_once(shop: Shop) -> None:
+    submissions = await asyncio.gather(*(shop.submit(max_wait=20, times=PATIENT) for _ in range(10)))
+    assert {submission.task_id for submission in submissions} == set(shop.task_ids)
+    assert [submission.reused for submission in submissions].count(False) == 1
+    assert shop.totals["posted"] == 1
+
+
+PROCESS = """
+import asyncio, json, sys
+from prefect_loova.client import LoovaClient
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.models import VideoRequest
+from prefect_loova.records import JobRecords
+from prefect_loova.simulator.s3 import s3_client
+from prefect_loova.submitting import submit_video
+
+async def main(base_url, api_key, bucket, *s3):
+    async with LoovaClient(api_key, base_url) as loova:
+        records = JobRecords(s3_client(*s3), bucket, "loova", loova.origin)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        request = VideoRequest(prompt="a job", duration=4)
+        print((await submit_video(VideoJobs(loova, records), request, max_wait=20)).model_dump_json())
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_asked_by_four_processes_at_once_it_is_bought_once(shop: Shop) -> None:
+    shop.loova.fail(on="submit", delay_seconds=0.5)
+    where = [shop.loova.base_url, shop.loova.api_key, shop.bucket, shop.bucket.endpoint_url, *shop.bucket.limited_keys]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, *where], stdin=-1, stdout=-1, text=True) for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    submissions = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert {submission["task_id"] for submission in submissions} == set(shop.task_ids)
+    assert [submission["reused"] for submission in submissions].count(False) == 1
+    assert shop.totals["posted"] == 1
+
+
+async def test_another_take_is_another_video(shop: Shop) -> None:
+    first = await shop.submit()
+    async with shop.worker() as jobs:
+        second = await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
+    assert first.task_id != second.task_id
+    assert shop.totals["billed"] == 2
+
+
+# -- what others left behind -------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_left_behind_is_taken_over_when_it_is_old(shop: Shop) -> None:
+    await shop.leave()
+    with pytest.raises(WaitTimeoutError, match="another worker is submitting"):
+        await shop.submit(max_wait=0.3, times=PATIENT)
+    assert shop.totals["posted"] == 0
+    started = asyncio.get_running_loop().time()
+    await shop.submit(max_wait=20, times=TIMES.model_copy(update={"take_over_after": 2}))
+    assert asyncio.get_running_loop().time() - started < 4
+    assert shop.states == ["submitted"]
+    assert shop.record.current.by == {"host": "a test"}
+    assert shop.totals["posted"] == 1
+
+
+async def test_a_claim_is_not_taken_over_before_its_time(shop: Shop) -> None:
+    started = asyncio.get_running_loop().time()
+    await shop.leave()
+    await shop.submit(max_wait=20, times=TIMES.model_copy(update={"take_over_after": 2}))
+    # S3 tells times in whole seconds.
+    assert asyncio.get_running_loop().time() - started > 1
+
+
+async def test_the_owner_of_a_claim_that_was_taken_over_does_not_post(shop: Shop, proxy: Proxy) -> None:
+    proxy.harm(Harm(what="delay", at=1, seconds=0.7, matching=PUT_RECORD))
+    slow = asyncio.create_task(shop.submit(s3=through(proxy, shop.bucket), max_wait=10))
+    await until(lambda: record_writes(proxy) == 2)
+    taker = await shop.submit(times=AT_ONCE)
+    assert not taker.reused
+    assert (await slow).reused
+    assert shop.totals["posted"] == 1
+
+
+async def test_a_submit_left_behind_is_in_doubt_when_it_is_overdue_and_never_posted_again(shop: Shop) -> None:
+    await shop.leave("begin", post_timeout_seconds=1)
+    with pytest.raises(WaitTimeoutError):
+        await shop.submit(max_wait=0.2, times=PATIENT)
+    assert shop.states == ["submitting"]
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(InDoubtError, match=r"(?s)adopt TASK_ID.*submit-again.*give-up") as doubt:
+        await shop.submit(max_wait=20)
+    assert asyncio.get_running_loop().time() - started > 0.5
+    assert (doubt.value.credits_spent, shop.states) == ("maybe", ["in_doubt"])
+    for times in (TIMES, AT_ONCE):
+        with pytest.raises(InDoubtError):
+            await shop.submit(times=times)
+    assert shop.totals["posted"] == 0
+    assert shop.keys == {RECORD, OPEN}
+
+
+async def test_a_submit_left_behind_is_not_in_doubt_before_its_timeout(shop: Shop) -> None:
+    await shop.leave("begin", post_timeout_seconds=1000)
+    with pytest.raises(WaitTimeoutError):
+        await shop.submit(max_wait=0.3, times=AT_ONCE)
+    assert shop.states == ["submitting"]
+
+
+# -- cancellation ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancellation_during_the_post_waits_for_the_answer_and_writes_it(shop: Shop) -> None:
+    shop.loova.fail("slow_reply", delay_seconds=0.5)
+    submitting = asyncio.create_task(shop.submit())
+    await shop.until_posted()
+    for _ in range(3):
+        submitting.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    assert [attempt.task_id for attempt in shop.record.attempts] == shop.task_ids
+    assert (await shop.submit()).reused
+    assert shop.totals["posted"] == 1
+
+
+async def test_a_cancellation_before_the_post_buys_nothing(shop: Shop, proxy: Proxy) -> None:
+    proxy.harm(Harm(what="delay", at=1, seconds=0.4, matching=PUT_RECORD))
+    submitting = asyncio.create_task(shop.submit(s3=through(proxy, shop.bucket)))
+    await until(lambda: record_writes(proxy) == 2)
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    assert (shop.totals["posted"], shop.states) == (0, ["rejected"])
+    assert not (await shop.submit()).reused
+    assert shop.totals["posted"] == 1
+
+
+# -- S3 after the purchase ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reads", ["S3 is gone", "S3 is read-only"])
+async def test_if_s3_stays_down_after_the_purchase_error_and_log_tell_the_task_id(
+    shop: Shop, proxy: Proxy, reads: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="prefect_loova")
+    proxy.harm(Harm(what="drop", at=2, times=FOR_EVER, matching=PUT_RECORD))
+    if reads == "S3 is gone":
+        proxy.harm(Harm(what="drop", at=1, times=FOR_EVER, matching=r"^GET .*record\.json"))
+    clock = Clock()
+    with pytest.raises(StorageError) as failed:
+        await shop.submit(s3=through(proxy, shop.bucket), clock=clock, sleep=clock.sleep)
+    task_id = shop.task_ids[0]
+    assert (failed.value.task_id, failed.value.credits_spent, failed.value.transient) == (task_id, "yes", False)
+    assert f"adopt {task_id}" in str(failed.value)
+    assert any(record.levelno >= logging.ERROR and f"adopt {task_id}" in record.message for record in caplog.records)
+    for secret in (shop.loova.api_key, shop.bucket.limited_secret_key, "ignature="):
+        assert secret not in caplog.text + str(failed.value) + repr(failed.value)
+    assert shop.states == ["submitting"]
+    with pytest.raises(InDoubtError):
+        await shop.change(lambda record: record.move("begin", post_timeout_seconds=0))
+        await shop.submit(times=AT_ONCE)
+    await shop.decide("adopt", task_id)
+    await shop.save(await shop.submit())
+    assert shop.totals["posted"] == 1
+
+
+async def test_if_s3_comes_back_after_the_purchase_the_task_id_is_written(shop: Shop, proxy: Proxy) -> None:
+    proxy.harm(Harm(what="drop", at=2, times=15, matching=PUT_RECORD))
+    clock = Clock()
+    submission = await shop.submit(s3=through(proxy, shop.bucket), clock=clock, sleep=clock.sleep)
+    assert shop.record.current.task_id == submission.task_id == shop.task_ids[0]
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("prompt_refused", RejectedError),
+        ("insufficient_credits", InsufficientCreditsError),
+        ("insufficient_credits_as_success", InsufficientCreditsError),
+        ("authentication_failed", AuthenticationError),
+        ("submit_redirect", RejectedError),
+    ],
+)
+async def test_a_refusal_buys_nothing_and_may_be_tried_again(shop: Shop, fault: str, error: type[LoovaError]) -> None:
+    shop.loova.fail(fault)
+    with pytest.raises(error) as refused:
+        await shop.submit()
+    assert refused.value.credits_spent == "no"
+    assert (shop.states, shop.keys) == (["rejected"], {RECORD})
+    submission = await shop.submit()
+    assert (submission.attempt, submission.reused) == (1, False)
+    assert shop.record.current.refusals == 1
+    assert shop.keys == {RECORD, OPEN}
+    assert (shop.totals["posted"], shop.totals["billed"]) == (2, 1)
+
+
+@pytest.mark.parametrize("fault", ["too_many_running_tasks", "too_many_running_tasks_as_success"])
+async def test_a_full_house_is_waited_for_until_the_time_is_over(shop: Shop, fault: str) -> None:
+    shop.loova.fail(fault, times=None)
+    clock = Clock()
+    with pytest.raises(TooManyRunningTasksError):
+        await shop.submit(max_wait=600, clock=clock, sleep=clock.sleep)
+    assert clock.now == pytest.approx(600)
+    assert shop.totals["billed"] == 0
+    assert 10 <= shop.totals["posted"] <= 40
+    assert (shop.states, shop.keys) == (["rejected"], {RECORD})
+    assert shop.record.current.refusals == shop.totals["posted"]
+    shop.loova.clear_faults()
+    assert not (await shop.submit()).reused
+
+
+async def test_a_full_house_that_empties_is_a_purchase(shop: Shop) -> None:
+    shop.loova.fail("too_many_running_tasks", times=3)
+    clock = Clock()
+    submission = await shop.submit(max_wait=600, clock=clock, sleep=clock.sleep)
+    assert (submission.attempt, shop.states) == (1, ["submitted"])
+    assert (shop.totals["posted"], shop.totals["billed"]) == (4, 1)
+    assert OPEN in shop.keys
+
+
+async def test_what_was_not_sent_may_be_tried_again(shop: Shop) -> None:
+    with pytest.raises(LoovaError, match="could not connect") as failed:
+        await shop.submit(base_url="http://127.0.0.1:9/api")
+    assert failed.value.credits_spent == "no"
+    assert (shop.states, shop.keys) == (["rejected"], {RECORD})
+    await shop.submit()
+    assert shop.totals["posted"] == 1
+
+
+# -- `submitting` is fresh when the POST leaves ------------------------------------------------------------------------
+
+
+class SlowWrites:
+    """A clock on which the first so many writes of `submitting` take `seconds`; on no other clock."""
+
+    def __init__(self, s3: Any, count: int, seconds: float) -> None:
+        self.now, self.writes = 0.0, 0
+        self._count, self._seconds = count, seconds
+        s3.meta.events.register("provide-client-params.s3.PutObject", self._written)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def _written(self, params: dict[str, Any], **_: Any) -> None:
+        if params["Key"] == RECORD:
+            self.writes += 1
+            # The first one is the claim.
+            if 1 < self.writes <= 1 + self._count:
+                self.now += self._seconds
+
+
+@pytest.mark.parametrize("which", ["clock", "wall"])
+@pytest.mark.parametrize(("slow", "seconds", "written"), [(0, 9, 1), (1, 4, 1), (1, 9, 2), (7, 9, 8)])
+async def test_a_submitting_that_is_no_longer_fresh_is_written_again_before_the_post(
+    shop: Shop, which: str, slow: int, seconds: float, written: int
+) -> None:
+    s3 = shop.bucket.make_limited_client()
+    clock = SlowWrites(s3, slow, seconds)
+    await shop.submit(s3=s3, max_wait=1000, **{which: clock})
+    assert clock.writes == 1 + written + 1
+    assert shop.totals["posted"] == 1
+
+
+@pytest.mark.parametrize("which", ["clock", "wall"])
+async def test_an_s3_that_stays_slow_is_given_up_without_a_post(shop: Shop, which: str) -> None:
+    s3 = shop.bucket.make_limited_client()
+    clock = SlowWrites(s3, 8, 9)
+    with pytest.raises(StorageError, match="too slow to submit safely") as failed:
+        await shop.submit(s3=s3, max_wait=1000, **{which: clock})
+    assert (failed.value.transient, failed.value.credits_spent) == (True, "no")
+    assert (clock.writes, shop.totals["posted"], shop.states) == (1 + 8 + 1, 0, ["rejected"])
+    await shop.submit()
+    assert shop.totals["posted"] == 1

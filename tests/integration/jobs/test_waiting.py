@@ -1,0 +1,111 @@
+"""Waited for, and never bought again for a failed poll: on real S3 servers against a simulated Loova."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefect_loova.errors import (
+    LoovaError,
+    MissingVideoUrlError,
+    TaskFailedError,
+    TaskNotFoundError,
+    WaitTimeoutError,
+)
+from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.waiting import wait_for_video
+from tests.integration.jobs.shop import (
+    AT_ONCE,
+    OPEN,
+    RECORD,
+    VIDEO,
+    Clock,
+    Shop,
+)
+from tests.s3_servers import Bucket
+
+
+async def test_three_hours_are_waited_with_a_hundred_polls(bucket: Bucket) -> None:
+    with LoovaSimulator(generation_seconds=3 * 3600, short_side=64) as loova:
+        shop, clock = Shop(bucket, loova), Clock(loova)
+        submission = await shop.submit()
+        async with shop.worker(clock=clock, sleep=clock.sleep) as jobs:
+            task = await wait_for_video(jobs, submission)
+        assert task.state == "succeeded"
+        assert 80 <= loova.ledger["tasks"][0]["polls"] <= 120
+        assert 3 * 3600 <= clock.now <= 3.3 * 3600
+        assert shop.states == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "fields"),
+    [
+        ("contradiction", {}),
+        ("unknown_status", {"times": 5}),
+        ("poll_without_data", {"times": 5}),
+        ("poll_lost", {"times": 9}),
+        ("poll_unavailable", {"times": 9}),
+        ("bad_gateway", {"on": "poll", "times": 9}),
+        ("task_forgotten", {"times": 2}),
+        ("success_without_url", {"times": 2}),
+    ],
+)
+async def test_a_poll_that_fails_is_not_a_failed_video(shop: Shop, fault: str, fields: dict[str, Any]) -> None:
+    submission = await shop.submit()
+    shop.loova.fail(fault, **fields)
+    assert (await shop.wait(submission, max_wait=20)).state == "succeeded"
+    assert shop.states == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("task_forgotten", TaskNotFoundError), ("success_without_url", MissingVideoUrlError)]
+)
+async def test_a_task_without_a_video_to_show_is_reported_and_stays_open(
+    shop: Shop, fault: str, error: type[LoovaError]
+) -> None:
+    submission = await shop.submit()
+    shop.loova.fail(fault, times=None)
+    for call in (shop.wait, shop.save):
+        with pytest.raises(error) as reported:
+            await call(submission)
+        assert reported.value.task_id == submission.task_id
+        assert shop.states == ["submitted"]
+    assert (await shop.submit(times=AT_ONCE, max_paid_attempts=9)).reused
+    shop.loova.clear_faults()
+    await shop.wait(submission)
+    assert (shop.states, shop.totals["posted"]) == (["succeeded"], 1)
+
+
+async def test_when_waiting_ends_the_job_stays_and_asking_again_goes_on(bucket: Bucket) -> None:
+    with LoovaSimulator(generation_seconds=1000, short_side=64) as loova:
+        shop = Shop(bucket, loova)
+        submission = await shop.submit()
+        with pytest.raises(WaitTimeoutError, match="ask for the same request again") as timeout:
+            await shop.wait(submission, max_wait=0.1)
+        assert (timeout.value.task_id, timeout.value.credits_spent) == (submission.task_id, "yes")
+        with pytest.raises(WaitTimeoutError, match="wait for it first"):
+            await shop.save(submission)
+        assert shop.states == ["submitted"]
+        loova.advance(1000)
+        await shop.wait(await shop.submit())
+        assert (shop.states, shop.totals["posted"]) == (["succeeded"], 1)
+
+
+async def test_a_failed_generation_ends_the_job_and_is_bought_again_only_if_allowed(shop: Shop) -> None:
+    shop.loova.fail("generation_failed")
+    submission = await shop.submit()
+    with pytest.raises(TaskFailedError, match="max_paid_attempts=2") as failed:
+        await shop.wait(submission)
+    assert failed.value.task_id == submission.task_id
+    assert (shop.states, shop.keys) == (["failed"], {RECORD})
+    with pytest.raises(TaskFailedError):
+        await shop.submit()
+    with pytest.raises(TaskFailedError):
+        await shop.save(submission)
+    assert shop.totals["posted"] == 1
+    second = await shop.submit(max_paid_attempts=2)
+    assert OPEN in shop.keys
+    await shop.wait(second)
+    assert (await shop.save(second)).video.endswith(VIDEO)
+    assert (shop.states, shop.keys) == (["failed", "saved"], {RECORD, VIDEO})
