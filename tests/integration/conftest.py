@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
@@ -47,6 +49,26 @@ def s3_block(bucket) -> S3Bucket:
 @pytest.fixture
 def place(credentials: LoovaCredentials, s3_block: S3Bucket) -> Place:
     return Place(credentials, s3_block)
+
+
+@pytest.fixture
+def environment(bucket, loova) -> dict[str, str]:
+    """What a user exports: the key of Loova, and boto3's own variables. No Prefect server: none is needed so far."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LOOVA_", "PREFECT_API"))}
+    return kept | {
+        "LOOVA_API_KEY": loova.api_key,
+        "LOOVA_BASE_URL": loova.base_url,
+        "AWS_ENDPOINT_URL_S3": bucket.endpoint_url,
+        "AWS_ACCESS_KEY_ID": bucket.limited_access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.limited_secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@pytest.fixture
+def served(environment, prefect_server) -> dict[str, str]:
+    """With the Prefect server of this test run."""
+    return environment | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
 
 
 def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None = None) -> S3Bucket:

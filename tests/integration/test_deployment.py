@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
+
+from prefect_loova import VideoRequest
 
 SERVE = """
 from prefect_loova import generate_video
@@ -34,23 +42,88 @@ def served(prefect_server, tmp_path: Path) -> Iterator[None]:
         process.wait(30)
 
 
-@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
-async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova):
+async def parameters_of(place, **more: Any) -> dict[str, Any]:
+    """As the run form of the Prefect UI sends them: blocks by reference."""
     credentials = await place.credentials.save("for-the-deployment", overwrite=True)
     bucket = await place.bucket.save("for-the-deployment", overwrite=True)
-    parameters = {
+    return {
         "request": {"prompt": "a red kite", "duration": 4},
         "credentials": {"$ref": {"block_document_id": str(credentials)}},
         "bucket": {"$ref": {"block_document_id": str(bucket)}},
         "poll_seconds": 0.1,
-    }
+    } | more
+
+
+async def started(parameters: dict[str, Any], **options: Any) -> FlowRun:
     for _ in range(120):
         try:
-            run = await run_deployment("generate-video/served", parameters=parameters, timeout=90, poll_interval=0.5)
-            break
+            return await run_deployment("generate-video/served", parameters=parameters, poll_interval=0.5, **options)
         except ObjectNotFound:
             await asyncio.sleep(0.5)  # it is not served yet
+    raise AssertionError("the flow was never served")
+
+
+@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova):
+    run = await started(await parameters_of(place), timeout=90)
     assert run.state.is_completed(), run.state.message
     assert run.name == "a-red-kite 16:9 4s"
     assert loova.ledger["totals"]["billed"] == 1
     assert loova.api_key not in run.model_dump_json()
+
+
+@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, place, loova):
+    """Twice in doubt: the second question must not be answered by the first answer."""
+    loova.fail("lost_request")
+    loova.fail("lost_reply")
+    run = await started(await parameters_of(place, on_in_doubt="suspend"), timeout=0)
+    form = await question(run, attempt=1)
+    assert form["schema"]["required"] == ["decision", "who"]
+    assert form["schema"]["properties"]["decision"]["enum"] == ["adopt", "submit-again", "give-up"]
+    assert "nothing was charged meanwhile" in unescape(form["description"])
+
+    with pytest.raises(RuntimeError, match="decision"):
+        await resume_flow_run(run.id, run_input={"who": "me"})
+    await resume_flow_run(run.id, run_input={"decision": "adopt", "task_id": "sim_mistyped", "who": "me"})
+    assert "Loova does not know this task" in unescape((await question(run, attempt=1, number=1))["description"])
+
+    await resume_flow_run(run.id, run_input={"decision": "submit-again", "who": "me", "why": "not in the dashboard"})
+    assert "60 less, which fits" in unescape((await question(run, attempt=2))["description"])
+    (task,) = loova.ledger["tasks"]
+    await resume_flow_run(run.id, run_input={"decision": "adopt", "task_id": task["task_id"], "who": "me"})
+
+    ended = await until(run, lambda state: state.is_final())
+    assert ended.is_completed(), ended.message
+    assert (loova.ledger["totals"]["posted"], loova.ledger["totals"]["billed"]) == (2, 1)
+    record = json.loads(
+        await place.bucket.aread_path(f"loova/{VideoRequest(prompt='a red kite', duration=4).key}/record.json")
+    )
+    assert [attempt["state"] for attempt in record["attempts"]] == ["in_doubt", "saved"]
+    assert [attempt["decision"]["what"] for attempt in record["attempts"]] == ["submit-again", "adopt"]
+    assert record["attempts"][0]["decision"]["why"] == "not in the dashboard"
+
+
+async def question(run: FlowRun, attempt: int, number: int = 0) -> dict[str, Any]:
+    """What the suspended run asks, as the UI reads it."""
+    key = f"loova-{VideoRequest(prompt='a red kite', duration=4).key}-{attempt}-{number}"
+    await until(run, lambda state: state.is_paused() and state.state_details.pause_key == key)
+    async with get_client() as prefect:
+        for _ in range(40):
+            try:
+                schema = await prefect.read_flow_run_input(run.id, f"suspended-{key}-schema")
+                described = await prefect.read_flow_run_input(run.id, f"suspended-{key}-description")
+                return {"schema": json.loads(schema), "description": json.loads(described)}
+            except ObjectNotFound:
+                await asyncio.sleep(0.25)  # the state is set before the form is there
+    raise AssertionError("there is no form")
+
+
+async def until(run: FlowRun, is_so: Callable[[Any], bool]) -> Any:
+    async with get_client() as prefect, asyncio.timeout(90):
+        while True:
+            state = (await prefect.read_flow_run(run.id)).state
+            if state is not None and is_so(state):
+                return state
+            assert state is None or not state.is_final(), state
+            await asyncio.sleep(0.25)

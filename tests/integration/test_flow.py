@@ -8,7 +8,7 @@ import json
 
 import av
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
@@ -85,6 +85,29 @@ async def test_a_lost_answer_to_a_submit_is_in_doubt_and_never_sent_again(place,
         with pytest.raises(InDoubtError) as caught:
             await run(REQUEST, place)
         assert caught.value.credits_spent == "maybe"
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
+async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loova, caplog):
+    loova.fail("lost_reply")
+    with pytest.raises(InDoubtError):
+        await run(REQUEST, place, on_in_doubt="suspend")
+    assert "cannot be done here (the run has no deployment)" in caplog.text
+
+    @flow
+    async def outer() -> None:
+        await run(REQUEST, place, on_in_doubt="suspend")
+
+    @task
+    async def in_a_task() -> None:
+        await run(REQUEST, place, on_in_doubt="suspend")
+
+    for other in (outer, in_a_task):
+        with pytest.raises(InDoubtError):
+            await other()
+    for reason in ("it is a subflow", "it runs in a task"):
+        assert f"cannot be done here ({reason})" in caplog.text
     assert loova.ledger["totals"]["posted"] == 1
 
 

@@ -1,0 +1,153 @@
+"""A job in doubt, resolved as a person does it: by the commands that the error shows, by the flow, by its artifact."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.artifacts import Artifact
+
+from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
+from prefect_loova.command import Place, simulated
+from prefect_loova.errors import InvalidRequestError, MoveRefusedError, TaskNotFoundError
+from prefect_loova.resolve import main
+from prefect_loova.tasks import open_jobs
+from tests.integration.conftest import block_of
+
+FLOWS = Path(__file__).parents[2] / "flows"
+REQUEST = VideoRequest(prompt="a | <b>boat</b>", duration=4)
+pytestmark = pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
+ME = {"who": "me", "why": "looked in the dashboard"}
+
+
+def ran(*command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, *command]
+    return subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+ON_ONE_SERVER = pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+"""What the core does on either S3 server is tested without processes of its own."""
+
+
+@pytest.fixture
+def lister(environment, bucket) -> dict[str, str]:
+    """The environment of one who may list the bucket."""
+    return environment | {
+        "AWS_ACCESS_KEY_ID": bucket.server.access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.server.secret_key,
+    }
+
+
+@pytest.fixture
+def place_of_a_lister(credentials, bucket) -> Place:
+    return Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+
+
+async def in_doubt(place: Place, loova) -> InDoubtError:
+    loova.fail("lost_reply")
+    with pytest.raises(InDoubtError) as caught:
+        await submit_video(REQUEST, credentials=place.credentials, bucket=place.bucket)
+    return caught.value
+
+
+@pytest.mark.usefixtures("prefect_server")
+@ON_ONE_SERVER
+async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run_saves_it(
+    environment, place, loova, bucket
+):
+    error = await in_doubt(place, loova)
+    (task,) = loova.ledger["tasks"]
+    (shown,) = [line for line in str(error).splitlines() if "adopt TASK_ID" in line]
+    words = shlex.split(shown.partition("python ")[2].replace("TASK_ID", task["task_id"]), comments=True)
+    done = await asyncio.to_thread(ran, *words, "--why", "found it", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "is submitted, decided by" in done.stdout
+    saved = await generate_video(REQUEST, credentials=place.credentials, bucket=place.bucket, poll_seconds=0.1)
+    assert (saved.task_id, saved.reused) == (task["task_id"], True)
+    record = json.loads(bucket.client.get_object(Bucket=bucket, Key=f"loova/{REQUEST.key}/record.json")["Body"].read())
+    assert record["attempts"][0]["decision"].items() >= {"what": "adopt", "why": "found it"}.items()
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+@ON_ONE_SERVER
+async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova, bucket):
+    await in_doubt(place, loova)
+    arguments = (str(FLOWS / "resolve_job.py"), "--bucket", bucket.name)
+    listed = await asyncio.to_thread(ran, *arguments, env=lister)
+    assert listed.returncode == 0, listed.stderr
+    assert f"{REQUEST.key}, attempt 1: a | <b>boat</b>" in listed.stdout
+    assert "60 less, which fits its price of 60" in listed.stdout
+    as_json = await asyncio.to_thread(ran, *arguments, REQUEST.key[:10], "--json", env=lister)
+    (job,) = json.loads(as_json.stdout)["jobs"]
+    assert (job["key"], job["credits_before"], job["credits_after"]) == (REQUEST.key, 10_000, 9_940)
+    given_up = await asyncio.to_thread(ran, *arguments, REQUEST.key[:10], "give-up", "--json", env=lister)
+    assert json.loads(given_up.stdout)["job"]["attempts"][0]["state"] == "abandoned"
+    assert (await asyncio.to_thread(ran, *arguments, env=lister)).stdout == "No job is in doubt.\n"
+    for secret in (loova.api_key, bucket.server.secret_key):
+        assert secret not in listed.stdout + listed.stderr + as_json.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("abc", "adopt"), "task_id: none was given"),
+        (("abc", "give-up", "task"), "task_id: task was given"),
+        (("abc", "buy"), "decision: 'buy' was given: must be one of adopt, submit-again, give-up"),
+        (("abc", "give-up", "x", "y"), "unrecognized arguments"),
+        (("0" * 64, "give-up", "--prefix", "../x"), "prefix"),
+    ],
+)
+@ON_ONE_SERVER
+def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypatch, capsys, arguments, says):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([*arguments, "--bucket", "b", "--json"]) == 2
+    assert says in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_simulated_place_names_itself_in_the_commands(tmp_path):
+    async def place_named() -> str:
+        async with open_jobs(where.credentials, where.bucket, "loova") as jobs:
+            return jobs.place
+
+    with simulated(tmp_path / "state") as where:
+        named = asyncio.run(place_named())
+    assert named == f"--simulate --state {tmp_path / 'state'}"
+
+
+@ON_ONE_SERVER
+async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
+    await place.credentials.save("of-mine", overwrite=True)
+    await place.bucket.save("mine-too", overwrite=True)
+    stored = type(place.credentials).aload("of-mine"), type(place.bucket).aload("mine-too")
+    async with open_jobs(await stored[0], await stored[1], "videos") as jobs:
+        assert jobs.place == "--credentials of-mine --s3-block mine-too --prefix videos"
+
+
+@pytest.mark.usefixtures("prefect_server")
+@ON_ONE_SERVER
+async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, loova, bucket):
+    where = place_of_a_lister._asdict()
+    await in_doubt(place_of_a_lister, loova)
+    (job,) = await resolve_job(**where)
+    shown = await Artifact.aget(key="loova-in-doubt")
+    assert shown is not None
+    assert REQUEST.key in str(shown.data) and "<b>" not in str(shown.data)
+    with pytest.raises(InvalidRequestError, match="give both"):
+        await resolve_job(**where, key=job.key)
+    with pytest.raises(TaskNotFoundError):
+        await resolve_job(**where, key=job.key, decision="adopt", task_id="sim_mistyped", **ME)
+    assert await resolve_job(**where, key=job.key, decision="submit-again", **ME) == []
+    with pytest.raises(MoveRefusedError, match="not in doubt"):
+        await resolve_job(**where, key=job.key, decision="give-up", **ME)
+    shown = await Artifact.aget(key="loova-in-doubt")
+    assert shown is not None
+    assert shown.data == "No job is in doubt."
+    saved = await generate_video(REQUEST, **where, poll_seconds=0.1)
+    assert saved.task_id == loova.ledger["tasks"][1]["task_id"]
