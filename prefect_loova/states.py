@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -90,6 +90,18 @@ MOVES: Mapping[MoveName, Move] = {
     "save": _move("succeeded", "saved", "The whole, checked video stands in the bucket."),
     "save_again": _move("saved", "succeeded", "The video is gone from the bucket; Loova is asked for it again."),
 }
+
+
+def moves_as_markdown() -> str:
+    """`MOVES` as the table that the docs print."""
+    order = list(get_args(JobState))
+    rows = [
+        f"| {name.replace('_', ' ')} | {', '.join(sorted(move.before, key=order.index)) or 'no record'} "
+        f"| {move.after}{' (a new attempt)' if move.appends else ''} | {move.when} |"
+        for name, move in MOVES.items()
+    ]
+    return "\n".join(["| Move | From | To | When |", "|---|---|---|---|", *rows])
+
 
 PURCHASED: frozenset[JobState] = frozenset({"submitted", "succeeded", "saved"})
 """The states of an attempt that holds a Loova task which made, makes or may make a video."""

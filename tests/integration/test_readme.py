@@ -13,7 +13,6 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import LoovaCredentials, VideoRequest, submit_video
-from prefect_loova.errors import InDoubtError
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +43,6 @@ async def test_every_example_is_run_by_a_test():
         "def evening_video",
         '.save("loova"',
         '.serve(name="videos")',  # by test_deployment.py
-        "async def adopt",
         "loova_simulator",
     ]
     assert len(BLOCKS) == len(told)
@@ -78,17 +76,6 @@ def test_the_blocks_are_registered_and_created_as_shown():
     assert LoovaCredentials.load("loova").api_key.get_secret_value() == "..."
 
 
-async def test_a_job_in_doubt_is_adopted_as_shown(place, loova):
-    loova.fail("lost_reply")
-    with pytest.raises(InDoubtError):
-        await bought("a plane", place)
-    adopt = example("async def adopt")["adopt"]
-    task_id = loova.ledger["tasks"][0]["task_id"]
-    key = VideoRequest(prompt="a plane").key
-    assert await adopt(place.credentials, place.bucket, key, task_id) == "submitted"
-    assert (await bought("a plane", place)).task_id == task_id
-
-
 async def test_the_pytest_plugin_is_used_as_shown(loova_simulator):
     await example("loova_simulator")["test_my_pipeline"](loova_simulator)
 
@@ -104,6 +91,11 @@ def test_the_commands_arguments_are_those_of_the_command():
         check=True,
     ).stdout
     assert shown == set(re.findall(r"(?m)^  (?:-h, )?(--[a-z0-9-]+)", told)) - {"--help"}
+
+
+def test_the_commands_for_a_job_in_doubt_are_those_that_its_error_shows():
+    shown = re.findall(r"python -m prefect_loova\.resolve KEY (.*?) --bucket", README)
+    assert shown == ["adopt TASK_ID", "submit-again", "give-up"]  # run by test_resolve.py, as the error shows them
 
 
 def test_every_link_to_a_file_of_this_repository_leads_somewhere():
