@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-When = Literal["before", "after", "mid_reply"]
-"""Before the request is passed on; after the server applied it, and before its reply; in the middle of the reply."""
+When = Literal["before", "mid_request", "after", "mid_reply"]
+"""Before the request is passed on, or with a part of it; after the server's answer, or with a part of that sent on."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Harm:
 
     Attributes:
         at: Which of the matching requests, counted from 0.
-        what: kill, drop, reset, answer, delay, corrupt or truncate.
+        what: kill, drop, reset, answer, delay, corrupt (one bit) or truncate (half of the body, its length put right).
         when: See `When`.
         matching: A regular expression on `METHOD path`.
         status: Of an answer.
         body: Of an answer.
         headers: Of an answer.
-        seconds: Of a delay.
+        seconds: Of a delay. With a kill, drop or reset `before`: the request is passed on after all, so much later.
         times: How many matching requests in a row.
+        at_byte: After how many bytes of the request or reply `mid_request` and `mid_reply` end it; None: in the middle.
     """
 
     at: int = 0
@@ -47,6 +48,7 @@ class Harm:
     headers: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     times: int = 1
+    at_byte: int | None = None
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Seen:
     path: str
     status: int | None = None
     harm: Harm | None = None
+    delivered: bool = False
+    """Whether the server's own reply was sent on, whole and at once, to a client that still lived."""
 
 
 @dataclass
@@ -84,31 +88,32 @@ class _Wire:
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def until(self, mark: bytes) -> bytes:
         while mark not in self._buffer:
             self._more()
-        end = self._buffer.index(mark) + len(mark)
-        taken, self._buffer = self._buffer[:end], self._buffer[end:]
-        return taken
+        return self._taken(self._buffer.index(mark) + len(mark))
 
     def exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
             self._more()
-        taken, self._buffer = self._buffer[:count], self._buffer[count:]
-        return taken
+        return self._taken(count)
 
     def rest(self) -> bytes:
         with contextlib.suppress(_ClosedError):
             while True:
                 self._more()
-        taken, self._buffer = self._buffer, b""
+        return self._taken(len(self._buffer))
+
+    def _taken(self, count: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
         return taken
 
     def _more(self) -> None:
         try:
-            data = self.sock.recv(1 << 16)
+            data = self.sock.recv(1 << 18)
         except OSError:
             data = b""
         if not data:
@@ -153,7 +158,10 @@ class Proxy:
         self._kill = kill
         self._lock = threading.Lock()
         self._harms: list[tuple[Harm, re.Pattern[str], list[int]]] = []
+        self._in_flight = 0
         self.seen: list[Seen] = []
+        self.watch: Callable[[str], None] | None = None
+        """Called with `METHOD path` of each request before anything is done to it."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -188,6 +196,11 @@ class Proxy:
         with self._lock:
             self._harms.clear()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no request is under way, not even one whose client is gone."""
+        return self._in_flight == 0
+
     def kill_process(self, process_id: Callable[[], int]) -> None:
         """From now on `kill` is SIGKILL for this process, whose id may still have to be waited for."""
         self._kill = lambda: os.kill(process_id(), signal.SIGKILL)
@@ -220,16 +233,28 @@ class Proxy:
 
     def _exchange(self, client: _Wire, server: _Wire) -> bool:
         request = client.head()
+        with self._lock:
+            self._in_flight += 1
+        try:
+            return self._handle(client, server, request)
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+    def _handle(self, client: _Wire, server: _Wire, request: _Message) -> bool:
         if request.headers.get("expect", "").lower() == "100-continue":
             client.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", request.head)
         request.body = client.body(request, of_reply=False)
         method, path = request.start.split(" ")[:2]
+        if self.watch is not None:
+            self.watch(f"{method} {path}")
         seen, harm = Seen(method, path), self._harm_for(f"{method} {path}")
         seen.harm = harm
         with self._lock:
             self.seen.append(seen)
-        if harm is not None and harm.when == "before" and not self._before(client, harm, request):
+        early = harm is not None and harm.when in ("before", "mid_request")
+        if harm is not None and early and not self._before(client, server, harm, request):
             return False
         server.sock.sendall(request.raw)
         reply = server.head()
@@ -239,9 +264,10 @@ class Proxy:
         seen.status = status
         if method != "HEAD" and status not in (204, 304):
             reply.body = server.body(reply, of_reply=True)
-        if harm is not None and harm.when != "before" and not self._after(client, harm, reply):
+        if harm is not None and not early and not self._after(client, harm, reply):
             return False
         client.sock.sendall(reply.raw)
+        seen.delivered = harm is None
         framed = "content-length" in reply.headers or "transfer-encoding" in reply.headers or method == "HEAD"
         framed = framed or status in (204, 304)
         return framed and "close" not in (reply.headers.get("connection", ""), request.headers.get("connection", ""))
@@ -256,47 +282,72 @@ class Proxy:
                     count[0] += 1
             return found
 
-    def _before(self, client: _Wire, harm: Harm, request: _Message) -> bool:
+    def _before(self, client: _Wire, server: _Wire, harm: Harm, request: _Message) -> bool:
         """Whether the request is passed on after all."""
         if harm.what == "delay":
             time.sleep(harm.seconds)
-            return True
-        if harm.what == "corrupt":
+        elif harm.what == "corrupt":
             request.body = _flipped(request.body)
-            return True
-        if harm.what == "answer":
+        elif harm.what == "truncate":
+            _halve(request)
+        elif harm.what == "answer":
             client.sock.sendall(_answer(harm))
+            return False
+        elif harm.when == "mid_request":
+            server.sock.sendall(_part(request, harm))
+            self._end(client, harm, server)
+            return False
         else:
             self._end(client, harm)
-        return False
+            if not harm.seconds:
+                return False
+            client.sock.close()
+            time.sleep(harm.seconds)
+        return True
 
     def _after(self, client: _Wire, harm: Harm, reply: _Message) -> bool:
         """Whether the reply is passed on whole."""
         if harm.what == "delay":
             time.sleep(harm.seconds)
-            return True
-        if harm.what == "corrupt":
+        elif harm.what == "corrupt":
             reply.body = _flipped(reply.body)
-            return True
-        if harm.what == "answer":
+        elif harm.what == "truncate" and harm.when == "after":
+            _halve(reply)
+        elif harm.what == "answer":
             client.sock.sendall(_answer(harm))
             return False
-        if harm.when == "mid_reply" or harm.what == "truncate":
-            raw = reply.raw
-            client.sock.sendall(raw[: max(1, len(raw) - max(1, len(reply.body) // 2))])
-        self._end(client, harm)
-        return False
+        else:
+            if harm.when == "mid_reply":
+                client.sock.sendall(_part(reply, harm))
+            self._end(client, harm)
+            return False
+        return True
 
-    def _end(self, client: _Wire, harm: Harm) -> None:
+    def _end(self, client: _Wire, harm: Harm, *others: _Wire) -> None:
         if harm.what == "kill" and self._kill is not None:
             self._kill()
         if harm.what == "reset":
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for wire in (client, *others):
+                wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _part(message: _Message, harm: Harm) -> bytes:
+    """As much as a harm lets through: half of the body, or of the head where there is none, unless it names a byte."""
+    raw = message.raw
+    middle = len(message.head) + len(message.body) // 2 if message.body else len(raw) // 2
+    return raw[: middle if harm.at_byte is None else harm.at_byte]
 
 
 def _flipped(body: bytes) -> bytes:
     middle = len(body) // 2
     return body[:middle] + bytes([body[middle] ^ 0x20]) + body[middle + 1 :] if body else body
+
+
+def _halve(message: _Message) -> None:
+    if "content-length" in message.headers:
+        message.body = message.body[: len(message.body) // 2]
+        length = f"\r\nContent-Length: {len(message.body)}\r\n".encode()
+        message.head = re.sub(rb"(?i)\r\ncontent-length:[^\r]*\r\n", length, message.head)
 
 
 def _answer(harm: Harm) -> bytes:

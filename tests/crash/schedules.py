@@ -1,227 +1,180 @@
-"""One schedule of harm: run a job until it ends, then hold the servers' own books against the invariants."""
+"""One schedule of harm: a job runs until it ends, and the servers' own books are held against the invariants.
+
+Where it ends in doubt, a person decides by what Loova's books say, and it has to end saved.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterable
-from concurrent.futures import Future
-from contextlib import ExitStack
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from prefect_loova.models import VideoRequest
-from prefect_loova.simulator import LoovaSimulator
-from tests.proxy import Harm, Proxy, Seen
+from tests.crash.harms import Wire
+from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage
+from tests.proxy import Harm, Seen
 from tests.s3_servers import S3Server
 
-Wire = Literal["api", "s3", "video"]
-API_KEY = "sk-simulated-secret-key"
-HURRY = 0.2
-TIMES = {"take_over_after": 1.0, "doubt_after": 0.5, "fresh_for": 5.0, "lease": 1.0, "look_again": 0.5}
-MOST_RUNS = 8
+AT_ONCE = 10
+PARTS = 8 * 1024 * 1024 + 64 * 1024
+"""The size of a video that goes to S3 in two parts."""
+
+MOST_RUNS = 10
 MOST_REQUESTS = 600
+MOST_REQUESTS_UNHARMED = 120
+"""Of a run to which nothing is done. An undisturbed one sends some 25 requests (35 with two parts); one that finds what
+others left may wait for a claim (1 s), a lost submit (1.5 s) and a lease (1 s), each a second longer as S3 tells ages
+in whole seconds: 65 looks of 0.1 s, and a few requests to clear away an upload."""
 
 
-class ForkServer:
-    """The process that forks the jobs; its answers come to futures."""
+@dataclass
+class Schedule:
+    """What is done on which wire, counted over all runs, to a job whose video has this size."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forkserver.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self._ids = itertools.count()
-        self._lock = threading.Lock()
-        self._pids: dict[int, Future[int]] = {}
-        self._ends: dict[int, Future[int]] = {}
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def start(self, spec: dict[str, Any]) -> tuple[Future[int], Future[int]]:
-        """Start a job: its pid, and the wait status that it ends with."""
-        with self._lock:
-            number = next(self._ids)
-            self._pids[number], self._ends[number] = Future(), Future()
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(spec | {"id": number}).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._pids[number], self._ends[number]
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            message = json.loads(line)
-            if "pid" in message:
-                self._pids[message["started"]].set_result(message["pid"])
-            else:
-                self._ends[message["ended"]].set_result(message["status"])
+    harms: Mapping[Wire, Iterable[Harm]]
+    video_bytes: int | None = None
 
 
 @dataclass
 class Outcome:
     """How a schedule ended."""
 
+    schedule: Schedule
     state: str
-    runs: int
-    billed: int
+    runs: list[Run]
     seen: dict[Wire, list[Seen]]
+    story: str
     broken: list[str] = field(default_factory=list)
-    story: str = ""
 
 
-def run_schedule(
-    forks: ForkServer,
-    s3: S3Server,
-    bucket: str,
-    prefix: str,
-    harms: dict[Wire, Iterable[Harm]],
-    video_bytes: int | None = None,
-) -> Outcome:
-    """Run a job through harm until it ends saved or in doubt.
+def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, schedule: Schedule) -> Outcome:
+    """Run a job through harm until it ends saved or in doubt, then let a person decide if it is in doubt."""
+    with Stage(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
+        stage.harm(schedule.harms)
+        run = stage.run()
+        while run.state not in ("saved", "in_doubt", "hangs") and len(stage.runs) < MOST_RUNS:
+            run = stage.run()
+        stage.heal()
+        stage.wait_until_quiet()
+        broken = list(broken_invariants(stage, run.state))
+        if run.state == "in_doubt" and not broken:
+            broken = list(broken_after_decision(stage))
+        return Outcome(schedule, run.state, stage.runs, stage.seen, stage.story, broken)
+
+
+def run_all(
+    forks: ForkServer, s3: S3Server, schedules: list[Schedule], seed: int, what: str = "schedules"
+) -> Counter[str]:
+    """Run schedules, several at a time and each below a prefix of its own; hold every one against the invariants."""
+    bucket = s3.make_bucket()
+
+    def one(numbered: tuple[int, Schedule]) -> Outcome:
+        number, schedule = numbered
+        return run_schedule(forks, s3, bucket.name, f"run-{number}", schedule)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ended = list(pool.map(one, enumerate(schedules)))
+    bucket.remove()
+    states = Counter(outcome.state for outcome in ended)
+    print(f"\n{len(ended)} {what} on {s3.name}: {dict(states)}, seed {seed}")
+    broken = [outcome for outcome in ended if outcome.broken]
+    told = "\n".join(f"{outcome.schedule}: {outcome.broken}\n{_tail(outcome)}" for outcome in broken[:5])
+    assert not broken, f"{len(broken)} of {len(ended)} {what} broke an invariant, seed {seed}\n{told}"
+    return states
+
+
+def _tail(outcome: Outcome) -> str:
+    lines = [line for line in outcome.story.splitlines() if "httpcore" not in line]
+    return "\n".join(["    " + line for line in lines[-12:]])
+
+
+def broken_after_decision(stage: Stage) -> Iterator[str]:
+    """Let a person decide about the job in doubt; what does not hold then."""
+    tasks = stage.loova.ledger["tasks"]
+    decision = {"what": "adopt" if tasks else "submit-again", "task_id": tasks[0]["task_id"] if tasks else None}
+    run = stage.run(decision=decision)
+    if run.state != "saved":
+        yield f"after the decision {decision} it ended with {run.result}"
+        return
+    for problem in broken_invariants(stage, "saved", attempts=1 if tasks else 2):
+        yield f"after the decision {decision}: {problem}"
+
+
+def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[str]:
+    """The invariants that do not hold, in words.
 
     Args:
-        forks: Starts the job.
-        s3: The S3 server, and
-        bucket: the bucket, and
-        prefix: where in it this schedule has its own place.
-        harms: What is done on which wire; counted over all runs.
-        video_bytes: The size of the video, for those that need several parts.
+        stage: Where everything is.
+        state: How the last run says that it ended.
+        attempts: How many attempts to buy were allowed.
     """
-    with ExitStack() as stack:
-        proxies: dict[Wire, Proxy] = {name: stack.enter_context(Proxy(0)) for name in ("api", "s3", "video")}
-        loova = stack.enter_context(
-            LoovaSimulator(
-                api_key=API_KEY,
-                generation_seconds=0.1,
-                short_side=64,
-                video_bytes=video_bytes,
-                video_origin=proxies["video"].url,
-            )
-        )
-        targets = {"api": loova.port, "s3": urlsplit(s3.endpoint_url).port or 0, "video": loova.video_port}
-        for name, proxy in proxies.items():
-            proxy.target = targets[name]
-            proxy.harm(*harms.get(name, ()))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        job = _Job(forks, s3, bucket, prefix, proxies, folder)
-        result: dict[str, Any] = {"state": "never ran"}
-        runs = 0
-        while runs < MOST_RUNS and not (result["state"] == "saved" or result.get("type") == "InDoubtError"):
-            runs += 1
-            result = job.run()
-        state = "in_doubt" if result.get("type") == "InDoubtError" else str(result["state"])
-        seen = {name: proxy.seen for name, proxy in proxies.items()}
-        outcome = Outcome(state, runs, loova.ledger["totals"]["billed"], seen, story=job.story())
-        outcome.broken = list(_broken(outcome, result, loova, job))
-        return outcome
-
-
-class _Job:
-    """The command that is run again and again."""
-
-    def __init__(
-        self, forks: ForkServer, s3: S3Server, bucket: str, prefix: str, proxies: dict[Wire, Proxy], folder: Path
-    ) -> None:
-        self.request = VideoRequest(prompt=f"crash {prefix}", duration=4)
-        self.s3, self.bucket, self.prefix = s3, bucket, prefix
-        self.log = folder / "log"
-        self._forks, self._proxies, self._result = forks, proxies, folder / "result"
-        self.spec = {
-            "api": f"{proxies['api'].url}/api",
-            "origin": "http://loova.simulated",
-            "api_key": API_KEY,
-            "s3": proxies["s3"].url,
-            "access_key": s3.access_key,
-            "secret_key": s3.secret_key,
-            "bucket": bucket,
-            "prefix": prefix,
-            "request": self.request.model_dump(mode="json"),
-            "times": TIMES,
-            "submit_timeout": 1.0,
-            "hurry": HURRY,
-            "max_wait": 30,
-            "log": str(self.log),
-            "result": str(self._result),
-        }
-
-    def run(self) -> dict[str, Any]:
-        self._result.unlink(missing_ok=True)
-        pid, end = self._forks.start(self.spec)
-        for proxy in self._proxies.values():
-            proxy.kill_process(lambda: pid.result(10))
-        try:
-            end.result(90)
-        except TimeoutError:
-            return {"state": "hangs"}
-        return json.loads(self._result.read_text()) if self._result.exists() else {"state": "killed"}
-
-    def story(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-
-def _broken(outcome: Outcome, result: dict[str, Any], loova: LoovaSimulator, job: _Job) -> Iterable[str]:
-    """The invariants that do not hold, in words."""
-    client = job.s3.client()
-    key = job.request.key
-    if outcome.state not in ("saved", "in_doubt"):
-        yield f"it never ended: {result}"
-        return
-    if sum(len(seen) for seen in outcome.seen.values()) > MOST_REQUESTS:
-        yield "it took too many requests"
-    record = json.loads(client.get_object(Bucket=job.bucket, Key=f"{job.prefix}/{key}/record.json")["Body"].read())
-    ledger = loova.ledger
+    ledger, story = stage.loova.ledger, stage.story
     if ledger["totals"]["billed"] > 1:
         yield f"{ledger['totals']['billed']} tasks were billed for one request"
-    if len(record["attempts"]) != 1:
-        yield f"there are {len(record['attempts'])} attempts that nobody allowed"
+    for number, run in enumerate(stage.runs, 1):
+        if not run.harmed and (run.state not in ("saved", "in_doubt") or run.requests > MOST_REQUESTS_UNHARMED):
+            yield f"run {number} ended {run.result} after {run.requests} requests, and nothing was done to it"
+    if state not in ("saved", "in_doubt"):
+        yield f"it never ended: {stage.runs[-1].result}"
+        return
+    if sum(len(seen) for seen in stage.seen.values()) > MOST_REQUESTS:
+        yield "it took too many requests"
+    if strange := [said for said in stage.posts if said != "submitting"]:
+        yield f"a submit was sent while the record said {strange[0]}"
+    record = stage.record()
+    if record is None:
+        yield "there is no record"
+        return
+    if len(record["attempts"]) != attempts:
+        yield f"there are {len(record['attempts'])} attempts, and {attempts} were allowed"
     attempt = record["attempts"][-1]
-    if attempt["state"] != outcome.state:
-        yield f"the record says {attempt['state']}, the run {outcome.state}"
-    if outcome.state == "in_doubt" and "submitting" not in attempt["times"]:
-        yield "it is in doubt without ever having been submitted"
-    answered = any(seen.method == "POST" and seen.status == 200 and not seen.harm for seen in outcome.seen["api"])
+    if attempt["state"] != state:
+        yield f"the record says {attempt['state']}, the run {state}"
+    written = [seen for seen in stage.seen["s3"] if seen.method == "PUT" and "record.json" in seen.path]
+    if state == "in_doubt" and ("submitting" not in attempt["times"] or [one.status for one in written].count(200) < 3):
+        yield "it is in doubt, and nobody wrote that it is claimed, submitting and in doubt"
+    answered = any(seen.method == "POST" and seen.status == 200 and seen.delivered for seen in stage.seen["api"])
     for task in ledger["tasks"]:
-        if outcome.state == "saved" and attempt.get("task_id") != task["task_id"]:
+        if state == "saved" and attempt.get("task_id") != task["task_id"]:
             yield f"task {task['task_id']} is billed, and the record has {attempt.get('task_id')}"
-        if answered and task["task_id"] != attempt.get("task_id") and task["task_id"] not in outcome.story:
+        if answered and task["task_id"] != attempt.get("task_id") and task["task_id"] not in story:
             # A kill between the answer and its write leaves it to the log, which has it before.
             yield f"the client received task {task['task_id']}, and neither its record nor its log has it"
-    yield from _broken_objects(outcome, loova, job, client, attempt)
-    for secret in (API_KEY, job.s3.secret_key, "signature="):
-        if secret in outcome.story or secret in json.dumps(record):
-            yield f"{secret!r} stands in the log or the record"
+    yield from _broken_objects(stage, state, attempt)
+    yield from told_secrets(stage, record)
 
 
-def _broken_objects(
-    outcome: Outcome, loova: LoovaSimulator, job: _Job, client: Any, attempt: dict[str, Any]
-) -> Iterable[str]:
-    place = f"{job.prefix}/{job.request.key}/"
-    listed = client.list_objects_v2(Bucket=job.bucket, Prefix=place).get("Contents", [])
+def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
+    place, client = stage.place, stage.client
+    listed = client.list_objects_v2(Bucket=stage.bucket, Prefix=place).get("Contents", [])
     videos = [entry["Key"] for entry in listed if entry["Key"].endswith(".mp4")]
-    if outcome.state == "saved" and videos != [f"{place}video.mp4"]:
+    if state == "saved" and videos != [f"{place}video.mp4"]:
         yield f"it is saved, and the bucket has {videos}"
     for video in videos:
-        digest = hashlib.sha256(client.get_object(Bucket=job.bucket, Key=video)["Body"].read()).hexdigest()
-        if digest not in (loova.sha256(task["task_id"]) for task in loova.ledger["tasks"]):
+        digest = hashlib.sha256(client.get_object(Bucket=stage.bucket, Key=video)["Body"].read()).hexdigest()
+        if digest not in (stage.loova.sha256(task["task_id"]) for task in stage.loova.ledger["tasks"]):
             yield f"{video} is not what Loova served"
-        if outcome.state == "saved" and digest != attempt["video"]["sha256"]:
+        if state == "saved" and digest != attempt["video"]["sha256"]:
             yield f"{video} has another checksum than the record"
-    uploads = client.list_multipart_uploads(Bucket=job.bucket, Prefix=place).get("Uploads", [])
+    uploads = client.list_multipart_uploads(Bucket=stage.bucket, Prefix=place).get("Uploads", [])
     if uploads:
         yield f"{len(uploads)} multipart uploads were left behind"
-    entries = client.list_objects_v2(Bucket=job.bucket, Prefix=f"{job.prefix}/_open/").get("Contents", [])
-    if outcome.state == "in_doubt" and not entries:
+    entries = client.list_objects_v2(Bucket=stage.bucket, Prefix=f"{stage.prefix}/_open/").get("Contents", [])
+    if state == "in_doubt" and [entry["Key"] for entry in entries] != [f"{stage.prefix}/_open/{REQUEST.key}"]:
         yield "it is in doubt, and the index of open jobs does not know it"
+
+
+def told_secrets(stage: Stage, record: dict[str, Any] | None) -> Iterator[str]:
+    """Where a key, or what signs a URL, stands in a log, a record, a result or an error."""
+    paths = " ".join(seen.path for seen in stage.seen["video"])
+    secrets = {"the API key": {API_KEY}, "the S3 secret key": {stage.s3.secret_key}}
+    secrets["a signed query"] = {"signature=", *re.findall(r"signature=([0-9a-f]+)", paths)}
+    told = {"log": stage.story, "record": json.dumps(record), "result": json.dumps([run.result for run in stage.runs])}
+    for name, values in secrets.items():
+        for place, text in told.items():
+            if any(value in text for value in values):
+                yield f"{name} stands in the {place}"

@@ -1,0 +1,122 @@
+"""All that is done to a request: each kind of harm, on each wire where the invariants can hold."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from typing import Literal
+
+from tests.proxy import Harm, Seen
+
+Wire = Literal["api", "s3", "video"]
+
+_PAGE = b"<html><body>Bad Gateway</body></html>"
+_MOMENTS = ("before", "mid_request", "after", "mid_reply")
+_LATE = 2.3
+"""Longer than a client waits for S3, and than the next run waits for a claim or a lost submit."""
+
+_MAY_BE_LATE = r"^(?!DELETE |POST .*[?]uploads)"
+
+BROKEN = [Harm(what=what, when=when) for what in ("kill", "drop", "reset") for when in _MOMENTS]
+LATE = [
+    # The client is gone, or goes on without the answer, and what it sent arrives when others are at work. Left out are
+    # the begin of a multipart upload and a DELETE in the index: whoever is at work then has looked already, and nobody
+    # can tell S3 to refuse them.
+    Harm(what="kill", when="before", seconds=_LATE),
+    Harm(what="drop", when="before", seconds=_LATE),
+    Harm(what="delay", when="before", seconds=_LATE),
+    Harm(what="delay", when="after", seconds=_LATE),
+]
+ANSWERED = [
+    Harm(what="answer", when=when, status=status, body=body, headers=headers)
+    for when in ("before", "after")
+    for status, body, headers in [
+        (500, b"", ()),
+        (502, _PAGE, ()),
+        (503, b"", ()),
+        (503, b"", (("Retry-After", "1"),)),
+    ]
+]
+# A success that is none. Left out is one that looks right in all that the caller reads (a PUT with an ETag, the 204 of
+# a DELETE): nobody could tell.
+LYING = [Harm(what="answer", when=when, status=200, body=body) for when in ("before", "after") for body in (b"", _PAGE)]
+CUT = [Harm(what="truncate", when="after")]
+# Of what Loova sends nothing but TLS notices a byte that changes (a task id, a video): no checksum is documented.
+CORRUPT = [Harm(what="corrupt", when="after")]
+CORRUPT_UPLOAD = [Harm(what="corrupt", when="before"), Harm(what="truncate", when="before")]
+
+ONLY_S3 = [
+    Harm(what="answer", when=when, status=status, body=f"<Error><Code>{code}</Code></Error>".encode(), times=times)
+    for when in ("before", "after")
+    for status, code, times in [
+        (412, "PreconditionFailed", 1),
+        (409, "ConditionalRequestConflict", 1),
+        (503, "SlowDown", 2),
+    ]
+]
+ONLY_COMPLETE = [
+    Harm(what="answer", when=when, status=status, body=b"<Error><Code>InternalError</Code></Error>", times=times)
+    for when in ("before", "after")
+    for status in (500, 200)  # S3 does answer a Complete with 200 and an error in the body
+    for times in (1, 2)
+]
+ONLY_SUBMIT = [Harm(what="answer", when="before", status=status) for status in (400, 401, 402, 403, 404, 422, 429)]
+ONLY_POLL = [
+    Harm(what="answer", when="before", status=status, times=times)
+    for status, times in [(404, 1), (404, 9), (410, 1), (401, 1), (403, 1)]
+]
+
+
+def harms_at(wire: Wire, request: Seen, server: str) -> list[Harm]:
+    """What can be done to one request. moto checks no checksum of what it is sent, SeaweedFS does."""
+    line = f"{request.method} {request.path}"
+    harms = BROKEN + ANSWERED + CUT + [harm for harm in LATE if harm.when == "after" or re.search(_MAY_BE_LATE, line)]
+    if not line.startswith("DELETE"):
+        harms = harms + LYING
+    if wire == "s3":
+        harms = harms + CORRUPT + ONLY_S3
+        if server != "moto" and request.method == "PUT":
+            harms = harms + CORRUPT_UPLOAD
+        if is_complete(request):
+            harms = harms + ONLY_COMPLETE
+    if wire == "api":
+        harms = harms + (ONLY_SUBMIT if request.method == "POST" else [])
+        harms = harms + (ONLY_POLL if "/tasks" in request.path else [])
+    return harms
+
+
+def is_multipart(request: Seen) -> bool:
+    """Whether the request is of a multipart upload."""
+    return "uploads" in request.path or "uploadId=" in request.path
+
+
+def is_complete(request: Seen) -> bool:
+    """Whether the request completes a multipart upload."""
+    return request.method == "POST" and "uploadId=" in request.path
+
+
+def kind(harm: Harm) -> tuple[object, ...]:
+    """What makes two harms of the same kind, wherever they are done."""
+    return harm.what, harm.when, harm.status if harm.what == "answer" else None, harm.seconds > 0, harm.body[:1]
+
+
+def drawn(chance: random.Random, wire: Wire, server: str) -> Harm:
+    """A harm somewhere in the runs of a job: on which request, for how many in a row, and at which byte."""
+    harms = BROKEN + ANSWERED + CUT + [replace(harm, matching=_MAY_BE_LATE) for harm in LATE]
+    harms = harms + [replace(harm, matching="^(?!DELETE )") for harm in LYING]
+    if wire == "s3":
+        harms = harms + CORRUPT + ONLY_S3
+        if server != "moto":
+            harms = harms + [replace(harm, matching="^PUT ") for harm in CORRUPT_UPLOAD]
+        harms = harms + [replace(harm, matching="^POST .*uploadId=") for harm in ONLY_COMPLETE[:2]]
+    if wire == "api":
+        harms = harms + [replace(harm, matching="^POST ") for harm in ONLY_SUBMIT]
+        harms = harms + [replace(harm, matching="^GET .*/tasks") for harm in ONLY_POLL]
+    harm = chance.choice(harms)
+    last = 1 if "POST" in harm.matching else {"api": 6, "s3": 30, "video": 2}[wire]
+    if harm.when in ("mid_request", "mid_reply") and chance.random() < 0.7:
+        harm = replace(harm, at_byte=int(10 ** chance.uniform(0, 4)))
+    if harm.what == "answer" and chance.random() < 0.3:
+        harm = replace(harm, times=chance.randint(2, 4))
+    return replace(harm, at=chance.randint(0, last))
