@@ -15,6 +15,7 @@ import os
 import select
 import sys
 import traceback
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +32,8 @@ from prefect_loova.saving import save_video
 from prefect_loova.states import Decision
 from prefect_loova.submitting import submit_video
 from prefect_loova.waiting import wait_for_video
+
+Job = Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 _SESSION = boto3.Session(aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1")
 
@@ -59,13 +62,13 @@ async def _job(spec: dict[str, Any]) -> dict[str, Any]:
         jobs = VideoJobs(loova, records, times=JobTimes(**spec["times"]), sleep=sleep)
         request = VideoRequest(**spec["request"])
         if spec.get("decision"):
-            await _decide(jobs, request.key, **spec["decision"])
+            await decide_as_told(jobs, request.key, **spec["decision"])
         submission = await submit_video(jobs, request, max_wait=spec["max_wait"])
         await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
         return (await save_video(jobs, submission, max_wait=spec["max_wait"])).model_dump()
 
 
-async def _decide(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> None:
+async def decide_as_told(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> None:
     listed = [job.key for job in await jobs_in_doubt(jobs)]
     if listed != [key]:
         raise AssertionError(f"in doubt is {key}, and the list of jobs in doubt has {listed}")
@@ -73,7 +76,7 @@ async def _decide(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> 
     await decide(jobs, key, decision, task_id)
 
 
-def _child(spec: dict[str, Any]) -> None:
+def _child(spec: dict[str, Any], job: Job) -> None:
     log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -81,7 +84,7 @@ def _child(spec: dict[str, Any]) -> None:
     for noisy in ("botocore", "boto3", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.INFO)
     try:
-        result = asyncio.run(_job(spec))
+        result = asyncio.run(job(spec))
     except LoovaError as error:
         known = {"task_id": error.task_id, "credits_spent": error.credits_spent, "message": str(error)}
         result = {"state": "error", "type": type(error).__name__} | known
@@ -93,7 +96,7 @@ def _child(spec: dict[str, Any]) -> None:
         json.dump(result, file)
 
 
-def main() -> None:
+def main(job: Job = _job) -> None:
     """Fork for each line until stdin ends."""
     children: dict[int, Any] = {}
     buffer = b""
@@ -108,14 +111,14 @@ def main() -> None:
             for line in lines:
                 spec = json.loads(line)
                 if spec.get("warm"):
-                    asyncio.run(_job(spec))
+                    asyncio.run(job(spec))
                     gc.freeze()  # so that no child copies these pages by counting references
                     _tell({"ended": spec["id"], "status": 0})
                     continue
                 pid = os.fork()
                 if pid == 0:
                     try:
-                        _child(spec)
+                        _child(spec, job)
                     finally:
                         os._exit(0)
                 children[pid] = spec["id"]

@@ -67,7 +67,12 @@ def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, sche
 
 
 def run_all(
-    forks: ForkServer, s3: S3Server, schedules: list[Schedule], seed: int, what: str = "schedules"
+    forks: ForkServer,
+    s3: S3Server,
+    schedules: list[Schedule],
+    seed: int,
+    what: str = "schedules",
+    at_once: int = AT_ONCE,
 ) -> Counter[str]:
     """Run schedules, several at a time and each below a prefix of its own; hold every one against the invariants."""
     bucket = s3.make_bucket()
@@ -76,7 +81,7 @@ def run_all(
         number, schedule = numbered
         return run_schedule(forks, s3, bucket.name, f"run-{number}", schedule)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         ended = list(pool.map(one, enumerate(schedules)))
     bucket.remove()
     states = Counter(outcome.state for outcome in ended)

@@ -33,13 +33,19 @@ REQUEST = VideoRequest(prompt="A crash", duration=4)
 
 
 class ForkServer:
-    """The process that forks the jobs; its answers come to futures."""
+    """The process that forks the jobs; its answers come to futures.
 
-    def __init__(self) -> None:
+    Args:
+        script: What the process runs, beside this file.
+        env: Its environment; this process's, if not given.
+    """
+
+    def __init__(self, script: str = "forkserver.py", env: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forkserver.py"))],
+            [sys.executable, str(Path(__file__).with_name(script))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=env,
         )
         self._ids = itertools.count()
         self._lock = threading.Lock()

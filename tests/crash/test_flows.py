@@ -1,0 +1,100 @@
+"""The same harm to real flow runs on a real Prefect server, and kill -9 for that server itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.crash.conftest import EVERYTHING, SEED
+from tests.crash.harms import Wire
+from tests.crash.schedules import Schedule, broken_invariants, run_all, run_schedule
+from tests.crash.stage import ForkServer, Stage
+from tests.prefect_server import PrefectServer
+from tests.proxy import Harm
+
+AT_ONCE = 3
+ON_ONE_SERVER = pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+
+SUBMIT, RECORD, POLL, VIDEO = r"^POST", r"^PUT .*record\.json", r"^GET .*tasks", r"^GET"
+POINTS: list[tuple[Wire, Harm]] = [
+    ("api", Harm(what="kill", when="before", matching=SUBMIT)),
+    ("api", Harm(what="kill", when="after", matching=SUBMIT)),
+    ("api", Harm(what="drop", when="after", matching=SUBMIT)),
+    ("s3", Harm(what="kill", when="after", matching=RECORD, at=1)),
+    ("s3", Harm(what="kill", when="before", matching=RECORD, at=2)),
+    ("video", Harm(what="kill", when="mid_reply", matching=VIDEO)),
+]
+"""Around the submit, around its two writes, and in the download."""
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory) -> Iterator[PrefectServer]:
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def flow_forks(prefect, tmp_path_factory) -> Iterator[ForkServer]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    home = str(tmp_path_factory.mktemp("home"))
+    forks = ForkServer("flowserver.py", env | {"PREFECT_HOME": home, "PREFECT_API_URL": prefect.api_url})
+    yield forks
+    forks.close()
+
+
+@ON_ONE_SERVER
+def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server):
+    points = POINTS
+    if EVERYTHING:
+        bucket = s3_server.make_bucket()
+        outcome = run_schedule(flow_forks, s3_server, bucket.name, "undisturbed", Schedule({}))
+        bucket.remove()
+        assert (outcome.state, outcome.broken, len(outcome.runs)) == ("saved", [], 1), outcome.story
+        kills = [Harm(what="kill", when="before"), Harm(what="kill", when="after"), Harm(what="drop", when="after")]
+        points = [
+            (wire, Harm(what=harm.what, when=harm.when, at=at))
+            for wire, seen in outcome.seen.items()
+            for at in range(len(seen))
+            for harm in kills
+        ]
+    schedules = [Schedule({wire: [harm]}) for wire, harm in points]
+    states = run_all(flow_forks, s3_server, schedules, SEED, "flow schedules", AT_ONCE)
+    assert states["saved"] > 0
+
+
+@ON_ONE_SERVER
+@pytest.mark.parametrize(
+    ("wire", "request_line", "at"),
+    [("api", SUBMIT, 0), ("s3", RECORD, 1), ("api", POLL, 0), ("video", VIDEO, 0), ("s3", RECORD, 5)][
+        : None if EVERYTHING else 1
+    ],
+)
+def test_a_prefect_server_that_is_killed_costs_no_second_payment(
+    prefect, flow_forks, s3_server, wire, request_line, at
+):
+    bucket = s3_server.make_bucket()
+    with Stage(flow_forks, s3_server, bucket.name, "loova") as stage:
+        left, watch = [at], stage.proxies[wire].watch
+
+        def kill_the_server(line: str) -> None:
+            if watch is not None:
+                watch(line)
+            if re.search(request_line, line):
+                left[0] -= 1
+                if left[0] == -1:
+                    prefect.kill()
+
+        stage.proxies[wire].watch = kill_the_server
+        lonely = stage.run()
+        assert not prefect.runs
+        prefect.start()
+        assert stage.run().state == "saved", stage.story
+        print(f"\nwithout its server the run ended {lonely.state}")
+        # The books are right; only that the first run ended by Prefect's own error is not what an unharmed run does.
+        broken = [problem for problem in broken_invariants(stage, "saved") if not problem.startswith("run 1 ")]
+        assert not broken, f"{broken}\n{stage.story}"
+        assert stage.loova.ledger["totals"]["posted"] == 1
+    bucket.remove()

@@ -1,0 +1,77 @@
+"""A Prefect server in a process of its own, on one port and one database, that can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class PrefectServer:
+    """As a context manager; `kill` is kill -9, and `start` goes on with the same database.
+
+    Args:
+        home: Where its database and its log are.
+    """
+
+    def __init__(self, home: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.api_url = f"http://127.0.0.1:{self.port}/api"
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        env = os.environ | {"PREFECT_HOME": str(self._home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        for name in (
+            "PREFECT_API_URL",
+            "PREFECT_API_DATABASE_CONNECTION_URL",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+        ):
+            env.pop(name, None)
+        # What `prefect server start` runs, without a process between: that one would outlive a kill -9.
+        serve = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
+        with (self._home / "server.log").open("ab") as log:
+            command = [sys.executable, "-m", "uvicorn", *serve, "--log-level", "error", "--lifespan", "on"]
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None and time.monotonic() < until, (self._home / "server.log").read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """kill -9, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
+
+    def _answers(self) -> bool:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(f"{self.api_url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
