@@ -42,7 +42,7 @@ async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | N
     if (decision.what == "adopt") != bool(task_id):
         seen = "none" if not task_id else shown(task_id, 120)
         raise InvalidRequestError(f"task_id: {seen} was given: a task id goes with `adopt`, and only with it")
-    stored = await doubt_what_is_overdue(jobs, await jobs.records.expect(await full_key(jobs, key)))
+    stored = await _up_to_date(jobs, key)
     _undecided(jobs, stored.record)
     if task_id:
         if any(attempt.task_id == task_id for attempt in stored.record.attempts):
@@ -93,7 +93,7 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
         InvalidRequestError: No open job has a key that begins so, or several do.
         MoveRefusedError: It is not in doubt.
     """
-    stored = await doubt_what_is_overdue(jobs, await jobs.records.expect(await full_key(jobs, key)))
+    stored = await _up_to_date(jobs, key)
     _undecided(jobs, stored.record)
     return described(jobs, stored.record, await jobs.balance())
 
@@ -113,6 +113,15 @@ async def full_key(jobs: VideoJobs, beginning: str) -> str:
         return known[0]
     found = f"{len(known)} open jobs begin" if known else "no open job begins"
     raise InvalidRequestError(f"key: {shown(repr(beginning), 120)} was given: {found} so")
+
+
+async def _up_to_date(jobs: VideoJobs, key: str) -> StoredRecord:
+    key = await full_key(jobs, key)
+    while True:
+        try:
+            return await doubt_what_is_overdue(jobs, await jobs.records.expect(key))
+        except RecordMovedError:
+            continue
 
 
 async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:
