@@ -10,10 +10,10 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash bench-one lint types format clean
+.PHONY: help demo test test-crash bench-one bench-lost-reply lint types format clean
 
 help: ## Show what there is (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S3 server, no account
 	@.venv/bin/python flows/generate_video.py "$(PROMPT)" --simulate
@@ -26,6 +26,9 @@ test-crash: $(READY) ## Harm at every request boundary, and 2,000 random schedul
 
 bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
 	@.venv/bin/python tests/benchmarks/one_video.py
+
+bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
+	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)
 
 lint: $(READY) ## Check style and layout
 	@.venv/bin/ruff check .
