@@ -10,6 +10,15 @@ import pytest
 from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side: one Prefect server for all who need one, and the crash tests one after another."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("prefect"))
+        elif "crash" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("crash"))
+
+
 @pytest.fixture(scope="session", params=["seaweedfs", "moto"])
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """Each S3 server in turn: every test that uses it, or `bucket`, runs on both."""
