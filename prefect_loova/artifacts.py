@@ -12,10 +12,16 @@ from prefect.logging import get_run_logger
 from prefect_loova.errors import shown
 from prefect_loova.models import JobInDoubt, SavedVideo, Submission
 
+_ADDRESS = re.compile(r"https?:(?=//)|www(?=\.)|(?<=[\w.+-])@(?=[\w-])", re.IGNORECASE)
+
 
 def escaped(text: object, limit: int = 2000) -> str:
-    """Foreign text for markdown: every character that could mean something to markdown or HTML as an entity."""
-    return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", shown(text, limit))
+    """Foreign text for markdown: a backslash before every character that could mean something to markdown or HTML.
+
+    Not entities: the first of Prefect's two UIs shows `&#42;` as it stands. And the second makes a link of whatever
+    looks like an address, escaped or not, so that an address gets an invisible character in its middle.
+    """
+    return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", _ADDRESS.sub("\\g<0>\u2060", shown(text, limit)))
 
 
 def _cell(value: str) -> str:
@@ -51,17 +57,23 @@ async def publish_jobs_in_doubt(jobs: list[JobInDoubt]) -> None:
         get_run_context()
     except MissingContextError:
         return
-    rows = [
-        f"| {job.when} | {escaped(job.prompt, 80)} | {job.credits_estimate:g} | {escaped(job.evidence)} | `{job.key}` |"
-        for job in jobs
-    ]
-    table = ["| Submitted | Prompt | Credits at most | What the balance tells | Key |", "|---|---|---|---|---|", *rows]
-    commands = [f"```\n{job.when}\n" + "\n".join(job.next_steps[1:]) + "\n```" for job in jobs]
-    report = "\n\n".join(["\n".join(table), *commands]) if jobs else "No job is in doubt."
+    report = "\n\n".join(map(_doubt, jobs)) or "No job is in doubt."
     try:
         await acreate_markdown_artifact(report, key="loova-in-doubt", description="Jobs that wait for a person")
     except Exception as error:
         get_run_logger().warning("no artifact of the jobs in doubt was made (%s)", shown(error))
+
+
+def _doubt(job: JobInDoubt) -> str:
+    commands = "\n".join(job.next_steps[1:])
+    facts = [
+        f"submitted at {job.when}, attempt {job.attempt}, up to {job.credits_estimate:g} credits",
+        f"the answer is lost: {escaped(job.reason)}",
+        escaped(job.evidence),
+    ]
+    return "\n".join(
+        [f"### {escaped(job.prompt, 80)}", "", *(f"- {fact}" for fact in facts), "", f"```\n{commands}\n```"]
+    )
 
 
 def _report(submission: Submission, saved: SavedVideo) -> str:

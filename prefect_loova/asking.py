@@ -29,7 +29,7 @@ class WhatToDo(RunInput):
         description="adopt: the task is in the Loova dashboard. submit-again: it is not, and a second payment is "
         "risked. give-up: no video is wanted any more.",
     )
-    task_id: str | None = Field(None, title="Loova task", description="Only to adopt: its id in the dashboard.")
+    task_id: str = Field("", title="Loova task", description="Only to adopt: its id in the dashboard.")
     who: str = Field(min_length=1, title="Who decides", description="Your name; it stays in the job record.")
     why: str = Field("", title="Why", description="What you saw; it stays in the job record.")
 
@@ -66,7 +66,7 @@ async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, buc
         decision = Decision(what=answer.decision, who=answer.who, when=datetime.now(UTC), why=answer.why)
         try:
             async with open_jobs(credentials, bucket, prefix) as jobs:
-                await decide(jobs, str(doubt.key), decision, (answer.task_id or "").strip() or None)
+                await decide(jobs, str(doubt.key), decision, answer.task_id.strip() or None)
         except (InvalidRequestError, TaskNotFoundError) as error:
             problem = str(error)
             logger.warning("the decision cannot be carried out: %s", problem)
@@ -96,5 +96,5 @@ def _obstacle() -> str | None:
 def _described(doubt: InDoubtError, problem: str) -> str:
     look, *commands = doubt.next_steps
     told = [f"**{escaped(problem)}**"] if problem else []
-    told += [escaped(doubt.message), escaped(look), "Or outside of this form:"]
+    told += [escaped(doubt.message), escaped(look), "Outside of this form:"]
     return "\n\n".join([*told, "```\n" + "\n".join(commands) + "\n```"])

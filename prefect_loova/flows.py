@@ -17,12 +17,12 @@ from prefect_loova.artifacts import publish_jobs_in_doubt
 from prefect_loova.asking import ask_what_to_do
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.doubt import decide, jobs_in_doubt
-from prefect_loova.errors import InDoubtError, InvalidRequestError
+from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.models import JobInDoubt, SavedVideo, VideoRequest
 from prefect_loova.polling import Deadline
 from prefect_loova.saving import MAX_BYTES
-from prefect_loova.states import Decision, DecisionName
+from prefect_loova.states import Decision
 from prefect_loova.tasks import DEFAULT_PREFIX, open_jobs, save_video, submit_video, wait_for_video
 
 
@@ -104,23 +104,23 @@ async def resolve_job(
     credentials: LoovaCredentials,
     bucket: S3Bucket,
     prefix: str = DEFAULT_PREFIX,
-    key: str | None = None,
-    decision: DecisionName | None = None,
-    task_id: str | None = None,
-    who: str | None = None,
+    key: str = "",
+    decision: Literal["list", "adopt", "submit-again", "give-up"] = "list",
+    task_id: str = "",
+    who: str = "",
     why: str = "",
 ) -> list[JobInDoubt]:
     """List the jobs in doubt, after carrying out what a person decided about one of them.
 
-    Without `key` and `decision` it only lists. After a decision, ask for the same request again to go on with it.
+    After a decision, ask for the same request again to go on with it.
 
     Args:
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: Where in the bucket, below the block's own folder.
         key: The job's key, or its beginning.
-        decision: `adopt`: its task is in the Loova dashboard. `submit-again`: it is not, and a second payment is
-            risked. `give-up`: no video is wanted any more.
+        decision: `list`: none. `adopt`: its task is in the Loova dashboard. `submit-again`: it is not, and a second
+            payment is risked. `give-up`: no video is wanted any more.
         task_id: Only to adopt: the Loova task.
         who: Who decides; the user of the process, if not given. It stays in the record.
         why: What the person saw. It stays in the record.
@@ -130,13 +130,19 @@ async def resolve_job(
         TaskNotFoundError: Loova does not know the task to adopt. The job is as it was.
         MoveRefusedError: The job is not in doubt.
     """
-    if (key is None) != (decision is None):
+    if bool(key) != (decision != "list"):
         raise InvalidRequestError("key, decision: give both to decide about a job, or none to list the jobs in doubt")
     async with open_jobs(credentials, bucket, prefix) as jobs:
-        if key is not None and decision is not None:
+        if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
             record = await decide(jobs, key, made, task_id or None)
             get_run_logger().info("%s: %s by %s, now %s", jobs.name(record), decision, made.who, record.state)
-        waiting = await jobs_in_doubt(jobs)
+        try:
+            waiting = await jobs_in_doubt(jobs)
+        except StorageError as error:
+            if decision == "list":
+                raise
+            get_run_logger().warning("it is decided, but what is left cannot be listed: %s", error)
+            return []
     await publish_jobs_in_doubt(waiting)
     return waiting

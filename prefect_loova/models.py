@@ -285,7 +285,7 @@ class JobInDoubt(_Value):
         command = f"python -m prefect_loova.resolve {self.key}"
         return (
             "Nothing is submitted again by itself. Look in the Loova dashboard for a task made at about "
-            f"{self.when}, {self.model}, {shown(repr(self.prompt), 80)}; then run one of these:",
+            f"{self.when}, {self.model}, {shown(repr(self.prompt), 80)}; then decide:",
             f"  it is there:        {command} adopt TASK_ID {self.place}",
             f"  it is not there:    {command} submit-again {self.place}  # pays again, if it was billed after all",
             f"  no video is wanted: {command} give-up {self.place}",

@@ -14,7 +14,7 @@ from prefect.artifacts import Artifact
 
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
 from prefect_loova.command import Place, simulated
-from prefect_loova.errors import InvalidRequestError, MoveRefusedError, TaskNotFoundError
+from prefect_loova.errors import AbandonedError, InvalidRequestError, MoveRefusedError, StorageError, TaskNotFoundError
 from prefect_loova.resolve import main
 from prefect_loova.tasks import open_jobs
 from tests.integration.conftest import block_of
@@ -151,3 +151,14 @@ async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, 
     assert shown.data == "No job is in doubt."
     saved = await generate_video(REQUEST, **where, poll_seconds=0.1)
     assert saved.task_id == loova.ledger["tasks"][1]["task_id"]
+
+
+@ON_ONE_SERVER
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_decision_counts_where_the_rest_may_not_be_listed(place, loova):
+    await in_doubt(place, loova)
+    with pytest.raises(StorageError, match="s3:ListBucket"):
+        await resolve_job(*place)
+    assert await resolve_job(*place, key=REQUEST.key, decision="give-up", **ME) == []
+    with pytest.raises(AbandonedError):
+        await submit_video(REQUEST, credentials=place.credentials, bucket=place.bucket)
