@@ -19,7 +19,7 @@ from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage
 from tests.proxy import Harm, Seen
 from tests.s3_servers import S3Server
 
-AT_ONCE = 10
+AT_ONCE = 16
 PARTS = 8 * 1024 * 1024 + 64 * 1024
 """The size of a video that goes to S3 in two parts."""
 

@@ -24,6 +24,7 @@ from tests.s3_servers import S3Server
 
 WORKERS = 10
 ROUNDS = 50 if EVERYTHING else 3
+ROUNDS_WITH_A_KILL = 50 if EVERYTHING else 2
 PATIENT = {"take_over_after": 10.0, "doubt_after": 10.0, "fresh_for": 10.0, "lease": 20.0, "look_again": 0.5}
 """Nobody is dead here, however slow the machine is."""
 HASTY = {"take_over_after": 1.0, "doubt_after": 1.0, "fresh_for": 5.0, "lease": 2.0, "look_again": 0.5}
@@ -92,12 +93,12 @@ def test_ten_processes_with_one_request_pay_once_and_share_the_video(forks, s3_s
 def test_where_the_payer_is_killed_the_others_have_its_video_or_are_in_doubt(forks, s3_server, bucket):
     chance = random.Random(SEED)
     ended: Counter[str] = Counter()
-    for number in range(ROUNDS):
+    for number in range(ROUNDS_WITH_A_KILL):
         on_post = Harm(what="kill", when=chance.choice(["before", "after", "mid_reply"]), matching="^POST")
         after_it = Harm(what="kill", when=chance.choice(["before", "after"]), at=chance.randint(0, 8))
         harm = chance.choice([on_post, after_it, after_it])
         ended[_round_with_a_kill(forks, s3_server, (bucket, f"kill-{number}"), harm)] += 1
-    print(f"\n{ROUNDS} rounds on {s3_server.name} whose payer was killed: {dict(ended)}, seed {SEED}")
+    print(f"\n{ROUNDS_WITH_A_KILL} rounds on {s3_server.name} whose payer was killed: {dict(ended)}, seed {SEED}")
 
 
 def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], harm: Harm) -> str:

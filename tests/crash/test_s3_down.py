@@ -64,7 +64,7 @@ def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int
 def test_with_s3_down_to_the_end_the_task_id_stands_in_the_record_or_in_error_and_log(forks, s3_server):
     places = [(at, way) for at in range(12) for way in WAYS]
     if not EVERYTHING:
-        places = [(0, WAYS[0]), (0, WAYS[2]), *random.Random(SEED).sample(places, 4)]
+        places = [(0, WAYS[0]), *random.Random(SEED).sample(places, 4)]
     bucket = s3_server.make_bucket()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = list(
