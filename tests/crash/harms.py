@@ -98,7 +98,10 @@ def place(wire: Wire, request: Seen) -> str:
     """What kind of request it is."""
     if wire == "api":
         return "submit" if request.method == "POST" else "read"
-    return "record" if request.method == "PUT" and "record.json" in request.path else wire
+    if request.method == "PUT" and "record.json" in request.path:
+        return "record"
+    whole = request.method == "PUT" and ".mp4" in request.path and not is_multipart(request)
+    return "object" if whole or is_complete(request) else wire
 
 
 def kind(harm: Harm) -> tuple[object, ...]:
