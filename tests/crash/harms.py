@@ -106,7 +106,8 @@ def place(wire: Wire, request: Seen) -> str:
 
 def kind(harm: Harm) -> tuple[object, ...]:
     """What makes two harms of the same kind, wherever they are done."""
-    return harm.what, harm.when, harm.status // 100 if harm.what == "answer" else 0, harm.seconds
+    status = harm.status if harm.status in (404, 412) else harm.status // 100
+    return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds
 
 
 def drawn(chance: random.Random, wire: Wire, server: str) -> Harm:

@@ -55,12 +55,13 @@ def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, sche
     """Run a job through harm until it ends saved or in doubt, then let a person decide if it is in doubt."""
     with Stage(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
         stage.harm(schedule.harms)
-        run = stage.run()
+        run, broken = stage.run(), []
         while run.state not in ("saved", "in_doubt", "hangs") and len(stage.runs) < MOST_RUNS:
+            broken += [f"after run {len(stage.runs)}: {problem}" for problem in _torn_videos(stage)]
             run = stage.run()
         stage.heal()
         stage.wait_until_quiet()
-        broken = list(broken_invariants(stage, run.state))
+        broken += broken_invariants(stage, run.state)
         if run.state == "in_doubt" and not broken:
             broken = list(broken_after_decision(stage))
         return Outcome(schedule, run.state, stage.runs, stage.seen, stage.story, broken)
@@ -150,18 +151,25 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
     yield from told_secrets(stage, record)
 
 
-def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
-    place, client = stage.place, stage.client
-    listed = client.list_objects_v2(Bucket=stage.bucket, Prefix=place).get("Contents", [])
-    videos = [entry["Key"] for entry in listed if entry["Key"].endswith(".mp4")]
-    if state == "saved" and videos != [f"{place}video.mp4"]:
-        yield f"it is saved, and the bucket has {videos}"
-    for video in videos:
-        digest = hashlib.sha256(client.get_object(Bucket=stage.bucket, Key=video)["Body"].read()).hexdigest()
+def _torn_videos(stage: Stage) -> Iterator[str]:
+    for video, digest in _videos(stage).items():
         if digest not in (stage.loova.sha256(task["task_id"]) for task in stage.loova.ledger["tasks"]):
             yield f"{video} is not what Loova served"
-        if state == "saved" and digest != attempt["video"]["sha256"]:
-            yield f"{video} has another checksum than the record"
+
+
+def _videos(stage: Stage) -> dict[str, str]:
+    """The videos in the bucket, and their checksums."""
+    listed = stage.client.list_objects_v2(Bucket=stage.bucket, Prefix=stage.place).get("Contents", [])
+    names = [entry["Key"] for entry in listed if entry["Key"].endswith(".mp4")]
+    bodies = {name: stage.client.get_object(Bucket=stage.bucket, Key=name)["Body"].read() for name in names}
+    return {name: hashlib.sha256(body).hexdigest() for name, body in bodies.items()}
+
+
+def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
+    place, client = stage.place, stage.client
+    if state == "saved" and _videos(stage) != {f"{place}video.mp4": attempt["video"]["sha256"]}:
+        yield f"the record says that {attempt['video']} is saved, and the bucket has {_videos(stage)}"
+    yield from _torn_videos(stage)
     uploads = client.list_multipart_uploads(Bucket=stage.bucket, Prefix=place).get("Uploads", [])
     if uploads:
         yield f"{len(uploads)} multipart uploads were left behind"
