@@ -21,7 +21,7 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 2 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
-test-crash: $(READY) ## Harm at every request boundary, and 2,000 random schedules; CRASH_SEED=n repeats one
+test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
 bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB

@@ -286,9 +286,11 @@ class JobRecords:
         """
         entry = {"key": record.key, "api_origin": record.api_origin, "request": record.request}
         object_key = self.object_key("_open", record.key)
-        await self._call(
+        answer = await self._call(
             object_key, self.s3.put_object, Body=json.dumps(entry).encode(), ContentType="application/json"
         )
+        if not answer.get("ETag"):
+            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True)
 
     async def note_ended(self, key: str) -> None:
         """Take a job out of the index of open jobs, and put it back if it is open after all.

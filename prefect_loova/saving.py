@@ -280,8 +280,12 @@ class _HeldLease:
         return stored.record
 
     async def release(self) -> None:
-        """Let others save at once; if that fails, the lease runs out by itself."""
+        """Let others save at once; if that fails, the lease runs out by itself.
+
+        It stays in the record, over: if its upload could not be aborted, the next one has to.
+        """
+        over = self._lease.model_copy(update={"seconds": 0.0})
         try:
-            await self._change(lambda record: record.move("lease", self.attempt.number, saving=None))
+            await self._change(lambda record: record.move("lease", self.attempt.number, saving=over))
         except (RecordMovedError, StorageError) as error:
             log.debug("task %s: the lease was not released: %s", self.attempt.task_id, error)

@@ -256,19 +256,20 @@ class Upload:
             await self._settle(_failure(error, self._uri))
         else:
             if not confirmed:
-                failure = StorageError(f"{self._uri}: S3 holds another object than was sent", credits_spent="yes")
-                await self._settle(failure)
+                problem = f"{self._uri}: S3 did not confirm what was sent, and does not hold it"
+                await self._settle(StorageError(problem, transient=True, credits_spent="yes"))
         self._committed = True
 
     async def _put(self) -> bool:
+        """Put the object; tells whether S3 confirmed it. Something between may say 200 by itself, without an ETag."""
         try:
-            await self._call("put_object", **self._object, Body=self._buffer)
+            answer = await self._call("put_object", **self._object, Body=self._buffer)
         except S3_ERRORS as error:
             if not self._checksums or _code(error) not in _UNKNOWN_PARAMETER:
                 raise
             self._checksums = False
             return await self._put()
-        return True
+        return bool(answer.get("ETag"))
 
     async def _complete(self) -> bool:
         """Complete the upload; tells whether S3 confirmed the checksum of the whole, and so the length."""

@@ -59,8 +59,8 @@ class Seen:
     path: str
     status: int | None = None
     harm: Harm | None = None
-    delivered: bool = False
-    """Whether the server's own reply was sent on, whole and at once, to a client that still lived."""
+    delivered_after: float | None = None
+    """Seconds until the server's own reply was sent on whole, if nothing was done to it."""
 
 
 @dataclass
@@ -162,6 +162,8 @@ class Proxy:
         self.seen: list[Seen] = []
         self.watch: Callable[[str], None] | None = None
         """Called with `METHOD path` of each request before anything is done to it."""
+        self.answered: Callable[[str], None] | None = None
+        """Called with `METHOD path` of each request before its reply is sent on."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -246,6 +248,7 @@ class Proxy:
             client.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", request.head)
         request.body = client.body(request, of_reply=False)
+        came = time.monotonic()
         method, path = request.start.split(" ")[:2]
         if self.watch is not None:
             self.watch(f"{method} {path}")
@@ -266,8 +269,10 @@ class Proxy:
             reply.body = server.body(reply, of_reply=True)
         if harm is not None and not early and not self._after(client, harm, reply):
             return False
+        if self.answered is not None:
+            self.answered(f"{method} {path}")
         client.sock.sendall(reply.raw)
-        seen.delivered = harm is None
+        seen.delivered_after = None if harm else time.monotonic() - came
         framed = "content-length" in reply.headers or "transfer-encoding" in reply.headers or method == "HEAD"
         framed = framed or status in (204, 304)
         return framed and "close" not in (reply.headers.get("connection", ""), request.headers.get("connection", ""))

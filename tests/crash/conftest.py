@@ -17,7 +17,7 @@ EVERYTHING = "CRASH_EVERYTHING" in os.environ
 SEED = int(os.environ.get("CRASH_SEED", "20261123"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks(s3_server) -> Iterator[ForkServer]:
     """A fork server that has made one video already."""
     logging.getLogger("prefect_loova.simulator").setLevel(logging.CRITICAL)  # it tells of each request that is cut

@@ -40,7 +40,7 @@ _SESSION = boto3.Session(aws_access_key_id="k", aws_secret_access_key="s", regio
 
 def _s3(spec: dict[str, Any]) -> Any:
     tries = spec.get("s3_tries", 2)
-    config = Config(connect_timeout=2, read_timeout=2, retries={"mode": "standard", "max_attempts": tries})
+    config = Config(connect_timeout=2, read_timeout=2, retries={"mode": "standard", "total_max_attempts": tries})
     keys = {"aws_access_key_id": spec["access_key"], "aws_secret_access_key": spec["secret_key"]}
     return _SESSION.client("s3", endpoint_url=spec["s3"], config=config, **keys)
 

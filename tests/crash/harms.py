@@ -13,8 +13,8 @@ Wire = Literal["api", "s3", "video"]
 
 _PAGE = b"<html><body>Bad Gateway</body></html>"
 _MOMENTS = ("before", "mid_request", "after", "mid_reply")
-_LATE = 2.3
-"""Longer than a client waits for S3, and than the next run waits for a claim or a lost submit."""
+_LATE = (2.3, 4.5)
+"""Longer than a client waits for S3, and than the next run waits for a claim; and when all the others are through."""
 
 _MAY_BE_LATE = r"^(?!DELETE |POST .*[?]uploads)"
 
@@ -23,10 +23,8 @@ LATE = [
     # The client is gone, or goes on without the answer, and what it sent arrives when others are at work. Left out are
     # the begin of a multipart upload and a DELETE in the index: whoever is at work then has looked already, and nobody
     # can tell S3 to refuse them.
-    Harm(what="kill", when="before", seconds=_LATE),
-    Harm(what="drop", when="before", seconds=_LATE),
-    Harm(what="delay", when="before", seconds=_LATE),
-    Harm(what="delay", when="after", seconds=_LATE),
+    *(Harm(what=what, when="before", seconds=late) for what in ("kill", "drop", "delay") for late in _LATE),
+    Harm(what="delay", when="after", seconds=_LATE[0]),
 ]
 ANSWERED = [
     Harm(what="answer", when=when, status=status, body=body, headers=headers)
@@ -96,9 +94,20 @@ def is_complete(request: Seen) -> bool:
     return request.method == "POST" and "uploadId=" in request.path
 
 
+def place(wire: Wire, request: Seen) -> str:
+    """What kind of request it is."""
+    if wire == "api":
+        return "submit" if request.method == "POST" else "read"
+    if request.method == "PUT" and "record.json" in request.path:
+        return "record"
+    whole = request.method == "PUT" and ".mp4" in request.path and not is_multipart(request)
+    return "object" if whole or is_complete(request) else wire
+
+
 def kind(harm: Harm) -> tuple[object, ...]:
     """What makes two harms of the same kind, wherever they are done."""
-    return harm.what, harm.when, harm.status if harm.what == "answer" else None, harm.seconds > 0, harm.body[:1]
+    status = harm.status if harm.status in (404, 412) else harm.status // 100
+    return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds
 
 
 def drawn(chance: random.Random, wire: Wire, server: str) -> Harm:

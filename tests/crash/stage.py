@@ -116,7 +116,7 @@ def spec_of(
         "prefix": prefix,
         "request": REQUEST.model_dump(mode="json"),
         "times": TIMES,
-        "submit_timeout": 1.0,
+        "submit_timeout": 1.5,
         "hurry": HURRY,
         "max_wait": 30,
         "log": str(folder / "log"),

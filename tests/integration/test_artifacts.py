@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from markdown_it import MarkdownIt
 
@@ -25,3 +27,8 @@ def test_foreign_text_stays_text(text):
     assert "<" not in inside
     unescaped = inside.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
     assert unescaped.replace("\u2060", "").split() == text.replace("?y", "?...").split()
+
+
+def test_an_address_in_foreign_text_is_none_to_a_renderer_that_makes_links_of_addresses():
+    shown = escaped(HOSTILE[4]).replace("\\", "")
+    assert not re.search(r"https?://|www\.|\w@\w", shown)

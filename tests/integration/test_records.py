@@ -458,10 +458,11 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
         (Harm(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 answered 503"),
         (Harm(what="answer", status=501, matching="^PUT", times=FOR_EVER), "does not support .*conditional writes"),
         (Harm(what="drop", matching="^PUT .*_open", times=FOR_EVER), "no answer from S3"),
+        (Harm(what="answer", status=200, matching="^PUT .*_open", times=FOR_EVER), "no ETag in S3's answer"),
         (Harm(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no answer from S3"),
         (Harm(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no answer from S3"),
     ],
-    ids=["no S3", "503 for ever", "501", "no index", "no claim", "no submitting"],
+    ids=["no S3", "503 for ever", "501", "no index", "index kept by nobody", "no claim", "no submitting"],
 )
 async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
     new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: Harm, message: str

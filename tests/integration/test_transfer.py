@@ -432,6 +432,27 @@ async def test_a_lost_answer_to_the_last_request_is_looked_up(
     assert store.content() == video and store.has_no_uploads()
 
 
+@pytest.mark.parametrize("applied", [True, False])
+async def test_an_answer_that_confirms_nothing_is_not_believed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, applied: bool
+) -> None:
+    real = store.s3.put_object
+
+    def put_object(**arguments: Any) -> dict[str, Any]:
+        if applied:
+            real(**arguments)
+        return {"ResponseMetadata": {"HTTPStatusCode": 200}}
+
+    monkeypatch.setattr(store.s3, "put_object", put_object)
+    async with VideoHost(Reply(rendered())) as host:
+        if applied:
+            assert is_copy_of(rendered(), await store.copy(host.url()))
+        else:
+            with pytest.raises(StorageError, match="did not confirm"):
+                await store.copy(host.url())
+    assert store.is_clean() != applied and store.has_no_uploads()
+
+
 @pytest.mark.parametrize("size", [None, LONG])
 async def test_another_object_of_the_same_size_is_not_taken_for_ours(
     store: Store, monkeypatch: pytest.MonkeyPatch, size: int | None

@@ -11,6 +11,7 @@ import pytest
 from prefect_loova.errors import (
     LoovaError,
     NotWholeVideoError,
+    StorageError,
     TaskNotFoundError,
     TransferError,
     VideoUrlRefusedError,
@@ -126,6 +127,11 @@ BAD_VIDEOS: dict[str, tuple[dict[str, Any], type[LoovaError]]] = {
 }
 
 
+def assert_lease_is_over(shop: Shop) -> None:
+    lease = shop.record.current.saving
+    assert lease is None or lease.seconds == 0
+
+
 async def assert_unsaved_and_then_saved(
     shop: Shop, submission: Submission, error: type[LoovaError], **how: Any
 ) -> None:
@@ -134,7 +140,7 @@ async def assert_unsaved_and_then_saved(
     assert (failed.value.task_id, failed.value.credits_spent) == (submission.task_id, "yes")
     assert "signature=" not in str(failed.value)
     assert (shop.states, shop.keys, shop.uploads) == (["succeeded"], {RECORD, OPEN}, [])
-    assert shop.record.current.saving is None
+    assert_lease_is_over(shop)
     shop.loova.clear_faults()
     saved = await shop.save(submission)
     assert saved.sha256 == shop.loova.sha256(submission.task_id)
@@ -173,8 +179,22 @@ async def test_a_cancelled_save_leaves_no_upload_and_no_lease(large: Shop, proxy
     saving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await saving
-    assert (large.uploads, large.keys, large.record.current.saving) == ([], {RECORD, OPEN}, None)
+    assert (large.uploads, large.keys) == ([], {RECORD, OPEN})
+    assert_lease_is_over(large)
     await large.save(submission, times=PATIENT)
+
+
+async def test_an_upload_that_could_not_be_aborted_is_aborted_by_the_next_who_saves(large: Shop, proxy: Proxy) -> None:
+    submission = await large.finished()
+    proxy.harm(
+        Harm(what="answer", status=400, matching="^PUT .*partNumber", times=9),
+        Harm(what="answer", status=500, matching="^DELETE .*uploadId", times=9),
+    )
+    with pytest.raises(StorageError):
+        await large.save(submission, s3=through(proxy, large.bucket), times=PATIENT)
+    assert len(large.uploads) == 1
+    await large.save(submission, times=PATIENT)
+    assert (large.uploads, large.keys) == ([], {RECORD, VIDEO})
 
 
 async def test_two_who_save_at_once_make_one_upload(shop: Shop) -> None:
