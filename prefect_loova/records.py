@@ -17,19 +17,11 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-)
-from botocore.parsers import ResponseParserError
 from pydantic import ValidationError
 
 from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
+from prefect_loova.s3_errors import S3_ERRORS, code_of, status_of, storage_error
 from prefect_loova.states import FORMAT, JobRecord
 
 if TYPE_CHECKING:
@@ -39,9 +31,6 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _WRITE_TRIES = 6
 _PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
-_LOST = (HTTPClientError, ConnectionError, FlexibleChecksumError, IncompleteReadError, ResponseParserError)
-S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""Everything that boto3 raises for a call that did not work."""
 
 _seen_conditional: set[tuple[str, str, str]] = set()
 
@@ -152,7 +141,7 @@ class JobRecords:
                 await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
             except S3_ERRORS as error:
                 failure = storage_error(error, self.uri(key))
-                if _status(error) == 412:
+                if status_of(error) == 412:
                     return True
                 if not failure.transient:
                     raise failure from None
@@ -176,9 +165,11 @@ class JobRecords:
             try:
                 return await asyncio.to_thread(self._get, object_key)
             except S3_ERRORS as error:
-                if _code(error) in ("NoSuchKey", "404") or (_status(error) == 404 and _code(error) != "NoSuchBucket"):
+                if code_of(error) in ("NoSuchKey", "404") or (
+                    status_of(error) == 404 and code_of(error) != "NoSuchBucket"
+                ):
                     return None
-                if _code(error) in ("AccessDenied", "403", "Forbidden"):
+                if code_of(error) in ("AccessDenied", "403", "Forbidden"):
                     return None
                 failure = storage_error(error, self.uri(object_key))
                 if not failure.transient or attempt + 1 == _WRITE_TRIES:
@@ -256,7 +247,7 @@ class JobRecords:
                 )
             except S3_ERRORS as error:
                 failure = storage_error(error, self.uri(object_key))
-                refused = _status(error) == 412
+                refused = status_of(error) == 412
                 if not refused and not failure.transient:
                     raise failure from None
             try:
@@ -368,35 +359,3 @@ def _age(answer: Any) -> float:
         return max(0.0, (now - written).total_seconds())
     except (KeyError, ValueError, TypeError):
         return 0.0
-
-
-def storage_error(error: Exception, uri: str) -> StorageError:
-    """What S3 answered, in words, without keys or signed URLs."""
-    status, code = _status(error), _code(error)
-    if isinstance(error, _LOST):
-        reason, transient = f"no answer from S3 ({type(error).__name__})", True
-    elif not isinstance(error, ClientError):
-        reason, transient = f"S3 cannot be used: {shown(error)}", False
-    elif code == "NoSuchBucket":
-        reason, transient = "the bucket does not exist", False
-    elif status in (501, 405) or code == "NotImplemented":
-        reason, transient = (
-            "the S3 server does not support what this needs (conditional writes, multipart uploads)",
-            False,
-        )
-    elif status in (401, 403):
-        reason, transient = f"S3 refuses access ({shown(code, 80)}): see docs/bucket.md for what is needed", False
-    else:
-        transient = status >= 500 or status in (408, 409, 429) or code in ("SlowDown", "RequestTimeout", "Throttling")
-        reason = f"S3 answered {status} {shown(code, 80)}"
-    return StorageError(f"{uri}: {reason}", transient=transient, http_status=status or None)
-
-
-def _status(error: Exception) -> int:
-    answer = getattr(error, "response", None) or {}
-    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0) if isinstance(answer, dict) else 0
-
-
-def _code(error: Exception) -> str:
-    answer = getattr(error, "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from prefect_loova.errors import StorageError
 from prefect_loova.polling import backoff
-from prefect_loova.records import S3_ERRORS, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, code_of, storage_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -238,7 +238,7 @@ class Upload:
         try:
             answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
         except S3_ERRORS as error:
-            if not self._checksums or _code(error) not in _UNKNOWN_PARAMETER:
+            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
                 raise _failure(error, self._uri) from None
             self._checksums = False
             return await self._create()
@@ -265,7 +265,7 @@ class Upload:
         try:
             answer = await self._call("put_object", **self._object, Body=self._buffer)
         except S3_ERRORS as error:
-            if not self._checksums or _code(error) not in _UNKNOWN_PARAMETER:
+            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
                 raise
             self._checksums = False
             return await self._put()
@@ -348,7 +348,7 @@ async def abort_uploads(
             for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key, **common):
                 ids |= {found["UploadId"] for found in page.get("Uploads", []) if found["Key"] == key}
         except ClientError as error:
-            if _code(error) not in _MAY_NOT_LIST:
+            if code_of(error) not in _MAY_NOT_LIST:
                 raise
         return _abort(s3, bucket, key, ids - {keep}, common)
 
@@ -382,7 +382,7 @@ def _abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: d
             s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, **options)
             aborted += 1
         except ClientError as error:
-            if _code(error) != "NoSuchUpload":
+            if code_of(error) != "NoSuchUpload":
                 raise
     return aborted
 
@@ -391,14 +391,9 @@ def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-def _code(error: Exception) -> str:
-    answer = getattr(error, "response", None)
-    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
-
-
 def _failure(error: Exception, uri: str) -> StorageError:
     """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
     failure = storage_error(error, uri)
     failure.credits_spent = "yes"
-    failure.transient = failure.transient or _code(error) in _TRY_AGAIN
+    failure.transient = failure.transient or code_of(error) in _TRY_AGAIN
     return failure
