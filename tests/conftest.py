@@ -7,7 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.crash.conftest import SEED
 from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
+
+
+def pytest_report_header() -> str:
+    """The seed of the crash schedules, which are the same in each run unless it is changed."""
+    return f"crash schedules: seed {SEED} (CRASH_SEED)"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
