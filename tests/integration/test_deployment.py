@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelling
 
 from prefect_loova import VideoRequest
 
@@ -101,6 +103,29 @@ async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, pl
     assert [attempt["state"] for attempt in record["attempts"]] == ["in_doubt", "saved"]
     assert [attempt["decision"]["what"] for attempt in record["attempts"]] == ["submit-again", "adopt"]
     assert record["attempts"][0]["decision"]["why"] == "not in the dashboard"
+
+
+@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(served, place, loova):
+    loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
+    parameters = await parameters_of(place)
+    run = await started(parameters, timeout=0)
+    async with asyncio.timeout(60):
+        while loova.ledger["totals"]["polls"] < 2:
+            await asyncio.sleep(0.1)
+    async with get_client() as prefect:
+        await prefect.set_flow_run_state(run.id, Cancelling())
+        assert (await until(run, lambda state: state.is_final())).is_cancelled()
+        (task,) = loova.ledger["tasks"]
+        async with asyncio.timeout(20):
+            while not any(
+                f"{task['task_id']}: waiting was cancelled. Loova has no cancel" in log.message
+                for log in await prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
+            ):
+                await asyncio.sleep(0.25)
+    loova.clear_faults()
+    assert (await started(parameters, timeout=90)).state.is_completed()
+    assert loova.ledger["totals"]["posted"] == 1
 
 
 async def question(run: FlowRun, attempt: int, number: int = 0) -> dict[str, Any]:

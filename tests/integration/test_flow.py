@@ -111,6 +111,18 @@ async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loov
     assert loova.ledger["totals"]["posted"] == 1
 
 
+@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+async def test_a_flow_that_times_out_leaves_the_job_to_the_next_run(place, loova):
+    loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
+    where = {"credentials": place.credentials, "bucket": place.bucket, "poll_seconds": 0.1}
+    with pytest.raises(TimeoutError):
+        await generate_video.with_options(timeout_seconds=6)(REQUEST, **where)
+    assert loova.ledger["totals"]["billed"] == 1
+    loova.clear_faults()
+    assert (await run(REQUEST, place)).reused
+    assert loova.ledger["totals"]["posted"] == 1
+
+
 async def test_a_refused_submit_is_tried_again_by_the_next_run(place, loova):
     loova.fail("insufficient_credits")
     with pytest.raises(RejectedError, match="credits"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.integration.jobs.shop import (
     VIDEO,
     Clock,
     Shop,
+    until,
 )
 from tests.s3_servers import Bucket
 
@@ -109,3 +111,19 @@ async def test_a_failed_generation_ends_the_job_and_is_bought_again_only_if_allo
     await shop.wait(second)
     assert (await shop.save(second)).video.endswith(VIDEO)
     assert (shop.states, shop.keys) == (["failed", "saved"], {RECORD, VIDEO})
+
+
+async def test_who_stops_waiting_is_told_that_the_credits_are_spent_and_how_to_go_on(shop: Shop, caplog) -> None:
+    shop.loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
+    submission = await shop.submit()
+    waiting = asyncio.create_task(shop.wait(submission))
+    await until(lambda: shop.totals["polls"] > 1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert f"task {submission.task_id}: waiting was cancelled" in caplog.text
+    assert "its credits are spent. Ask for the same request again" in caplog.text
+    assert shop.states == ["submitted"]
+    shop.loova.clear_faults()
+    await shop.wait(await shop.submit())
+    assert shop.totals["posted"] == 1
