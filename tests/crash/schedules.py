@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.crash.harms import Wire
-from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage
+from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage, task_ids
 from tests.proxy import Harm, Seen
 from tests.s3_servers import S3Server
 
@@ -147,6 +147,8 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
         if answered and task["task_id"] != attempt.get("task_id") and task["task_id"] not in story:
             # A kill between the answer and its write leaves it to the log, which has it before.
             yield f"the client received task {task['task_id']}, and neither its record nor its log has it"
+    if gone := stage.noted - task_ids(record):
+        yield f"the record had {gone}, and lost it"
     yield from _broken_objects(stage, state, attempt)
     yield from told_secrets(stage, record)
 

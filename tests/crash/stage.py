@@ -153,6 +153,8 @@ class Stage:
         self.runs: list[Run] = []
         self.posts: list[str | None] = []
         """What the record said when a submit came by, for each."""
+        self.noted: set[str] = set()
+        """The task ids that stood in the record when somebody first asked for them."""
         self._forks, self._others = forks, others
         self._opened = ExitStack()
 
@@ -244,3 +246,10 @@ class Stage:
         if line.startswith("POST"):
             record = self.record()
             self.posts.append(record and record["attempts"][-1]["state"])
+        elif "task_id=" in line and not self.noted:
+            self.noted |= task_ids(self.record())
+
+
+def task_ids(record: dict[str, Any] | None) -> set[str]:
+    """The Loova tasks that a record knows."""
+    return {attempt["task_id"] for attempt in (record or {}).get("attempts", []) if attempt.get("task_id")}
