@@ -90,7 +90,7 @@ def run_all(
 
 def _tail(outcome: Outcome) -> str:
     lines = [line for line in outcome.story.splitlines() if "httpcore" not in line]
-    return "\n".join(["    " + line for line in lines[-12:]])
+    return "\n".join(["    " + line[:300] for line in lines[-12:]])
 
 
 def broken_after_decision(stage: Stage) -> Iterator[str]:
@@ -118,7 +118,7 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
         yield f"{ledger['totals']['billed']} tasks were billed for one request"
     for number, run in enumerate(stage.runs, 1):
         if not run.harmed and (run.state not in ("saved", "in_doubt") or run.requests > MOST_REQUESTS_UNHARMED):
-            yield f"run {number} ended {run.result} after {run.requests} requests, and nothing was done to it"
+            yield f"run {number} ended {str(run.result)[:300]} after {run.requests} requests, and was not harmed"
     if state not in ("saved", "in_doubt"):
         yield f"it never ended: {stage.runs[-1].result}"
         return
@@ -169,8 +169,9 @@ def _videos(stage: Stage) -> dict[str, str]:
 
 def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
     place, client = stage.place, stage.client
-    if state == "saved" and _videos(stage) != {f"{place}video.mp4": attempt["video"]["sha256"]}:
-        yield f"the record says that {attempt['video']} is saved, and the bucket has {_videos(stage)}"
+    noted = attempt.get("video", {}).get("sha256")
+    if state == "saved" and _videos(stage) != {f"{place}video.mp4": noted}:
+        yield f"it is saved, the record has {noted}, and the bucket has {_videos(stage)}"
     yield from _torn_videos(stage)
     uploads = client.list_multipart_uploads(Bucket=stage.bucket, Prefix=place).get("Uploads", [])
     if uploads:
