@@ -79,7 +79,8 @@ class Run:
     result: dict[str, Any]
     requests: int
     harmed: bool
-    """Whether anything was done to it, or something of an earlier run was still under way when it began."""
+    """Whether anything was done to it, or something of an earlier run was still under way when it began; a server that
+    takes a second on a machine without a breath to spare is harm as well."""
 
     @property
     def state(self) -> str:
@@ -221,7 +222,7 @@ class Stage:
         except TimeoutError:
             ended = {"state": "hangs"}
         came = [seen for name, all_seen in self.seen.items() for seen in all_seen[before[name] :]]
-        run = Run(ended, len(came), under_way or any(seen.harm for seen in came))
+        run = Run(ended, len(came), under_way or any(seen.took is None or seen.took > 1 for seen in came))
         self.runs.append(run)
         return run
 
