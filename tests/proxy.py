@@ -59,8 +59,10 @@ class Seen:
     path: str
     status: int | None = None
     harm: Harm | None = None
-    delivered_after: float | None = None
+    took: float | None = None
     """Seconds until the server's own reply was sent on whole, if nothing was done to it."""
+    replied: float | None = None
+    """When that was, on the monotonic clock."""
 
 
 @dataclass
@@ -271,8 +273,10 @@ class Proxy:
             return False
         if self.answered is not None:
             self.answered(f"{method} {path}")
+        if harm is None:
+            seen.replied = time.monotonic()
+            seen.took = seen.replied - came
         client.sock.sendall(reply.raw)
-        seen.delivered_after = None if harm else time.monotonic() - came
         framed = "content-length" in reply.headers or "transfer-encoding" in reply.headers or method == "HEAD"
         framed = framed or status in (204, 304)
         return framed and "close" not in (reply.headers.get("connection", ""), request.headers.get("connection", ""))

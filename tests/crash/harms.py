@@ -107,7 +107,7 @@ def place(wire: Wire, request: Seen) -> str:
 def kind(harm: Harm) -> tuple[object, ...]:
     """What makes two harms of the same kind, wherever they are done."""
     status = harm.status if harm.status in (404, 412) else harm.status // 100
-    return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds
+    return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds, harm.times
 
 
 def drawn(chance: random.Random, wire: Wire, server: str) -> Harm:

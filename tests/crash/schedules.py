@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.crash.harms import Wire
-from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage
+from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage, task_ids
 from tests.proxy import Harm, Seen
 from tests.s3_servers import S3Server
 
@@ -95,7 +95,7 @@ def run_all(
 
 def _tail(outcome: Outcome) -> str:
     lines = [line for line in outcome.story.splitlines() if "httpcore" not in line]
-    return "\n".join(["    " + line for line in lines[-12:]])
+    return "\n".join(["    " + line[:300] for line in lines[-12:]])
 
 
 def broken_after_decision(stage: Stage) -> Iterator[str]:
@@ -123,13 +123,14 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
         yield f"{ledger['totals']['billed']} tasks were billed for one request"
     for number, run in enumerate(stage.runs, 1):
         if not run.harmed and (run.state not in ("saved", "in_doubt") or run.requests > MOST_REQUESTS_UNHARMED):
-            yield f"run {number} ended {run.result} after {run.requests} requests, and nothing was done to it"
+            yield f"run {number} ended {str(run.result)[:300]} after {run.requests} requests, and was not harmed"
     if state not in ("saved", "in_doubt"):
         yield f"it never ended: {stage.runs[-1].result}"
         return
     if sum(len(seen) for seen in stage.seen.values()) > MOST_REQUESTS:
         yield "it took too many requests"
-    if strange := [said for said in stage.posts if said != "submitting"]:
+    # A submit that was long under way may come by when it is in doubt already.
+    if strange := [said for said in stage.posts if said not in ("submitting", "in_doubt")]:
         yield f"a submit was sent while the record said {strange[0]}"
     record = stage.record()
     if record is None:
@@ -143,17 +144,30 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
     written = [seen for seen in stage.seen["s3"] if seen.method == "PUT" and "record.json" in seen.path]
     if state == "in_doubt" and ("submitting" not in attempt["times"] or [one.status for one in written].count(200) < 3):
         yield "it is in doubt, and nobody wrote that it is claimed, submitting and in doubt"
-    # An answer that took longer may have met a client that waits no more.
-    posts = [seen for seen in stage.seen["api"] if seen.method == "POST" and seen.status == 200]
-    answered = any(seen.delivered_after is not None and seen.delivered_after < 0.5 for seen in posts)
+    answered = _was_answered(stage)
     for task in ledger["tasks"]:
         if state == "saved" and attempt.get("task_id") != task["task_id"]:
             yield f"task {task['task_id']} is billed, and the record has {attempt.get('task_id')}"
         if answered and task["task_id"] != attempt.get("task_id") and task["task_id"] not in story:
             # A kill between the answer and its write leaves it to the log, which has it before.
             yield f"the client received task {task['task_id']}, and neither its record nor its log has it"
+    if gone := stage.noted - task_ids(record):
+        yield f"the record had {gone}, and lost it"
     yield from _broken_objects(stage, state, attempt)
     yield from told_secrets(stage, record)
+
+
+def _was_answered(stage: Stage) -> bool:
+    """Whether a client surely has the answer to a submit: it came well within the submit's timeout.
+
+    The client sends the submit after S3's last answer, so no clock of its own is asked.
+    """
+    for post in stage.seen["api"]:
+        if post.method == "POST" and post.status == 200 and post.replied is not None:
+            before = [seen.replied for seen in stage.seen["s3"] if seen.replied and seen.replied < post.replied]
+            if before and post.replied - max(before) < stage.spec["submit_timeout"] * 2 / 3:
+                return True
+    return False
 
 
 def _torn_videos(stage: Stage) -> Iterator[str]:
@@ -172,8 +186,9 @@ def _videos(stage: Stage) -> dict[str, str]:
 
 def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
     place, client = stage.place, stage.client
-    if state == "saved" and _videos(stage) != {f"{place}video.mp4": attempt["video"]["sha256"]}:
-        yield f"the record says that {attempt['video']} is saved, and the bucket has {_videos(stage)}"
+    noted = attempt.get("video", {}).get("sha256")
+    if state == "saved" and _videos(stage) != {f"{place}video.mp4": noted}:
+        yield f"it is saved, the record has {noted}, and the bucket has {_videos(stage)}"
     yield from _torn_videos(stage)
     uploads = client.list_multipart_uploads(Bucket=stage.bucket, Prefix=place).get("Uploads", [])
     if uploads:

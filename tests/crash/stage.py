@@ -85,7 +85,8 @@ class Run:
     result: dict[str, Any]
     requests: int
     harmed: bool
-    """Whether anything was done to it, or something of an earlier run was still under way when it began."""
+    """Whether anything was done to it, or something of an earlier run was still under way when it began; a server that
+    takes a second on a machine without a breath to spare is harm as well."""
 
     @property
     def state(self) -> str:
@@ -159,6 +160,8 @@ class Stage:
         self.runs: list[Run] = []
         self.posts: list[str | None] = []
         """What the record said when a submit came by, for each."""
+        self.noted: set[str] = set()
+        """The task ids that stood in the record when somebody first asked for them."""
         self._forks, self._others = forks, others
         self._opened = ExitStack()
 
@@ -225,7 +228,7 @@ class Stage:
         except TimeoutError:
             ended = {"state": "hangs"}
         came = [seen for name, all_seen in self.seen.items() for seen in all_seen[before[name] :]]
-        run = Run(ended, len(came), under_way or any(seen.harm for seen in came))
+        run = Run(ended, len(came), under_way or any(seen.took is None or seen.took > 1 for seen in came))
         self.runs.append(run)
         return run
 
@@ -250,3 +253,10 @@ class Stage:
         if line.startswith("POST"):
             record = self.record()
             self.posts.append(record and record["attempts"][-1]["state"])
+        elif "task_id=" in line and not self.noted:
+            self.noted |= task_ids(self.record())
+
+
+def task_ids(record: dict[str, Any] | None) -> set[str]:
+    """The Loova tasks that a record knows."""
+    return {attempt["task_id"] for attempt in (record or {}).get("attempts", []) if attempt.get("task_id")}
