@@ -62,7 +62,7 @@ ONLY_COMPLETE = [
 ONLY_SUBMIT = [Harm(what="answer", when="before", status=status) for status in (400, 401, 402, 403, 404, 422, 429)]
 ONLY_POLL = [
     Harm(what="answer", when="before", status=status, times=times)
-    for status, times in [(404, 1), (404, 9), (410, 1), (401, 1), (403, 1)]
+    for status, times in [(404, 1), (404, 5), (410, 1), (401, 1), (403, 1)]
 ]
 
 

@@ -56,7 +56,7 @@ def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, sche
     with Stage(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
         stage.harm(schedule.harms)
         run, broken = stage.run(), []
-        while run.state not in ("saved", "in_doubt", "hangs") and len(stage.runs) < MOST_RUNS:
+        while not _is_over(stage, run) and len(stage.runs) < MOST_RUNS:
             broken += [f"after run {len(stage.runs)}: {problem}" for problem in _torn_videos(stage)]
             run = stage.run()
         stage.heal()
@@ -65,6 +65,14 @@ def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, sche
         if run.state == "in_doubt" and not broken:
             broken = list(broken_after_decision(stage))
         return Outcome(schedule, run.state, stage.runs, stage.seen, stage.story, broken)
+
+
+def _is_over(stage: Stage, run: Run) -> bool:
+    if run.state == "in_doubt":
+        # Where S3 did not take the doubt either, the next run finds a submit that is overdue.
+        record = stage.record()
+        return record is None or record["attempts"][-1]["state"] != "submitting"
+    return run.state in ("saved", "hangs")
 
 
 def run_all(
