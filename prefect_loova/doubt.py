@@ -75,7 +75,7 @@ async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
                 if stored is None:
                     return None
                 record = (await doubt_what_is_overdue(jobs, stored)).record
-                return described(jobs, record, now) if record.undecided else None
+                return described(jobs, record, record.undecided.number, now) if record.undecided else None
             except RecordMovedError:
                 return None  # somebody is at work on it
             except LoovaError as error:
@@ -94,8 +94,7 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
         MoveRefusedError: It is not in doubt.
     """
     stored = await _up_to_date(jobs, key)
-    _undecided(jobs, stored.record)
-    return described(jobs, stored.record, await jobs.balance())
+    return described(jobs, stored.record, _undecided(jobs, stored.record), await jobs.balance())
 
 
 async def full_key(jobs: VideoJobs, beginning: str) -> str:
@@ -138,16 +137,17 @@ async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> Stored
     return await jobs.records.advance(stored, doubtful)
 
 
-async def in_doubt(jobs: VideoJobs, record: JobRecord, cause: InDoubtError | None = None) -> InDoubtError:
+async def in_doubt(jobs: VideoJobs, record: JobRecord, number: int, cause: InDoubtError | None = None) -> InDoubtError:
     """The error that tells a person all that is known, and the commands that decide.
 
     Args:
         jobs: The API and the bucket.
         record: The job's record.
+        number: The attempt in doubt.
         cause: What happened to the answer, where it is this run that lost it.
     """
     now = None if cause else await jobs.balance()
-    job = described(jobs, record, now)
+    job = described(jobs, record, number, now)
     why = cause.message if cause else job.reason
     return InDoubtError(
         f"{jobs.name(record)} is in doubt: attempt {job.attempt} was submitted at {job.when}, and the answer is lost "
@@ -163,9 +163,9 @@ async def in_doubt(jobs: VideoJobs, record: JobRecord, cause: InDoubtError | Non
     )
 
 
-def described(jobs: VideoJobs, record: JobRecord, credits_now: float | None) -> JobInDoubt:
-    """What is known of the attempt in doubt."""
-    attempt = record.undecided or record.current
+def described(jobs: VideoJobs, record: JobRecord, number: int, credits_now: float | None) -> JobInDoubt:
+    """What is known of an attempt in doubt."""
+    attempt = record.attempt(number)
     return JobInDoubt(
         key=record.key,
         attempt=attempt.number,

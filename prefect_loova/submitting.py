@@ -101,14 +101,14 @@ async def _claim(
         return await jobs.records.create(record)
     record, attempt = stored.record, stored.record.current
     if attempt.state == "in_doubt":
-        raise await in_doubt(jobs, record)
+        raise await in_doubt(jobs, record, attempt.number)
     if attempt.state == "abandoned":
         raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
     if attempt.state == "submitting":
         stored = await doubt_what_is_overdue(jobs, stored)
         if stored.record.state != "in_doubt":
             return None
-        raise await in_doubt(jobs, stored.record)
+        raise await in_doubt(jobs, stored.record, attempt.number)
     if attempt.state == "failed" and record.paid_attempts >= max_paid_attempts:
         raise jobs.failed(record, attempt.number)
     if attempt.state == "claimed" and stored.age < jobs.times.take_over_after:
@@ -133,7 +133,7 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
         raise
     except InDoubtError as error:
         record = await _note(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
-        raise await in_doubt(jobs, record, error) from None
+        raise await in_doubt(jobs, record, number, error) from None
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}

@@ -171,6 +171,18 @@ async def buy_beside(shop: Shop) -> Any:
         return await jobs.loova.submit_video(REQUEST)
 
 
+async def test_an_answer_that_is_lost_after_a_person_has_decided_is_told_of_its_own_attempt(shop: Shop) -> None:
+    shop.loova.fail(on="submit", delay_seconds=1, drop=True)
+    late = asyncio.create_task(shop.submit())
+    await overdue(shop)
+    await shop.decide("submit-again")
+    with pytest.raises(InDoubtError) as told:
+        await late
+    assert told.value.attempt == 1
+    assert shop.states == ["in_doubt", "claimed"]
+    assert (await shop.submit(times=AT_ONCE)).attempt == 2
+
+
 # -- what is known, and the list of those that wait for a person -------------------------------------------------------
 
 
