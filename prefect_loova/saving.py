@@ -157,10 +157,13 @@ async def _finished(jobs: VideoJobs, submission: Submission) -> VideoTask:
 
 
 async def _is_there(jobs: VideoJobs, attempt: Attempt) -> bool:
-    return (
-        attempt.video is not None
-        and await jobs.records.object_size(attempt.video.object_key) == attempt.video.size_bytes
-    )
+    if attempt.video is None:
+        return False
+    try:
+        return await jobs.records.object_size(attempt.video.object_key) == attempt.video.size_bytes
+    except StorageError as error:
+        error.task_id, error.credits_spent = attempt.task_id, "yes"
+        raise
 
 
 def _saved(jobs: VideoJobs, record: JobRecord, attempt: Attempt, submission: Submission) -> SavedVideo:

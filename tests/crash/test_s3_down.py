@@ -23,6 +23,7 @@ WAYS = [
     Harm(what="answer", status=200, times=FOR_EVER),
 ]
 RUNS_WHILE_DOWN = 2
+MOST_RUNS = 6
 
 
 def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int, way: Harm) -> tuple[str, list[str]]:
@@ -51,6 +52,8 @@ def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int
         stage.heal()
         stage.wait_until_quiet()
         run = stage.run()
+        while run.state == "error" and run.harmed and len(stage.runs) < MOST_RUNS:
+            run = stage.run()  # a request that takes long on a busy machine is harm too
         if run.state == "in_doubt" and not is_written:
             found = re.search(r"adopt (sim_\w+)", stage.story)
             if found is None:
