@@ -110,7 +110,7 @@ def broken_after_decision(stage: Stage) -> Iterator[str]:
     """Let a person decide about the job in doubt; what does not hold then."""
     tasks = stage.loova.ledger["tasks"]
     decision = {"what": "adopt" if tasks else "submit-again", "task_id": tasks[0]["task_id"] if tasks else None}
-    run = stage.run(decision=decision)
+    run = stage.run_in_peace(decision)
     if run.state != "saved":
         yield f"after the decision {decision} it ended with {run.result}"
         return

@@ -232,6 +232,17 @@ class Stage:
         self.runs.append(run)
         return run
 
+    def run_in_peace(self, decision: dict[str, Any] | None = None) -> Run:
+        """Run the command with nothing done to it, a person's decision first; again where the machine was too slow."""
+        run = self.run(decision=decision)
+        for _ in range(3):
+            if run.state in ("saved", "in_doubt") or not run.harmed:
+                break
+            run = self.run()
+            if run.state == "in_doubt" and decision:
+                run = self.run(decision=decision)
+        return run
+
     def wait_until_quiet(self) -> None:
         """Wait until no request is under way, not even one of a client that is gone."""
         until = time.monotonic() + 20
