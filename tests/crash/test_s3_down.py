@@ -23,7 +23,6 @@ WAYS = [
     Harm(what="answer", status=200, times=FOR_EVER),
 ]
 RUNS_WHILE_DOWN = 2
-MOST_RUNS = 6
 
 
 def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int, way: Harm) -> tuple[str, list[str]]:
