@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from prefect_loova.simulator.s3 import REGION, EmbeddedS3, s3_client
 
@@ -146,16 +149,38 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 @contextmanager
 def moto() -> Iterator[S3Server]:
     """moto's server in this process, with the check of signatures and policies turned on."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
+    server = make_server("127.0.0.1", 0, _one_at_a_time(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
     try:
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         admin = _add_user(_iam(url, "any", "any"), "admin", {"Version": "2012-10-17", "Statement": [everything]})
         _check_moto_requests_from_now_on(url)
         yield S3Server("moto", url, *admin)
     finally:
-        server.stop()
+        server.shutdown()
+        server.server_close()
+
+
+def _one_at_a_time(app: Any) -> Any:
+    """moto looks at the condition of a PutObject and writes it in two steps: on a busy machine, two threads both win.
+
+    A request's body is read before its turn, so that no slow client holds up the others.
+    """
+    turn = threading.Lock()
+
+    def serial(environ: dict[str, Any], start_response: Any) -> Any:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length) if length else b""
+        if len(body) < length:
+            start_response("400 Bad Request", [("Content-Length", "0")])
+            return [b""]
+        if length:
+            environ["wsgi.input"] = BytesIO(body)
+        with turn:
+            return app(environ, start_response)
+
+    return serial
 
 
 def _check_moto_requests_from_now_on(url: str) -> None:

@@ -202,7 +202,7 @@ async def test_a_retry_of_the_flow_replays_what_was_waited_for_and_saved(place, 
 
 
 async def test_the_run_shows_names_tags_and_artifacts_and_no_secret(place, loova, bucket):
-    request = REQUEST.model_copy(update={"prompt": f"A | <b>city</b> **at** [sunset](javascript:x) {bucket[-12:]}"})
+    request = REQUEST.model_copy(update={"prompt": f"{bucket[-12:]} | <b>city</b> **at** [sunset](javascript:x)"})
 
     @flow(name="outer")
     async def outer() -> str:

@@ -167,7 +167,7 @@ def test_queries_and_passwords_of_urls_are_not_shown(text: str, expected: str) -
 
 @pytest.mark.parametrize("part", ["http://", "https://a?", "x-amz-", "a@", "https://a@", "\n", "a."])
 def test_megabytes_are_shown_in_no_time(part: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # quadratic time would be minutes
     shown(part * 500_000)
     shown(part * 500_000, 2000)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 10
