@@ -66,7 +66,8 @@ async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, buc
         decision = Decision(what=answer.decision, who=answer.who, when=datetime.now(UTC), why=answer.why)
         try:
             async with open_jobs(credentials, bucket, prefix) as jobs:
-                await decide(jobs, str(doubt.key), decision, answer.task_id.strip() or None)
+                task_id = answer.task_id.strip() or None
+                await decide(jobs, str(doubt.key), decision, task_id, attempt=doubt.attempt)
         except (InvalidRequestError, TaskNotFoundError) as error:
             problem = str(error)
             logger.warning("the decision cannot be carried out: %s", problem)

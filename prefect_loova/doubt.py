@@ -22,7 +22,9 @@ _MOVES: dict[str, MoveName] = {"adopt": "adopt", "submit-again": "submit_again",
 log = logging.getLogger(__name__)
 
 
-async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | None = None) -> JobRecord:
+async def decide(
+    jobs: VideoJobs, key: str, decision: Decision, task_id: str | None = None, *, attempt: int | None = None
+) -> JobRecord:
     """Carry out what a person decided about a job in doubt.
 
     Args:
@@ -30,6 +32,8 @@ async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | N
         key: The request's key, or its beginning, where only one open job has it.
         decision: What, who, when and why; it stays in the record.
         task_id: The Loova task to adopt. Loova is asked for it first, so that no typing error ends in the record.
+        attempt: The attempt that the person looked at, so that a late answer about it never counts for a later one;
+            None for the one in doubt, whichever it is.
 
     Returns:
         The record as it is now. Ask for the same request again to go on with it.
@@ -37,13 +41,13 @@ async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | N
     Raises:
         InvalidRequestError: A task id is missing, too much, or belongs to this job already; or no job has this key.
         TaskNotFoundError: Loova does not know the task. The job is as it was.
-        MoveRefusedError: The job is not in doubt.
+        MoveRefusedError: The job, or this attempt of it, is not in doubt.
     """
     if (decision.what == "adopt") != bool(task_id):
         seen = "none" if not task_id else shown(task_id, 120)
         raise InvalidRequestError(f"task_id: {seen} was given: a task id goes with `adopt`, and only with it")
     stored = await _up_to_date(jobs, key)
-    _undecided(jobs, stored.record)
+    _undecided(jobs, stored.record, attempt)
     if task_id:
         if any(attempt.task_id == task_id for attempt in stored.record.attempts):
             raise InvalidRequestError(f"task_id: {shown(task_id, 120)} was given: this job has that task already")
@@ -51,7 +55,8 @@ async def decide(jobs: VideoJobs, key: str, decision: Decision, task_id: str | N
 
     def change(record: JobRecord) -> JobRecord:
         facts: dict[str, Any] = {"task_id": task_id} if task_id else {}
-        return record.move(_MOVES[decision.what], _undecided(jobs, record), decision=decision, **facts)
+        number = _undecided(jobs, record, attempt)
+        return record.move(_MOVES[decision.what], number, decision=decision, **facts)
 
     stored = await jobs.records.change(stored.record.key, change)
     if not stored.record.is_open:
@@ -183,7 +188,12 @@ def described(jobs: VideoJobs, record: JobRecord, number: int, credits_now: floa
     )
 
 
-def _undecided(jobs: VideoJobs, record: JobRecord) -> int:
+def _undecided(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> int:
+    if record.undecided is not None and wanted not in (None, record.undecided.number):
+        raise MoveRefusedError(
+            f"{jobs.name(record)}: attempt {record.undecided.number} is in doubt, and attempt {wanted} was decided "
+            "about: it was decided before, or there is none such"
+        )
     if record.undecided is None:
         raise MoveRefusedError(
             f"{jobs.name(record)} is {record.state}, not in doubt: there is nothing to decide",

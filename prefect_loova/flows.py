@@ -107,6 +107,7 @@ async def resolve_job(
     key: str = "",
     decision: Literal["list", "adopt", "submit-again", "give-up"] = "list",
     task_id: str = "",
+    attempt: int | None = None,
     who: str = "",
     why: str = "",
 ) -> list[JobInDoubt]:
@@ -122,20 +123,21 @@ async def resolve_job(
         decision: `list`: none. `adopt`: its task is in the Loova dashboard. `submit-again`: it is not, and a second
             payment is risked. `give-up`: no video is wanted any more.
         task_id: Only to adopt: the Loova task.
+        attempt: The attempt decided about; the one in doubt, if not given.
         who: Who decides; the user of the process, if not given. It stays in the record.
         why: What the person saw. It stays in the record.
 
     Raises:
         InvalidRequestError: A key without a decision, a decision without a key, or as `doubt.decide` says.
         TaskNotFoundError: Loova does not know the task to adopt. The job is as it was.
-        MoveRefusedError: The job is not in doubt.
+        MoveRefusedError: The job, or this attempt of it, is not in doubt.
     """
     if bool(key) != (decision != "list"):
         raise InvalidRequestError("key, decision: give both to decide about a job, or none to list the jobs in doubt")
     async with open_jobs(credentials, bucket, prefix) as jobs:
         if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
-            record = await decide(jobs, key, made, task_id or None)
+            record = await decide(jobs, key, made, task_id or None, attempt=attempt)
             get_run_logger().info("%s: %s by %s, now %s", jobs.name(record), decision, made.who, record.state)
         try:
             waiting = await jobs_in_doubt(jobs)

@@ -282,13 +282,13 @@ class JobInDoubt(_Value):
     @property
     def next_steps(self) -> tuple[str, ...]:
         """What the person does next, a line each, commands included."""
-        command = f"python -m prefect_loova.resolve {self.key}"
+        command, of = f"python -m prefect_loova.resolve {self.key}", f"--attempt {self.attempt} {self.place}"
         return (
             "Nothing is submitted again by itself. Look in the Loova dashboard for a task made at about "
             f"{self.when}, {self.model}, {shown(repr(self.prompt), 80)}; then decide:",
-            f"  it is there:        {command} adopt TASK_ID {self.place}",
-            f"  it is not there:    {command} submit-again {self.place}  # pays again, if it was billed after all",
-            f"  no video is wanted: {command} give-up {self.place}",
+            f"  it is there:        {command} adopt TASK_ID {of}",
+            f"  it is not there:    {command} submit-again {of}  # pays again, if it was billed after all",
+            f"  no video is wanted: {command} give-up {of}",
         )
 
 

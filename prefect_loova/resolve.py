@@ -35,6 +35,9 @@ def parser() -> Parser:
     )
     parser.add_argument("decision", nargs="?", metavar="DECISION", help=", ".join(get_args(DecisionName)))
     parser.add_argument("task_id", nargs="?", metavar="TASK_ID", help="the Loova task to adopt")
+    parser.add_argument(
+        "--attempt", type=int, metavar="N", help="the attempt decided about; without it, the one in doubt"
+    )
     parser.add_argument("--who", metavar="NAME", help="who decides (default: your user name); it stays in the record")
     parser.add_argument("--why", metavar="TEXT", default="", help="what you saw; it stays in the record")
     parser.add_place()
@@ -48,7 +51,7 @@ async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
             decision = Decision(
                 what=args.decision, who=args.who or getpass.getuser(), when=datetime.now(UTC), why=args.why
             )
-            record = await decide(jobs, args.key, decision, args.task_id)
+            record = await decide(jobs, args.key, decision, args.task_id, attempt=args.attempt)
             told = _decided(jobs.name(record), record, decision)
             say(told) if args.json else print(told)
             return {"job": record.model_dump(mode="json", exclude_none=True)}

@@ -115,10 +115,12 @@ class Shop:
         await self.wait(submission)
         return submission
 
-    async def decide(self, what: Any, task_id: str | None = None, times: JobTimes = TIMES) -> JobRecord:
+    async def decide(
+        self, what: Any, task_id: str | None = None, times: JobTimes = TIMES, attempt: int | None = None
+    ) -> JobRecord:
         decision = Decision(what=what, who="a person", when=datetime.now(UTC), why="looked in the dashboard")
         async with self.worker(times=times) as jobs:
-            return await decide(jobs, KEY, decision, task_id)
+            return await decide(jobs, KEY, decision, task_id, attempt=attempt)
 
     async def change(self, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         async with self.worker() as jobs:

@@ -89,6 +89,20 @@ async def test_only_a_job_in_doubt_is_decided(shop: Shop) -> None:
     assert shop.states == ["submitted"]
 
 
+async def test_a_decision_about_one_attempt_never_counts_for_a_later_one(shop: Shop) -> None:
+    await in_doubt(shop)
+    await shop.decide("submit-again", attempt=1)
+    shop.loova.fail("lost_reply")
+    with pytest.raises(InDoubtError, match="--attempt 2"):
+        await shop.submit()
+    for what, task_id in (("submit-again", None), ("give-up", None), ("adopt", shop.task_ids[0])):
+        with pytest.raises(MoveRefusedError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
+            await shop.decide(what, task_id, attempt=1)
+    assert shop.states == ["in_doubt", "in_doubt"]
+    assert (await shop.decide("adopt", shop.task_ids[1], attempt=2)).state == "submitted"
+    assert shop.totals["posted"] == 2
+
+
 async def overdue(shop: Shop) -> None:
     """Another worker finds the POST overdue, while its answer is on its way."""
     await shop.until_posted()
@@ -201,7 +215,7 @@ async def test_the_error_tells_when_what_the_balance_says_and_the_commands(shop:
     assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
     assert "10,000 credits before it and 9,940 after it: 60 less, which fits its price of 60" in told
     assert "evidence, no proof" in told
-    place = f"--bucket {shop.bucket} --prefix loova"
+    place = f"--attempt 1 --bucket {shop.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):
         assert f"python -m prefect_loova.resolve {KEY} {decision} {place}" in told
     assert (error.key, error.attempt) == (KEY, 1)
