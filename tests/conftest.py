@@ -16,6 +16,14 @@ def pytest_report_header() -> str:
     return f"crash schedules: seed {SEED} (CRASH_SEED)"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each S3 server in turn, unless a test says that one will do: the core below it is tested on both."""
+    if "s3_server" in metafunc.fixturenames:
+        one = metafunc.definition.get_closest_marker("one_s3_server")
+        servers = ["seaweedfs"] if one else ["seaweedfs", "moto"]
+        metafunc.parametrize("s3_server", servers, indirect=True, scope="session")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side: one Prefect server for all who need one, and the crash tests one after another."""
     for item in items:
@@ -25,9 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("crash"))
 
 
-@pytest.fixture(scope="session", params=["seaweedfs", "moto"])
+@pytest.fixture(scope="session")
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Each S3 server in turn: every test that uses it, or `bucket`, runs on both."""
+    """Each S3 server in turn: every test that uses it, or `bucket`, runs on both, but for those marked."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) if request.param == "seaweedfs" else moto() as server:
         yield server

@@ -16,7 +16,6 @@ from tests.prefect_server import PrefectServer
 from tests.proxy import Harm
 
 AT_ONCE = 3
-ON_ONE_SERVER = pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
 
 SUBMIT, RECORD, POLL, VIDEO = r"^POST", r"^PUT .*record\.json", r"^GET .*tasks", r"^GET"
 POINTS: list[tuple[Wire, Harm]] = [
@@ -45,7 +44,7 @@ def flow_forks(prefect, tmp_path_factory) -> Iterator[ForkServer]:
     forks.close()
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server):
     points = POINTS
     if EVERYTHING:
@@ -65,7 +64,7 @@ def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server
     assert states["saved"] > 0
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 @pytest.mark.parametrize(
     ("wire", "request_line", "at"),
     [("api", SUBMIT, 0), ("s3", RECORD, 1), ("api", POLL, 0), ("video", VIDEO, 0), ("s3", RECORD, 5)][

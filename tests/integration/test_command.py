@@ -20,9 +20,6 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "flows" / "generate_video.py")]
 KEYS = {"state", "task_id", "video", "record", "size_bytes", "sha256", "credits_cost", "reused"}
 
-ON_ONE_SERVER = pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
-"""What the core does on either S3 server is tested without processes of its own."""
-
 
 def command(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -35,7 +32,7 @@ def the_json(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout)
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
     arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")
     first, second = command(*arguments, env=served), command(*arguments, env=served)
@@ -49,7 +46,7 @@ def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
         assert secret not in first.stdout + first.stderr
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 async def test_it_takes_credentials_and_bucket_from_named_blocks(served, place, loova):
     await place.credentials.save("for-the-command", overwrite=True)
     await place.bucket.save("for-the-command", overwrite=True)
@@ -68,7 +65,7 @@ async def test_it_takes_credentials_and_bucket_from_named_blocks(served, place, 
         ("generation_failed", 4, "failed", "TaskFailedError"),
     ],
 )
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loova, fault, code, state, kind):
     loova.fail(fault)
     done = command("a boat", "--bucket", bucket.name, "--poll-seconds", "0.1", "--json", env=served)
@@ -79,7 +76,7 @@ def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loo
     assert loova.ledger["totals"]["posted"] == 1
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_task_that_still_runs_when_waiting_ends_is_exit_code_5_and_goes_on_next_time(served, bucket, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     arguments = ("a boat", "--bucket", bucket.name, "--poll-seconds", "0.1", "--json")
@@ -141,7 +138,7 @@ def test_all_mistakes_of_one_request_are_told_together(bad_input):
 
 
 @pytest.mark.parametrize(("key", "says"), [(None, "is not set"), ("", "is empty")])
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_without_a_key_it_says_what_to_do_and_does_not_simulate(environment, bucket, key, says):
     env = {k: v for k, v in environment.items() if k != "LOOVA_API_KEY"} | (
         {} if key is None else {"LOOVA_API_KEY": key}
@@ -153,7 +150,7 @@ def test_without_a_key_it_says_what_to_do_and_does_not_simulate(environment, buc
     assert done.stdout == ""
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_wrong_key_is_refused_and_nothing_is_bought(served, bucket, loova):
     done = command("a boat", "--bucket", bucket.name, "--json", env=served | {"LOOVA_API_KEY": "wrong-key"})
     assert (done.returncode, the_json(done)["error"]["type"]) == (4, "AuthenticationError")
@@ -162,7 +159,7 @@ def test_a_wrong_key_is_refused_and_nothing_is_bought(served, bucket, loova):
 
 
 @pytest.mark.parametrize(("prefix", "code"), [("../other", 2), ("/absolute", 2)])
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_bad_prefix_is_refused_before_anything_is_sent(served, bucket, loova, prefix, code):
     done = command("a boat", "--bucket", bucket.name, "--prefix", prefix, "--json", env=served)
     assert (done.returncode, the_json(done)["state"]) == (code, "invalid")
@@ -170,7 +167,7 @@ def test_a_bad_prefix_is_refused_before_anything_is_sent(served, bucket, loova, 
     assert loova.ledger["totals"]["posted"] == 0
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_missing_bucket_is_found_out_before_the_submit(served, loova):
     done = command("a boat", "--bucket", "no-such-bucket-here", "--json", env=served)
     assert (done.returncode, the_json(done)["error"]["type"]) == (1, "StorageError")
@@ -203,7 +200,7 @@ def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(prefect_server, tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to handle")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(served, bucket, loova, sent):
     loova.fail("slow_reply", delay_seconds=2)
     arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")

@@ -64,7 +64,7 @@ async def started(parameters: dict[str, Any], **options: Any) -> FlowRun:
     raise AssertionError("the flow was never served")
 
 
-@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+@pytest.mark.one_s3_server
 async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova):
     run = await started(await parameters_of(place), timeout=90)
     assert run.state.is_completed(), run.state.message
@@ -73,7 +73,7 @@ async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova
     assert loova.api_key not in run.model_dump_json()
 
 
-@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+@pytest.mark.one_s3_server
 async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, place, loova):
     """Twice in doubt: the second question must not be answered by the first answer."""
     loova.fail("lost_request")
@@ -105,7 +105,7 @@ async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, pl
     assert record["attempts"][0]["decision"]["why"] == "not in the dashboard"
 
 
-@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
+@pytest.mark.one_s3_server
 async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(served, place, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     parameters = await parameters_of(place)

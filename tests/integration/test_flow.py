@@ -1,4 +1,4 @@
-"""The main job on a real Prefect server and real S3 servers: a prompt goes in, a checked video stands in the bucket."""
+"""The main job on a real Prefect server and a real S3 server: a prompt goes in, a checked video is in the bucket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect.context import get_run_context
 from prefect_loova import VideoRequest, generate_video, get_credits, save_video, submit_video, wait_for_video
 from prefect_loova.errors import InDoubtError, RejectedError, TaskFailedError, WaitTimeoutError
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 REQUEST = VideoRequest(prompt="A futuristic city at sunset", ratio="9:16", duration=4)
 
 
@@ -111,7 +111,6 @@ async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loov
     assert loova.ledger["totals"]["posted"] == 1
 
 
-@pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
 async def test_a_flow_that_times_out_leaves_the_job_to_the_next_run(place, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     where = {"credentials": place.credentials, "bucket": place.bucket, "poll_seconds": 0.1}

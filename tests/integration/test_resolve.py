@@ -30,10 +30,6 @@ def ran(*command: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-ON_ONE_SERVER = pytest.mark.parametrize("s3_server", ["seaweedfs"], indirect=True)
-"""What the core does on either S3 server is tested without processes of its own."""
-
-
 @pytest.fixture
 def lister(environment, bucket) -> dict[str, str]:
     """The environment of one who may list the bucket."""
@@ -56,7 +52,7 @@ async def in_doubt(place: Place, loova) -> InDoubtError:
 
 
 @pytest.mark.usefixtures("prefect_server")
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run_saves_it(
     environment, place, loova, bucket
 ):
@@ -75,7 +71,7 @@ async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run
 
 
 @pytest.mark.usefixtures("prefect_server")
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova, bucket):
     await in_doubt(place, loova)
     arguments = (str(FLOWS / "resolve_job.py"), "--bucket", bucket.name)
@@ -103,7 +99,7 @@ async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova,
         (("0" * 64, "give-up", "--prefix", "../x"), "prefix"),
     ],
 )
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypatch, capsys, arguments, says):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -121,7 +117,7 @@ def test_a_simulated_place_names_itself_in_the_commands(tmp_path):
     assert named == f"--simulate --state {tmp_path / 'state'}"
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
     await place.credentials.save("of-mine", overwrite=True)
     await place.bucket.save("mine-too", overwrite=True)
@@ -131,7 +127,7 @@ async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
 
 
 @pytest.mark.usefixtures("prefect_server")
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, loova, bucket):
     where = place_of_a_lister._asdict()
     await in_doubt(place_of_a_lister, loova)
@@ -153,7 +149,7 @@ async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, 
     assert saved.task_id == loova.ledger["tasks"][1]["task_id"]
 
 
-@ON_ONE_SERVER
+@pytest.mark.one_s3_server
 @pytest.mark.usefixtures("prefect_server")
 async def test_a_decision_counts_where_the_rest_may_not_be_listed(place, loova):
     await in_doubt(place, loova)
