@@ -10,11 +10,21 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_loova.accounts import CreditsReport as CreditsReport
+    from prefect_loova.batch import BatchReport as BatchReport
+    from prefect_loova.batch import VideoOutcome as VideoOutcome
     from prefect_loova.client import LoovaClient as LoovaClient
+    from prefect_loova.collecting import CollectedVideos as CollectedVideos
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
+    from prefect_loova.errors import BatchError as BatchError
+    from prefect_loova.errors import BudgetError as BudgetError
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
+    from prefect_loova.flows import collect_videos as collect_videos
+    from prefect_loova.flows import generate_from_manifest as generate_from_manifest
     from prefect_loova.flows import generate_video as generate_video
+    from prefect_loova.flows import generate_videos as generate_videos
+    from prefect_loova.flows import report_credits as report_credits
     from prefect_loova.flows import resolve_job as resolve_job
     from prefect_loova.models import CreditBalance as CreditBalance
     from prefect_loova.models import JobInDoubt as JobInDoubt
@@ -30,7 +40,12 @@ if TYPE_CHECKING:
 __version__ = version("prefect-loova")
 
 __all__ = [
+    "BatchError",
+    "BatchReport",
+    "BudgetError",
+    "CollectedVideos",
     "CreditBalance",
+    "CreditsReport",
     "InDoubtError",
     "JobInDoubt",
     "LoovaClient",
@@ -38,10 +53,15 @@ __all__ = [
     "LoovaError",
     "SavedVideo",
     "Submission",
+    "VideoOutcome",
     "VideoRequest",
     "VideoTask",
+    "collect_videos",
+    "generate_from_manifest",
     "generate_video",
+    "generate_videos",
     "get_credits",
+    "report_credits",
     "resolve_job",
     "save_video",
     "submit_video",
@@ -49,11 +69,21 @@ __all__ = [
 ]
 
 _HOME = {
+    "CreditsReport": "accounts",
+    "BatchReport": "batch",
+    "VideoOutcome": "batch",
     "LoovaClient": "client",
+    "CollectedVideos": "collecting",
     "LoovaCredentials": "credentials",
-    "LoovaError": "errors",
+    "BatchError": "errors",
+    "BudgetError": "errors",
     "InDoubtError": "errors",
+    "LoovaError": "errors",
+    "collect_videos": "flows",
+    "generate_from_manifest": "flows",
     "generate_video": "flows",
+    "generate_videos": "flows",
+    "report_credits": "flows",
     "resolve_job": "flows",
     "CreditBalance": "models",
     "JobInDoubt": "models",

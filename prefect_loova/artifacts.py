@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact
 from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+from prefect_loova.accounts import CreditsReport
+from prefect_loova.batch import BatchReport, Outcome
 from prefect_loova.errors import shown
 from prefect_loova.models import JobInDoubt, SavedVideo, Submission
 
 _ADDRESS = re.compile(r"https?:(?=//)|www(?=\.)|(?<=[\w.+-])@(?=[\w-])", re.IGNORECASE)
+
+_MOST_ROWS = 500
 
 
 def escaped(text: object, limit: int = 2000) -> str:
@@ -53,15 +58,55 @@ async def publish_video(submission: Submission, saved: SavedVideo) -> None:
 
 async def publish_jobs_in_doubt(jobs: list[JobInDoubt]) -> None:
     """Show the jobs that wait for a person as a markdown artifact of the current run; outside of a run, do nothing."""
+    report = "\n\n".join(map(_doubt, jobs)) or "No job is in doubt."
+    await _publish_markdown(report, "loova-in-doubt", "Jobs that wait for a person")
+
+
+async def publish_batch(report: BatchReport) -> None:
+    """Show what became of a batch as a markdown artifact of the current run, what needs a person first."""
+    await _publish_markdown(_batch(report), "loova-batch", "What became of each video")
+
+
+def _batch(report: BatchReport) -> str:
+    order = get_args(Outcome)
+    rows = [
+        f"| {video.outcome.replace('_', ' ')} | {escaped(video.name, 80)} "
+        f"| {_cell(video.video or '') if video.video else escaped(video.reason, 300)} "
+        f"| {video.credits_charged:g} | {_cell(video.task_id or '')} |"
+        for video in sorted(report.videos, key=lambda video: order.index(video.outcome))[:_MOST_ROWS]
+    ]
+    left = len(report.videos) - len(rows)
+    more = [f"\n{left:,} more are not shown; those that need a person stand above."] if left else []
+    head = ["", "| State | Video | Where, or why not | Credits | Loova task |", "|---|---|---|---|---|"]
+    return "\n".join([escaped(report.summary), *head, *rows, *more])
+
+
+async def publish_prices(table: str) -> None:
+    """Show what a batch would cost as a markdown artifact of the current run."""
+    await _publish_markdown(table, "loova-prices", "What the batch would cost; nothing was spent")
+
+
+async def publish_credits(report: CreditsReport) -> None:
+    """Show the account's credits and what was spent as a markdown artifact of the current run."""
+    rows = [
+        f"| {day.day} | {_cell(day.model)} | {escaped(day.deployment)} | {day.videos} | {day.credits:g} "
+        f"| {day.unsettled:g} |"
+        for day in report.days[:_MOST_ROWS]
+    ]
+    head = ["", "| Day | Model | Deployment | Videos | Credits | May change |", "|---|---|---|---:|---:|---:|"]
+    shown_report = "\n".join([escaped(report.summary), *head, *rows])
+    await _publish_markdown(shown_report, "loova-credits", "Credits, and what was spent")
+
+
+async def _publish_markdown(report: str, key: str, description: str) -> None:
     try:
         get_run_context()
     except MissingContextError:
         return
-    report = "\n\n".join(map(_doubt, jobs)) or "No job is in doubt."
     try:
-        await acreate_markdown_artifact(report, key="loova-in-doubt", description="Jobs that wait for a person")
+        await acreate_markdown_artifact(report, key=key, description=description)
     except Exception as error:
-        get_run_logger().warning("no artifact of the jobs in doubt was made (%s)", shown(error))
+        get_run_logger().warning("the artifact %s was not made (%s)", key, shown(error))
 
 
 def _doubt(job: JobInDoubt) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import math
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from prefect.exceptions import TerminationSignal
 from prefect.settings import (
@@ -30,6 +31,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import (
     AbandonedError,
+    BatchError,
+    BudgetError,
     InDoubtError,
     InvalidRequestError,
     LoovaError,
@@ -47,11 +50,15 @@ _SERVER: dict[Any, Any] = {
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
 }
 
+T = TypeVar("T")
+
 SIMULATED_SECONDS = 5.0
 """How long a simulated generation takes, in seconds."""
 
 _OUTCOMES: list[tuple[type[LoovaError], str, int]] = [
     (InvalidRequestError, "invalid", 2),
+    (BudgetError, "over_budget", 6),
+    (BatchError, "incomplete", 4),
     (InDoubtError, "in_doubt", 3),
     (RejectedError, "rejected", 4),
     (TaskFailedError, "failed", 4),
@@ -208,6 +215,30 @@ def fail(error: Exception, as_json: bool) -> int:
     else:
         say(f"{state.replace('_', ' ')}: {message}")
     return code
+
+
+def amount(text: str) -> float:
+    """An argument in credits, 0 or above."""
+    value = number(text)
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of credits, 0 or above")
+    return float(value)
+
+
+def in_place(args: argparse.Namespace, work: Callable[[Place], Awaitable[T]]) -> T:
+    """Run something in the place that the arguments name: the real one, or the simulated one."""
+    if args.simulate:
+        with simulated(args.state) as where:
+            return asyncio.run(_awaited(work, where))
+    return asyncio.run(_in_real_place(args, work))
+
+
+async def _awaited(work: Callable[[Place], Awaitable[T]], where: Place) -> T:
+    return await work(where)
+
+
+async def _in_real_place(args: argparse.Namespace, work: Callable[[Place], Awaitable[T]]) -> T:
+    return await work(await place(args))
 
 
 def say(line: str) -> None:

@@ -23,6 +23,7 @@ class LoovaCredentials(CredentialsBlock):
         timeout: The longest silence of a read, in seconds.
         submit_timeout: The whole time that a submit may take, in seconds.
         unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
+        max_credits_per_day: The credits that may be spent on one day, by all runs with one bucket and prefix together.
         job_times: When one worker may go on with what another one left.
 
     Example:
@@ -57,6 +58,13 @@ class LoovaCredentials(CredentialsBlock):
         title="503 means refused",
         description="Count a 503 to a submit as a refusal instead of a doubt: only if your way to Loova answers 503 "
         "before it passes a request on.",
+    )
+    max_credits_per_day: float | None = Field(
+        None,
+        ge=0,
+        title="Credits per day",
+        description="The credits that may be spent on one day (UTC), by all runs with one bucket and prefix together; "
+        "a submit that would go over it is refused. Needs s3:ListBucket.",
     )
     job_times: JobTimes = Field(
         default_factory=JobTimes,

@@ -139,7 +139,9 @@ async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> Stored
         return stored
     reason = "the worker that submitted it is gone, and its answer with it"
     doubtful = record.move("doubt", attempt.number, reason=reason, credits_after=await jobs.balance())
-    return await jobs.records.advance(stored, doubtful)
+    stored = await jobs.records.advance(stored, doubtful)
+    jobs.tell("in_doubt", stored.record, attempt.number)
+    return stored
 
 
 async def in_doubt(jobs: VideoJobs, record: JobRecord, number: int, cause: InDoubtError | None = None) -> InDoubtError:

@@ -3,6 +3,7 @@
 ```
 LoovaError
 ├── InvalidRequestError            refused here, before anything was sent
+├── BudgetError                    it would go over a budget; nothing was sent
 ├── NotSentError                   the submit never left this machine (connection refused, DNS)
 ├── RejectedError                  Loova said no to a submit; nothing was bought
 │   ├── AuthenticationError        the API key is missing, wrong or revoked
@@ -10,6 +11,7 @@ LoovaError
 │   └── TooManyRunningTasksError   the limit of running tasks is reached; waiting helps
 ├── InDoubtError                   a submit was sent and its answer is lost; a person decides
 ├── AbandonedError                 a person gave this job up
+├── BatchError                     a batch ended, and not all of its videos are there
 ├── TaskFailedError                Loova could not make the video
 ├── WaitTimeoutError               still running when waiting ended
 ├── UnexpectedResponseError        an answer to a read that says nothing usable
@@ -120,6 +122,10 @@ class InvalidRequestError(LoovaError):
         return cls("\n".join(lines))
 
 
+class BudgetError(LoovaError):
+    """The submit would go over a budget, so it was not sent."""
+
+
 class NotSentError(LoovaError):
     """The submit never left this machine, so nothing was bought; it may be tried again."""
 
@@ -176,6 +182,18 @@ class InDoubtError(LoovaError):
 
 class AbandonedError(LoovaError):
     """A person gave this job up; ask for another `take` to have the video after all."""
+
+
+class BatchError(LoovaError):
+    """A batch went to its end, and some of its videos are not there. Each that is there is saved.
+
+    Attributes:
+        report: What became of each request, as a `prefect_loova.BatchReport`.
+    """
+
+    def __init__(self, message: str, *, report: Any = None, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.report = report
 
 
 class TaskFailedError(LoovaError):

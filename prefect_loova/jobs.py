@@ -10,14 +10,16 @@ import logging
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError, TaskFailedError
-from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.models import Submission
 from prefect_loova.polling import Clock
 from prefect_loova.records import JobRecords
+from prefect_loova.spending import Spending
 from prefect_loova.states import JobRecord
 
 MAX_WAIT = 4 * 3600.0
@@ -26,7 +28,14 @@ MAX_WAIT = 4 * 3600.0
 BALANCE_SECONDS = 5.0
 """How long a look at the credits may hold up a submit, in seconds."""
 
+Happening = Literal["submitted", "succeeded", "saved", "failed", "in_doubt"]
+"""What may happen to a job that others want to hear of."""
+
 log = logging.getLogger(__name__)
+
+
+def _tell_nobody(happening: Happening, record: JobRecord, attempt: int) -> None:
+    """The core alone has nobody to tell."""
 
 
 class JobTimes(BaseModel):
@@ -50,6 +59,8 @@ class VideoJobs:
         times: When to go on with what others left.
         by: Who asks, for the people who read the record (host, flow run, deployment).
         place: The arguments by which a command names this account and bucket.
+        max_credits_per_day: The credits that may be spent on one day below this prefix, or None for no budget.
+        tell: Hears of each job that is submitted, made, saved, failed or in doubt, right after the record says so.
         sleep: How to wait, in seconds.
         clock: Monotonic seconds.
         wall: Seconds by the wall clock; the later of the two decides whether a written record is still fresh, as one
@@ -64,6 +75,8 @@ class VideoJobs:
         times: JobTimes | None = None,
         by: Mapping[str, str] | None = None,
         place: str | None = None,
+        max_credits_per_day: float | None = None,
+        tell: Callable[[Happening, JobRecord, int], None] = _tell_nobody,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
@@ -73,6 +86,8 @@ class VideoJobs:
         self.times = times or JobTimes()
         self.by = dict(by or {})
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
+        self.spending = Spending(records, max_credits_per_day)
+        self.tell = tell
         self.sleep = sleep
         self.clock = clock
         self.wall = wall
@@ -86,9 +101,9 @@ class VideoJobs:
             log.debug("the balance is not known: %s", error)
             return None
 
-    def submission(self, record: JobRecord, request: VideoRequest, *, reused: bool) -> Submission:
-        """The handle on the attempt that counts."""
-        attempt = record.current
+    def submission(self, record: JobRecord, number: int | None = None, *, reused: bool) -> Submission:
+        """The handle on an attempt that was bought; the one that counts, if no number is given."""
+        attempt = record.current if number is None else record.attempt(number)
         assert attempt.task_id is not None  # noqa: S101
         return Submission(
             key=record.key,
@@ -97,8 +112,8 @@ class VideoJobs:
             task_id=attempt.task_id,
             api_origin=record.api_origin,
             record=self.records.uri(self.records.record_key(record.key)),
-            prompt=request.prompt,
-            model=request.model,
+            prompt=str(record.request.get("prompt", "")),
+            model=str(record.request.get("model", "")),
             credits_estimate=attempt.credits_estimate,
             credits_cost=attempt.credits_cost,
             trace_id=attempt.trace_id,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError, shown
+from prefect_loova.bucket import BucketPrefix
+from prefect_loova.errors import RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
 from prefect_loova.s3_errors import S3_ERRORS, code_of, status_of, storage_error
 from prefect_loova.states import FORMAT, JobRecord
@@ -27,12 +28,13 @@ from prefect_loova.states import FORMAT, JobRecord
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _WRITE_TRIES = 6
-_PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
 
-_seen_conditional: set[tuple[str, str, str]] = set()
+
+def is_key(name: str) -> bool:
+    """Whether a name is a request's key."""
+    return _KEY.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -54,29 +56,7 @@ class RecordMovedError(Exception):
     """Another worker wrote the record in between; read it again."""
 
 
-def checked_prefix(prefix: str) -> str:
-    """A key prefix without a trailing slash, or an error that names the rule.
-
-    Raises:
-        InvalidRequestError: It starts with `/`, has empty, `.` or `..` segments, control characters or backslashes, or
-            is longer than 512 bytes.
-    """
-    problem = None
-    segments = prefix.removesuffix("/").split("/") if prefix else []
-    if prefix.startswith("/"):
-        problem = "must not start with /"
-    elif any(segment in ("", ".", "..") for segment in segments):
-        problem = "must not have empty, . or .. segments"
-    elif _UNSAFE.search(prefix) or not prefix.isprintable():
-        problem = "must not have control characters or backslashes"
-    elif len(prefix.encode("utf-8", "surrogatepass")) > 512:
-        problem = "must not be longer than 512 bytes"
-    if problem:
-        raise InvalidRequestError(f"prefix: {shown(repr(prefix), 120)} was given: {problem}")
-    return "/".join(segments)
-
-
-class JobRecords:
+class JobRecords(BucketPrefix):
     """The job records of one API below one prefix of one bucket.
 
     Args:
@@ -96,61 +76,12 @@ class JobRecords:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.s3 = s3
-        self.bucket = bucket
-        self.prefix = checked_prefix(prefix)
+        super().__init__(s3, bucket, prefix, sleep=sleep)
         self.api_origin = api_origin
-        self._sleep = sleep
-
-    def object_key(self, *parts: str) -> str:
-        """The S3 key of something below the prefix."""
-        return "/".join(filter(None, (self.prefix, *parts)))
 
     def record_key(self, key: str) -> str:
         """The S3 key of a request's job record."""
         return self.object_key(key, "record.json")
-
-    def uri(self, object_key: str) -> str:
-        """An S3 key of this bucket as an s3:// URI."""
-        return f"s3://{self.bucket}/{object_key}"
-
-    async def check_conditional_writes(self) -> None:
-        """Refuse a bucket that cannot be written, or whose server ignores conditions. Asked once in a process.
-
-        Raises:
-            StorageError: Says which, before anything is spent.
-        """
-        probe = self.object_key("_probe")
-        known = (self.s3.meta.endpoint_url, self.bucket, probe)
-        if known in _seen_conditional:
-            return
-        body = b"prefect-loova: this object shows that the server honours conditional writes"
-        wrong = '"00000000000000000000000000000000"'
-        await self._refused_write(probe, body, {"IfNoneMatch": "*"}, may_succeed=True)
-        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": wrong}):
-            if not await self._refused_write(probe, body, condition):
-                raise StorageError(
-                    f"the S3 server at {known[0]} ignores {next(iter(condition))} on PutObject (bucket {self.bucket}): "
-                    "paying once rests on conditional writes, so nothing is submitted with it"
-                )
-        _seen_conditional.add(known)
-
-    async def _refused_write(self, key: str, body: bytes, condition: dict[str, str], may_succeed: bool = False) -> bool:
-        for attempt in range(_PROBE_TRIES):
-            try:
-                await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
-            except S3_ERRORS as error:
-                failure = storage_error(error, self.uri(key))
-                if status_of(error) == 412:
-                    return True
-                if not failure.transient:
-                    raise failure from None
-                if attempt + 1 == _PROBE_TRIES:
-                    raise failure from None
-                await self._sleep(backoff(attempt))
-            else:
-                return may_succeed
-        raise AssertionError("unreachable")
 
     async def read(self, key: str) -> StoredRecord | None:
         """The record of a request, or None where there is none (or nothing tells: S3 answers 403 for a missing key
@@ -276,12 +207,7 @@ class JobRecords:
             StorageError: The bucket cannot be written.
         """
         entry = {"key": record.key, "api_origin": record.api_origin, "request": record.request}
-        object_key = self.object_key("_open", record.key)
-        answer = await self._call(
-            object_key, self.s3.put_object, Body=json.dumps(entry).encode(), ContentType="application/json"
-        )
-        if not answer.get("ETag"):
-            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True)
+        await self.put_json(self.object_key("_open", record.key), entry)
 
     async def note_ended(self, key: str) -> None:
         """Take a job out of the index of open jobs, and put it back if it is open after all.
@@ -289,7 +215,7 @@ class JobRecords:
         Raises:
             StorageError: The bucket cannot be written.
         """
-        await self._call(self.object_key("_open", key), self.s3.delete_object)
+        await self.delete(self.object_key("_open", key))
         stored = await self.read(key)
         if stored is not None and stored.record.is_open:
             await self.note_open(stored.record)
@@ -300,36 +226,7 @@ class JobRecords:
         Raises:
             StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
-        index = f"{self.object_key('_open')}/"
-
-        def listed() -> list[str]:
-            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=index)
-            return [found["Key"].removeprefix(index) for page in pages for found in page.get("Contents", [])]
-
-        try:
-            return [key for key in await asyncio.to_thread(listed) if _KEY.fullmatch(key)]
-        except S3_ERRORS as error:
-            failure = storage_error(error, self.uri(index))
-            if failure.http_status == 403:
-                hint = "listing the open jobs needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
-                failure = StorageError(f"{failure.message}: {hint}", http_status=403)
-            raise failure from None
-
-    async def object_size(self, object_key: str) -> int | None:
-        """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""
-        try:
-            answer = await self._call(object_key, self.s3.head_object)
-        except StorageError as error:
-            if error.http_status in (403, 404):
-                return None
-            raise
-        return int(answer["ContentLength"])
-
-    async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
-        try:
-            return await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
-        except S3_ERRORS as error:
-            raise storage_error(error, self.uri(object_key)) from None
+        return [found.name for found in await self.listed("_open") if is_key(found.name)]
 
     def _get(self, object_key: str) -> StoredRecord:
         answer = self.s3.get_object(Bucket=self.bucket, Key=object_key)

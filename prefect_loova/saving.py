@@ -98,6 +98,15 @@ async def save_video(
         return await _save_under(lease, submission, dict(upload_options or {}), max_bytes)
 
 
+async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
+    """A video that the record says is saved, or None where its object is gone. Asks Loova nothing."""
+    stored = await jobs.records.expect(submission.key)
+    attempt = stored.record.attempt(submission.attempt)
+    if attempt.state != "saved" or not await _is_there(jobs, attempt):
+        return None
+    return _saved(jobs, stored.record, attempt, submission)
+
+
 async def _save_under(lease: _HeldLease, submission: Submission, options: dict[str, Any], max_bytes: int) -> SavedVideo:
     jobs, attempt = lease.jobs, lease.attempt
     metadata = {"task-id": attempt.task_id or "", "request-key": submission.key, "model": submission.model}
@@ -123,7 +132,9 @@ async def _save_under(lease: _HeldLease, submission: Submission, options: dict[s
                 "another worker took over saving this video", task_id=attempt.task_id, credits_spent="yes"
             ) from None
         raise
-    record = await lease.saved(copied)
+    record, was_first = await lease.saved(copied)
+    if was_first:
+        jobs.tell("saved", record, attempt.number)
     await jobs.records.note_ended(submission.key)
     return _saved(jobs, record, record.attempt(attempt.number), submission)
 
@@ -259,7 +270,8 @@ class _HeldLease:
         except RecordMovedError:
             self._stored = await self.jobs.records.change(self._stored.record.key, while_held)
 
-    async def saved(self, copied: Copied) -> JobRecord:
+    async def saved(self, copied: Copied) -> tuple[JobRecord, bool]:
+        """Returns the record, and whether it was this worker that saved the video."""
         video = StoredVideo(
             object_key=self.object_key,
             size_bytes=copied.size_bytes,
@@ -270,9 +282,13 @@ class _HeldLease:
             height=copied.height,
         )
 
+        was_first = True
+
         def change(record: JobRecord) -> JobRecord:
+            nonlocal was_first
             # A worker that took the lease over may have saved the same video meanwhile.
-            if record.attempt(self.attempt.number).state == "saved":
+            was_first = record.attempt(self.attempt.number).state != "saved"
+            if not was_first:
                 return record
             return record.move("save", self.attempt.number, video=video, saving=None)
 
@@ -280,7 +296,7 @@ class _HeldLease:
             stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
         except RecordMovedError:
             stored = await self.jobs.records.change(self._stored.record.key, change)
-        return stored.record
+        return stored.record, was_first
 
     async def release(self) -> None:
         """Let others save at once; if that fails, the lease runs out by itself.

@@ -50,6 +50,7 @@ async def submit_video(
     Raises:
         InvalidRequestError: Refused before anything was sent.
         StorageError: The bucket cannot carry a job record.
+        BudgetError: It would go over the day's budget; nothing was sent.
         RejectedError: Loova said no; nothing was bought.
         InDoubtError: It may have been bought; a person decides.
         TaskFailedError: It was bought before, and Loova could not make it.
@@ -63,12 +64,12 @@ async def submit_video(
     while True:
         stored = await jobs.records.read(request.key)
         if stored is not None and stored.record.state in PURCHASED:
-            return jobs.submission(stored.record, request, reused=True)
+            return jobs.submission(stored.record, reused=True)
         try:
             claim = await _claim(jobs, request, stored, max_paid_attempts)
             if claim is not None:
                 record = await _to_the_end(partial(_buy, jobs, request, claim))
-                return jobs.submission(record, request, reused=False)
+                return jobs.submission(record, reused=False)
             pause = jobs.times.look_again
             late: LoovaError = WaitTimeoutError(
                 "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, "
@@ -97,6 +98,7 @@ async def _claim(
     """The right to buy, or None while another worker may have it."""
     if stored is None:
         record = JobRecord.claimed(request, jobs.loova.origin, jobs.by)
+        await jobs.spending.admit(request.key, 1, 0, record.current.credits_estimate)
         await jobs.records.note_open(record)
         return await jobs.records.create(record)
     record, attempt = stored.record, stored.record.current
@@ -114,7 +116,10 @@ async def _claim(
     if attempt.state == "claimed" and stored.age < jobs.times.take_over_after:
         return None
     move = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}[attempt.state]
-    stored = await jobs.records.advance(stored, record.move(move, by=jobs.by))  # type: ignore[arg-type]
+    record = record.move(move, by=jobs.by)  # type: ignore[arg-type]
+    attempt = record.current
+    await jobs.spending.admit(request.key, attempt.number, attempt.refusals, attempt.credits_estimate)
+    stored = await jobs.records.advance(stored, record)
     # After the claim, because whoever ended the job before may only now take it out of the index.
     await jobs.records.note_open(stored.record)
     return stored
@@ -133,6 +138,8 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
         raise
     except InDoubtError as error:
         record = await _note(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
+        if record.attempt(number).state == "in_doubt":
+            jobs.tell("in_doubt", record, number)
         raise await in_doubt(jobs, record, number, error) from None
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
@@ -183,6 +190,8 @@ async def _note_purchase(
             noted = await _advance_or_change(
                 jobs, stored, lambda record: with_purchase(record, number, task_id, **facts)
             )
+            bought = next(attempt for attempt in noted.record.attempts if attempt.task_id == task_id)
+            jobs.tell("submitted", noted.record, bought.number)
             return noted.record
         except StorageError as error:
             failure = error

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 from prefect import task
@@ -25,6 +26,7 @@ from prefect_loova import saving, submitting, waiting
 from prefect_loova.artifacts import publish_video
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, may_retry, shown
+from prefect_loova.events import teller
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
 from prefect_loova.records import JobRecords
@@ -91,7 +93,15 @@ async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str
     async with credentials.get_client() as loova:
         records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
         place = PLACE.get() or _place(credentials, bucket, prefix, below)
-        yield VideoJobs(loova, records, times=credentials.job_times, by=_who(), place=place)
+        yield VideoJobs(
+            loova,
+            records,
+            times=credentials.job_times,
+            by=_who(),
+            place=place,
+            max_credits_per_day=credentials.max_credits_per_day,
+            tell=teller(bucket.bucket_name),
+        )
 
 
 def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
@@ -107,11 +117,18 @@ def _who() -> dict[str, str]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "flow_run": flow_run.id,
+        "root_flow_run": _root_of(flow_run.id, flow_run.parent_flow_run_id) if flow_run.id else None,
         "flow": flow_run.flow_name,
         "deployment": deployment.name,
         "task_run": task_run.id,
     }
     return {name: str(value) for name, value in known.items() if value}
+
+
+@lru_cache(maxsize=64)
+def _root_of(run: str, parent: str | None) -> str:
+    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried."""
+    return run if parent is None else str(flow_run.root_flow_run_id or parent)
 
 
 def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:

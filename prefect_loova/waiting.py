@@ -117,12 +117,18 @@ async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> Vid
     if task.state == "failed":
         facts["reason"] = task.error_message or task.status
 
+    moved = False
+
     def change(record: JobRecord) -> JobRecord:
-        if record.attempt(submission.attempt).state != "submitted":
+        nonlocal moved
+        moved = record.attempt(submission.attempt).state == "submitted"
+        if not moved:
             return record
         return record.move("fail" if task.state == "failed" else "succeed", submission.attempt, **facts)
 
     stored = await jobs.records.change(submission.key, change)
+    if moved:
+        jobs.tell("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
     if task.state == "failed":
         await jobs.records.note_ended(submission.key)
         raise jobs.failed(stored.record, submission.attempt)

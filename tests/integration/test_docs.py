@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from prefect_loova import InDoubtError, LoovaCredentials, VideoRequest, submit_video
-from prefect_loova.jobs import JobTimes
+from prefect_loova.jobs import Happening, JobTimes
+from prefect_loova.manifest import COLUMNS
 from prefect_loova.models import JobInDoubt
 from prefect_loova.simulator import FAULTS
 from prefect_loova.states import moves_as_markdown
@@ -31,6 +32,7 @@ def example(guide: str, number: int = 0) -> dict[str, Any]:
 
 def test_every_example_is_run_by_a_test():
     assert {name: text.count("```python") for name, text in GUIDES.items() if "```python" in text} == {
+        "batches.md": 1,
         "in-doubt.md": 1,
         "testing.md": 2,
     }
@@ -48,6 +50,11 @@ async def test_a_job_in_doubt_is_adopted_as_shown(prefect_server, credentials, b
     assert await adopt(credentials, lister, VideoRequest(prompt="a plane").key, task["task_id"]) == []
     found = await submit_video(VideoRequest(prompt="a plane"), credentials=credentials, bucket=lister)
     assert found.task_id == task["task_id"]
+
+
+async def test_a_batch_is_made_as_shown(prefect_server, place, loova):
+    report = await example("batches.md")["two_boats"](place.credentials, place.bucket)
+    assert (report.count("saved"), loova.ledger["totals"]["billed"]) == (2, 2)
 
 
 async def test_a_client_is_tested_as_shown(loova_simulator):
@@ -74,6 +81,18 @@ def test_the_table_of_moves_is_the_codes():
 def test_the_times_are_the_codes():
     for name, field in JobTimes.model_fields.items():
         assert f"| `{name}` | {field.default:g} s | {field.description} |" in GUIDES["job-record.md"]
+
+
+def test_the_guide_lists_every_event():
+    listed = re.findall(r"(?m)^\| `(loova\.[\w.]+)` \|", GUIDES["events.md"])
+    assert sorted(listed) == sorted(
+        [*(f"loova.job.{happening}" for happening in get_args(Happening)), "loova.credits.low"]
+    )
+
+
+def test_the_columns_of_a_manifest_are_the_requests_fields():
+    for column in COLUMNS:
+        assert f"`{column}`" in GUIDES["batches.md"]
 
 
 def test_the_error_of_a_job_in_doubt_reads_as_shown():

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from prefect_loova.bucket import checked_prefix
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords, RecordMovedError, checked_prefix
+from prefect_loova.records import JobRecords, RecordMovedError
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video

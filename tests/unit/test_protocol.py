@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from prefect_loova.bucket import _seen_conditional
 from prefect_loova.errors import (
     InDoubtError,
     LoovaError,
@@ -33,7 +34,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs import BALANCE_SECONDS, JobTimes, VideoJobs
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.records import JobRecords, _seen_conditional
+from prefect_loova.records import JobRecords
 from prefect_loova.states import Decision, JobRecord
 from prefect_loova.submitting import submit_video
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.spending import _settled
 from tests.integration.jobs.shop import (
     Shop,
 )
@@ -40,6 +41,7 @@ def bucket(fresh: Bucket) -> Iterator[Bucket]:
         fresh.client.abort_multipart_upload(Bucket=fresh, Key=found["Key"], UploadId=found["UploadId"])
     for found in fresh.client.list_objects_v2(Bucket=fresh).get("Contents", []):
         fresh.client.delete_object(Bucket=fresh, Key=found["Key"])
+    _settled.clear()  # the next test has other records under the same keys
 
 
 @pytest.fixture(scope="module")

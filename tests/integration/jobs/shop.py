@@ -148,7 +148,8 @@ class Shop:
     @property
     def keys(self) -> set[str]:
         found = self.bucket.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        return {one["Key"] for one in found} - {"loova/_probe"}
+        index_of_days = "loova/_spend/"
+        return {one["Key"] for one in found if not one["Key"].startswith(index_of_days)} - {"loova/_probe"}
 
     @property
     def uploads(self) -> list[str]:

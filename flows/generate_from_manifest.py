@@ -1,0 +1,58 @@
+"""Make the videos of a list, CSV or JSON lines: a flow to deploy, and a command.
+
+    python flows/generate_from_manifest.py prompts.csv --bucket my-bucket --dry-run
+    python flows/generate_from_manifest.py prompts.csv --bucket my-bucket --max-credits 2000
+    python flows/generate_from_manifest.py s3://my-bucket/prompts.jsonl --bucket my-bucket --no-wait
+
+Exit codes: 0 all videos are there; 2 invalid input; 4 some are missing, the report says why; 6 over the budget, nothing
+was started; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from prefect_loova import BatchReport, generate_from_manifest
+from prefect_loova.command import Parser, Place, amount, in_place, run, seconds
+
+__all__ = ["generate_from_manifest"]
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(prog="generate_from_manifest.py", description="Make the videos of a list, each paid once.")
+    parser.add_argument("manifest", metavar="FILE", help="a .csv or .jsonl file, or its s3:// URI")
+    parser.add_argument("--dry-run", action="store_true", help="show the price table and spend nothing")
+    parser.add_argument("--max-credits", metavar="N", type=amount, help="the credits that may be spent: a hard stop")
+    parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="to be left in the account")
+    parser.add_argument("--stop-at-budget", action="store_true", help="make as many as fit, instead of none")
+    parser.add_argument("--no-wait", action="store_true", help="queue the videos; collect_videos.py does the rest")
+    parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")
+    parser.add_place()
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Make the videos and print what became of them."""
+
+    async def make(where: Place) -> BatchReport:
+        return await generate_from_manifest(
+            args.manifest,
+            credentials=where.credentials,
+            bucket=where.bucket,
+            prefix=args.prefix,
+            dry_run=args.dry_run,
+            max_credits=args.max_credits,
+            keep_credits=args.keep_credits,
+            over_budget="stop" if args.stop_at_budget else "refuse",
+            wait=not args.no_wait,
+            poll_seconds=args.poll_seconds or (1.0 if args.simulate else 20.0),
+        )
+
+    report = in_place(args, make)
+    print(report.model_dump_json() if args.json else report.summary)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, parser(), sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""One prefix of one bucket: names, the probe for conditional writes, listings, and small JSON objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.polling import backoff
+from prefect_loova.s3_errors import S3_ERRORS, status_of, storage_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
+
+_seen_conditional: set[tuple[str, str, str]] = set()
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it: its name below the folder, and when S3 wrote it, by S3's clock."""
+
+    name: str
+    written: datetime
+
+
+def checked_prefix(prefix: str) -> str:
+    """A key prefix without a trailing slash, or an error that names the rule.
+
+    Raises:
+        InvalidRequestError: It starts with `/`, has empty, `.` or `..` segments, control characters or backslashes, or
+            is longer than 512 bytes.
+    """
+    problem = None
+    segments = prefix.removesuffix("/").split("/") if prefix else []
+    if prefix.startswith("/"):
+        problem = "must not start with /"
+    elif any(segment in ("", ".", "..") for segment in segments):
+        problem = "must not have empty, . or .. segments"
+    elif _UNSAFE.search(prefix) or not prefix.isprintable():
+        problem = "must not have control characters or backslashes"
+    elif len(prefix.encode("utf-8", "surrogatepass")) > 512:
+        problem = "must not be longer than 512 bytes"
+    if problem:
+        raise InvalidRequestError(f"prefix: {shown(repr(prefix), 120)} was given: {problem}")
+    return "/".join(segments)
+
+
+class BucketPrefix:
+    """What stands below one prefix of one bucket.
+
+    Args:
+        s3: A boto3 S3 client.
+        bucket: The bucket's name.
+        prefix: Where in the bucket.
+        sleep: How to wait between tries, in seconds.
+    """
+
+    def __init__(
+        self, s3: S3Client, bucket: str, prefix: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self.s3 = s3
+        self.bucket = bucket
+        self.prefix = checked_prefix(prefix)
+        self._sleep = sleep
+
+    def object_key(self, *parts: str) -> str:
+        """The S3 key of something below the prefix."""
+        return "/".join(filter(None, (self.prefix, *parts)))
+
+    def uri(self, object_key: str) -> str:
+        """An S3 key of this bucket as an s3:// URI."""
+        return f"s3://{self.bucket}/{object_key}"
+
+    async def check_conditional_writes(self) -> None:
+        """Refuse a bucket that cannot be written, or whose server ignores conditions. Asked once in a process.
+
+        Raises:
+            StorageError: Says which, before anything is spent.
+        """
+        probe = self.object_key("_probe")
+        known = (self.s3.meta.endpoint_url, self.bucket, probe)
+        if known in _seen_conditional:
+            return
+        body = b"prefect-loova: this object shows that the server honours conditional writes"
+        wrong = '"00000000000000000000000000000000"'
+        await self._refused_write(probe, body, {"IfNoneMatch": "*"}, may_succeed=True)
+        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": wrong}):
+            if not await self._refused_write(probe, body, condition):
+                raise StorageError(
+                    f"the S3 server at {known[0]} ignores {next(iter(condition))} on PutObject (bucket {self.bucket}): "
+                    "paying once rests on conditional writes, so nothing is submitted with it"
+                )
+        _seen_conditional.add(known)
+
+    async def _refused_write(self, key: str, body: bytes, condition: dict[str, str], may_succeed: bool = False) -> bool:
+        for attempt in range(_PROBE_TRIES):
+            try:
+                await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
+            except S3_ERRORS as error:
+                failure = storage_error(error, self.uri(key))
+                if status_of(error) == 412:
+                    return True
+                if not failure.transient:
+                    raise failure from None
+                if attempt + 1 == _PROBE_TRIES:
+                    raise failure from None
+                await self._sleep(backoff(attempt))
+            else:
+                return may_succeed
+        raise AssertionError("unreachable")
+
+    async def object_size(self, object_key: str) -> int | None:
+        """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""
+        try:
+            answer = await self._call(object_key, self.s3.head_object)
+        except StorageError as error:
+            if error.http_status in (403, 404):
+                return None
+            raise
+        return int(answer["ContentLength"])
+
+    async def listed(self, folder: str) -> list[Listed]:
+        """The objects straight below a folder of the prefix.
+
+        Raises:
+            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        """
+        below = f"{self.object_key(folder)}/"
+
+        def names() -> list[Listed]:
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
+            objects = (found for page in pages for found in page.get("Contents", []))
+            return [Listed(found["Key"].removeprefix(below), found["LastModified"]) for found in objects]
+
+        try:
+            return await asyncio.to_thread(names)
+        except S3_ERRORS as error:
+            failure = storage_error(error, self.uri(below))
+            if failure.http_status == 403:
+                hint = "listing it needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
+                failure = StorageError(f"{failure.message}: {hint}", http_status=403)
+            raise failure from None
+
+    async def get_json(self, object_key: str) -> tuple[Any, str] | None:
+        """A small JSON object and its ETag, or None where it is missing (or may not be seen).
+
+        Raises:
+            StorageError: It cannot be read, or is no JSON.
+        """
+        try:
+            answer = await self._call(object_key, self.s3.get_object)
+            return json.loads(await asyncio.to_thread(answer["Body"].read)), answer["ETag"]
+        except StorageError as error:
+            if error.http_status in (403, 404):
+                return None
+            raise
+        except (ValueError, *S3_ERRORS) as error:
+            raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
+
+    async def put_json(self, object_key: str, content: Any, **condition: str) -> None:
+        """Write a small JSON object.
+
+        Raises:
+            StorageError: With `http_status` 412, the condition does not hold; else the bucket cannot be written.
+        """
+        body = json.dumps(content, ensure_ascii=False).encode()
+        answer = await self._call(
+            object_key, self.s3.put_object, Body=body, ContentType="application/json", **condition
+        )
+        if not answer.get("ETag"):
+            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True)
+
+    async def delete(self, object_key: str) -> None:
+        """Delete an object of an index; one that is not there is no error.
+
+        Raises:
+            StorageError: The bucket cannot be written.
+        """
+        await self._call(object_key, self.s3.delete_object)
+
+    async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(object_key)) from None

@@ -1,0 +1,76 @@
+"""Where a manifest is read and its report is written: a local file, or an object in S3."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from prefect.logging import get_run_logger
+from prefect_aws.s3 import S3Bucket
+
+from prefect_loova.batch import BatchReport
+from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.manifest import MAX_BYTES, report_as_csv, report_name
+from prefect_loova.s3_errors import S3_ERRORS, storage_error
+
+
+class Manifest:
+    """A manifest by its name.
+
+    Args:
+        name: A local path, or an `s3://` URI.
+        bucket: The block whose credentials read and write `s3://` URIs.
+    """
+
+    def __init__(self, name: str, bucket: S3Bucket) -> None:
+        self.name = name
+        self._credentials = bucket.credentials
+
+    async def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            InvalidRequestError: There is no such file or object, or it may not be read.
+        """
+        try:
+            return await asyncio.to_thread(self._read)
+        except OSError as error:
+            raise InvalidRequestError(f"manifest: {shown(self.name, 200)} cannot be read: {error.strerror}") from None
+        except S3_ERRORS as error:
+            raise InvalidRequestError(f"manifest: {storage_error(error, shown(self.name, 200)).message}") from None
+
+    async def write_report(self, report: BatchReport) -> None:
+        """Write the report beside it. That it cannot be written is only told: the videos are what was paid for."""
+        try:
+            await asyncio.to_thread(self._write, report_name(self.name), report_as_csv(report))
+        except (OSError, StorageError, *S3_ERRORS) as error:
+            get_run_logger().warning("no report was written beside the manifest (%s)", shown(error))
+        else:
+            get_run_logger().info("the report is in %s", report_name(self.name))
+
+    def _read(self) -> bytes:
+        if not self.name.startswith("s3://"):
+            with Path(self.name).open("rb") as file:
+                return file.read(MAX_BYTES + 1)
+        bucket, key = self._place(self.name)
+        body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
+        content: bytes = body.read(MAX_BYTES + 1)
+        return content
+
+    def _write(self, name: str, content: bytes) -> None:
+        if not name.startswith("s3://"):
+            Path(name).write_bytes(content)
+            return
+        bucket, key = self._place(name)
+        self._s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv")
+
+    @property
+    def _s3(self) -> Any:
+        return self._credentials.get_s3_client()
+
+    def _place(self, uri: str) -> tuple[str, str]:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise InvalidRequestError(f"manifest: {shown(uri, 200)} was given: must be s3://BUCKET/KEY")
+        return bucket, key

@@ -1,0 +1,234 @@
+"""Many videos on a real Prefect server: batches, manifests, detached runs, the collector, quota, budget, events."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.concurrency.asyncio import concurrency
+
+from prefect_loova import (
+    BatchError,
+    BudgetError,
+    Submission,
+    VideoRequest,
+    collect_videos,
+    generate_from_manifest,
+    generate_video,
+    generate_videos,
+    report_credits,
+)
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.quota import places, slot
+from prefect_loova.spending import today
+from tests.integration.conftest import block_of
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+
+
+def requests(count: int, start: int = 0) -> list[VideoRequest]:
+    return [VideoRequest(prompt=f"video {number}", duration=4) for number in range(start, start + count)]
+
+
+def batch(requests: list[VideoRequest], place, **options: Any):
+    return generate_videos(requests, place.credentials, place.bucket, poll_seconds=0.1, **options)
+
+
+@pytest.fixture
+def lister(place, bucket):
+    """The place of one who may list the bucket."""
+    return place._replace(bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+
+
+async def artifacts(key: str) -> list[str]:
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return [str(one.data) for one in found]
+
+
+async def events_of(resource: str) -> list[dict[str, Any]]:
+    for _ in range(50):
+        async with get_client() as client:
+            body = {"filter": {"resource": {"id_prefix": [resource]}, "event": {"prefix": ["loova."]}}, "limit": 50}
+            found = (await client._client.post("/events/filter", json=body)).json()["events"]
+        if found:
+            return found
+        await asyncio.sleep(0.2)
+    return []
+
+
+async def test_a_batch_pays_each_once_and_a_second_run_pays_nothing(place, loova):
+    report = await batch([*requests(8), *requests(2)], place)
+    assert (report.count(), report.count("saved"), report.credits_charged) == (8, 8, 480)
+    assert report.videos[0].rows == (1, 9)
+    assert loova.ledger["totals"]["refused"] == 0
+    again = await batch([*requests(8), *requests(1, start=8)], place)
+    assert (again.count("reused"), again.count("saved"), again.credits_charged) == (8, 1, 60)
+    assert loova.ledger["totals"]["billed"] == 9
+
+
+async def test_one_bad_video_does_not_stop_the_others_and_the_run_says_what_is_missing(place, loova):
+    loova.fail("prompt_refused")
+    loova.fail("lost_reply")
+    with pytest.raises(BatchError, match=r"6 videos: 4 saved, 1 in doubt, 1 failed; 300 credits") as caught:
+        await batch(requests(6), place)
+    assert "moderation" in str(caught.value)
+    assert caught.value.report.count("saved") == 4
+    shown = (await artifacts("loova-batch"))[-1]
+    assert shown.index("in doubt") < shown.index("| saved")
+    again = await batch(requests(6), place, on_failure="report")
+    assert again.count("in_doubt") == 1
+    assert again.count("saved", "reused") == 5
+    assert loova.ledger["totals"]["billed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_credits": 200}, "max_credits: 200 was given"),
+        ({"keep_credits": 9_900}, "keep_credits: 9900 was given, and the account has 10,000 credits"),
+    ],
+)
+async def test_a_batch_over_budget_is_refused_as_a_whole_before_anything_is_spent(place, loova, bucket, options, says):
+    with pytest.raises(BudgetError, match="4 of 4 videos are to be bought, for up to 240 credits") as caught:
+        await batch(requests(4), place, **options)
+    assert says in str(caught.value)
+    assert loova.ledger["totals"]["posted"] == 0
+    assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket, Prefix="loova/_open")
+    report = await batch(requests(4), place, over_budget="stop", on_failure="report", **options)
+    assert report.credits_charged <= 200
+    assert report.count("not_started") >= 1
+
+
+async def test_invalid_requests_are_all_told_before_anything_is_spent(place, loova):
+    bad: list[Any] = [{"prompt": "a"}, {"prompt": " ", "duration": 99}, {"prompt": "c", "ratio": "5:4"}]
+    with pytest.raises(Exception, match=r"(?s)requests\.1.*requests\.2") as caught:
+        await batch(bad, place)
+    assert "duration" in str(caught.value)
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_a_detached_batch_is_worked_off_by_the_collector(lister, loova):
+    report = await batch(requests(8), lister, wait=False)
+    assert (report.count("submitted"), report.count("queued")) == (6, 2)
+    assert report.credits_charged == 360
+    await asyncio.sleep(0.4)
+    found = await collect_videos(lister.credentials, lister.bucket)
+    assert (len(found.saved), len(found.submitted), found.queued) == (6, 2, 0)
+    await asyncio.sleep(0.4)
+    assert len((await collect_videos(lister.credentials, lister.bucket)).saved) == 2
+    assert loova.ledger["totals"]["billed"] == 8
+    assert (await batch(requests(8), lister, wait=False)).count("reused") == 8
+
+
+async def test_a_detached_run_ends_after_the_submit_and_one_job_is_rescued_by_its_task(lister, loova):
+    (request,) = requests(1)
+    submission = await generate_video(request, lister.credentials, lister.bucket, wait=False)
+    assert isinstance(submission, Submission)
+    await asyncio.sleep(0.4)
+    found = await collect_videos(lister.credentials, lister.bucket, key=submission.task_id)
+    assert [saved.task_id for saved in found.saved] == [submission.task_id]
+
+
+MANIFEST = 'prompt,duration\n"a boat, with ""sails""\nat sea",4\n@image1 walks,4\n"a boat, with ""sails""\nat sea",4\n'
+
+
+async def test_a_manifest_in_s3_is_made_and_a_report_written_beside_it(place, loova, bucket):
+    bucket.client.put_object(Bucket=bucket, Key="loova/lists/prompts.csv", Body=MANIFEST.encode())
+    options = {"credentials": place.credentials, "bucket": place.bucket, "poll_seconds": 0.1}
+    manifest = f"s3://{bucket.name}/loova/lists/prompts.csv"
+    dry = await generate_from_manifest(manifest, **options, dry_run=True)
+    assert (dry.count("not_started"), loova.ledger["totals"]["posted"]) == (2, 0)
+    assert "Up to 120 credits" in (await artifacts("loova-prices"))[-1]
+    report = await generate_from_manifest(manifest, **options)
+    assert report.count("saved") == 2
+    body = bucket.client.get_object(Bucket=bucket, Key="loova/lists/prompts.report.csv")["Body"].read().decode()
+    rows = list(csv.DictReader(body.splitlines()))
+    assert [(row["rows"], row["outcome"]) for row in rows] == [("1 3", "saved"), ("2", "saved")]
+    assert all(row["video"].startswith(f"s3://{bucket.name}/loova/") for row in rows)
+
+
+async def test_a_bad_manifest_is_told_as_a_whole_and_nothing_is_spent(place, loova, tmp_path: Path):
+    manifest = tmp_path / "prompts.csv"
+    manifest.write_text("prompt,duration,ratio\n=1+1,5,16:9\na,99,5:4\n")
+    with pytest.raises(InvalidRequestError, match="has 3 problems in 2 rows; nothing was started"):
+        await generate_from_manifest(str(manifest), place.credentials, place.bucket)
+    for name in (str(tmp_path / "missing.csv"), "s3://no-such-bucket/x.csv", "s3://x"):
+        with pytest.raises(InvalidRequestError, match="manifest: "):
+            await generate_from_manifest(name, place.credentials, place.bucket)
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_a_report_that_cannot_be_written_costs_no_video(place, loova, tmp_path, caplog):
+    manifest = tmp_path / "prompts.csv"
+    manifest.write_text("prompt,duration\na boat,4\n")
+    (tmp_path / "prompts.report.csv").mkdir()
+    report = await generate_from_manifest(str(manifest), place.credentials, place.bucket, poll_seconds=0.1)
+    assert report.count("saved") == 1
+    assert "no report was written beside the manifest" in caplog.text
+
+
+async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
+    bounded = lister.credentials.model_copy(update={"max_credits_per_day": 200.0})
+    place = lister._replace(credentials=bounded)
+    report = await batch(requests(6), place, on_failure="report")
+    assert (report.count("saved"), report.count("not_started")) == (3, 3)
+    assert "max_credits_per_day: 200 credits" in next(v.reason for v in report.videos if v.outcome == "not_started")
+    with pytest.raises(BudgetError):
+        await generate_video(VideoRequest(prompt="one more", duration=4), place.credentials, place.bucket)
+    assert loova.ledger["totals"]["billed"] == 3
+
+
+async def test_the_limit_is_made_with_6_shared_and_given_back(place, loova):
+    await batch(requests(2), place)
+    assert await places("loova") == 6
+    async with get_client() as client:
+        limit = await client.read_global_concurrency_limit_by_name("loova")
+        assert limit.active_slots == 0
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="two", limit=2))
+    assert await places("two") == 2
+    await batch(requests(6, start=10), place, concurrency_limit="two")
+    assert await places("") == 6
+
+
+async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(caplog):
+    async with get_client() as client:
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="full", limit=1))
+
+    @flow
+    async def waits() -> str:
+        async with concurrency("full", lease_duration=60), slot("full", timeout=1):
+            return "went on"
+
+    assert await waits() == "went on"
+    assert "no slot of the concurrency limit full came free in 1 s: submitting without one" in caplog.text
+
+
+async def test_events_tell_what_happened_to_a_job(place, loova):
+    request = VideoRequest(prompt="an event", duration=4)
+    await generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
+    await asyncio.sleep(1)
+    found = await events_of(f"loova.job.{request.key}")
+    told = {event["event"]: event["payload"] for event in found}
+    assert set(told) == {"loova.job.submitted", "loova.job.succeeded", "loova.job.saved"}
+    assert told["loova.job.saved"]["video"].endswith(f"{request.key}/video.mp4")
+    assert told["loova.job.saved"]["credits_cost"] == 60
+    assert loova.api_key not in json.dumps(found)
+
+
+async def test_the_credits_report_shows_the_days_and_tells_when_they_run_low(lister, loova):
+    await batch(requests(2), lister)
+    report = await report_credits(lister.credentials, lister.bucket, days=1, low_below=20_000)
+    assert (report.available, report.is_low) == (9_880, True)
+    assert [(day.day, day.videos, day.credits) for day in report.days] == [(today(), 2, 120)]
+    assert "| 2 | 120 |" in (await artifacts("loova-credits"))[-1]
+    (event,) = await events_of(f"loova.account.{loova.origin.partition('://')[2]}")
+    assert event["payload"] == {"available": 9_880, "low_below": 20_000}

@@ -1,0 +1,65 @@
+"""deployments/ says what is there: entrypoints, parameters, blocks by name, schedules with time zone and slug."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = CONFIG["deployments"]
+
+
+def flow_of(deployment: dict[str, Any]) -> Any:
+    path, _, name = deployment["entrypoint"].partition(":")
+    spec = importlib.util.spec_from_file_location("flow_file", ROOT / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def test_every_flow_file_is_deployed():
+    assert sorted(one["entrypoint"].partition(":")[0] for one in DEPLOYMENTS) == sorted(
+        f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
+    )
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_its_parameters_are_the_flows_and_name_blocks_without_their_secrets(deployment):
+    flow = flow_of(deployment)
+    assert deployment["name"] == flow.name
+    known = inspect.signature(flow.fn).parameters
+    assert set(deployment["parameters"]) <= set(known)
+    missing = {name for name, one in known.items() if one.default is one.empty} - set(deployment["parameters"])
+    assert missing <= {"request"}
+    for name in ("credentials", "bucket"):
+        assert list(deployment["parameters"][name]) == ["$ref"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_it_is_described_tagged_and_its_schedules_have_a_time_zone_and_a_slug(deployment):
+    assert deployment["description"].endswith(".")
+    assert deployment["tags"] == ["loova"]
+    for schedule in deployment.get("schedules", []):
+        assert {"cron", "timezone", "slug"} <= set(schedule)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
+def test_the_ui_shows_what_each_parameter_is_for(deployment):
+    flow = flow_of(deployment)
+    assert flow.description
+    for name in inspect.signature(flow.fn).parameters:
+        assert re.search(rf"^\s+{name}: ", flow.description, re.MULTILINE), name
+
+
+def test_the_image_has_the_locked_prefect():
+    image = re.search(r"prefecthq/prefect:([\d.]+)-", (ROOT / "deployments" / "Dockerfile").read_text())
+    locked = re.search(r'name = "prefect"\nversion = "([\d.]+)"', (ROOT / "uv.lock").read_text())
+    assert image and locked and image[1] == locked[1] == CONFIG["prefect-version"]

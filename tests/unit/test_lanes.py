@@ -1,0 +1,258 @@
+"""A batch worked off: places, slots, budget and bad videos, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_loova import VideoRequest
+from prefect_loova.batch import BatchReport, Order, Plan, RunBudget, merged
+from prefect_loova.errors import (
+    AuthenticationError,
+    BudgetError,
+    InDoubtError,
+    InsufficientCreditsError,
+    RejectedError,
+    TaskFailedError,
+    WaitTimeoutError,
+)
+from prefect_loova.lanes import Steps, work_off
+from prefect_loova.models import SavedVideo, Submission, VideoTask
+from tests.virtual_time import run
+
+PRICE = 60.0  # 4 s at 15 credits
+
+
+def requests(count: int) -> list[VideoRequest]:
+    return [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)]
+
+
+@dataclass
+class Loova:
+    """A Loova in memory, with the books that the tests look at."""
+
+    seconds: float = 60.0
+    surcharge: float = 0.0
+    errors: dict[str, Exception] = field(default_factory=dict)
+    gone: bool = False
+    running: int = 0
+    most_running: int = 0
+    slots: int = 0
+    slots_taken: int = 0
+    billed: float = 0.0
+    submits: list[str] = field(default_factory=list)
+    saves: int = 0
+
+    async def submit(self, request: VideoRequest) -> Submission:
+        self.submits.append(request.prompt)
+        error = self.errors.get(request.prompt)
+        if isinstance(error, TaskFailedError) or error is None:
+            cost = request.estimate_credits() + self.surcharge
+            self.billed += cost
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+            return submission(request, cost=cost)
+        raise error
+
+    async def wait(self, submitted: Submission) -> VideoTask:
+        await asyncio.sleep(self.seconds)
+        self.running -= not submitted.reused
+        error = self.errors.get(submitted.prompt)
+        if error is not None:
+            raise error
+        return VideoTask(task_id=submitted.task_id, state="succeeded")
+
+    async def save(self, submitted: Submission) -> SavedVideo:
+        self.saves += 1
+        await asyncio.sleep(5)
+        return saved(submitted)
+
+    async def found(self, submitted: Submission) -> SavedVideo | None:
+        return None if self.gone else saved(submitted)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        self.slots += 1
+        self.slots_taken += 1
+        assert self.slots <= 6
+        yield
+        self.slots -= 1
+
+    @property
+    def steps(self) -> Steps:
+        return Steps(submit=self.submit, wait=self.wait, save=self.save, found=self.found, slot=self.slot)
+
+
+def submission(request: VideoRequest, state: str = "submitted", reused: bool = False, cost: float | None = None):
+    return Submission(
+        key=request.key,
+        attempt=1,
+        state=state,
+        task_id=f"task of {request.prompt}",
+        api_origin="http://loova",
+        record="s3://b/r",
+        prompt=request.prompt,
+        model=request.model,
+        credits_estimate=request.estimate_credits(),
+        credits_cost=cost,
+        reused=reused,
+    )
+
+
+def saved(submitted: Submission) -> SavedVideo:
+    return SavedVideo(
+        key=submitted.key,
+        task_id=submitted.task_id,
+        video=f"s3://b/{submitted.key}/video.mp4",
+        record=submitted.record,
+        size_bytes=1,
+        sha256="0",
+        credits_cost=submitted.credits_cost,
+        reused=submitted.reused,
+    )
+
+
+def new(count: int) -> list[Order]:
+    return [Order(order.request, order.rows, price=PRICE) for order in merged(requests(count))]
+
+
+def made(loova: Loova, orders: list[Order], most: float | None = None, places: int = 6) -> tuple[BatchReport, float]:
+    async def timed() -> tuple[BatchReport, float]:
+        plan = Plan(tuple(orders), RunBudget(most, sum(order.spent for order in orders)))
+        report = await work_off(plan, loova.steps, places=places)
+        return report, asyncio.get_running_loop().time()
+
+    report, seconds = run(timed())
+    assert loova.slots == 0
+    return report, seconds
+
+
+def test_as_many_are_made_at_once_as_there_are_places_and_no_place_idles():
+    loova = Loova()
+    report, seconds = made(loova, new(60))
+    assert report.count("saved") == 60
+    assert loova.most_running == 6
+    assert seconds <= math.ceil(60 / 6) * 60 + 5 * 2  # the last ones are saved three at a time
+
+
+def test_a_slot_passes_from_video_to_video():
+    loova = Loova()
+    made(loova, new(60))
+    assert loova.slots_taken == 6
+
+
+def test_one_bad_video_does_not_stop_the_others():
+    errors = {
+        "video 0": TaskFailedError("no video", credits_spent="maybe"),
+        "video 1": InDoubtError("lost", key="k", attempt=1, credits_spent="maybe"),
+        "video 2": RejectedError("a bad prompt"),
+        "video 3": WaitTimeoutError("still running", credits_spent="yes", task_id="t"),
+        "video 4": RuntimeError("a bug"),
+    }
+    report, _ = made(Loova(errors=errors), new(20))
+    assert [video.outcome for video in report.videos[:5]] == ["failed", "in_doubt", "failed", "submitted", "failed"]
+    assert report.count("saved") == 15
+    assert "a bug" in report.videos[4].reason
+    assert not report.is_complete
+
+
+def test_a_wrong_key_ends_the_submits():
+    loova = Loova(errors={f"video {number}": AuthenticationError("a wrong key") for number in range(20)})
+    report, _ = made(loova, new(20))
+    assert len(loova.submits) <= 6
+    assert report.count("not_started") >= 14
+    assert "an earlier one of this batch was refused" in report.videos[-1].reason
+
+
+def test_three_lost_answers_in_a_row_end_the_submits():
+    lost = InDoubtError("lost", key="k", attempt=1, credits_spent="maybe")
+    loova = Loova(errors={f"video {number}": lost for number in range(30)})
+    report, _ = made(loova, new(30), places=1)
+    assert (len(loova.submits), report.count("in_doubt"), report.count("not_started")) == (3, 3, 27)
+    assert "3 answers in a row were lost" in report.videos[-1].reason
+
+
+@pytest.mark.parametrize("error", [InsufficientCreditsError("too few"), BudgetError("too much for this day")])
+def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
+    loova = Loova(errors={"video 0": error})
+    cheap = VideoRequest(prompt="cheap", duration=4, model="seedance_2_0_fast")
+    orders = [*new(8), Order(cheap, (9,), price=cheap.estimate_credits())]
+    report, _ = made(loova, orders, places=1)
+    assert loova.submits == ["video 0", "cheap"]
+    assert [video.outcome for video in report.videos[-2:]] == ["not_started", "saved"]
+    assert "one of this price was refused" in report.videos[1].reason
+
+
+def test_what_waits_for_a_person_is_told_and_never_submitted():
+    loova = Loova()
+    (request,) = requests(1)
+    report, _ = made(loova, [Order(request, (1,), state="in_doubt", reason="a person decides")], most=0)
+    assert (report.videos[0].outcome, report.videos[0].reason, loova.submits) == ("in_doubt", "a person decides", [])
+
+
+def test_what_is_saved_already_takes_no_step_but_a_look():
+    loova = Loova()
+    orders = [
+        Order(request, (row,), state="saved", submission=submission(request, "saved", reused=True))
+        for row, request in enumerate(requests(50), 1)
+    ]
+    report, seconds = made(loova, orders)
+    assert (report.count("reused"), loova.submits, loova.saves, seconds) == (50, [], 0, 0)
+    assert report.credits_charged == 0
+    loova.gone = True
+    report, _ = made(loova, orders)
+    assert (report.count("reused"), loova.submits, loova.saves) == (50, [], 50)
+
+
+def test_waiting_for_what_runs_already_takes_no_slot():
+    loova = Loova()
+    orders = [Order(r, (1,), state="submitted", submission=submission(r, reused=True)) for r in requests(12)]
+    report, seconds = made(loova, orders)
+    assert report.count("reused") == 12
+    assert (loova.slots_taken, loova.submits) == (0, [])
+    assert seconds < 120
+
+
+def test_a_surcharge_counts_and_the_hard_stop_holds():
+    loova = Loova(surcharge=30)
+    report, _ = made(loova, new(20), most=20 * PRICE)
+    assert loova.billed <= 20 * PRICE + 6 * 30  # what ran when the first surcharge was seen
+    assert report.count("not_started") > 0
+    assert report.credits_charged == loova.billed
+    assert "the budget of 1200 credits would be exceeded" in report.videos[-1].reason
+
+
+@given(
+    count=st.integers(0, 30),
+    most=st.floats(0, 2500),
+    places=st.integers(1, 8),
+    bad=st.dictionaries(st.integers(0, 29), st.sampled_from(["reject", "doubt", "fail"]), max_size=8),
+)
+def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count, most, places, bad):
+    kinds = {
+        "reject": RejectedError("no"),
+        "doubt": InDoubtError("lost", key="k", attempt=1, credits_spent="maybe"),
+        "fail": TaskFailedError("no video", credits_spent="maybe"),
+    }
+    loova = Loova(errors={f"video {number}": kinds[kind] for number, kind in bad.items()})
+    if places > 6:
+        places = 6
+    report, _ = made(loova, new(count), most=most, places=places)
+    doubtful = sum(PRICE for video in report.videos if video.outcome == "in_doubt")
+    assert loova.billed + doubtful <= most or loova.billed + doubtful == 0
+    assert report.count() == count
+    assert report.credits_charged == loova.billed + doubtful
+    lost_in_a_row = any("answers in a row were lost" in video.reason for video in report.videos)
+    assert report.count("not_started") == 0 or loova.billed + doubtful + PRICE > most or lost_in_a_row
+
+
+def test_a_request_given_twice_is_one_video():
+    orders = merged([*requests(3), *requests(2)])
+    assert [order.rows for order in orders] == [(1, 4), (2, 5), (3,)]

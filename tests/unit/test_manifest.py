@@ -1,0 +1,166 @@
+"""A manifest: what is taken, and the one clear report of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_loova import VideoRequest
+from prefect_loova.batch import BatchReport, Order
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.manifest import COLUMNS, read_manifest, report_as_csv, report_name
+
+
+def refused(content: str | bytes, name: str = "list.csv", **options: int) -> str:
+    with pytest.raises(InvalidRequestError) as caught:
+        read_manifest(content.encode() if isinstance(content, str) else content, name, **options)
+    assert caught.value.credits_spent == "no"
+    return str(caught.value)
+
+
+def test_a_csv_has_columns_named_like_the_requests_fields():
+    content = (
+        "prompt,duration,ratio,image_urls,take\n"
+        "a kite,4,9:16,https://x.example/1.png  https://x.example/2.png,\n"
+        '"a boat, with ""sails""\nat sea",,,,2\n'
+    )
+    assert read_manifest(content.encode(), "list.csv") == [
+        VideoRequest(
+            prompt="a kite",
+            duration=4,
+            ratio="9:16",
+            image_urls=("https://x.example/1.png", "https://x.example/2.png"),
+        ),
+        VideoRequest(prompt='a boat, with "sails"\nat sea', take=2),
+    ]
+
+
+def test_json_lines_have_one_object_a_line():
+    rows = [{"prompt": "a kite\nat sea", "duration": 4}, {"prompt": "a boat"}]
+    content = "\n\n".join(map(json.dumps, rows)) + "\n"
+    assert read_manifest(content.encode(), "s3://b/list.JSONL") == [VideoRequest(**row) for row in rows]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header():
+    assert read_manifest("\ufeffprompt\r\na kite\r\n".encode(), "list.csv") == [VideoRequest(prompt="a kite")]
+    assert read_manifest('\ufeff{"prompt": "a kite"}'.encode(), "list.jsonl") == [VideoRequest(prompt="a kite")]
+
+
+def test_blank_lines_are_no_rows_and_a_reference_may_begin_a_prompt():
+    content = "prompt\n\n  \n@image1 walks\n\n"
+    assert [request.prompt for request in read_manifest(content.encode(), "list.csv")] == ["@image1 walks"]
+
+
+def test_every_mistake_of_every_row_is_told_with_its_line():
+    told = refused("prompt,duration,ratio,model\na,99,5:4,seedance_9\nb,5,16:9,\n,5,,\n")
+    assert "has 4 problems in 3 rows; nothing was started" in told
+    for problem in (
+        "line 2: duration: 99 was given",
+        "line 2: ratio: '5:4' was given",
+        "line 2: model: 'seedance_9' was given",
+        "line 4: prompt: is missing",
+    ):
+        assert problem in told
+
+
+def test_the_line_of_a_row_is_where_it_begins_in_the_file():
+    told = refused('prompt,duration\n"a\nb\nc",5\nd,99\n')
+    assert "line 5: duration" in told
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("Prompt,ratio", "unknown column 'Prompt' (is it prompt?)"),
+        ("prompt,aspect", "unknown column 'aspect'"),
+        ("ratio", "there is no column prompt"),
+        ("prompt,prompt", "column prompt stands there twice"),
+        ("prompt;ratio", "must be separated by commas, not by ';'"),
+        ("prompt\tratio", "must be separated by commas, not by '\\t'"),
+        ("prompt,", "unknown column ''"),
+    ],
+)
+def test_a_wrong_header_is_refused_and_the_columns_are_named(header, says):
+    told = refused(f"{header}\na,b\n")
+    assert says in told
+    assert ", ".join(COLUMNS) in told
+
+
+@pytest.mark.parametrize("cell", ['=HYPERLINK("http://x")', " =1+1", "#REF!", "#NAME?", "#N/A"])
+def test_a_formula_is_not_a_prompt(cell):
+    escaped = cell.replace('"', '""')
+    assert "line 2: prompt" in (told := refused(f'prompt\n"{escaped}"\n'))
+    assert "a formula, or what is left of one" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        ("prompt\n", "list.csv", "has no rows"),
+        ("", "list.csv", "there is no column prompt"),
+        ("", "list.jsonl", "has no rows"),
+        ("[]\n{}\n{", "list.jsonl", "line 1: [] was given: must be an object"),
+        ('{"prompt": "a", "promt": "b"}', "list.jsonl", "line 1: promt"),
+        ("prompt\na,b\n", "list.csv", "line 2: 2 cells for 1 columns"),
+        ("prompt,duration\na\n", "list.csv", "line 2: 1 cells for 2 columns"),
+        ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "a field stands there twice"),
+        ("[" * 100_000, "list.jsonl", "line 1: no JSON object of a request"),
+        ('prompt\n"a', "list.csv", "line 2: unexpected end of data"),
+        ("prompt\na", "list.xlsx", "must end with .csv or .jsonl"),
+        ("prompt\na".encode("utf-16"), "list.csv", "is not UTF-8 at byte 0; it looks like UTF-16"),
+        (b"prompt\n\xe4", "list.csv", "is not UTF-8 at byte 7"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(content, name, says):
+    assert says in refused(content, name)
+
+
+def test_more_rows_than_allowed_are_refused():
+    assert "has over 10,000 rows (max_rows)" in refused("prompt\n" + "a\n" * 100_000)
+    assert "has over 2 rows" in refused("prompt\na\nb\nc\n", max_rows=2)
+
+
+def test_of_very_many_problems_the_first_fifty_are_told():
+    told = refused("prompt,duration\n" + "a,99\n" * 1000)
+    assert "has 1,000 problems in 1,000 rows" in told
+    assert told.count("line ") == 50
+    assert "... and 950 more" in told
+
+
+@given(st.text(max_size=200), st.sampled_from(["list.csv", "list.jsonl"]))
+def test_any_text_is_read_or_refused_with_a_report(text, name):
+    with contextlib.suppress(InvalidRequestError):
+        read_manifest(f"prompt\n{text}".encode("utf-8", "surrogatepass"), name)
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda text: text.strip() and "\x00" not in text), min_size=1, max_size=5))
+def test_a_prompt_in_a_csv_is_taken_as_it_stands(prompts):
+    prompts = [p for p in prompts if not p.strip().startswith("=") and not p.strip().startswith("#")] or ["a"]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+    writer.writerows([["prompt"], *([prompt] for prompt in prompts)])
+    try:
+        requests = read_manifest(file.getvalue().encode(), "list.csv")
+    except (InvalidRequestError, UnicodeEncodeError):
+        assert any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt)
+    else:
+        assert [request.prompt for request in requests] == prompts
+
+
+def test_in_a_report_no_cell_is_a_formula():
+    order = Order(VideoRequest(prompt="-2+3+cmd|' /C calc'!A0"), (1, 4))
+    report = BatchReport(videos=(order.became("failed", "=1+1, says Loova"),))
+    header, row = csv.reader(io.StringIO(report_as_csv(report).decode()))
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["reason"], cells["rows"]) == ("'=1+1, says Loova", "1 4")
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row)
+
+
+def test_the_report_stands_beside_the_manifest():
+    assert report_name("s3://b/a.b/prompts.jsonl") == "s3://b/a.b/prompts.report.csv"
