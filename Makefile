@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash bench-one bench-lost-reply lint types format clean
+.PHONY: help demo test test-crash test-workers test-postgres bench-one bench-batch bench-collector bench-lost-reply lint types format clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,20 @@ test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
+test-workers: $(READY) ## Two workers at the deployments, one of them killed with -9 (minutes)
+	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)
+
+test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt install postgresql)
+	@TEST_ON_POSTGRES=1 .venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)
+
 bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
 	@.venv/bin/python tests/benchmarks/one_video.py
+
+bench-batch: $(READY) ## Many videos in one run: makespan, memory, Prefect API calls a video; ARGS="--requests 1000"
+	@.venv/bin/python tests/benchmarks/batch.py $(ARGS)
+
+bench-collector: $(READY) ## A queue worked off by a collector, a pass a minute of the simulated clock; ARGS="--jobs 10000"
+	@.venv/bin/python tests/benchmarks/collector.py $(ARGS)
 
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)

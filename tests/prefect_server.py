@@ -19,13 +19,15 @@ class PrefectServer:
 
     Args:
         home: Where its database and its log are.
+        database_url: Another database than its own SQLite.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database_url: str | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._home = home
+        self._settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url} if database_url else {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -37,6 +39,7 @@ class PrefectServer:
             "PREFECT_SERVER_DATABASE_CONNECTION_URL",
         ):
             env.pop(name, None)
+        env |= self._settings
         # What `prefect server start` runs, without a process between: that one would outlive a kill -9.
         serve = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
         with (self._home / "server.log").open("ab") as log:

@@ -1,0 +1,212 @@
+"""Deployments and two workers: the documented commands on a Prefect server of its own, and a worker killed with -9."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from prefect_loova.simulator import LoovaSimulator
+from tests.postgres import postgres
+from tests.prefect_server import PrefectServer
+
+ROOT = Path(__file__).parents[2]
+ROWS = 60
+BATCH = "generate-from-manifest/generate-from-manifest"
+pytestmark = [pytest.mark.workers, pytest.mark.one_s3_server]
+
+
+@pytest.fixture
+def loova() -> Iterator[LoovaSimulator]:
+    with LoovaSimulator(api_key="loova-secret-key", generation_seconds=1, short_side=64) as simulator:
+        yield simulator
+
+
+class Cluster:
+    """A Prefect server, and the commands of docs/deploy.md."""
+
+    def __init__(self, server: PrefectServer, home: Path) -> None:
+        self.server, self.home = server, home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.env = kept | {
+            "PREFECT_API_URL": server.api_url,
+            "PREFECT_HOME": str(home),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+
+    def prefect(self, *words: str) -> str:
+        done = subprocess.run(
+            ["prefect", *words], env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextmanager
+    def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.home / f"{name}.log").open("ab") as log:
+            command = ["prefect", "worker", "start", "--pool", "loova", "--name", name]
+            env = self.env | {"LOOVA_FLOWS": str(ROOT)}
+            process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield process
+        finally:
+            kill_with_all_its_children(process.pid)
+            process.wait()
+
+    async def runs(self) -> list[Any]:
+        with temporary_settings({PREFECT_API_URL: self.server.api_url}):
+            async with get_client() as client:
+                return await client.read_flow_runs()
+
+    async def until_ended(self, count: int, seconds: float = 240) -> list[Any]:
+        until = time.monotonic() + seconds
+        while True:
+            ended = [run for run in await self.runs() if run.state is not None and run.state.is_final()]
+            if len(ended) >= count:
+                return ended
+            assert time.monotonic() < until, [(run.name, str(run.state)) for run in await self.runs()]
+            await asyncio.sleep(0.5)
+
+
+def kill_with_all_its_children(pid: int) -> None:
+    """kill -9, for a process and for those that it started: a flow's process has a session of its own."""
+    for child in children_of(pid):
+        kill_with_all_its_children(child)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(") ")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """On Prefect's own SQLite, or on PostgreSQL (`make test-postgres`)."""
+    with ExitStack() as stack:
+        url = None
+        if os.environ.get("TEST_ON_POSTGRES"):
+            url = stack.enter_context(postgres(tmp_path_factory.mktemp("database")))
+        server = stack.enter_context(PrefectServer(tmp_path_factory.mktemp("server"), url))
+        yield Cluster(server, tmp_path_factory.mktemp("home"))
+
+
+async def deployed(cluster: Cluster, place: Any, manifest: str) -> None:
+    """As docs/deploy.md says, with a prefect.yaml of one's own: another list, and polls for short generations."""
+    with temporary_settings({PREFECT_API_URL: cluster.server.api_url}):
+        await place.credentials.save("loova", overwrite=True)
+        await place.bucket.save("loova", overwrite=True)
+    config = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+    (batch,) = [one for one in config["deployments"] if one["name"] == "generate-from-manifest"]
+    batch["parameters"] |= {"manifest": manifest, "poll_seconds": 0.2, "max_credits": 5000}
+    own = cluster.home / "prefect.yaml"
+    own.write_text(yaml.safe_dump(config))
+    cluster.prefect("work-pool", "create", "loova", "--type", "process")
+    cluster.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(own))
+
+
+def rows(bucket: Any, count: int) -> str:
+    body = "prompt,duration\n" + "".join(f"video {number},4\n" for number in range(count))
+    bucket.client.put_object(Bucket=bucket, Key="loova/prompts.csv", Body=body.encode())
+    return f"s3://{bucket.name}/loova/prompts.csv"
+
+
+def run_by_hand(cluster: Cluster) -> None:
+    cluster.prefect("deployment", "run", BATCH)
+
+
+def saved(bucket: Any) -> int:
+    pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="loova/")
+    return sum(found["Key"].endswith("/video.mp4") for page in pages for found in page.get("Contents", []))
+
+
+def decided(cluster: Cluster, bucket: Any, loova: LoovaSimulator, place: Any) -> int:
+    """What a person does about the submit that the kill may have met: look into the dashboard, and decide."""
+    dashboard = {task["request"]["prompt"]: task["task_id"] for task in loova.ledger["tasks"]}
+    pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="loova/")
+    keys = [found["Key"] for page in pages for found in page["Contents"] if found["Key"].endswith("/record.json")]
+    records = [json.loads(bucket.client.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
+    doubts = [record for record in records if record["attempts"][-1]["state"] == "in_doubt"]
+    for record in doubts:
+        task_id = dashboard.get(record["request"]["prompt"])
+        decision = ["adopt", task_id] if task_id else ["submit-again"]
+        words = [record["key"], *decision, "--credentials", "loova", "--s3-block", "loova", "--attempt", "1"]
+        command = [sys.executable, "-m", "prefect_loova.resolve", *words]
+        subprocess.run(command, env=cluster.env, cwd=ROOT, check=True, timeout=120)
+    return len(doubts)
+
+
+async def test_two_workers_make_a_list_and_one_of_them_is_killed(cluster: Cluster, place, bucket, loova) -> None:
+    await deployed(cluster, place, rows(bucket, ROWS))
+    with ExitStack() as stack:
+        first = stack.enter_context(cluster.worker("first"))
+        run_by_hand(cluster)
+        until(lambda: loova.ledger["totals"]["billed"] >= ROWS / 3)
+        assert loova.ledger["totals"]["refused"] == 0
+        kill_with_all_its_children(first.pid)
+        killed_after = loova.ledger["totals"]["billed"]
+        for name in ("second", "third"):
+            stack.enter_context(cluster.worker(name))
+        run_by_hand(cluster)
+        await cluster.until_ended(1)
+        doubts = decided(cluster, bucket, loova, place)
+        print(f"\nkilled after {killed_after} billed; {doubts} in doubt, decided by a person")
+        run_by_hand(cluster)
+        assert (await cluster.until_ended(2))[0].state.is_completed()
+        totals = loova.ledger["totals"]
+        assert (totals["posted"] - totals["refused"], totals["billed"], saved(bucket)) == (ROWS, ROWS, ROWS)
+
+        started = time.monotonic()
+        run_by_hand(cluster)
+        await cluster.until_ended(3)
+        print(f"the same list again: {time.monotonic() - started:.0f} s, with the start of the run's process")
+        assert loova.ledger["totals"]["billed"] == ROWS
+        rows(bucket, ROWS + 3)
+        run_by_hand(cluster)
+        await cluster.until_ended(4)
+        assert (loova.ledger["totals"]["billed"], saved(bucket)) == (ROWS + 3, ROWS + 3)
+
+
+async def test_undisturbed_two_runs_at_once_meet_no_quota_refusal(cluster: Cluster, place, bucket, loova) -> None:
+    """One by hand, one on schedule, on two workers."""
+    await deployed(cluster, place, rows(bucket, ROWS))
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    words = ["--interval", "86400", "--anchor-date", soon.isoformat()]
+    cluster.prefect("deployment", "schedule", "create", BATCH, *words)
+    with cluster.worker("first"), cluster.worker("second"):
+        await asyncio.sleep((soon - datetime.now(UTC)).total_seconds() - 8)
+        run_by_hand(cluster)
+        ended = await cluster.until_ended(2)
+    assert [run.state.type.value for run in ended] == ["COMPLETED", "COMPLETED"]
+    assert {run.auto_scheduled for run in ended} == {True, False}
+    totals = loova.ledger["totals"]
+    assert (totals["posted"], totals["billed"], totals["refused"], saved(bucket)) == (ROWS, ROWS, 0, ROWS)
