@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.conftest import SEED
+from tests.prefect_server import PrefectServer
 from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
 
 
@@ -25,11 +26,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side: one Prefect server for all who need one, and the crash tests one after another."""
+    """Where tests run side by side: those at one Prefect server, and the crash tests with those at the other one."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("prefect"))
-        elif "crash" in item.path.parts:
+        elif "crash" in item.path.parts or "killable_prefect" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("crash"))
 
 
@@ -38,6 +39,13 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Each S3 server in turn: every test that uses it, or `bucket`, runs on both, but for those marked."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) if request.param == "seaweedfs" else moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def killable_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server in a process of its own, which the crash tests kill and start again."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
 
 

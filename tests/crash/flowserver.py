@@ -42,7 +42,8 @@ async def _flow(spec: dict[str, Any]) -> dict[str, Any]:
     if spec.get("decision"):
         async with open_jobs(**where) as jobs:
             await decide_as_told(jobs, request.key, **spec["decision"])
-    return (await generate_video(request, **where, max_wait=spec["max_wait"], poll_seconds=0.2)).model_dump()
+    options: dict[str, Any] = {"max_wait": spec["max_wait"], "poll_seconds": 0.2, "concurrency_limit": "crash"}
+    return (await generate_video(request, **where, **options)).model_dump()
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ POINTS: list[tuple[Wire, Harm]] = [
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        # A killed run leaves its slot taken for a minute: with 6 of them, the next runs would only wait.
-        limit = {"name": "loova", "limit": 1000}
-        httpx.post(f"{server.api_url}/v2/concurrency_limits/", json=limit, trust_env=False).raise_for_status()
-        yield server
+def prefect(killable_prefect: PrefectServer) -> PrefectServer:
+    # A killed run leaves its slot taken for a minute: with 6 of them, the next runs would only wait.
+    limit = {"name": "crash", "limit": 1000}
+    url = f"{killable_prefect.api_url}/v2/concurrency_limits/"
+    httpx.post(url, json=limit, trust_env=False, timeout=60).raise_for_status()
+    return killable_prefect
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.concurrency.asyncio import concurrency
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import (
     BatchError,
@@ -30,8 +32,15 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.quota import places, slot
 from prefect_loova.spending import today
 from tests.integration.conftest import block_of
+from tests.prefect_server import PrefectServer
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+pytestmark = pytest.mark.one_s3_server
+
+
+@pytest.fixture(autouse=True)
+def at_a_server(killable_prefect: PrefectServer) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: killable_prefect.api_url}):
+        yield
 
 
 def requests(count: int, start: int = 0) -> list[VideoRequest]:
@@ -51,7 +60,7 @@ def lister(place, bucket):
 async def artifacts(key: str) -> list[str]:
     async with get_client() as client:
         found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
-    return [str(one.data) for one in found]
+    return [str(one.data) for one in sorted(found, key=lambda one: one.created)]
 
 
 async def events_of(resource: str) -> list[dict[str, Any]]:
@@ -188,10 +197,10 @@ async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
 
 
 async def test_the_limit_is_made_with_6_shared_and_given_back(place, loova):
-    await batch(requests(2), place)
-    assert await places("loova") == 6
+    await batch(requests(2), place, concurrency_limit="made")
+    assert await places("made") == 6
     async with get_client() as client:
-        limit = await client.read_global_concurrency_limit_by_name("loova")
+        limit = await client.read_global_concurrency_limit_by_name("made")
         assert limit.active_slots == 0
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="two", limit=2))
     assert await places("two") == 2
