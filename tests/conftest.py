@@ -6,10 +6,15 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.crash.conftest import SEED
 from tests.prefect_server import PrefectServer
 from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
+
+# No example may be too slow: two runners share two processors.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 def pytest_report_header() -> str:

@@ -39,6 +39,14 @@ def prefect(killable_prefect: PrefectServer) -> PrefectServer:
     return killable_prefect
 
 
+@pytest.fixture(autouse=True)
+def afterwards_it_runs(killable_prefect: PrefectServer) -> Iterator[None]:
+    """Whatever becomes of a test here: others use that server, too."""
+    yield
+    if not killable_prefect.runs:
+        killable_prefect.start()
+
+
 @pytest.fixture(scope="module")
 def flow_forks(prefect, tmp_path_factory) -> Iterator[ForkServer]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

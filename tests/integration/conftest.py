@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
@@ -17,6 +16,7 @@ from prefect_loova import LoovaCredentials
 from prefect_loova.command import Place
 from prefect_loova.jobs import JobTimes
 from prefect_loova.simulator import LoovaSimulator
+from tests.prefect_server import PrefectServer
 
 TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
 
@@ -66,9 +66,9 @@ def environment(bucket, loova) -> dict[str, str]:
 
 
 @pytest.fixture
-def served(environment, prefect_server) -> dict[str, str]:
-    """With the Prefect server of this test run."""
-    return environment | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+def served(environment, killable_prefect: PrefectServer) -> dict[str, str]:
+    """With a Prefect server: for commands only, as Prefect's services in a process stay with the first server."""
+    return environment | {"PREFECT_API_URL": killable_prefect.api_url}
 
 
 def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None = None) -> S3Bucket:

@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from prefect.automations import Automation
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import InDoubtError, VideoRequest, generate_video
-from tests.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.one_s3_server
 SCRIPT = Path(__file__).parents[2] / "deployments" / "automations.py"
@@ -50,25 +48,24 @@ def script() -> Any:
     return module
 
 
-async def test_a_job_in_doubt_notifies_a_person(killable_prefect: PrefectServer, place, loova, webhook):
+async def test_a_job_in_doubt_notifies_a_person(prefect_server, place, loova, webhook):
     url, got = webhook
-    with temporary_settings({PREFECT_API_URL: killable_prefect.api_url}):
-        block = CustomWebhookNotificationBlock(
-            name="on-call", url=url, method="POST", json_data={"subject": "{{subject}}", "body": "{{body}}"}
-        )
-        await block.save("on-call", overwrite=True)
-        for _ in range(2):  # the second time brings them up to date
-            await asyncio.to_thread(script().main, ["--block", "custom-webhook/on-call"])
-        assert len([one for one in script().WATCHED if await Automation.aread(name=one)]) == 4
-        await asyncio.sleep(6)  # the server loads new automations every few seconds
-        request = VideoRequest(prompt="lost", duration=4)
-        loova.fail("lost_reply")
-        with pytest.raises(InDoubtError):
-            await generate_video(request, place.credentials, place.bucket)
-        for _ in range(200):
-            if got:
-                break
-            await asyncio.sleep(0.1)
+    block = CustomWebhookNotificationBlock(
+        name="on-call", url=url, method="POST", json_data={"subject": "{{subject}}", "body": "{{body}}"}
+    )
+    await block.save("on-call", overwrite=True)
+    for _ in range(2):  # the second time brings them up to date
+        await asyncio.to_thread(script().main, ["--block", "custom-webhook/on-call"])
+    assert len([one for one in script().WATCHED if await Automation.aread(name=one)]) == 4
+    await asyncio.sleep(6)  # the server loads new automations every few seconds
+    request = VideoRequest(prompt="lost", duration=4)
+    loova.fail("lost_reply")
+    with pytest.raises(InDoubtError):
+        await generate_video(request, place.credentials, place.bucket)
+    for _ in range(200):
+        if got:
+            break
+        await asyncio.sleep(0.1)
     told = {one["subject"]: one["body"] for one in got}
     assert request.key in told["Loova job in doubt"]
     assert loova.api_key not in json.dumps(got)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.concurrency.asyncio import concurrency
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import (
     BatchError,
@@ -32,15 +30,8 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.quota import places, slot
 from prefect_loova.spending import today
 from tests.integration.conftest import block_of
-from tests.prefect_server import PrefectServer
 
-pytestmark = pytest.mark.one_s3_server
-
-
-@pytest.fixture(autouse=True)
-def at_a_server(killable_prefect: PrefectServer) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: killable_prefect.api_url}):
-        yield
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
 
 def requests(count: int, start: int = 0) -> list[VideoRequest]:

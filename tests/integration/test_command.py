@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import LoovaCredentials
 from prefect_loova.simulator import LoovaSimulator
@@ -48,8 +48,9 @@ def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
 
 @pytest.mark.one_s3_server
 async def test_it_takes_credentials_and_bucket_from_named_blocks(served, place, loova):
-    await place.credentials.save("for-the-command", overwrite=True)
-    await place.bucket.save("for-the-command", overwrite=True)
+    with temporary_settings({PREFECT_API_URL: served["PREFECT_API_URL"]}):
+        await place.credentials.save("for-the-command", overwrite=True)
+        await place.bucket.save("for-the-command", overwrite=True)
     env = {k: v for k, v in served.items() if not k.startswith(("LOOVA_", "AWS_"))}
     blocks = ("--credentials", "for-the-command", "--s3-block", "for-the-command")
     done = command("a boat", *blocks, "--duration", "4", "--poll-seconds", "0.1", "--json", env=env)
@@ -175,9 +176,9 @@ def test_a_missing_bucket_is_found_out_before_the_submit(served, loova):
     assert loova.ledger["totals"]["posted"] == 0
 
 
-def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(prefect_server, tmp_path):
+def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(killable_prefect, tmp_path):
     """The real thing: kill -9 while Loova generates, and run it again; one purchase, one video, on this machine."""
-    env = dict(os.environ) | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    env = dict(os.environ) | {"PREFECT_API_URL": killable_prefect.api_url}
     arguments = ("a boat at sea", "--simulate", "--duration", "4", "--ratio", "1:1")
     first = subprocess.Popen([*COMMAND, *arguments], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert first.stderr is not None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_loova.answers import Answer, read_credits, read_submit, read_task
@@ -23,8 +23,6 @@ from prefect_loova.errors import (
 )
 
 # Others share this machine: slow is not wrong.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 QUICKSTART_SUBMIT = (
     b'{"code": 200, "trace_id": "trace_xxx", "message": "success", "data": {"task_id": "record_id",'

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import errors
@@ -28,8 +28,6 @@ from prefect_loova.errors import (
 )
 
 # Others share this machine: slow is not wrong.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LoovaError)]
 

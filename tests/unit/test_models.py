@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -15,8 +15,6 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.models import VideoRequest, VideoTask
 
 # Others share this machine: slow is not wrong.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 IMAGE, AUDIO, VIDEO = "https://cdn.test/{}.png", "https://cdn.test/{}.mp3", "https://cdn.test/{}.mp4"
 MEDIA = ("image_urls", "audio_urls", "video_urls")

@@ -8,14 +8,12 @@ import statistics
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova.polling import Deadline, PollSchedule, backoff, retry_after
 
 # Others share this machine: slow is not wrong.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS_3 = 3 * 3600.0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova.models import JobState, VideoRequest
@@ -26,8 +26,6 @@ from prefect_loova.states import (
 )
 
 # Others share this machine: slow is not wrong.
-settings.register_profile("shared", deadline=None)
-settings.load_profile("shared")
 
 REQUEST = VideoRequest(prompt="a cat", image_urls=["https://h.test/a?X-Amz-Signature=SECRET"])
 STATES: tuple[JobState, ...] = get_args(JobState)
