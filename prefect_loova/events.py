@@ -64,10 +64,10 @@ def tell_credits_low(report: CreditsReport) -> None:
 
 def _send(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
     """Send an event, where there is a Prefect server to send it to. Never a reason to fail a job."""
-    if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):
-        return
     known = {name: value for name, value in payload.items() if value is not None}
     try:
+        if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):
+            return
         emit_event(event=event, resource=resource, payload=known)
     except Exception as error:
         log.warning("the event %s was not sent (%s)", event, shown(error))

@@ -11,15 +11,14 @@ It needs no Prefect server, unless blocks are named. Exit codes: 0 listed or dec
 from __future__ import annotations
 
 import argparse
-import asyncio
 import getpass
 import json
 import sys
-from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, get_args
 
-from prefect_loova.command import Parser, Place, place, run, say, simulated
+from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.doubt import decide, job_in_doubt, jobs_in_doubt
 from prefect_loova.errors import InvalidRequestError, shown
 from prefect_loova.models import JobInDoubt
@@ -90,14 +89,9 @@ def _work(args: argparse.Namespace) -> None:
     if args.decision not in (None, *get_args(DecisionName)):
         rule = f"must be one of {', '.join(get_args(DecisionName))}"
         raise InvalidRequestError(f"decision: {shown(repr(args.decision), 120)} was given: {rule}")
-    with simulated(args.state) if args.simulate else nullcontext() as where:
-        told = asyncio.run(_resolve(args, where))
+    told = in_place(args, partial(resolve, args))
     if args.json:
         print(json.dumps(told))
-
-
-async def _resolve(args: argparse.Namespace, where: Place | None) -> dict[str, Any]:
-    return await resolve(args, where or await place(args))
 
 
 if __name__ == "__main__":

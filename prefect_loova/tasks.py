@@ -117,7 +117,7 @@ def _who() -> dict[str, str]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "flow_run": flow_run.id,
-        "root_flow_run": _root_of(flow_run.id, flow_run.parent_flow_run_id) if flow_run.id else None,
+        "root_flow_run": _root_run(),
         "flow": flow_run.flow_name,
         "deployment": deployment.name,
         "task_run": task_run.id,
@@ -125,10 +125,22 @@ def _who() -> dict[str, str]:
     return {name: str(value) for name, value in known.items() if value}
 
 
+def _root_run() -> str | None:
+    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried.
+
+    In a subflow Prefect's API is asked for it, once; that it does not answer is no reason to fail a job.
+    """
+    run = flow_run.id
+    try:
+        return _root_of(run) if run else None
+    except Exception as error:
+        logging.getLogger(__name__).warning("the run that started this one is not known (%s)", shown(error))
+        return str(run)
+
+
 @lru_cache(maxsize=64)
-def _root_of(run: str, parent: str | None) -> str:
-    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried."""
-    return run if parent is None else str(flow_run.root_flow_run_id or parent)
+def _root_of(run: str) -> str:
+    return str(flow_run.root_flow_run_id or run)
 
 
 def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:

@@ -54,15 +54,15 @@ async def artifacts(key: str) -> list[str]:
     return [str(one.data) for one in sorted(found, key=lambda one: one.created)]
 
 
-async def events_of(resource: str) -> list[dict[str, Any]]:
+async def events_of(resource: str, count: int = 1) -> list[dict[str, Any]]:
     for _ in range(50):
         async with get_client() as client:
             body = {"filter": {"resource": {"id_prefix": [resource]}, "event": {"prefix": ["loova."]}}, "limit": 50}
             found = (await client._client.post("/events/filter", json=body)).json()["events"]
-        if found:
-            return found
+        if len(found) >= count:
+            break
         await asyncio.sleep(0.2)
-    return []
+    return found
 
 
 async def test_a_batch_pays_each_once_and_a_second_run_pays_nothing(place, loova):
@@ -108,6 +108,20 @@ async def test_a_batch_over_budget_is_refused_as_a_whole_before_anything_is_spen
     assert report.count("not_started") >= 1
 
 
+async def test_a_run_that_prefect_retries_counts_what_it_spent_before(place, loova):
+    tries: list[int] = []
+
+    @flow(retries=1)
+    async def outer() -> None:
+        tries.append(1)
+        await batch(requests(len(tries)), place, max_credits=100)
+        raise RuntimeError("after the first batch")
+
+    with pytest.raises(BudgetError, match="max_credits: 100 was given, and 60 are spent by this run already"):
+        await outer()
+    assert (len(tries), loova.ledger["totals"]["billed"]) == (2, 1)
+
+
 async def test_invalid_requests_are_all_told_before_anything_is_spent(place, loova):
     bad: list[Any] = [{"prompt": "a"}, {"prompt": " ", "duration": 99}, {"prompt": "c", "ratio": "5:4"}]
     with pytest.raises(Exception, match=r"(?s)requests\.1.*requests\.2") as caught:
@@ -120,10 +134,10 @@ async def test_a_detached_batch_is_worked_off_by_the_collector(lister, loova):
     report = await batch(requests(8), lister, wait=False)
     assert (report.count("submitted"), report.count("queued")) == (6, 2)
     assert report.credits_charged == 360
-    await asyncio.sleep(0.4)
+    loova.advance(1)
     found = await collect_videos(lister.credentials, lister.bucket)
     assert (len(found.saved), len(found.submitted), found.queued) == (6, 2, 0)
-    await asyncio.sleep(0.4)
+    loova.advance(1)
     assert len((await collect_videos(lister.credentials, lister.bucket)).saved) == 2
     assert loova.ledger["totals"]["billed"] == 8
     assert (await batch(requests(8), lister, wait=False)).count("reused") == 8
@@ -133,7 +147,7 @@ async def test_a_detached_run_ends_after_the_submit_and_one_job_is_rescued_by_it
     (request,) = requests(1)
     submission = await generate_video(request, lister.credentials, lister.bucket, wait=False)
     assert isinstance(submission, Submission)
-    await asyncio.sleep(0.4)
+    loova.advance(1)
     found = await collect_videos(lister.credentials, lister.bucket, key=submission.task_id)
     assert [saved.task_id for saved in found.saved] == [submission.task_id]
 
@@ -215,8 +229,7 @@ async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(cap
 async def test_events_tell_what_happened_to_a_job(place, loova):
     request = VideoRequest(prompt="an event", duration=4)
     await generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
-    await asyncio.sleep(1)
-    found = await events_of(f"loova.job.{request.key}")
+    found = await events_of(f"loova.job.{request.key}", 3)
     told = {event["event"]: event["payload"] for event in found}
     assert set(told) == {"loova.job.submitted", "loova.job.succeeded", "loova.job.saved"}
     assert told["loova.job.saved"]["video"].endswith(f"{request.key}/video.mp4")
