@@ -39,6 +39,7 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import JobInDoubt, SavedVideo, Submission, VideoRequest
 from prefect_loova.records import RecordMovedError, StoredRecord, is_key
+from prefect_loova.sigterm import task_group
 from prefect_loova.states import Attempt
 from prefect_loova.waiting import ended, look
 
@@ -154,7 +155,7 @@ async def _each(items: Sequence[Any], work: Any, at_once: int) -> None:
         async with turn:
             await work(item)
 
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         for item in items:
             group.create_task(one(item))
 

@@ -26,6 +26,7 @@ from prefect_loova.errors import (
     shown,
 )
 from prefect_loova.models import SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.sigterm import task_group
 
 _WAITS_AT_ONCE = 24
 _SAVES_AT_ONCE = 3  # each takes some 40 MiB
@@ -81,7 +82,7 @@ class _Run:
     async def to_the_end(self, places: int) -> BatchReport:
         self.queue = deque(order for order in self.plan.orders if order.price)
         known = deque(order for order in self.plan.orders if not order.price)
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             for _ in range(min(places, len(self.queue))):
                 group.create_task(self._lane(group))
             for _ in range(min(_WAITS_AT_ONCE, len(known))):

@@ -6,7 +6,6 @@ what it left behind aborted.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import secrets
@@ -121,7 +120,7 @@ async def _save_under(lease: _HeldLease, submission: Submission, options: dict[s
             copied = await _copy(lease, submission, target, max_bytes)
     except BaseException as error:
         await lease.release()
-        if isinstance(error, asyncio.CancelledError):
+        if not isinstance(error, Exception):  # cancelled, or a signal
             again = "ask for the same request again to have it"
             log.warning("Loova task %s: saving was cancelled, and nothing is lost: %s", attempt.task_id, again)
         if isinstance(error, LoovaError):

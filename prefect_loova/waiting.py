@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -51,7 +50,10 @@ async def wait_for_video(
         )
     try:
         return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds))
-    except asyncio.CancelledError:
+    except BaseException as error:
+        if isinstance(error, Exception):
+            raise
+        # Cancelled, or a signal: Prefect raises its own exception wherever SIGTERM strikes.
         log.warning(
             "Loova task %s: waiting was cancelled. Loova has no cancel: the task goes on, and its credits are spent. "
             "Ask for the same request again to have the video",

@@ -163,6 +163,15 @@ def test_one_bad_video_does_not_stop_the_others():
     assert not report.is_complete
 
 
+class Signalled(BaseException):
+    """As Prefect's exception for SIGTERM, which knows nothing of groups."""
+
+
+def test_a_signal_ends_the_batch_as_itself():
+    with pytest.raises(Signalled):
+        made(Loova(errors={"video 3": Signalled()}), new(20))
+
+
 def test_a_wrong_key_ends_the_submits():
     loova = Loova(errors={f"video {number}": AuthenticationError("a wrong key") for number in range(20)})
     report, _ = made(loova, new(20))

@@ -113,6 +113,20 @@ async def test_a_failed_generation_ends_the_job_and_is_bought_again_only_if_allo
     assert (shop.states, shop.keys) == (["failed", "saved"], {RECORD, VIDEO})
 
 
+class Signalled(BaseException):
+    """As Prefect's exception for SIGTERM, which comes wherever it strikes, and is no cancellation."""
+
+
+async def test_a_signal_in_the_middle_of_a_poll_is_told_as_a_cancellation_is(shop: Shop, caplog) -> None:
+    async def struck(_seconds: float) -> None:
+        raise Signalled
+
+    submission = await shop.submit()
+    with pytest.raises(Signalled):
+        await shop.wait(submission, sleep=struck)
+    assert f"task {submission.task_id}: waiting was cancelled" in caplog.text
+
+
 async def test_who_stops_waiting_is_told_that_the_credits_are_spent_and_how_to_go_on(shop: Shop, caplog) -> None:
     shop.loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     submission = await shop.submit()
