@@ -30,6 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("s3_server", servers, indirect=True, scope="session")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side: those at one Prefect server, and the crash tests with those at the other one."""
     for item in items:
@@ -37,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("prefect"))
         elif "crash" in item.path.parts or "killable_prefect" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("crash"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Two Prefect servers in one process are flaky and slow: never go on without the groups."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("pytest-xdist did not group the tests")
 
 
 @pytest.fixture(scope="session")
