@@ -19,7 +19,7 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 	@.venv/bin/python flows/generate_video.py "$(PROMPT)" --simulate
 
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
-	@.venv/bin/pytest -n 2 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
 test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)

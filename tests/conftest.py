@@ -32,12 +32,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side: those at one Prefect server, and the crash tests with those at the other one."""
+    """What runs one after the other: the tests at Prefect's test server, the commands, and the crash tests."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("prefect"))
-        elif "crash" in item.path.parts or "killable_prefect" in getattr(item, "fixturenames", ()):
+        elif "crash" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("crash"))
+        elif "killable_prefect" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("commands"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -48,11 +50,25 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Each S3 server in turn: every test that uses it, or `bucket`, runs on both, but for those marked."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) if request.param == "seaweedfs" else moto() as server:
+def on_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS, started once."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def on_moto() -> Iterator[S3Server]:
+    """moto, started once."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each S3 server in turn: every test that uses it, or `bucket`, runs on both, but for those marked."""
+    server: S3Server = request.getfixturevalue(f"on_{request.param}")
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -152,10 +152,11 @@ def moto() -> Iterator[S3Server]:
     server = make_server("127.0.0.1", 0, _one_at_a_time(DomainDispatcherApplication(create_backend_app)), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
+    _check_moto_requests(url, after="inf")  # what an earlier server of this process set, holds for this one
     try:
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         admin = _add_user(_iam(url, "any", "any"), "admin", {"Version": "2012-10-17", "Statement": [everything]})
-        _check_moto_requests_from_now_on(url)
+        _check_moto_requests(url, after="0")
         yield S3Server("moto", url, *admin)
     finally:
         server.shutdown()
@@ -183,8 +184,9 @@ def _one_at_a_time(app: Any) -> Any:
     return serial
 
 
-def _check_moto_requests_from_now_on(url: str) -> None:
-    request = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"}, method="POST")
+def _check_moto_requests(url: str, *, after: str) -> None:
+    told = (f"{url}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"})
+    request = urllib.request.Request(*told, method="POST")
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
         assert answer.status == 200
 
