@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ async def make(spec: dict[str, Any], watched: Watched) -> dict[str, Any]:
     await generate_videos(requests, credentials, bucket)
     again = time.monotonic() - again
     lags = []
-    ended = {task["task_id"]: when(task["created_at"]) + spec["generation_seconds"] for task in ledger(spec)["tasks"]}
+    ended = {task["task_id"]: task["created_at"] + spec["generation_seconds"] for task in ledger(spec)["tasks"]}
     async with open_jobs(credentials, bucket, "loova") as jobs:
         for request in requests:
             attempt = (await jobs.records.expect(request.key)).record.current
@@ -116,10 +115,6 @@ async def make(spec: dict[str, Any], watched: Watched) -> dict[str, Any]:
         "seconds_of_a_second_run": round(again, 1),
         "loova_totals": ledger(spec)["totals"],
     }
-
-
-def when(text: str) -> float:
-    return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
 
 
 def ledger(spec: dict[str, Any]) -> dict[str, Any]:
