@@ -27,6 +27,7 @@ class PrefectServer:
             self.port: int = free.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._home = home
+        self.log: Path = home / "server.log"
         self._settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url} if database_url else {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,12 +43,12 @@ class PrefectServer:
         env |= self._settings
         # What `prefect server start` runs, without a process between: that one would outlive a kill -9.
         serve = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
-        with (self._home / "server.log").open("ab") as log:
+        with self.log.open("ab") as log:
             command = [sys.executable, "-m", "uvicorn", *serve, "--log-level", "error", "--lifespan", "on"]
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         until = time.monotonic() + 120
         while not self._answers():
-            assert self._process.poll() is None and time.monotonic() < until, (self._home / "server.log").read_text()
+            assert self._process.poll() is None and time.monotonic() < until, self.log.read_text()
             time.sleep(0.1)
 
     def kill(self) -> None:

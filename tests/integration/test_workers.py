@@ -79,8 +79,13 @@ class Cluster:
             ended = [run for run in await self.runs() if run.state is not None and run.state.is_final()]
             if len(ended) >= count:
                 return sorted(ended, key=lambda run: run.start_time)
-            assert time.monotonic() < until, [(run.name, str(run.state)) for run in await self.runs()]
+            assert time.monotonic() < until, self.told()
             await asyncio.sleep(0.5)
+
+    def told(self) -> str:
+        """The ends of the logs of the server and the workers."""
+        logs = [self.server.log, *sorted(self.home.glob("*.log"))]
+        return "\n\n".join(f"{log}\n{log.read_text()[-6000:]}" for log in logs if log.exists())
 
 
 def kill_with_all_its_children(pid: int) -> None:
