@@ -176,6 +176,41 @@ class BucketPrefix:
         if not answer.get("ETag"):
             raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True)
 
+    async def get_bytes(self, object_key: str, most: int) -> bytes | None:
+        """A small object, or None where it is missing (or may not be seen), or larger than `most` bytes.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            answer = await self._call(object_key, self.s3.get_object)
+            if answer["ContentLength"] > most:
+                answer["Body"].close()
+                return None
+            body: bytes = await asyncio.to_thread(answer["Body"].read)
+        except StorageError as error:
+            if error.http_status in (403, 404):
+                return None
+            raise
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(object_key)) from None
+        return body
+
+    async def put_bytes(self, object_key: str, content: bytes, content_type: str, **options: Any) -> None:
+        """Write a small object, whatever is there.
+
+        Args:
+            object_key: Where.
+            content: What.
+            content_type: Its media type.
+            options: boto3's `ExtraArgs` of an upload; those that say what is in it are left out.
+
+        Raises:
+            StorageError: The bucket cannot be written.
+        """
+        kept = {name: value for name, value in options.items() if not name.startswith(("Checksum", "Content"))}
+        await self._call(object_key, self.s3.put_object, Body=content, ContentType=content_type, **kept)
+
     async def delete(self, object_key: str) -> None:
         """Delete an object of an index; one that is not there is no error.
 

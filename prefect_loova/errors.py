@@ -20,6 +20,7 @@ LoovaError
 ├── TransferError                  the video could not be brought into the bucket
 │   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
 │   └── NotWholeVideoError         what arrived is not a whole mp4
+├── PreviewError                   no pictures can be made of a video; the video itself is left as it is
 ├── MoveRefusedError               the job is not in a state that this step or decision may leave
 └── StorageError                   the bucket cannot be used as a job record needs it
     └── RecordMismatchError        the record belongs to another API origin or a newer version
@@ -234,6 +235,10 @@ class VideoUrlRefusedError(TransferError):
 
 class NotWholeVideoError(TransferError):
     """What arrived is not a whole mp4: cut short, not a video, or over the size bound."""
+
+
+class PreviewError(LoovaError):
+    """No pictures can be made of a video: it is no whole video, or over a bound. The video itself is left as it is."""
 
 
 class MoveRefusedError(LoovaError):

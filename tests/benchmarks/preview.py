@@ -1,0 +1,145 @@
+"""What the previews of one video cost: seconds, memory over an idle process, requests to S3, and bytes of each picture.
+
+    make bench-preview
+    make bench-preview ARGS="--ffmpeg /path/to/ffmpeg"
+
+The video is 15 s of 1080p, 24 frames a second: the simulator's film, or grain, which compresses badly. Each measurement
+is a process of its own; the memory is the peak of its resident set over what it was with everything imported. Where
+there is an `ffmpeg` command, the same pictures are made by it, one command a picture, as a script would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.filter import Graph
+
+from prefect_loova.preview import make_previews
+from prefect_loova.s3_file import S3File
+from prefect_loova.simulator.render import render
+from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+
+RUNS = 3
+SECONDS, FPS = 15, 24
+
+
+def peak_mib(process: int | str = "self") -> float:
+    """By Linux's own count: `getrusage` would give a new process the peak of the one that started it."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def grain() -> bytes:
+    """Coloured bars that move, under noise."""
+    file, graph = io.BytesIO(), Graph()
+    steps = [("testsrc2", f"size=1920x1080:rate={FPS}"), ("noise", "alls=8:allf=t"), ("format", "yuv420p")]
+    graph.link_nodes(*(graph.add(*step) for step in steps), graph.add("buffersink")).configure()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "26"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for number in range(SECONDS * FPS):
+            frame = graph.vpull()
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def measured(path: Path, endpoint: str, access_key: str, secret_key: str, bucket: str) -> dict[str, Any]:
+    """In a process of its own: previews of a video in S3."""
+    s3 = s3_client(endpoint, access_key, secret_key)
+    requests: list[object] = []
+    s3.meta.events.register("before-send.s3.GetObject", lambda **_: requests.append(1))
+    s3.get_object(Bucket=bucket, Key=path.name, Range="bytes=0-0")["Body"].read()
+    idle = peak_mib()
+    requests.clear()
+    seconds = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        with S3File(s3, bucket, path.name) as video:
+            made = make_previews(video)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "seconds_median": round(sorted(seconds)[RUNS // 2], 2),
+        "over_idle_mib": round(peak_mib() - idle, 1),
+        "get_requests": len(requests) // RUNS,
+        "bytes": {name: len(getattr(made, name)) for name in ("poster", "contact_sheet", "thumbnail", "moving")},
+        "moving_type": made.moving_type,
+    }
+
+
+def by_command(ffmpeg: str, path: Path) -> dict[str, Any]:
+    """The same pictures by ffmpeg's command line; the bounds on bytes are not kept."""
+    middle = ["-ss", str(SECONDS / 2)]
+    commands = {
+        "poster": [*middle, "-i", path, "-frames:v", "1", "-q:v", "4", "poster.jpg"],
+        "contact_sheet": ["-i", path, "-vf", "fps=9/15,scale=320:-1,tile=3x3", "-frames:v", "1", "-q:v", "4", "s.jpg"],
+        "thumbnail": [*middle, "-i", path, "-frames:v", "1", "-vf", "scale=240:-1", "-q:v", "4", "thumbnail.jpg"],
+        "moving": f"-i|{path}|-vf|fps=27/15,setpts=PTS/5,scale=320:-1|-r|9|-c:v|libwebp_anim|-quality|75|-loop|0|m.webp"
+        .split("|"),
+    }  # fmt: skip
+    seconds, largest = [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            for arguments in commands.values():
+                with subprocess.Popen([ffmpeg, "-v", "error", "-y", *map(str, arguments)], cwd=folder) as command:
+                    while command.poll() is None:
+                        largest = max(largest, peak_mib(command.pid))
+                        time.sleep(0.01)
+            seconds.append(time.perf_counter() - started)
+        sizes = {name: (Path(folder) / str(arguments[-1])).stat().st_size for name, arguments in commands.items()}
+    return {"seconds_median": round(sorted(seconds)[RUNS // 2], 2), "peak_mib": round(largest, 1), "bytes": sizes}
+
+
+def in_own_process(*arguments: object) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True, stdout=subprocess.PIPE)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"))
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--command", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measured(Path(arguments.measure[0]), *arguments.measure[1:])))
+        return
+    if arguments.command:
+        print(json.dumps(by_command(arguments.command[0], Path(arguments.command[1]))))
+        return
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder) / "s3") as s3:
+        client = s3_client(s3.endpoint_url, s3.access_key, s3.secret_key)
+        for name, content in (("simulated", render("preview", "16:9", SECONDS, 1080)), ("grain", grain())):
+            path = Path(folder) / f"{name}.mp4"
+            path.write_bytes(content)
+            client.put_object(Bucket=s3.bucket, Key=path.name, Body=content)
+            results[name] = {
+                "video_mib": round(len(content) / 1024**2, 1),
+                "prefect_loova": in_own_process(
+                    "--measure", path, s3.endpoint_url, s3.access_key, s3.secret_key, s3.bucket
+                ),
+            }
+            if arguments.ffmpeg:
+                results[name]["ffmpeg_commands"] = in_own_process("--command", arguments.ffmpeg, path)
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
