@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from prefect_loova.errors import BudgetError as BudgetError
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
-    from prefect_loova.flows import collect_videos as collect_videos
     from prefect_loova.flows import generate_from_manifest as generate_from_manifest
     from prefect_loova.flows import generate_video as generate_video
     from prefect_loova.flows import generate_videos as generate_videos
-    from prefect_loova.flows import report_credits as report_credits
-    from prefect_loova.flows import resolve_job as resolve_job
     from prefect_loova.models import CreditBalance as CreditBalance
     from prefect_loova.models import JobInDoubt as JobInDoubt
     from prefect_loova.models import SavedVideo as SavedVideo
@@ -36,6 +33,9 @@ if TYPE_CHECKING:
     from prefect_loova.tasks import save_video as save_video
     from prefect_loova.tasks import submit_video as submit_video
     from prefect_loova.tasks import wait_for_video as wait_for_video
+    from prefect_loova.upkeep import collect_videos as collect_videos
+    from prefect_loova.upkeep import report_credits as report_credits
+    from prefect_loova.upkeep import resolve_job as resolve_job
 
 __version__ = version("prefect-loova")
 
@@ -79,12 +79,12 @@ _HOME = {
     "BudgetError": "errors",
     "InDoubtError": "errors",
     "LoovaError": "errors",
-    "collect_videos": "flows",
+    "collect_videos": "upkeep",
     "generate_from_manifest": "flows",
     "generate_video": "flows",
     "generate_videos": "flows",
-    "report_credits": "flows",
-    "resolve_job": "flows",
+    "report_credits": "upkeep",
+    "resolve_job": "upkeep",
     "CreditBalance": "models",
     "JobInDoubt": "models",
     "SavedVideo": "models",

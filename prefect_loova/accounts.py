@@ -15,8 +15,8 @@ class DaySpent(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    day: date
-    model: str
+    day: date = Field(description="The day, in UTC.")
+    model: str = Field(description="The model that was asked for.")
     deployment: str = Field(description="The Prefect deployment; empty for runs without one.")
     videos: int = Field(description="How many submits count.")
     credits: float = Field(description="What they cost, or may yet, in credits.")
@@ -28,10 +28,10 @@ class CreditsReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    api_origin: str
+    api_origin: str = Field(description="The API that the account is of.")
     available: float = Field(description="Credits that can be spent.")
     low_below: float = Field(description="The credits below which the balance is low.")
-    days: tuple[DaySpent, ...]
+    days: tuple[DaySpent, ...] = Field(description="The days with something spent, the latest first.")
 
     @property
     def is_low(self) -> bool:

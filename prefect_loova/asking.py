@@ -11,10 +11,10 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
-from prefect_loova.artifacts import escaped
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.doubt import decide
 from prefect_loova.errors import InDoubtError, InvalidRequestError, MoveRefusedError, TaskNotFoundError
+from prefect_loova.pages import escaped
 from prefect_loova.states import Decision, DecisionName
 from prefect_loova.tasks import open_jobs
 

@@ -35,7 +35,7 @@ class VideoOutcome(BaseModel):
     key: str = Field(description="The request's key.")
     name: str = Field(description="What is made.")
     rows: tuple[int, ...] = Field(description="Where it stands in the list that was given, counted from 1.")
-    outcome: Outcome
+    outcome: Outcome = Field(description="What became of it; `Outcome` tells what each means.")
     reason: str = Field("", description="Why there is no video.")
     task_id: str | None = Field(None, description="The Loova task.")
     video: str | None = Field(None, description="The video, as an s3:// URI.")
@@ -48,7 +48,7 @@ class BatchReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    videos: tuple[VideoOutcome, ...]
+    videos: tuple[VideoOutcome, ...] = Field(description="Each request once, however often it was given.")
 
     def count(self, *outcomes: Outcome) -> int:
         """How many requests had one of these outcomes; all of them, if none is given."""

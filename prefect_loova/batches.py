@@ -12,18 +12,24 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova import saving
 from prefect_loova.artifacts import publish_batch, publish_prices
-from prefect_loova.batch import BatchReport, Order, VideoOutcome, admitted, money, price_table, priced
+from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table, priced
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import BatchError
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.lanes import Steps, work_off
+from prefect_loova.lineage import tag_this_run, tagged
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
+from prefect_loova.progress import batch_progress
 from prefect_loova.quota import LIMIT, places, slot
+from prefect_loova.showing import Preview, posters
 from prefect_loova.tasks import DEFAULT_PREFIX, open_jobs, save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
+"""Whether a run fails at its end when videos are missing."""
+
 OverBudget = Literal["refuse", "stop"]
+"""What to do when a batch may cost more than it is allowed to: start nothing, or as many as are certain to fit."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Batch:
     upload_options: dict[str, Any] | None = None
     max_bytes: int = saving.MAX_BYTES
     concurrency_limit: str = LIMIT
+    preview: Preview = "still"
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
@@ -88,12 +95,11 @@ class Batch:
                 money(plan.price),
             )
             if self.wait:
-                free = await places(self.concurrency_limit)
-                report = await work_off(plan, self._steps(jobs), places=max(free, 1), tell=_log_outcome)
+                report = await self._worked_off(jobs, plan)
             else:
                 report = await self._detached(jobs, plan.orders, plan.budget.take)
-        logger.info(report.summary)
-        await publish_batch(report)
+            logger.info(report.summary)
+            await publish_batch(report, await posters(jobs, report))
         if report_to is not None:
             await report_to(report)
         on_their_way = 0 if self.wait else report.count("submitted", "queued")
@@ -102,6 +108,18 @@ class Batch:
                 _what_failed(report), report=report, credits_spent="yes" if report.credits_charged else "no"
             )
         return report
+
+    async def _worked_off(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
+        free = await places(self.concurrency_limit)
+        with tagged({order.request.model for order in plan.orders}) as made:
+            await tag_this_run(made)
+            async with batch_progress(len(plan.orders)) as heard:
+
+                def tell(outcome: VideoOutcome) -> None:
+                    _log_outcome(outcome)
+                    heard(outcome)
+
+                return await work_off(plan, self._steps(jobs), places=max(free, 1), tell=tell)
 
     def _steps(self, jobs: VideoJobs) -> Steps:
         where: dict[str, Any] = {"credentials": self.credentials, "bucket": self.bucket}
@@ -119,13 +137,24 @@ class Batch:
         async def save(submission: Submission) -> SavedVideo:
             options, most = self.upload_options, self.max_bytes
             saved: SavedVideo = await save_video(
-                submission, **where, upload_options=options, max_bytes=most, max_wait=self.max_wait
+                submission,
+                **where,
+                upload_options=options,
+                max_bytes=most,
+                max_wait=self.max_wait,
+                preview=self.preview,
             )
             return saved
 
         return Steps(
             submit=submit,
-            wait=partial(wait_for_video, **where, max_wait=self.max_wait, poll_seconds=self.poll_seconds),
+            wait=partial(
+                wait_for_video,
+                **where,
+                max_wait=self.max_wait,
+                poll_seconds=self.poll_seconds,
+                show_progress=False,  # the batch has a bar
+            ),
             save=save,
             found=partial(saving.found, jobs),
             slot=partial(slot, self.concurrency_limit),

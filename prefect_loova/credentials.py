@@ -20,8 +20,8 @@ class LoovaCredentials(CredentialsBlock):
     Attributes:
         api_key: The API key, made in the Loova dashboard.
         base_url: Where the API's `/v1` is.
-        timeout: The longest silence of a read, in seconds.
-        submit_timeout: The whole time that a submit may take, in seconds.
+        timeout: The longest silence of a read, in seconds; 30 by default.
+        submit_timeout: The whole time that a submit may take, in seconds; 60 by default.
         unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
         max_credits_per_day: The credits that may be spent on one day, by all runs with one bucket and prefix together.
         job_times: When one worker may go on with what another one left.

@@ -22,8 +22,13 @@ from prefect_loova.errors import shown
 from prefect_loova.urls import url_problem, without_secrets, without_signature
 
 Model = Literal["seedance_2_0", "seedance_2_0_fast"]
+"""The models that Loova takes."""
+
 FunctionMode = Literal["omni_reference", "first_last_frames"]
+"""How a request's media are used."""
+
 Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"]
+"""Width to height."""
 
 CREDITS_PER_SECOND: dict[tuple[Model, bool], float] = {
     ("seedance_2_0", True): 30,
@@ -163,15 +168,20 @@ class VideoRequest(_Value):
     @property
     def name(self) -> str:
         """What is made, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
-        words = re.sub(r"[\W_]+", "-", self.prompt.lower()).strip("-")
-        slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
-        take = f" take {self.take}" if self.take else ""
-        return f"{slug or 'video'} {self.ratio} {self.duration}s{take}"
+        return name_of(self.body() | {"take": self.take})
 
     def __repr_args__(self) -> Any:
         """Leave the queries of media URLs out: they may be signatures."""
         fields = self.model_dump(mode="json")
         return [(name, [*map(without_secrets, fields[name])] if name in _MEDIA else fields[name]) for name in fields]
+
+
+def name_of(request: Mapping[str, Any]) -> str:
+    """What a request's fields ask for, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
+    words = re.sub(r"[\W_]+", "-", str(request.get("prompt", "")).lower()).strip("-")
+    slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
+    take = f" take {request['take']}" if request.get("take") else ""
+    return f"{slug or 'video'} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
 
 
 def _problem(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
@@ -299,17 +309,19 @@ class VideoTask(_Value):
     word, an open list. The video's URL is a secret: whoever holds it can download. It is never serialized or shown.
     """
 
-    task_id: str
-    state: Literal["running", "succeeded", "failed"]
-    status: str | None = None
-    model: str | None = None
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
-    finished_at: datetime | None = None
-    credits_cost: float | None = None
-    error_message: str | None = None
-    trace_id: str | None = None
-    video_url: str | None = Field(None, exclude=True, repr=False)
+    task_id: str = Field(description="The Loova task.")
+    state: Literal["running", "succeeded", "failed"] = Field(description="What the answer means.")
+    status: str | None = Field(None, description="Loova's own word for it, where it said one.")
+    model: str | None = Field(None, description="The model that Loova named.")
+    created_at: datetime | None = Field(None, description="When Loova took the task on.")
+    updated_at: datetime | None = Field(None, description="When Loova last changed it.")
+    finished_at: datetime | None = Field(None, description="When it ended.")
+    credits_cost: float | None = Field(None, description="What Loova charged, in credits, where it said so.")
+    error_message: str | None = Field(None, description="Why there is no video, in Loova's words.")
+    trace_id: str | None = Field(None, description="Loova's trace of this answer; its support asks for it.")
+    video_url: str | None = Field(
+        None, exclude=True, repr=False, description="Where the video can be loaded: a secret, never serialized."
+    )
 
 
 class CreditBalance(_Value):
@@ -322,12 +334,24 @@ class CreditBalance(_Value):
 class SavedVideo(_Value):
     """A whole video in the bucket."""
 
-    state: Literal["saved"] = "saved"
+    state: Literal["saved"] = Field("saved", description="Always `saved`: it is there, whole and checked.")
     key: str = Field(description="The request's key.")
+    attempt: int = Field(1, description="Which attempt to buy this video, counted from 1.")
+    request: dict[str, Any] = Field({}, description="What was asked for; media without the queries of their URLs.")
     task_id: str = Field(description="The Loova task that made it.")
     video: str = Field(description="The video, as an s3:// URI.")
     record: str = Field(description="The job record, as an s3:// URI.")
-    size_bytes: int
+    size_bytes: int = Field(description="The video's size, in bytes.")
     sha256: str = Field(description="Of the whole video, as hex digits.")
+    duration_seconds: float | None = Field(None, description="How long it plays, in seconds, as the file says.")
+    width: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
+    height: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
+    credits_estimate: float | None = Field(None, description="The price by the table, in credits.")
     credits_cost: float | None = Field(description="What Loova charged, in credits, where it said so.")
+    times: dict[str, datetime] = Field({}, description="When the job came to each of its states.")
     reused: bool = Field(description="Whether it was paid for by an earlier run.")
+
+    @property
+    def name(self) -> str:
+        """What it is, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
+        return name_of(self.request)

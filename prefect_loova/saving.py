@@ -181,12 +181,19 @@ def _saved(jobs: VideoJobs, record: JobRecord, attempt: Attempt, submission: Sub
     assert video is not None and attempt.task_id is not None  # noqa: S101
     return SavedVideo(
         key=record.key,
+        attempt=attempt.number,
+        request=record.request,
         task_id=attempt.task_id,
         video=jobs.records.uri(video.object_key),
         record=submission.record,
         size_bytes=video.size_bytes,
         sha256=video.sha256,
+        duration_seconds=video.duration_seconds,
+        width=video.width,
+        height=video.height,
+        credits_estimate=attempt.credits_estimate,
         credits_cost=attempt.credits_cost,
+        times=attempt.times,
         reused=submission.reused,
     )
 

@@ -119,53 +119,82 @@ class Decision(_Stored):
     """What a person decided about a job in doubt."""
 
     what: DecisionName
+    """What was decided."""
     who: str
+    """The name that was given; nothing checks it."""
     when: datetime
+    """When, by the clock of the machine where it was said."""
     why: str
+    """What the person saw."""
 
 
 class Lease(_Stored):
     """The right to save, valid for `seconds` after the record was last written."""
 
     holder: str
+    """The worker that saves, as a random token."""
     seconds: float
+    """How long it holds after the last write."""
     upload_id: str | None = None
+    """The multipart upload, where one was begun: whoever takes the lease over aborts it."""
     object_key: str | None = None
+    """Where the video goes."""
 
 
 class StoredVideo(_Stored):
     """The video in the bucket, as it was checked on the way."""
 
     object_key: str
+    """The object's key in the bucket."""
     size_bytes: int
+    """Its size."""
     sha256: str
+    """Of the whole video, as hex digits."""
     crc32: str | None = None
+    """Of the whole video, in base64, as S3 shows it."""
     duration_seconds: float | None = None
+    """The length of the video."""
     width: int | None = None
+    """Of the picture, in pixels."""
     height: int | None = None
+    """Of the picture, in pixels."""
 
 
 class Attempt(_Stored):
     """One attempt to buy the video: at most one POST of it is ever billed."""
 
     number: int
+    """Counted from 1."""
     state: JobState
+    """Where it stands."""
     task_id: str | None = None
+    """The Loova task, once an answer or a person named it; it never changes."""
     trace_id: str | None = None
+    """Loova's trace of the answer to the submit."""
     credits_estimate: float
+    """The price by the table, in credits."""
     credits_cost: float | None = None
+    """What Loova named, in credits."""
     credits_before: float | None = None
     """The account's balance just before the POST: evidence for a person, nothing else."""
     credits_after: float | None = None
     """The balance when the answer was found to be lost."""
     post_timeout_seconds: float | None = None
+    """How long the POST may take; some time after that it is in doubt."""
     refusals: int = 0
+    """How often the submit was refused, or never left, before it was tried again."""
     reason: str | None = None
+    """Why it was refused, failed or is in doubt."""
     by: dict[str, str] = {}
+    """Who asked: host, process, flow run, deployment."""
     times: dict[str, datetime] = {}
+    """When it came into each state; for people only."""
     decision: Decision | None = None
+    """What a person decided, where it was in doubt."""
     saving: Lease | None = None
+    """Who saves the video now, or did last."""
     video: StoredVideo | None = None
+    """The video, once it is saved."""
 
     @property
     def is_open(self) -> bool:
@@ -177,11 +206,17 @@ class JobRecord(_Stored):
     """One request and everything that was done to have its video. Change it by `move` only."""
 
     format: int = FORMAT
+    """The format's version."""
     key: str
+    """The request's key."""
     api_origin: str
+    """The API that it was made for; another one refuses it."""
     request: dict[str, Any]
+    """What was asked for, media URLs without their queries."""
     attempts: tuple[Attempt, ...]
+    """Every attempt to buy it, the first one first."""
     write_id: str = ""
+    """The random token of the last write."""
 
     @classmethod
     def claimed(

@@ -22,17 +22,19 @@ from prefect.runtime import deployment, flow_run, task_run
 from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova import saving, submitting, waiting
-from prefect_loova.artifacts import publish_video
+from prefect_loova import saving, showing, submitting, waiting
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InvalidRequestError, may_retry, shown
+from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, shown
 from prefect_loova.events import teller
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.progress import VideoProgress
 from prefect_loova.records import JobRecords
+from prefect_loova.showing import Preview
 from prefect_loova.urls import origin
 
 DEFAULT_PREFIX = "loova"
+"""Where in the bucket, below the block's own folder, if nothing else is said."""
 
 PLACE: ContextVar[str | None] = ContextVar("PLACE", default=None)
 """How a command names its account and bucket where blocks do not tell: the simulated ones."""
@@ -81,7 +83,7 @@ def _run_name() -> str:
     parameters = task_run.parameters
     verb = task_run.task_name.partition("-")[0]
     request, submission = parameters.get("request"), parameters.get("submission")
-    what = getattr(request, "name", None) or getattr(submission, "task_id", "")
+    what = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")
     return f"{verb} {shown(what, 80)}".strip()
 
 
@@ -241,6 +243,7 @@ async def wait_for_video(
     bucket: S3Bucket,
     max_wait: float = MAX_WAIT,
     poll_seconds: float = 20.0,
+    show_progress: bool = True,
 ) -> VideoTask:
     """Poll Loova, ever less often, until the video is made.
 
@@ -250,6 +253,7 @@ async def wait_for_video(
         bucket: The block of the bucket with the job record.
         max_wait: Seconds to wait in all.
         poll_seconds: The longest first pause between polls, in seconds.
+        show_progress: Whether to show a bar in the Prefect UI meanwhile.
 
     Returns:
         The task as Loova shows it at its end. Its video URL is left out of results; `save_video` asks for it itself.
@@ -259,7 +263,19 @@ async def wait_for_video(
         WaitTimeoutError: It still runs; running again goes on waiting.
     """
     async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
-        ended = await waiting.wait_for_video(jobs, submission, max_wait=max_wait, poll_seconds=poll_seconds)
+        progress = VideoProgress(submission)
+        try:
+            ended = await waiting.wait_for_video(
+                jobs,
+                submission,
+                max_wait=max_wait,
+                poll_seconds=poll_seconds,
+                looked=progress.looked if show_progress else waiting.tell_nobody,
+            )
+        except TaskFailedError:
+            await progress.ended("failed")
+            raise
+        await progress.ended("made")
     if submission.state == "submitted":
         get_run_logger().info("Loova task %s: the video is made", submission.task_id)
     return ended
@@ -281,6 +297,8 @@ async def save_video(
     upload_options: dict[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
     max_wait: float = 3600.0,
+    preview: Preview = "moving",
+    player_link_seconds: int = 0,
 ) -> SavedVideo:
     """Stream the video of a finished Loova task into the bucket, checked on the way.
 
@@ -293,6 +311,9 @@ async def save_video(
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
         max_wait: Seconds to wait for another worker that saves the same video.
+        preview: What the video's page in the Prefect UI shows: an animated picture (`moving`, at most 256 KiB, held by
+            Prefect's database), a small one (`still`), or `none`, which makes no pictures.
+        player_link_seconds: For how long the page has a link that plays the video, in seconds; 0 for no such link.
 
     Raises:
         TransferError: The video could not be saved. The task id is kept, and saving may be tried again.
@@ -304,10 +325,47 @@ async def save_video(
         saved = await saving.save_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
-    found = "was there already" if submission.state == "saved" else "is saved"
-    logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, found, saved.size_bytes)
-    await publish_video(submission, saved)
+        found = "was there already" if submission.state == "saved" else "is saved"
+        logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, found, saved.size_bytes)
+        await showing.show_video(
+            jobs,
+            saved,
+            made=submission.state != "saved",
+            preview=preview,
+            player_seconds=player_link_seconds,
+            upload_options=upload_options,
+        )
     return saved
+
+
+@task(
+    name="show-video",
+    description="Show a video that a collector saved, and let it be an asset.",
+    tags={"loova"},
+    task_run_name=_run_name,
+    cache_policy=NO_CACHE,
+)
+async def show_video(
+    saved: SavedVideo,
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    prefix: str = DEFAULT_PREFIX,
+    preview: Preview = "still",
+    upload_options: dict[str, Any] | None = None,
+) -> None:
+    """Show a saved video in the Prefect UI, and let this task have materialized it as an asset.
+
+    Args:
+        saved: The video.
+        credentials: The block with the API key.
+        bucket: The block of the bucket that holds it.
+        prefix: Where in the bucket, below the block's own folder.
+        preview: What its page shows: `moving`, `still`, or `none`.
+        upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
+    """
+    async with open_jobs(credentials, bucket, prefix) as jobs:
+        await showing.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
 
 
 @task(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prefect_loova.errors import (
@@ -22,8 +23,17 @@ _ODD_LOOKS = 3
 log = logging.getLogger(__name__)
 
 
+async def tell_nobody(waited: float, status: str) -> None:
+    """Nobody wants to know how a wait goes on."""
+
+
 async def wait_for_video(
-    jobs: VideoJobs, submission: Submission, *, max_wait: float = MAX_WAIT, poll_seconds: float = 20.0
+    jobs: VideoJobs,
+    submission: Submission,
+    *,
+    max_wait: float = MAX_WAIT,
+    poll_seconds: float = 20.0,
+    looked: Callable[[float, str], Awaitable[None]] = tell_nobody,
 ) -> VideoTask:
     """Poll until the Loova task ends, and note the end in the record. A failed poll is not a failed video.
 
@@ -32,6 +42,7 @@ async def wait_for_video(
         submission: What `submit_video` returned.
         max_wait: Seconds to wait in all; one last look is taken when they are over.
         poll_seconds: The longest first pause between polls, in seconds; later ones grow with the time waited.
+        looked: Hears of each look at a task that has not ended: the seconds waited, and what Loova said.
 
     Raises:
         TaskFailedError: Loova ended the task without a video.
@@ -49,7 +60,7 @@ async def wait_for_video(
             trace_id=submission.trace_id,
         )
     try:
-        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds))
+        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds), looked)
     except BaseException as error:
         if isinstance(error, Exception):
             raise
@@ -62,7 +73,13 @@ async def wait_for_video(
         raise
 
 
-async def _poll(jobs: VideoJobs, submission: Submission, max_wait: float, schedule: PollSchedule) -> VideoTask:
+async def _poll(
+    jobs: VideoJobs,
+    submission: Submission,
+    max_wait: float,
+    schedule: PollSchedule,
+    looked: Callable[[float, str], Awaitable[None]],
+) -> VideoTask:
     deadline = Deadline(max_wait, jobs.clock)
     odd, seen = 0, "submitted"
     if not submission.reused:
@@ -89,6 +106,7 @@ async def _poll(jobs: VideoJobs, submission: Submission, max_wait: float, schedu
         pause = min(schedule.pause(deadline.waited), deadline.left)
         facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": seen, "pause": pause}
         log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next look in %(pause).0f s", facts, extra=facts)
+        await looked(deadline.waited, seen)
         await jobs.sleep(pause)
 
 

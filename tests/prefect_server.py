@@ -20,15 +20,18 @@ class PrefectServer:
     Args:
         home: Where its database and its log are.
         database_url: Another database than its own SQLite.
+        shows_ui: Whether its UI is served too.
     """
 
-    def __init__(self, home: Path, database_url: str | None = None) -> None:
+    def __init__(self, home: Path, database_url: str | None = None, *, shows_ui: bool = False) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._home = home
         self.log: Path = home / "server.log"
         self._settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url} if database_url else {}
+        if shows_ui:
+            self._settings["PREFECT_SERVER_UI_API_URL"] = self.api_url
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -43,7 +43,7 @@ async def _flow(spec: dict[str, Any]) -> dict[str, Any]:
         async with open_jobs(**where) as jobs:
             await decide_as_told(jobs, request.key, **spec["decision"])
     options: dict[str, Any] = {"max_wait": spec["max_wait"], "poll_seconds": 0.2, "concurrency_limit": "crash"}
-    return (await generate_video(request, **where, **options)).model_dump()
+    return (await generate_video(request, **where, **options)).model_dump(mode="json")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ async def _job(spec: dict[str, Any]) -> dict[str, Any]:
             await decide_as_told(jobs, request.key, **spec["decision"])
         submission = await submit_video(jobs, request, max_wait=spec["max_wait"])
         await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
-        return (await save_video(jobs, submission, max_wait=spec["max_wait"])).model_dump()
+        return (await save_video(jobs, submission, max_wait=spec["max_wait"])).model_dump(mode="json")
 
 
 async def decide_as_told(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> None:

@@ -1,0 +1,107 @@
+"""Make the pictures of a saved video and show it in the Prefect UI. Never a reason to fail a paid job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from prefect_loova.artifacts import publish_video
+from prefect_loova.batch import BatchReport
+from prefect_loova.errors import shown
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.lineage import tell_asset
+from prefect_loova.links import links_to
+from prefect_loova.models import SavedVideo
+from prefect_loova.pages import MOST_POSTERS, Picture
+from prefect_loova.preview import Previews, make_previews
+from prefect_loova.preview_objects import load_moving, load_thumbnail, save_previews
+from prefect_loova.s3_file import S3File
+
+Preview = Literal["moving", "still", "none"]
+"""What the page of a video shows.
+
+`moving`: an animated picture of at most 256 KiB, which Prefect's database then holds. `still`: a small picture of at
+most 16 KiB. `none`: no pictures are made. The first two put the same pictures beside the video in the bucket.
+"""
+
+_LOADS_AT_ONCE = 8
+_MOST_SECONDS = 180.0  # an S3 server that does not answer; decoding alone is bounded
+# Decoding takes a processor and some 100 MiB: one video at a time, beside the pool that S3's requests wait in.
+_DECODER = ThreadPoolExecutor(1, thread_name_prefix="loova-preview")
+
+log = logging.getLogger(__name__)
+
+
+async def show_video(
+    jobs: VideoJobs,
+    saved: SavedVideo,
+    *,
+    made: bool,
+    preview: Preview = "moving",
+    player_seconds: int = 0,
+    upload_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Show a saved video in the current run, and let the current Prefect task have made it.
+
+    Args:
+        jobs: The API and the bucket.
+        saved: The video.
+        made: Whether the current Prefect task brought it into the bucket.
+        preview: What its page shows.
+        player_seconds: How long a link in its page plays the video, in seconds; 0 for no such link.
+        upload_options: boto3's `ExtraArgs`, for the pictures.
+    """
+    object_key = saved.video.removeprefix(jobs.records.uri(""))
+    picture = None if preview == "none" else await _picture(jobs, saved, object_key, preview, upload_options)
+    links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
+    await publish_video(saved, picture, links)
+    tell_asset(saved, made=made)
+
+
+async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
+    """The small pictures of the first videos of a batch that are there, by request key."""
+    turn, found = asyncio.Semaphore(_LOADS_AT_ONCE), dict[str, Picture]()
+
+    async def load(key: str, video: str) -> None:
+        try:
+            async with turn:
+                data = await load_thumbnail(jobs.records, video.removeprefix(jobs.records.uri("")))
+        except Exception as error:
+            log.debug("%s: no small picture (%s)", video, shown(error))
+        else:
+            if data is not None:
+                found[key] = Picture(data, "image/jpeg")
+
+    there = [(one.key, one.video) for one in report.videos if one.outcome in ("saved", "reused") and one.video]
+    await asyncio.gather(*(load(key, video) for key, video in there[:MOST_POSTERS]))
+    return found
+
+
+async def _picture(
+    jobs: VideoJobs, saved: SavedVideo, object_key: str, preview: Preview, options: Mapping[str, Any] | None
+) -> Picture | None:
+    """The picture of a video, made now if it was not made before."""
+    try:
+        if preview == "still":
+            thumbnail = await load_thumbnail(jobs.records, object_key)
+            found = thumbnail and Picture(thumbnail, "image/jpeg")
+        else:
+            moving = await load_moving(jobs.records, object_key)
+            found = moving and Picture(*moving)
+        if found:
+            return found
+        async with asyncio.timeout(_MOST_SECONDS):
+            made = await asyncio.get_running_loop().run_in_executor(_DECODER, _made, jobs, object_key)
+        await save_previews(jobs.records, object_key, made, upload_options=options)
+    except Exception as error:
+        log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, shown(error))
+        return None
+    return Picture(made.thumbnail, "image/jpeg") if preview == "still" else Picture(made.moving, made.moving_type)
+
+
+def _made(jobs: VideoJobs, object_key: str) -> Previews:
+    with S3File(jobs.records.s3, jobs.records.bucket, object_key) as video:
+        return make_previews(video)

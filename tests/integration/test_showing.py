@@ -1,0 +1,219 @@
+"""What a person sees of a video in the Prefect UI: its pictures, its page, a gallery, bars, tags and assets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import re
+from typing import Any
+from uuid import UUID
+
+import av
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+
+from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
+from prefect_loova.simulator import LoovaSimulator
+from tests.integration.conftest import block_of
+from tests.s3_servers import PREFIX, minimal_policy
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+
+MEDIA = "https://media.test/reference.png"
+PICTURES = ["contact-sheet.jpg", "poster.jpg", "preview.webp", "thumbnail.jpg"]
+
+
+@pytest.fixture
+def request_of(bucket):
+    """A request that no other test makes: keys of artifacts are those of requests."""
+
+    def request_of(number: int = 0, **fields: Any) -> VideoRequest:
+        return VideoRequest(prompt=f"{bucket[-12:]} {number}", duration=4, ratio="9:16", **fields)
+
+    return request_of
+
+
+def made(request: VideoRequest, place, **options: Any):
+    return generate_video(request, place.credentials, place.bucket, poll_seconds=0.1, **options)
+
+
+async def artifacts(key: str) -> list[Any]:
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    return [one.data for one in sorted(found, key=lambda one: one.created)]
+
+
+async def page_of(request: VideoRequest) -> str:
+    return str((await artifacts(f"loova-video-{request.key[:16]}"))[-1])
+
+
+async def events_of(resource: str, prefix: str, count: int) -> list[dict[str, Any]]:
+    for _ in range(50):
+        async with get_client() as client:
+            body = {"filter": {"resource": {"id": [resource]}, "event": {"prefix": [prefix]}}, "limit": 50}
+            found = (await client._client.post("/events/filter", json=body)).json()["events"]
+        if len(found) >= count:
+            break
+        await asyncio.sleep(0.2)
+    return found
+
+
+def pictures_in(page: str) -> list[tuple[str, bytes]]:
+    return [(kind, base64.b64decode(data)) for kind, data in re.findall(r"\(data:(image/\w+);base64,([^)]+)\)", page)]
+
+
+def frames_of(picture: bytes) -> list[tuple[int, int]]:
+    with av.open(io.BytesIO(picture)) as container:
+        return [(frame.width, frame.height) for frame in container.decode(video=0)]
+
+
+def names_beside(bucket, request: VideoRequest) -> list[str]:
+    below = f"{PREFIX}/{request.key}/"
+    found = bucket.client.list_objects_v2(Bucket=bucket, Prefix=below)["Contents"]
+    return sorted(one["Key"].removeprefix(below) for one in found)
+
+
+async def test_a_video_moves_in_its_page_and_its_pictures_stand_beside_it(place, bucket, request_of):
+    request = request_of()
+    await made(request, place)
+    assert names_beside(bucket, request) == sorted([*PICTURES, "record.json", "video.mp4"])
+    [(kind, picture)] = pictures_in(await page_of(request))
+    assert kind == "image/webp"
+    stored = bucket.client.get_object(Bucket=bucket, Key=f"{PREFIX}/{request.key}/preview.webp")
+    assert picture == stored["Body"].read()
+    assert stored["ContentType"] == "image/webp"
+
+
+async def test_a_video_that_was_there_is_shown_by_the_pictures_that_were_there(place, bucket, request_of):
+    request = request_of()
+    await made(request, place)
+    key = f"{PREFIX}/{request.key}/preview.webp"
+    bucket.client.put_object(Bucket=bucket, Key=key, Body=b"the picture of before")
+    await made(request, place)
+    assert pictures_in(await page_of(request)) == [("image/webp", b"the picture of before")]
+    assert "by an earlier run" in await page_of(request)
+    assert len(await artifacts(f"loova-video-{request.key[:16]}")) == 2
+
+
+async def test_no_pictures_are_made_where_none_are_wanted(place, bucket, request_of):
+    request = request_of()
+    await made(request, place, preview="none")
+    assert names_beside(bucket, request) == ["record.json", "video.mp4"]
+    assert pictures_in(await page_of(request)) == []
+
+
+async def test_a_picture_that_cannot_be_stored_costs_no_video_and_no_page(place, bucket, loova, request_of, caplog):
+    tight = minimal_policy(bucket, PREFIX)
+    for statement in tight["Statement"]:
+        if "s3:PutObject" in statement["Action"]:
+            arn = f"arn:aws:s3:::{bucket}/{PREFIX}"
+            statement["Resource"] = [f"{arn}/*.json", f"{arn}/*.mp4", f"{arn}/_*"]
+    request = request_of()
+    saved = await made(request, place._replace(bucket=block_of(bucket, *bucket.server.add_user(tight))))
+    assert saved.state == "saved"
+    assert names_beside(bucket, request) == ["record.json", "video.mp4"]
+    assert "the video is saved, but has no preview" in caplog.text
+    assert saved.video in await page_of(request)
+
+
+async def test_a_link_that_plays_the_video_stands_in_the_page_only_if_asked_for(place, bucket, request_of):
+    request = request_of()
+    await made(request, place)
+    assert "Signature" not in await page_of(request)
+    saved = await made(request, place, player_link_seconds=600)
+    [link] = re.findall(r"\[Play it\]\((\S+)\)", await page_of(request))
+    async with httpx.AsyncClient(trust_env=False) as anybody:
+        answer = await anybody.get(link)
+    assert answer.headers["Content-Type"] == "video/mp4"
+    assert hashlib.sha256(answer.content).hexdigest() == saved.sha256
+
+
+async def test_the_run_and_its_tasks_are_tagged_by_model(place, request_of):
+    request = request_of(model="seedance_2_0_fast")
+    await made(request, place)
+    async with get_client() as client:
+        wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=["model:seedance_2_0_fast"]))
+        [run] = [one for one in await client.read_flow_runs(flow_run_filter=wanted) if one.name == request.name]
+        tasks = await client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[UUID(str(run.id))]))
+        )
+    assert tasks
+    assert all({"loova", "model:seedance_2_0_fast"} <= set(one.tags) for one in tasks)
+
+
+async def test_a_video_is_an_asset_made_of_its_reference_media_and_used_the_second_time(place, request_of):
+    request = request_of(image_urls=(f"{MEDIA}?secret=1",))
+    saved = await made(request, place)
+    [event] = await events_of(saved.video, "prefect.asset.materialization.succeeded", 1)
+    assert {"prefect.resource.id": MEDIA, "prefect.resource.role": "asset"} in event["related"]
+    assert event["payload"]["loova_task"] == saved.task_id
+    assert event["payload"]["sha256"] == saved.sha256
+    assert "secret" not in json.dumps(event)
+    await made(request, place)
+    await asyncio.sleep(1)
+    assert len(await events_of(saved.video, "prefect.asset.materialization", 1)) == 1
+
+
+async def test_a_video_that_is_waited_for_has_a_bar(place, loova, request_of):
+    request = request_of()
+    loova.fail("unknown_status", times=3)
+    await made(request, place)
+    [bar] = await artifacts(f"loova-progress-{request.key[:16]}")
+    assert float(bar) == 100
+
+
+async def test_a_batch_is_a_gallery_a_table_and_a_bar(place, loova, request_of):
+    loova.fail("prompt_refused")
+    requests = [request_of(number) for number in range(5)]
+    await generate_videos(requests, place.credentials, place.bucket, poll_seconds=0.1, on_failure="report")
+    page = str((await artifacts("loova-batch"))[-1])
+    assert page.index("moderation") < page.index("data:image")
+    assert [kind for kind, _ in pictures_in(page)] == ["image/jpeg"] * 4
+    assert all(max(frames_of(picture)[0]) <= 240 for _, picture in pictures_in(page))
+    rows = (await artifacts("loova-batch-table"))[-1]
+    assert [row["state"] for row in json.loads(rows)] == ["failed", *["saved"] * 4]
+    assert float((await artifacts("loova-batch-progress"))[-1]) == 100
+    [(kind, _)] = pictures_in(await page_of(requests[-1]))
+    assert kind == "image/jpeg"
+
+
+async def test_the_log_of_a_job_is_ten_lines_at_most_each_of_ours_with_the_task(place, loova, request_of):
+    request = request_of()
+    loova.fail("unknown_status", times=12)
+    saved = await made(request, place)
+    async with get_client() as client:
+        [run] = [one for one in await client.read_flow_runs(limit=200) if one.name == request.name]
+        for _ in range(100):
+            wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+            logs = [one.message for one in await client.read_logs(wanted, limit=200)]
+            if sum("Finished in state" in line for line in logs) == 4:
+                break
+            await asyncio.sleep(0.1)
+    assert len(logs) <= 10, logs
+    ours = [line for line in logs if "Loova" in line]
+    assert len(ours) >= 4
+    assert all(saved.task_id in line for line in ours)
+
+
+async def test_a_collected_video_has_a_page_and_is_an_asset(place, bucket, loova: LoovaSimulator, request_of):
+    lister = place._replace(bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    request = request_of()
+    await made(request, lister, wait=False)
+    await asyncio.sleep(0.5)
+    [saved] = (await collect_videos(lister.credentials, lister.bucket)).saved
+    assert len(pictures_in(await page_of(request))) == 1
+    assert len(await events_of(saved.video, "prefect.asset.materialization.succeeded", 1)) == 1

@@ -1,0 +1,201 @@
+"""What the pages in the Prefect UI say, and that foreign text in them stays text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from markdown_it import MarkdownIt
+
+from prefect_loova.accounts import CreditsReport, DaySpent
+from prefect_loova.batch import BatchReport, Outcome, VideoOutcome
+from prefect_loova.models import SavedVideo, VideoRequest
+from prefect_loova.pages import (
+    MOST_GALLERY,
+    MOST_POSTERS,
+    Links,
+    Picture,
+    credits_page,
+    duration,
+    escaped,
+    gallery,
+    outcome_rows,
+    video_page,
+)
+
+HOSTILE = [
+    "**bold** _it_ `code` ~~gone~~",
+    "<img src=x onerror=alert(1)> & &amp; &#42;",
+    "[click](javascript:alert(1)) ![x](https://evil.test/pixel.png)",
+    "| a | b |\n|---|---|\n# title\n- item\n1. item\n> quote\n```\nfence",
+    "see https://evil.test/x?y and www.evil.test or me@evil.test",
+    "back\\slash \\* \\\\",
+]
+START = datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
+WEBP = Picture(b"RIFF", "image/webp")
+
+
+def html(page: str) -> str:
+    return MarkdownIt("gfm-like").render(page)
+
+
+def saved(prompt: str = "a city", **fields: object) -> SavedVideo:
+    request = VideoRequest(prompt=prompt, ratio="9:16", image_urls=("https://media.test/a.png",))
+    steps = {"claimed": 0, "submitted": 2, "succeeded": 202, "saved": 205.5}
+    known = {
+        "key": request.key,
+        "request": request.shown(),
+        "task_id": "task-1",
+        "video": f"s3://bucket/loova/{request.key}/video.mp4",
+        "record": f"s3://bucket/loova/{request.key}/record.json",
+        "size_bytes": 1_234_567,
+        "sha256": "ab" * 32,
+        "duration_seconds": 5.04,
+        "width": 720,
+        "height": 1280,
+        "credits_estimate": 75,
+        "credits_cost": 80,
+        "times": {state: START + timedelta(seconds=seconds) for state, seconds in steps.items()},
+        "reused": False,
+    }
+    return SavedVideo.model_validate(known | fields)
+
+
+def outcome(number: int, what: Outcome = "saved", **fields: object) -> VideoOutcome:
+    known = {
+        "key": f"{number:064x}",
+        "name": f"video-{number} 16:9 5s",
+        "rows": (number,),
+        "outcome": what,
+        "video": f"s3://bucket/loova/{number:064x}/video.mp4" if what in ("saved", "reused") else None,
+        "credits_estimate": 75,
+        "credits_charged": 75 if what == "saved" else 0,
+    }
+    return VideoOutcome.model_validate(known | fields)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_foreign_text_stays_text(text: str) -> None:
+    rendered = html(escaped(text))
+    assert rendered.startswith("<p>") and rendered.endswith("</p>\n")
+    inside = rendered.removeprefix("<p>").removesuffix("</p>\n")
+    assert "<" not in inside
+    unescaped = inside.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+    assert unescaped.replace("\u2060", "").split() == text.replace("?y", "?...").split()
+
+
+def test_an_address_in_foreign_text_is_none_to_a_renderer_that_makes_links_of_addresses() -> None:
+    shown = escaped(HOSTILE[4]).replace("\\", "")
+    assert not re.search(r"https?://|www\.|\w@\w", shown)
+
+
+def test_the_page_of_a_video_shows_it_moving_and_says_what_it_is_and_what_it_cost() -> None:
+    page = html(video_page(saved(), WEBP))
+    assert '<img src="data:image/webp;base64,UklGRg=="' in page
+    for told in (
+        "s3://bucket/loova/",
+        "seedance_2_0, omni_reference, 9:16, 5 s",
+        "720 x 1280, 5.0 s, 1,234,567 bytes",
+        "80 credits ($2.56 to $6.40); estimate 75",
+        "by this run",
+        "waiting for its turn 2.0 s, generating 3 min 20 s, saving 3.5 s",
+        "2026-11-25 04:03:25 UTC",
+        "task-1",
+        "ab" * 32,
+        "media.test/a.png",
+    ):
+        assert told in page.replace("\u2060", ""), told
+
+
+def test_a_video_paid_before_and_without_a_cost_says_so() -> None:
+    page = video_page(saved(reused=True, credits_cost=None))
+    assert "| Paid | by an earlier run |" in page
+    assert "Loova named no cost; estimate 75" in page
+
+
+def test_links_stand_in_the_page_only_where_there_are_any() -> None:
+    assert "](" not in video_page(saved())
+    links = Links("https://x.console.aws.amazon.com/x", "https://b.s3.amazonaws.com/v?X-Amz-Signature=1", START)
+    page = video_page(saved(), links=links)
+    assert "[Open in the S3 console](https://x.console.aws.amazon.com/x)" in page
+    assert "[Play it](https://b.s3.amazonaws.com/v?X-Amz-Signature=1) (until 2026-11-25 04:00 UTC)" in page
+
+
+def test_a_picture_that_is_too_large_is_left_out() -> None:
+    assert "data:" not in video_page(saved(), Picture(bytes(200_000), "image/webp"))
+    assert "data:" in video_page(saved(), Picture(bytes(190_000), "image/webp"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_foreign_text_in_a_page_is_neither_markup_nor_a_second_cell(text: str) -> None:
+    pages = [
+        video_page(saved(text), WEBP),
+        gallery(BatchReport(videos=(outcome(1, "failed", reason=text, name=text),)), {}),
+        gallery(BatchReport(videos=(outcome(1, name=text),)), {outcome(1).key: WEBP}),
+        credits_page(credits(deployment=text)),
+    ]
+    for page in map(html, pages):
+        tags = set(re.findall(r"<(/?\w+)", page))
+        assert not tags & {"em", "s", "a", "h1", "ol", "blockquote", "script"}
+        assert set(re.findall(r'src="(.{10})', page)) <= {"data:image"}
+        counts = [row.count("<td") + row.count("<th") for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)]
+        assert len(set(counts)) <= 1, counts
+        assert page.count("<li>") == page.count("<strong>failed")
+        assert page.count("<pre>") == page.count("video.mp4")
+
+
+def credits(**fields: object) -> CreditsReport:
+    day = {"day": date(2026, 11, 24), "model": "seedance_2_0", "deployment": "nightly", "videos": 2, "credits": 120}
+    spent = DaySpent.model_validate(day | {"unsettled": 60} | fields)
+    return CreditsReport(api_origin="https://api", available=900, low_below=1000, days=(spent,))
+
+
+def test_a_gallery_has_what_is_missing_first_then_pictures_then_the_rest() -> None:
+    videos = [outcome(n) for n in range(1, 7)]
+    videos += [outcome(7, "reused"), outcome(8, "in_doubt", reason="lost"), outcome(9, "failed", reason="moderation")]
+    page = gallery(BatchReport(videos=tuple(videos)), {outcome(n).key: WEBP for n in range(1, 6)})
+    places = [
+        page.index(told) for told in ("**failed** video", "**in doubt** video", "data:image/webp", "| saved | video")
+    ]
+    assert places == sorted(places)
+    assert page.count("data:image") == 5
+    assert page.splitlines()[0].startswith("**9 videos")
+    assert "\\$" in page.splitlines()[0]
+    assert html(page).count("<img") == 5
+
+
+def test_a_gallery_has_at_most_50_pictures_and_1_mib() -> None:
+    videos = tuple(outcome(n) for n in range(1, 400))
+    small = gallery(BatchReport(videos=videos), {one.key: Picture(bytes(100), "image/jpeg") for one in videos})
+    assert small.count("data:image") == MOST_POSTERS
+    large = gallery(BatchReport(videos=videos), {one.key: Picture(bytes(30_000), "image/jpeg") for one in videos})
+    assert len(large.encode()) < MOST_GALLERY
+    assert 15 <= large.count("data:image") < MOST_POSTERS
+    for page, pictures in ((small, 50), (large, large.count("data:image"))):
+        assert page.count("| saved | video") == len(videos) - pictures
+
+
+def test_the_largest_batch_still_fits() -> None:
+    videos = [outcome(n, name="x" * 200) for n in range(1, 10_001)]
+    videos += [outcome(n, "failed", reason="y|" * 500) for n in range(10_001, 20_001)]
+    page = gallery(BatchReport(videos=tuple(videos)), {one.key: Picture(bytes(12_000), "image/jpeg") for one in videos})
+    assert len(page.encode()) < MOST_GALLERY
+    assert "9,500 more are not shown" in page
+
+
+def test_the_rows_of_the_table_have_what_needs_a_person_first() -> None:
+    report = BatchReport(videos=(outcome(1), outcome(2, "in_doubt", reason="lost"), outcome(3, "failed", reason="no")))
+    assert [row["state"] for row in outcome_rows(report)] == ["failed", "in doubt", "saved"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-1, "0.0 s"), (0.04, "0.0 s"), (9.94, "9.9 s"), (42.2, "42 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")],
+)
+def test_a_duration_reads_as_a_person_says_it(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+def test_the_credits_page_has_a_row_for_a_day() -> None:
+    assert "| 2026-11-24 | `seedance_2_0` | nightly | 2 | 120 | 60 |" in credits_page(credits())
