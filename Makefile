@@ -2,15 +2,17 @@
 
 UV := .uv/bin/uv
 READY := .venv/.ready
+DOCS_READY := .venv-docs/.ready
 PROMPT := A futuristic city at sunset
 
 # Without compiled bytecode `import prefect` takes 10 s instead of 2.
 export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
+export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash test-workers test-postgres bench-one bench-batch bench-collector bench-lost-reply lint types format clean
+.PHONY: help demo test test-crash test-workers test-postgres test-ui screenshots bench-one bench-batch bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,12 @@ test-workers: $(READY) ## Two workers at the deployments, one of them killed wit
 test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt install postgresql)
 	@TEST_ON_POSTGRES=1 .venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)
 
+test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt install chromium)
+	@.venv/bin/pytest -s -m ui tests/ui $(ARGS)
+
+screenshots: $(READY) ## The README's pictures: of a run of the demo's request, and of a batch of 12
+	@.venv/bin/python -m tests.ui.screenshots docs/images
+
 bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
 	@.venv/bin/python tests/benchmarks/one_video.py
 
@@ -38,6 +46,9 @@ bench-batch: $(READY) ## Many videos in one run: makespan, memory, Prefect API c
 
 bench-collector: $(READY) ## A queue worked off by a collector, a pass a minute of the simulated clock; ARGS="--jobs 10000"
 	@.venv/bin/python tests/benchmarks/collector.py $(ARGS)
+
+bench-preview: $(READY) ## The previews of a 15 s 1080p video: seconds, memory, bytes; ARGS="--ffmpeg PATH" for a comparison
+	@.venv/bin/python tests/benchmarks/preview.py $(ARGS)
 
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)
@@ -53,13 +64,27 @@ format: $(READY) ## Put style and layout right
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
+docs: $(DOCS_READY) ## Build the documentation from docs/ and the docstrings into site/
+	@.venv-docs/bin/mkdocs build --strict
+	@if grep -rnE --include='*.html' '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' site; then \
+	  echo "The pages above load something from the network." >&2; exit 1; fi
+	@echo "The documentation is in site/index.html."
+
+docs-serve: $(DOCS_READY) ## Serve it on http://127.0.0.1:8000, built anew with each change
+	@.venv-docs/bin/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch prefect_loova
+
 clean: ## Remove all that make made, the simulated videos too
-	@rm -rf .venv .uv .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
+	@rm -rf .venv .venv-docs .uv site .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml uv.lock $(UV)
 	@echo "Setting up .venv from uv.lock; the first time takes a minute or two."
 	@$(UV) sync --locked --quiet
+	@touch $@
+
+$(DOCS_READY): pyproject.toml uv.lock $(UV)
+	@echo "Setting up .venv-docs from uv.lock."
+	@UV_PROJECT_ENVIRONMENT=.venv-docs $(UV) sync --locked --quiet --only-group docs
 	@touch $@
 
 # The first Python that fits: one that exists, starts, and is 3.11 to 3.14.

@@ -1,46 +1,201 @@
-"""What the guides show is run, and what they print from the code is what the code says."""
+"""What the guides show in Python is run, and what they print from the code is what the code says."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import InDoubtError, LoovaCredentials, VideoRequest, submit_video
 from prefect_loova.jobs import Happening, JobTimes
 from prefect_loova.manifest import COLUMNS
-from prefect_loova.models import JobInDoubt
+from prefect_loova.models import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
 from prefect_loova.simulator import FAULTS
 from prefect_loova.states import moves_as_markdown
-
-DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = {path.name: path.read_text() for path in DOCS.rglob("*.md")}
+from tests.docs_blocks import GUIDES, example, to_run
+from tests.integration.conftest import block_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
 
 
-def example(guide: str, number: int = 0) -> dict[str, Any]:
-    """The names that a guide's example defines."""
-    code = re.findall(r"```python\n(.*?)```", GUIDES[guide], re.DOTALL)[number]
-    names: dict[str, Any] = {"__name__": guide}
-    exec(compile(code, guide, "exec"), names)
-    return names
-
-
 def test_every_example_is_run_by_a_test():
-    assert {name: text.count("```python") for name, text in GUIDES.items() if "```python" in text} == {
+    assert {guide: len(to_run(guide, "python")) for guide in GUIDES if to_run(guide, "python")} == {
+        "index.md": 2,
+        "one-video.md": 2,
         "batches.md": 1,
+        "schedule.md": 1,
+        "detached.md": 1,
+        "budgets.md": 1,
+        "in-the-ui.md": 1,
         "in-doubt.md": 1,
         "testing.md": 2,
     }
 
 
-async def test_a_job_in_doubt_is_adopted_as_shown(prefect_server, credentials, bucket, loova):
-    from tests.integration.conftest import block_of
+@pytest.fixture
+async def stored(prefect_server, place):
+    """The place, with its blocks stored under the name that the guides use."""
+    await place.credentials.save("loova", overwrite=True)
+    await place.bucket.save("loova", overwrite=True)
+    return place
 
+
+async def bought(place, **fields: Any) -> None:
+    """Have it submitted by an earlier run, so that the example looks at once instead of after its first pause."""
+    await submit_video(VideoRequest(**fields), credentials=place.credentials, bucket=place.bucket)
+
+
+@pytest.mark.one_s3_server
+async def test_the_first_flow_saves_a_video(stored, loova):
+    await bought(stored, prompt="a boat at sunset", duration=5)
+    assert (await example("index.md", 1)["first_video"]("a boat at sunset")).endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 1
+
+
+def test_the_blocks_are_created_as_shown(prefect_server):
+    example("index.md", 0)
+    assert LoovaCredentials.load("loova").api_key.get_secret_value() == "..."
+
+
+@pytest.mark.one_s3_server
+async def test_a_clip_is_made_as_shown(stored, loova):
+    image = "https://example.com/shoe.png"
+    await bought(stored, prompt="@image1 turns", image_urls=[image], ratio="9:16", duration=5)
+    assert (await example("one-video.md", 0)["product_clip"]("@image1 turns", image)).endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 1
+
+
+@pytest.mark.one_s3_server
+async def test_a_reason_is_told_as_shown(prefect_server, place, loova):
+    clip_or_reason = example("one-video.md", 1)["clip_or_reason"]
+    loova.fail("prompt_refused")
+    told = await clip_or_reason(VideoRequest(prompt="a boat"), place.credentials, place.bucket)
+    assert told.startswith("no video, credits spent: no. Loova refused the request")
+    loova.fail("lost_reply")
+    with pytest.raises(InDoubtError):
+        await clip_or_reason(VideoRequest(prompt="a train"), place.credentials, place.bucket)
+
+
+@pytest.mark.one_s3_server
+async def test_a_nightly_list_is_made_and_served_as_shown(stored, loova, bucket, tmp_path: Path):
+    await bought(stored, prompt="a kite", duration=4)
+    bucket.client.put_object(Bucket=bucket, Key="loova/prompts.csv", Body=b"prompt,duration\na kite,4\n")
+    summary = await example("schedule.md")["nightly_videos"](f"s3://{bucket.name}/loova/prompts.csv")
+    assert summary.startswith("1 videos: 1 reused")
+    bucket.client.head_object(Bucket=bucket, Key="loova/prompts.report.csv")
+
+    script = tmp_path / "nightly.py"
+    script.write_text(to_run("schedule.md", "python")[0])
+    env = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    with (
+        (tmp_path / "log").open("w+") as log,
+        subprocess.Popen([sys.executable, str(script)], env=env, stdout=log, stderr=log) as process,
+    ):
+        try:
+            deployed = await until_deployed("nightly-videos/nightly")
+        finally:
+            process.terminate()
+    assert [getattr(one.schedule, "cron", None) for one in deployed.schedules] == ["0 2 * * *"]
+    assert deployed.parameters == {"manifest": "s3://my-videos/loova/prompts.csv"}
+
+
+async def until_deployed(name: str) -> Any:
+    async with get_client() as prefect:
+        for _ in range(240):
+            try:
+                return await prefect.read_deployment_by_name(name)
+            except ObjectNotFound:
+                await asyncio.sleep(0.25)
+    raise AssertionError("the flow was never served")
+
+
+@pytest.mark.one_s3_server
+async def test_a_video_is_ordered_and_collected_as_shown(prefect_server, credentials, bucket, loova):
+    lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
+    await credentials.save("loova", overwrite=True)
+    await lister.save("loova", overwrite=True)
+    flows = example("detached.md")
+    task_id = await flows["order_video"]("a ferry")
+    assert [task["task_id"] for task in loova.ledger["tasks"]] == [task_id]
+    loova.advance(1)
+    assert await flows["collect"]() == "1 saved"
+
+
+@pytest.mark.one_s3_server
+async def test_a_clip_to_pass_around_is_made_as_shown(stored, loova):
+    await bought(stored, prompt="a clip", duration=5)
+    assert (await example("in-the-ui.md")["make_a_clip_to_pass_around"]("a clip")).endswith("/video.mp4")
+
+
+def test_a_budget_is_set_as_shown(prefect_server, credentials):
+    credentials.save("loova", overwrite=True)
+    example("budgets.md")
+    kept = LoovaCredentials.load("loova")
+    assert (kept.max_credits_per_day, kept.api_key) == (2000, credentials.api_key)
+
+
+def test_the_prices_are_the_codes():
+    for model in {model for model, _ in CREDITS_PER_SECOND}:
+        without, with_one = CREDITS_PER_SECOND[model, False], CREDITS_PER_SECOND[model, True]
+        assert f"| `{model}` | {without:g} | {with_one:g} |" in GUIDES["budgets.md"]
+    low, high = USD_PER_CREDIT
+    assert f"${low:.3f} to ${high:.3f}" in GUIDES["budgets.md"]
+
+
+@pytest.mark.one_s3_server
+async def test_a_signed_media_url_stands_in_a_flows_parameters_and_nowhere_else(prefect_server, place, loova):
+    """As docs/security.md says, and what it advises instead."""
+    url = "https://example.com/a.png?X-Amz-Signature="
+
+    @flow
+    async def given(request: VideoRequest) -> str:
+        await submit_video(request, credentials=place.credentials, bucket=place.bucket)
+        return everything_is_told()
+
+    @flow
+    async def signed_inside(prompt: str) -> str:
+        request = VideoRequest(prompt=prompt, image_urls=[f"{url}inner-secret"])
+        await submit_video(request, credentials=place.credentials, bucket=place.bucket)
+        return everything_is_told()
+
+    def everything_is_told() -> str:
+        from prefect.runtime import flow_run
+
+        return str(flow_run.id)
+
+    outer = await kept_of(await given(VideoRequest(prompt="given", image_urls=[f"{url}outer-secret"])))
+    assert "outer-secret" in str(outer["run"].parameters)
+    assert "outer-secret" not in str([outer["tasks"], outer["logs"]])
+    inner = await kept_of(await signed_inside("signed inside"))
+    assert "inner-secret" not in str(inner)
+    assert loova.api_key not in str([outer, inner])
+    assert loova.ledger["tasks"][1]["request"]["image_urls"] == [f"{url}inner-secret"]
+
+
+async def kept_of(flow_run_id: str) -> dict[str, Any]:
+    """What Prefect's server keeps of a run."""
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))  # type: ignore[list-item]
+    async with get_client() as prefect:
+        (run,) = await prefect.read_flow_runs(flow_run_filter=only)
+        tasks = await prefect.read_task_runs(flow_run_filter=only)
+        logs = [log.message for log in await prefect.read_logs() if str(log.flow_run_id) == flow_run_id]
+        artifacts = await prefect.read_artifacts(flow_run_filter=only)
+    return {"run": run, "tasks": tasks, "logs": logs, "artifacts": artifacts}
+
+
+async def test_a_job_in_doubt_is_adopted_as_shown(prefect_server, credentials, bucket, loova):
     lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
@@ -111,9 +266,3 @@ def test_the_error_of_a_job_in_doubt_reads_as_shown():
     shown = " ".join(GUIDES["in-doubt.md"].split())
     for line in (job.evidence, *job.next_steps):
         assert " ".join(line.split()) in shown
-
-
-@pytest.mark.parametrize("guide", [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")])
-def test_every_link_between_files_leads_somewhere(guide):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (DOCS / guide).read_text()):
-        assert ((DOCS / guide).parent / target).exists(), target

@@ -51,7 +51,7 @@ async def test_every_example_is_run_by_a_test():
 
 async def test_the_flow_of_ones_own_saves_a_video(place, loova):
     await place.credentials.save("loova", overwrite=True)
-    await place.bucket.save("videos", overwrite=True)
+    await place.bucket.save("loova", overwrite=True)
     await bought("a boat", place)
     assert (await example("async def morning_video")["morning_video"]("a boat")).endswith("/video.mp4")
     assert loova.ledger["totals"]["billed"] == 1

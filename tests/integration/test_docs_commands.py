@@ -1,0 +1,129 @@
+"""What the guides show for a shell is run, each page from its first block to its last."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.automations import Automation
+from prefect.blocks.notifications import SlackWebhook
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from tests.docs_blocks import BLOCKS, to_run
+from tests.prefect_server import PrefectServer
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[[str], list[str]]
+pytestmark = pytest.mark.one_s3_server
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like the checkout, with a list in it."""
+    for name in ("flows", "deployments"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "prompts.csv").write_text("prompt,duration\na boat,4\na train,4\n")
+    return tmp_path
+
+
+@pytest.fixture
+def run(served: dict[str, str], bucket: Any, loova: Any, checkout: Path) -> Run:
+    """Runs a guide's blocks, and returns what each of them prints."""
+    env = served | {
+        "AWS_ACCESS_KEY_ID": bucket.server.access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.server.secret_key,
+    }
+
+    def blocks(guide: str) -> list[str]:
+        told = []
+        for code in to_run(guide, "bash"):
+            tasks = loova.ledger["tasks"]
+            names = {"my-videos": bucket.name, "TASK_ID": tasks[0]["task_id"] if tasks else "TASK_ID"}
+            told.append(in_a_shell(code, names, env, checkout))
+        return told
+
+    return blocks
+
+
+def in_a_shell(code: str, names: dict[str, str], env: dict[str, str], cwd: Path) -> str:
+    for shown, real in names.items():
+        code = code.replace(shown, real)
+    env = env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "PREFECT_HOME": str(cwd / "home")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_command_is_run_by_a_test():
+    assert {guide for guide in BLOCKS if to_run(guide, "bash")} == {
+        "index.md",
+        "batches.md",
+        "detached.md",
+        "budgets.md",
+        "deploy.md",
+    }
+
+
+def test_start_here(run: Run):
+    simulated, registered = run("index.md")
+    assert Path(simulated.splitlines()[-1]).suffix == ".mp4"
+    assert "Loova Credentials" in registered
+
+
+def test_a_list_is_priced_and_made(run: Run, loova: Any, checkout: Path):
+    run("batches.md")
+    assert loova.ledger["totals"]["billed"] == 2
+    assert (checkout / "prompts.report.csv").read_text().count(",saved,") == 2
+
+
+def test_a_detached_list_is_collected(run: Run, loova: Any, bucket: Any):
+    queued, one, rest = run("detached.md")
+    assert "2 submitted" in queued
+    assert (one, rest) == ("1 saved\n", "1 saved\n")
+    assert loova.ledger["totals"]["billed"] == 2
+
+
+def test_the_credits_are_reported(run: Run):
+    (told,) = run("budgets.md")
+    assert "the account has 10,000 credits; 0 were spent" in told
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Deployments and automations would trouble the other tests."""
+    with PrefectServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+async def test_everything_is_deployed(
+    own_server: PrefectServer, place: Any, environment: dict[str, str], checkout: Path
+):
+    with temporary_settings({PREFECT_API_URL: own_server.api_url}):
+        await place.credentials.save("loova", overwrite=True)
+        await place.bucket.save("loova", overwrite=True)
+        await SlackWebhook(url=SecretStr("https://hooks.slack.com/services/T00000000/B00000000/x")).save("on-call")
+        env = environment | {"PREFECT_API_URL": own_server.api_url}
+        for code in to_run("deploy.md", "bash"):
+            in_a_shell(code, {"http://127.0.0.1:4200/api": own_server.api_url}, env, checkout)
+        async with get_client() as prefect:
+            deployed = {one.name: one for one in await prefect.read_deployments()}
+            (run,) = [one for one in await prefect.read_flow_runs() if not one.auto_scheduled]
+        assert {name for name, one in deployed.items() if any(on.active for on in one.schedules)} == {"report-credits"}
+        assert len(deployed) == 5
+        assert run.parameters["manifest"] == "s3://my-videos/loova/prompts.csv"
+        assert (await Automation.aread(name="Loova job in doubt")).enabled

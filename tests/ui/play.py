@@ -1,0 +1,71 @@
+"""What is done on the stage: `python -m tests.ui.play blocks|video|batch|deploy`. Its last line says what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
+from prefect_aws.s3 import S3Bucket
+from pydantic import SecretStr
+
+from prefect_loova import LoovaCredentials, VideoRequest, generate_video, generate_videos
+
+PROMPTS = (
+    "A futuristic city at sunset, flying cars between towers of glass",
+    "A lighthouse in a storm, waves breaking over the rocks",
+    "A paper boat drifting down a rainy street",
+    "An astronaut planting a tree on the moon",
+    "Steam rising from a bowl of ramen, close-up",
+    "A red fox running through fresh snow",
+    "Hot-air balloons over a desert at dawn",
+    "A watchmaker's hands assembling a tiny gear",
+    "Northern lights over a frozen lake",
+    "A jazz trio in a smoky basement club",
+    "A hummingbird at a flower in slow motion",
+    "A train crossing a viaduct in autumn",
+)
+
+
+async def where() -> dict[str, Any]:
+    return {"credentials": await LoovaCredentials.aload("loova"), "bucket": await S3Bucket.aload("loova")}
+
+
+async def blocks() -> None:
+    env = os.environ
+    aws = AwsCredentials(
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=SecretStr(env["AWS_SECRET_ACCESS_KEY"]),
+        region_name=env["AWS_DEFAULT_REGION"],
+        aws_client_parameters=AwsClientParameters(endpoint_url=env["AWS_ENDPOINT_URL_S3"]),
+    )
+    await LoovaCredentials.aregister_type_and_schema()
+    loova = LoovaCredentials(api_key=SecretStr(env["LOOVA_API_KEY"]), base_url=env["LOOVA_BASE_URL"])
+    await loova.asave("loova", overwrite=True)
+    await S3Bucket(bucket_name="my-videos", credentials=aws).asave("loova", overwrite=True)
+
+
+async def video(prompt: str = PROMPTS[0], ratio: str = "16:9") -> str:
+    request = VideoRequest.model_validate({"prompt": prompt, "ratio": ratio})
+    await generate_video(request, **await where(), poll_seconds=0.5)
+    return request.key
+
+
+async def batch(count: str = "12") -> str:
+    requests = [VideoRequest(prompt=prompt, duration=4) for prompt in PROMPTS[: int(count)]]
+    report = await generate_videos(requests, **await where(), poll_seconds=0.5, on_failure="report")
+    return report.summary
+
+
+async def deploy() -> str:
+    deployment = await generate_video.ato_deployment("on-demand", description="Make one video.")
+    deployment.work_pool_name = None
+    return str(await deployment.aapply())
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(globals()[sys.argv[1]](*sys.argv[2:]))))
