@@ -17,10 +17,18 @@ from prefect_loova.command import Parser, Place, amount, in_place, number, run
 __all__ = ["report_credits"]
 
 
+def days(text: str) -> int:
+    """An argument in days, 1 to 366."""
+    value = number(text)
+    if not isinstance(value, int) or not 1 <= value <= 366:
+        raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of days, 1 to 366")
+    return value
+
+
 def parser() -> Parser:
     """The command's arguments."""
     parser = Parser(prog="report_credits.py", description="Show the credits, and the spend by day and model.")
-    parser.add_argument("--days", metavar="N", type=number, default=30, help="how many days to look back (default: 30)")
+    parser.add_argument("--days", metavar="N", type=days, default=30, help="how many days to look back (default: 30)")
     parser.add_argument("--low-below", metavar="N", type=amount, default=1000.0, help="credits (default: 1000)")
     parser.add_place()
     return parser

@@ -122,15 +122,20 @@ def bad_input(capsys):
     """The command in this process: what it refuses, it refuses before a server or a bucket is looked for."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("generate_video_command", ROOT / "flows" / "generate_video.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*arguments: str) -> tuple[int, str]:
+    def call(*arguments: str, flow: str = "generate_video") -> tuple[int, str]:
+        spec = importlib.util.spec_from_file_location(f"{flow}_command", ROOT / "flows" / f"{flow}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
         code = module.run(module.main, module.parser(), list(arguments))
         return code, capsys.readouterr().out
 
     return call
+
+
+@pytest.mark.parametrize("days", ["abc", "0", "367", "7.5"])
+def test_days_to_look_back_are_1_to_366(bad_input, days):
+    code, text = bad_input("--days", days, "--json", flow="report_credits")
+    assert (code, f"{days!r} was given: must be a number of days" in json.loads(text)["error"]["message"]) == (2, True)
 
 
 def test_all_mistakes_of_one_request_are_told_together(bad_input):
