@@ -5,15 +5,19 @@
 
 The video is 15 s of 1080p, 24 frames a second: the simulator's film, or grain, which compresses badly. Each measurement
 is a process of its own; the memory is the peak of its resident set over what it was with everything imported. Where
-there is an `ffmpeg` command, the same pictures are made by it, one command a picture, as a script would.
+there is an `ffmpeg` command, the same pictures are made by it, one command a picture, as a script would. And the share
+of the whole run: the same flow with previews and without, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,12 +29,17 @@ from typing import Any
 import av
 from av.filter import Graph
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from prefect_loova import VideoRequest, generate_video
 from prefect_loova.preview import make_previews
 from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+from tests.benchmarks.one_video import place, simulator
 
 RUNS = 3
+GENERATION = 10.0
 SECONDS, FPS = 15, 24
 
 
@@ -111,6 +120,27 @@ def in_own_process(*arguments: object) -> dict[str, Any]:
     return result
 
 
+def in_a_run(s3: EmbeddedS3) -> dict[str, Any]:
+    """Whole runs of `generate_video`, with the moving preview and without any, in turns."""
+    process, base_url = simulator("--generation-seconds", str(GENERATION), "--short-side", "1080")
+    seconds: dict[str, list[float]] = {"none": [], "moving": []}
+    try:
+        for take in range(1 + 2 * RUNS):  # the first one starts Prefect's server
+            preview = "moving" if take % 2 else "none"
+            request = VideoRequest(prompt="share", duration=SECONDS, take=take)
+            started = time.perf_counter()
+            asyncio.run(generate_video(request, **place(base_url, s3), preview=preview))  # type: ignore[arg-type]
+            if take:
+                seconds[preview].append(time.perf_counter() - started)
+    finally:
+        process.terminate()
+    without, moving = statistics.median(seconds["none"]), statistics.median(seconds["moving"])
+    return {
+        "run_seconds": {"none": round(without, 1), "moving": round(moving, 1)},
+        "share_of_a_run_of_2_minutes": round((moving - without) / (120 - GENERATION + moving), 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ffmpeg", default=shutil.which("ffmpeg"))
@@ -123,6 +153,7 @@ def main() -> None:
     if arguments.command:
         print(json.dumps(by_command(arguments.command[0], Path(arguments.command[1]))))
         return
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder) / "s3") as s3:
         client = s3_client(s3.endpoint_url, s3.access_key, s3.secret_key)
@@ -138,6 +169,7 @@ def main() -> None:
             }
             if arguments.ffmpeg:
                 results[name]["ffmpeg_commands"] = in_own_process("--command", arguments.ffmpeg, path)
+        results["in_a_run"] = in_a_run(s3)
     print(json.dumps(results, indent=1))
 
 

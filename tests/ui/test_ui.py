@@ -35,18 +35,22 @@ def deployment(stage: Stage) -> str:
     return str(stage.play("deploy"))
 
 
-def shown_pictures(page: Page) -> list[tuple[int, int]]:
-    """Natural width and width on the page of the pictures that are inlined, once all are decoded."""
-    script = """async () => Promise.all([...document.images].filter(i => i.src.startsWith("data:image")).map(
-        async i => { await i.decode(); return [i.naturalWidth, Math.round(i.getBoundingClientRect().width)] }))"""
-    page.wait_for_function("[...document.images].some(i => i.src.startsWith('data:image'))")
-    return [(int(natural), int(width)) for natural, width in page.evaluate(script)]
+def shown_pictures(page: Page, count: int) -> list[tuple[int, int]]:
+    """Natural width and width on the page of the pictures that are inlined, once so many are there and decoded.
+
+    In one look: the second UI draws a page anew while it loads.
+    """
+    script = """count => {
+        const found = [...document.images].filter(i => i.src.startsWith("data:image"));
+        return found.length === count && found.every(i => i.complete && i.naturalWidth)
+            && found.map(i => [i.naturalWidth, Math.round(i.getBoundingClientRect().width)]) }"""
+    return [(int(natural), int(width)) for natural, width in page.wait_for_function(script, arg=count).json_value()]
 
 
 def test_the_page_of_a_video_shows_it_moving(stage: Stage, page: Page, ui: str, video: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{video}"))
     expect(page.get_by_text(TEXT).first).to_be_visible()
-    [(natural, width)] = shown_pictures(page)
+    [(natural, width)] = shown_pictures(page, 1)
     assert natural == 320
     assert width > 200
     picture = page.locator("img[src^='data:image']")
@@ -70,7 +74,7 @@ def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(stage: Stage, pag
 def test_a_batch_is_a_gallery_with_failures_first(stage: Stage, page: Page, ui: str, gallery: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{gallery}"))
     expect(page.get_by_text("12 videos: 11 saved, 1 failed; 660 credits ($21.12 to $52.80)").first).to_be_visible()
-    pictures = shown_pictures(page)
+    pictures = shown_pictures(page, 11)
     assert [natural for natural, _ in pictures] == [240] * 11
     assert all(width >= 100 for _, width in pictures)
     reason = page.get_by_text("The prompt was refused by **moderation** <b>&</b>")
