@@ -68,7 +68,11 @@ def main(argv: list[str]) -> None:
     """Make the automations, or bring them up to date."""
     parser = argparse.ArgumentParser(description="Notify on jobs in doubt, failures and low credits.")
     parser.add_argument("--block", required=True, metavar="TYPE/NAME", help="a notification block, by slug and name")
-    block: Any = Block.load(parser.parse_args(argv).block)
+    name = parser.parse_args(argv).block
+    try:
+        block: Any = Block.load(name)
+    except ValueError:
+        parser.error(f"argument --block: {name!r} was given: there is no such block; make it in the UI under Blocks")
     for automation in automations(block._block_document_id):
         try:
             known = Automation.read(name=automation.name)

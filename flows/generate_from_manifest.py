@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> None:
         )
 
     report = in_place(args, make)
-    print(report.model_dump_json() if args.json else report.summary)
+    told = report.price if args.dry_run else report.summary
+    print(report.model_dump_json() if args.json else told)
 
 
 if __name__ == "__main__":

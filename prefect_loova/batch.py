@@ -65,6 +65,13 @@ class BatchReport(BaseModel):
         return self.count("saved", "reused") == self.count()
 
     @property
+    def price(self) -> str:
+        """One line for a dry run: what is left to be bought."""
+        left = [video for video in self.videos if video.outcome == "not_started"]
+        most = money(sum(video.credits_estimate for video in left))
+        return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}; a dry run, nothing was spent"
+
+    @property
     def summary(self) -> str:
         """One line for a log."""
         counts = Counter(video.outcome for video in self.videos)

@@ -7,11 +7,12 @@ import asyncio
 import json
 import logging
 import math
+import random
 import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -99,7 +100,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--simulate", action="store_true", help="no account: a Loova and an S3 server on this machine"
         )
-        self.add_argument("--state", metavar="DIR", type=Path, default=Path(".loova-simulated"), help="of --simulate")
+        self.add_state()
+
+    def add_state(self) -> None:
+        """Add where a simulated place keeps what it knows."""
+        kept = Path(".loova-simulated")
+        self.add_argument("--state", metavar="DIR", type=Path, default=kept, help=f"of the simulated place ({kept})")
 
 
 def number(text: str) -> Any:
@@ -177,15 +183,18 @@ def _simulator(state: Path) -> Iterator[Any]:
 
     state.mkdir(parents=True, exist_ok=True)
     kept = state / "port"
-    port = int(kept.read_text()) if kept.exists() else 0
-    simulator = LoovaSimulator(generation_seconds=SIMULATED_SECONDS, state=state, port=port)
-    try:
-        simulator.start()
-    except OSError:
+    # Below those that outgoing connections take: it must be free again the next time.
+    ports = [int(kept.read_text())] if kept.exists() else random.sample(range(10_000, 12_000), 20)
+    for port in ports:
+        simulator = LoovaSimulator(generation_seconds=SIMULATED_SECONDS, state=state, port=port)
+        with suppress(OSError):
+            simulator.start()
+            break
+    else:
         raise InvalidRequestError(
-            f"state: {state} belongs to the simulated Loova on port {port}, and that port is taken: "
-            "end the program that has it, or give another --state"
-        ) from None
+            f"state: {state} belongs to the simulated Loova on port {ports[0]}, and that port is taken: "
+            "end the program that has it, try again in a minute, or give another --state"
+        )
     try:
         kept.write_text(str(simulator.port))
         yield simulator

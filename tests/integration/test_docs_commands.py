@@ -76,6 +76,7 @@ def test_every_command_is_run_by_a_test():
         "detached.md",
         "budgets.md",
         "deploy.md",
+        "schedule.md",  # by test_workers.py
     }
 
 
@@ -122,8 +123,9 @@ async def test_everything_is_deployed(
             in_a_shell(code, {"http://127.0.0.1:4200/api": own_server.api_url}, env, checkout)
         async with get_client() as prefect:
             deployed = {one.name: one for one in await prefect.read_deployments()}
-            (run,) = [one for one in await prefect.read_flow_runs() if not one.auto_scheduled]
+            runs = [one for one in await prefect.read_flow_runs() if not one.auto_scheduled]
         assert {name for name, one in deployed.items() if any(on.active for on in one.schedules)} == {"report-credits"}
         assert len(deployed) == 5
-        assert run.parameters["manifest"] == "s3://my-videos/loova/prompts.csv"
+        assert {run.parameters.get("manifest") for run in runs} == {"s3://my-videos/loova/prompts.csv", None}
+        assert [run.parameters["request"]["duration"] for run in runs if "request" in run.parameters] == [5]
         assert (await Automation.aread(name="Loova job in doubt")).enabled

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,9 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from prefect_loova import LoovaCredentials
 from prefect_loova.simulator import LoovaSimulator
+from tests.docs_blocks import to_run
 from tests.postgres import postgres
 from tests.prefect_server import PrefectServer
 
@@ -55,6 +58,9 @@ class Cluster:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def shell(self, code: str, cwd: Path) -> None:
+        subprocess.run(["bash", "-euo", "pipefail", "-c", code], env=self.env, cwd=cwd, timeout=300, check=True)
 
     @contextmanager
     def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -168,6 +174,41 @@ def decided(cluster: Cluster, bucket: Any, loova: LoovaSimulator, place: Any) ->
         command = [sys.executable, "-m", "prefect_loova.resolve", *words]
         subprocess.run(command, env=cluster.env, cwd=ROOT, check=True, timeout=120)
     return len(doubts)
+
+
+@contextmanager
+def playground(cluster: Cluster, folder: Path) -> Iterator[str]:
+    """The simulated place of docs/schedule.md; yields what it prints."""
+    command = [sys.executable, "-m", "prefect_loova.playground", "--state", str(folder / "state")]
+    with subprocess.Popen(command, env=cluster.env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def totals_of(base_url: str) -> dict[str, int]:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(base_url.replace("/api", "/_simulator/ledger")) as answer:
+        return dict(json.load(answer)["totals"])
+
+
+async def test_a_schedule_without_an_account_buys_a_list_once(cluster: Cluster, tmp_path: Path) -> None:
+    """As docs/schedule.md says, with a shorter interval."""
+    for name in ("flows", "deployments"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with playground(cluster, tmp_path) as manifest:
+        assert manifest == "s3://loova-simulated/loova/prompts.csv"
+        for code in to_run("schedule.md", "bash"):
+            shorter = code.replace("http://127.0.0.1:4200/api", cluster.server.api_url).replace("al 120", "al 20")
+            cluster.shell(shorter, tmp_path)
+        with cluster.worker("only"):
+            ended = await cluster.until_ended(2)
+        with temporary_settings({PREFECT_API_URL: cluster.server.api_url}):
+            loova = await LoovaCredentials.aload("loova")
+        totals = totals_of(loova.base_url)
+    assert {(run.state.type.value, run.auto_scheduled) for run in ended} == {("COMPLETED", True)}
+    assert (totals["posted"], totals["billed"]) == (3, 3)
 
 
 async def test_two_workers_make_a_list_and_one_of_them_is_killed(cluster: Cluster, place, bucket, loova) -> None:

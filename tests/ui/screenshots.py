@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as kept, staged(Path(kept) / "stage") as stage, chromium() as browser:
         demo = [sys.executable, "flows/generate_video.py", DEMO, "--simulate", "--state", f"{kept}/demo"]
         subprocess.run(demo, cwd=ROOT, env=stage.environment, check=True)
-        stage.loova.fail("prompt_refused")
+        stage.loova.fail(on="submit", status=400, envelope={"code": 400, "message": "The prompt was refused"})
         stage.play("batch")
         page = browser.new_page()
         key = f"loova-video-{VideoRequest(prompt=DEMO).key[:16]}"

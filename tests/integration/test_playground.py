@@ -1,0 +1,58 @@
+"""The simulated place that stays up; test_workers.py runs a schedule in it."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_aws.s3 import S3Bucket
+from pydantic import SecretStr
+
+from prefect_loova import LoovaCredentials
+from prefect_loova.command import Place
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.playground import main, put_list, store_blocks
+
+pytestmark = [pytest.mark.one_s3_server, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture
+def simulated(place) -> Place:
+    return Place(place.credentials, place.bucket)
+
+
+async def test_its_blocks_are_stored_and_stored_again(simulated):
+    for _ in range(2):
+        await store_blocks(simulated, "to-play")
+    assert (await LoovaCredentials.aload("to-play")).base_url == simulated.credentials.base_url
+    assert (await S3Bucket.aload("to-play")).bucket_name == simulated.bucket.bucket_name
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        LoovaCredentials(api_key=SecretStr("a key that was paid for")),
+        S3Bucket(bucket_name="where-the-videos-are"),
+    ],
+    ids=["loova", "s3"],
+)
+async def test_real_blocks_are_left_as_they_are(simulated, real):
+    name = f"real-{real.get_block_type_slug()}"
+    await real.asave(name, overwrite=True)
+    with pytest.raises(InvalidRequestError, match=f"'{name}' is there that is not simulated: give another name"):
+        await store_blocks(simulated, name)
+    assert (await type(real).aload(name)).model_dump() == real.model_dump()
+    other = S3Bucket if isinstance(real, LoovaCredentials) else LoovaCredentials
+    with pytest.raises(ValueError, match="Unable to find block"):
+        await other.aload(name)
+
+
+def test_its_list_is_where_it_says(simulated, bucket):
+    uri = put_list(simulated.bucket)
+    key = uri.removeprefix(f"s3://{bucket.name}/")
+    assert bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read().startswith(b"prompt,duration\n")
+
+
+def test_without_a_prefect_server_it_says_how_to_have_one(capsys):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert main([]) == 2
+    assert "PREFECT_API_URL is not set: start `prefect server start`" in capsys.readouterr().err
