@@ -68,7 +68,7 @@ docs: $(DOCS_READY) ## Build the documentation from docs/ and the docstrings int
 	@.venv-docs/bin/mkdocs build --strict
 	@if grep -rnE --include='*.html' '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' site; then \
 	  echo "The pages above load something from the network." >&2; exit 1; fi
-	@echo "The documentation is in site/index.html."
+	@echo "The documentation is in site/index.html. (Its search needs a server: make docs-serve.)"
 
 docs-serve: $(DOCS_READY) ## Serve it on http://127.0.0.1:8000, built anew with each change
 	@.venv-docs/bin/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch prefect_loova
