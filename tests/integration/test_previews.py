@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +19,7 @@ from prefect_loova.preview import Previews, make_previews
 from prefect_loova.preview_objects import load_moving, load_thumbnail, save_previews
 from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
+from prefect_loova.simulator.s3 import s3_client
 from tests.films import film, noise
 from tests.proxy import Harm, Proxy
 from tests.s3_servers import Bucket
@@ -232,3 +236,43 @@ async def test_the_moving_preview_is_written_last(
     with pytest.raises(StorageError):
         await save_previews(place, KEY, made)
     assert await load_moving(place, KEY) is None
+
+
+@contextmanager
+def answering(status: int, content_range: str | None, content: bytes) -> Iterator[S3Client]:
+    """A client of a server that answers every GET so, whatever range is asked for."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("ETag", '"one"')
+            self.send_header("Content-Length", str(len(content)))
+            if content_range:
+                self.send_header("Content-Range", content_range)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield s3_client(f"http://127.0.0.1:{server.server_port}", "key", "secret")
+        server.shutdown()
+
+
+@pytest.mark.one_s3_server
+@pytest.mark.parametrize(
+    ("status", "content_range", "content", "says"),
+    [
+        (206, "bytes 0-99/1000", BYTES[:100], "S3 sent another number of bytes than were asked for"),
+        (206, "bytes 500-899/1000", BYTES[500:900], "the S3 server answers another range than was asked for"),
+        (200, None, BYTES, "the S3 server ignores Range"),
+    ],
+    ids=["fewer", "elsewhere", "all"],
+)
+def test_an_s3_server_that_answers_other_bytes_is_an_error(
+    status: int, content_range: str | None, content: bytes, says: str
+) -> None:
+    with answering(status, content_range, content) as s3, pytest.raises(StorageError, match=says):
+        S3File(s3, "my-videos", KEY, block_bytes=400)
