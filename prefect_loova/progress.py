@@ -22,7 +22,6 @@ from prefect_loova.models import Submission
 from prefect_loova.pages import duration, escaped
 from prefect_loova.polling import Clock
 
-_API_SECONDS = 10.0
 _BATCH_SECONDS = 5.0
 _USUAL_SECONDS = 240.0
 
@@ -33,12 +32,16 @@ class ProgressBar:
     Args:
         key: The artifact's key.
         every: The fewest seconds between two calls of Prefect's API.
+        api_seconds: The longest that a call may take: a server that is away must not hold up the next look.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, key: str, *, every: float = 10.0, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, key: str, *, every: float = 10.0, api_seconds: float = 10.0, clock: Clock = time.monotonic
+    ) -> None:
         self._key = key
         self._every = every
+        self._api_seconds = api_seconds
         self._clock = clock
         self._artifact: UUID | None = None
         self._next = -math.inf
@@ -59,7 +62,7 @@ class ProgressBar:
         except MissingContextError:
             return
         try:
-            async with asyncio.timeout(_API_SECONDS):  # a server that is away must not hold up the next look
+            async with asyncio.timeout(self._api_seconds):
                 if self._artifact is None:
                     self._artifact = await acreate_progress_artifact(percent, key=self._key, description=description)
                 else:

@@ -8,12 +8,16 @@ import hashlib
 import io
 import json
 import re
+import socket
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
 import av
 import httpx
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -25,8 +29,11 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
+from prefect_loova.artifacts import publish_prices
+from prefect_loova.progress import ProgressBar
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.conftest import block_of
 from tests.s3_servers import PREFIX, minimal_policy
@@ -174,6 +181,27 @@ async def test_a_video_that_is_waited_for_has_a_bar(place, loova, request_of):
     await made(request, place)
     [bar] = await artifacts(f"loova-progress-{request.key[:16]}")
     assert float(bar) == 100
+
+
+async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
+    """In a loop of its own: the run's own client would ask the server that is there."""
+
+    async def shown_at(address: socket.socket, showing: Callable[[], Coroutine[Any, Any, None]]) -> float:
+        started = time.monotonic()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{address.getsockname()[1]}/api"}):
+            await asyncio.to_thread(lambda: asyncio.run(showing()))
+        return time.monotonic() - started
+
+    @flow
+    async def shows() -> float:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            await shown_at(closed, lambda: publish_prices("| A table |"))
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes the connection, and says nothing
+            return await shown_at(silent, lambda: ProgressBar("loova-hung", api_seconds=0.5).show(50.0, "half of it"))
+
+    assert await shows() < 5
+    assert "the artifact loova-prices was not made" in caplog.text
 
 
 async def test_a_batch_is_a_gallery_a_table_and_a_bar(place, loova, request_of):
