@@ -341,10 +341,13 @@ class Proxy:
 
 
 def _part(message: _Message, harm: Harm) -> bytes:
-    """As much as a harm lets through: half of the body, or of the head where there is none, unless it names a byte."""
+    """As much as a harm lets through: half of the body, or of the head where there is none, unless it names a byte.
+
+    Never all of it: what is done counts as not done here.
+    """
     raw = message.raw
     middle = len(message.head) + len(message.body) // 2 if message.body else len(raw) // 2
-    return raw[: middle if harm.at_byte is None else harm.at_byte]
+    return raw[: middle if harm.at_byte is None else min(harm.at_byte, len(raw) - 1)]
 
 
 def _flipped(body: bytes) -> bytes:
