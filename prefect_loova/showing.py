@@ -56,9 +56,12 @@ async def show_video(
     """
     object_key = saved.video.removeprefix(jobs.records.uri(""))
     picture = None if preview == "none" else await _picture(jobs, saved, object_key, preview, upload_options)
-    links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
-    await publish_video(saved, picture, links)
-    tell_asset(saved, made=made)
+    try:
+        links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
+        await publish_video(saved, picture, links)
+        tell_asset(saved, made=made)
+    except Exception as error:  # credentials that cannot be renewed just now, for one
+        log.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, shown(error))
 
 
 async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:

@@ -16,7 +16,7 @@ from prefect_loova.artifacts import publish_credits, publish_jobs_in_doubt
 from prefect_loova.collecting import CollectedVideos, collect
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.doubt import decide, jobs_in_doubt
-from prefect_loova.errors import InvalidRequestError, StorageError
+from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.events import tell_credits_low
 from prefect_loova.models import JobInDoubt
 from prefect_loova.quota import LIMIT, places
@@ -71,7 +71,10 @@ async def collect_videos(
         await publish_jobs_in_doubt(found.in_doubt)
     where: dict[str, Any] = {"credentials": credentials, "bucket": bucket, "prefix": prefix}
     for saved in found.saved:
-        await show_video(saved, **where, preview=preview, upload_options=upload_options)
+        try:
+            await show_video(saved, **where, preview=preview, upload_options=upload_options)
+        except Exception as error:  # it is saved: no reason to fail, nor to leave the others without their pages
+            logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, shown(error))
     return found
 
 

@@ -33,8 +33,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
 from prefect_loova.artifacts import publish_prices
+from prefect_loova.jobs import VideoJobs
 from prefect_loova.progress import ProgressBar
+from prefect_loova.records import JobRecords
+from prefect_loova.showing import show_video
 from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.urls import origin
 from tests.integration.conftest import block_of
 from tests.s3_servers import PREFIX, minimal_policy
 
@@ -202,6 +206,14 @@ async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
 
     assert await shows() < 5
     assert "the artifact loova-prices was not made" in caplog.text
+
+
+async def test_a_link_that_cannot_be_signed_fails_no_saved_video(place, bucket, request_of, caplog):
+    saved = await made(request_of(), place, preview="none")
+    records = JobRecords(bucket.limited_client, "no bucket's name", PREFIX, origin(place.credentials.base_url))
+    async with place.credentials.get_client() as loova:
+        await show_video(VideoJobs(loova, records), saved, made=True, preview="none", player_seconds=60)
+    assert f"Loova task {saved.task_id}: the video is saved, but is not shown (" in caplog.text
 
 
 async def test_a_batch_is_a_gallery_a_table_and_a_bar(place, loova, request_of):
