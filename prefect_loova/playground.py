@@ -48,7 +48,7 @@ async def store_blocks(where: Place, name: str) -> None:
             known = await kind.aload(name)
         except ValueError:
             continue
-        if urlsplit(_address(known)).hostname != "127.0.0.1":
+        if not _is_simulated(known, where):
             raise InvalidRequestError(
                 f"block: a {kind._block_type_name} {name!r} is there that is not simulated: give another name"
             )
@@ -63,10 +63,12 @@ def put_list(bucket: S3Bucket) -> str:
     return f"s3://{bucket.bucket_name}/{key}"
 
 
-def _address(block: LoovaCredentials | S3Bucket) -> str:
+def _is_simulated(block: LoovaCredentials | S3Bucket, where: Place) -> bool:
+    """A Loova on this machine is a simulated one; an S3 server here may be somebody's own, with a bucket of theirs."""
     if isinstance(block, LoovaCredentials):
-        return block.base_url
-    return getattr(block.credentials.aws_client_parameters, "endpoint_url", None) or ""
+        return urlsplit(block.base_url).hostname == "127.0.0.1"
+    endpoint = getattr(block.credentials.aws_client_parameters, "endpoint_url", None) or ""
+    return urlsplit(endpoint).hostname == "127.0.0.1" and block.bucket_name == where.bucket.bucket_name
 
 
 def _work(args: argparse.Namespace) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
@@ -12,6 +16,7 @@ from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.playground import main, put_list, store_blocks
 
+ON_THIS_MACHINE = AwsClientParameters(endpoint_url="http://127.0.0.1:9000")
 pytestmark = [pytest.mark.one_s3_server, pytest.mark.usefixtures("prefect_server")]
 
 
@@ -32,11 +37,12 @@ async def test_its_blocks_are_stored_and_stored_again(simulated):
     [
         LoovaCredentials(api_key=SecretStr("a key that was paid for")),
         S3Bucket(bucket_name="where-the-videos-are"),
+        S3Bucket(bucket_name="where-the-videos-are", credentials=AwsCredentials(aws_client_parameters=ON_THIS_MACHINE)),
     ],
-    ids=["loova", "s3"],
+    ids=["loova", "s3", "s3-on-this-machine"],
 )
 async def test_real_blocks_are_left_as_they_are(simulated, real):
-    name = f"real-{real.get_block_type_slug()}"
+    name = f"real-{uuid4().hex[:8]}"
     await real.asave(name, overwrite=True)
     with pytest.raises(InvalidRequestError, match=f"'{name}' is there that is not simulated: give another name"):
         await store_blocks(simulated, name)

@@ -182,8 +182,10 @@ def playground(cluster: Cluster, folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "prefect_loova.playground", "--state", str(folder / "state")]
     with subprocess.Popen(command, env=cluster.env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
         assert process.wait(60) == 0
 
 
