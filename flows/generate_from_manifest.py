@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
         )
 
     report = in_place(args, make)
-    told = report.price if args.dry_run else report.summary
+    told = f"{report.left_to_buy}; a dry run, nothing was spent" if args.dry_run else report.summary
     print(report.model_dump_json() if args.json else told)
 
 

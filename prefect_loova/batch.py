@@ -65,11 +65,11 @@ class BatchReport(BaseModel):
         return self.count("saved", "reused") == self.count()
 
     @property
-    def price(self) -> str:
-        """One line for a dry run: what is left to be bought."""
+    def left_to_buy(self) -> str:
+        """One line: what is not started, and what it may cost."""
         left = [video for video in self.videos if video.outcome == "not_started"]
         most = money(sum(video.credits_estimate for video in left))
-        return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}; a dry run, nothing was spent"
+        return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}"
 
     @property
     def summary(self) -> str:

@@ -161,7 +161,7 @@ async def test_a_manifest_in_s3_is_made_and_a_report_written_beside_it(place, lo
     manifest = f"s3://{bucket.name}/loova/lists/prompts.csv"
     dry = await generate_from_manifest(manifest, **options, dry_run=True)
     assert (dry.count("not_started"), loova.ledger["totals"]["posted"]) == (2, 0)
-    assert dry.price.startswith("2 videos, 2 to be bought for up to 120 credits (")
+    assert dry.left_to_buy.startswith("2 videos, 2 to be bought for up to 120 credits (")
     assert "Up to 120 credits" in (await artifacts("loova-prices"))[-1]
     report = await generate_from_manifest(manifest, **options)
     assert report.count("saved") == 2
