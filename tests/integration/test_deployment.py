@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
@@ -138,7 +138,9 @@ async def question(run: FlowRun, attempt: int, number: int = 0) -> dict[str, Any
                 schema = await prefect.read_flow_run_input(run.id, f"suspended-{key}-schema")
                 described = await prefect.read_flow_run_input(run.id, f"suspended-{key}-description")
                 return {"schema": json.loads(schema), "description": json.loads(described)}
-            except ObjectNotFound:
+            except PrefectHTTPStatusError as error:  # not ObjectNotFound, here
+                if error.response.status_code != 404:
+                    raise
                 await asyncio.sleep(0.25)  # the state is set before the form is there
     raise AssertionError("there is no form")
 
