@@ -36,7 +36,7 @@ class Command:
     def end(self, number: int) -> tuple[int, str]:
         """Send a signal; the exit code, and what it said on stderr."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=10)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 

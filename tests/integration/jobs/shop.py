@@ -60,7 +60,7 @@ class Clock:
 
 async def until(is_so: Callable[[], Any]) -> None:
     """Look again until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.01)
 
