@@ -6,36 +6,46 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Start it; yields the URL of its database for Prefect. PostgreSQL refuses to run as root: then as `postgres`."""
+def postgres() -> Iterator[str]:
+    """Start it; yields the URL of its database for Prefect. PostgreSQL refuses to run as root: then as `postgres`.
+
+    Not in a folder of pytest's: each run of pytest closes those of all to other users.
+    """
     tools = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
     if tools is None:
         raise SystemExit("PostgreSQL is not here (Debian, Ubuntu: apt install postgresql)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     user = "postgres" if os.geteuid() == 0 else None
-    data = folder / "postgres"
-    data.mkdir()
+    data = Path(tempfile.mkdtemp(prefix="prefect-loova-postgres-"))
     if user:
         shutil.chown(data, user, user)
-        for parent in data.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
 
     def run(tool: str, *words: str) -> None:
         command = [str(tools / tool), *words]
         subprocess.run(command, user=user, cwd=data, check=True, stdout=subprocess.DEVNULL)
 
+    try:
+        with _running(run, data, port):
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+    finally:
+        shutil.rmtree(data)
+
+
+@contextmanager
+def _running(run: Callable[..., None], data: Path, port: int) -> Iterator[None]:
     run("initdb", "--pgdata", str(data), "--username", "prefect", "--auth", "trust", "--encoding", "UTF8")
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
     run("pg_ctl", "start", "--pgdata", str(data), "--wait", "--log", str(data / "log"), "--options", options)
     try:
         run("createdb", "--host", "127.0.0.1", "--port", str(port), "--username", "prefect", "prefect")
-        yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/prefect"
+        yield
     finally:
         run("pg_ctl", "stop", "--pgdata", str(data), "--mode", "fast")
