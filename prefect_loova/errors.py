@@ -21,6 +21,7 @@ LoovaError
 │   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
 │   └── NotWholeVideoError         what arrived is not a whole mp4
 ├── PreviewError                   no pictures can be made of a video; the video itself is left as it is
+├── UnusableVideoError             a video cannot be made into what a request or a film needs of it
 ├── MoveRefusedError               the job is not in a state that this step or decision may leave
 └── StorageError                   the bucket cannot be used as a job record needs it
     └── RecordMismatchError        the record belongs to another API origin or a newer version
@@ -239,6 +240,13 @@ class NotWholeVideoError(TransferError):
 
 class PreviewError(LoovaError):
     """No pictures can be made of a video: it is no whole video, or over a bound. The video itself is left as it is."""
+
+
+class UnusableVideoError(LoovaError):
+    """A video cannot be made into what is wanted of it: no frame can be taken, or it cannot be joined to others.
+
+    It is no whole mp4, or over a bound: asking again does not help, another video does.
+    """
 
 
 class MoveRefusedError(LoovaError):

@@ -1,4 +1,4 @@
-"""Pictures out of decoded frames: turned, scaled, and encoded as JPEG, animated WebP or GIF, by PyAV.
+"""Pictures out of decoded frames: turned, scaled, and encoded as JPEG, PNG, animated WebP or GIF, by PyAV.
 
 Every function is pure and holds one small graph or encoder at a time. A *picture* here is a frame in yuv420p with
 BT.601 colours, as JPEG and WebP both have them, upright and with square pixels.
@@ -31,8 +31,18 @@ _MATRICES = {
     5: Colorspace.ITU601,
     6: Colorspace.ITU601,
     7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
 }
 _FULL_RANGE = 2
+# Without these the result depends on the processor, and colours are off by several steps.
+_EXACT = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
 
 
 def turns(frame: VideoFrame) -> Steps:
@@ -67,21 +77,57 @@ def scaled(frame: VideoFrame, size: tuple[int, int], steps: Steps = ()) -> Video
         steps: The turns.
     """
     width, height = reversed(size) if is_lying(steps) else size
-    # Without a tag, HD is BT.709 and the rest is BT.601: players agree on that.
-    untagged = Colorspace.ITU709 if min(frame.width, frame.height) >= 720 else Colorspace.ITU601
-    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    matrix, colour_range = colours(frame)
     # No graph for whole frames: graphs are reference cycles, and keep their memory until the garbage is collected.
     small = frame.reformat(
         width,
         height,
         "yuv420p",
-        src_colorspace=_MATRICES.get(int(frame.colorspace), untagged),
+        src_colorspace=matrix,
         dst_colorspace=Colorspace.ITU601,
-        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        src_color_range=colour_range,
         dst_color_range=ColorRange.MPEG,
         interpolation=Interpolation.AREA,
     )
     return _filtered([small], steps)[0] if steps else small
+
+
+def colours(frame: VideoFrame) -> tuple[Colorspace, ColorRange]:
+    """The matrix and the range that a player takes for a decoded frame."""
+    # Without a tag, HD is BT.709 and the rest is BT.601: players agree on that.
+    untagged = Colorspace.ITU709 if min(frame.width, frame.height) >= 720 else Colorspace.ITU601
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    return _MATRICES.get(int(frame.colorspace), untagged), ColorRange.JPEG if full else ColorRange.MPEG
+
+
+def png(frame: VideoFrame, size: tuple[int, int], steps: Steps) -> bytes:
+    """A PNG of a decoded frame, in RGB of 8 bits: nothing is lost but what RGB has no place for.
+
+    Args:
+        frame: A decoded frame.
+        size: Width and height in pixels, after the turns.
+        steps: The turns.
+    """
+    width, height = reversed(size) if is_lying(steps) else size
+    matrix, colour_range = colours(frame)
+    rgb = frame.reformat(
+        width,
+        height,
+        "rgb24",
+        src_colorspace=matrix,
+        src_color_range=colour_range,
+        dst_color_range=ColorRange.JPEG,
+        interpolation=_EXACT,
+        threads=1,
+    )
+    upright = _filtered([rgb], steps)[0] if steps else rgb
+    encoder = CodecContext.create("png", "w")
+    assert isinstance(encoder, VideoCodecContext)  # noqa: S101
+    encoder.width, encoder.height, encoder.pix_fmt = upright.width, upright.height, "rgb24"
+    encoder.time_base, encoder.thread_count = Fraction(1), 1
+    encoder.options = {"pred": "mixed", "flags": "+bitexact"}
+    upright.pts, upright.time_base = 0, Fraction(1)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(upright), *encoder.encode(None)])
 
 
 def sheet(pictures: Sequence[VideoFrame]) -> VideoFrame:
