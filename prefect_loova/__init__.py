@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prefect_loova.flows import generate_from_manifest as generate_from_manifest
     from prefect_loova.flows import generate_video as generate_video
     from prefect_loova.flows import generate_videos as generate_videos
+    from prefect_loova.media_types import MediaRules as MediaRules
     from prefect_loova.models import CreditBalance as CreditBalance
     from prefect_loova.models import JobInDoubt as JobInDoubt
     from prefect_loova.models import SavedVideo as SavedVideo
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from prefect_loova.models import VideoRequest as VideoRequest
     from prefect_loova.models import VideoTask as VideoTask
     from prefect_loova.tasks import get_credits as get_credits
+    from prefect_loova.tasks import prepare_media as prepare_media
     from prefect_loova.tasks import save_video as save_video
     from prefect_loova.tasks import submit_video as submit_video
     from prefect_loova.tasks import wait_for_video as wait_for_video
@@ -51,6 +53,7 @@ __all__ = [
     "LoovaClient",
     "LoovaCredentials",
     "LoovaError",
+    "MediaRules",
     "SavedVideo",
     "Submission",
     "VideoOutcome",
@@ -61,6 +64,7 @@ __all__ = [
     "generate_video",
     "generate_videos",
     "get_credits",
+    "prepare_media",
     "report_credits",
     "resolve_job",
     "save_video",
@@ -85,6 +89,7 @@ _HOME = {
     "generate_videos": "flows",
     "report_credits": "upkeep",
     "resolve_job": "upkeep",
+    "MediaRules": "media_types",
     "CreditBalance": "models",
     "JobInDoubt": "models",
     "SavedVideo": "models",
@@ -92,6 +97,7 @@ _HOME = {
     "VideoRequest": "models",
     "VideoTask": "models",
     "get_credits": "tasks",
+    "prepare_media": "tasks",
     "save_video": "tasks",
     "submit_video": "tasks",
     "wait_for_video": "tasks",

@@ -14,9 +14,9 @@ from pydantic import Field
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.doubt import decide
 from prefect_loova.errors import InDoubtError, InvalidRequestError, MoveRefusedError, TaskNotFoundError
+from prefect_loova.opening import open_jobs
 from prefect_loova.pages import escaped
 from prefect_loova.states import Decision, DecisionName
-from prefect_loova.tasks import open_jobs
 
 _MOST_QUESTIONS = 20
 

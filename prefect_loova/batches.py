@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -15,15 +15,18 @@ from prefect_loova.artifacts import publish_batch, publish_prices
 from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table, priced
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.delivery import warn_of_references
 from prefect_loova.errors import BatchError
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
+from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
+from prefect_loova.preparing import LocalFiles, Preparing
 from prefect_loova.progress import batch_progress
 from prefect_loova.quota import LIMIT, places, slot
 from prefect_loova.showing import Preview, posters
-from prefect_loova.tasks import DEFAULT_PREFIX, open_jobs, save_video, submit_video, wait_for_video
+from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
 """Whether a run fails at its end when videos are missing."""
@@ -51,11 +54,15 @@ class Batch:
     max_bytes: int = saving.MAX_BYTES
     concurrency_limit: str = LIMIT
     preview: Preview = "still"
+    local: LocalFiles = field(default_factory=LocalFiles)
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
         async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
+            requests = await Preparing(jobs, self.local, upload=False).all(requests)
             orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+        for order in orders:
+            warn_of_references(order.request)
         table = price_table(orders)
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
@@ -79,6 +86,7 @@ class Batch:
         logger = get_run_logger()
         async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
             await jobs.records.check_conditional_writes()
+            requests = await Preparing(jobs, self.local).all(requests)
             orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             plan = await admitted(
                 jobs,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from prefect_loova.answers import Answer, read_credits, read_submit, read_task
 from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, NotSentError, UnexpectedResponseError
+from prefect_loova.media import Medium, shown_media
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
 from prefect_loova.urls import names_private_host, origin, url_problem
@@ -38,6 +39,18 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+_SLOWEST = 125_000.0
+"""The slowest upload of a form that is waited for, in bytes a second."""
+
+
+class FormFile(NamedTuple):
+    """A medium that goes with a submit as a part of its form."""
+
+    name: str
+    content: bytes
+    media_type: str
 
 
 def _base_url_problem(base_url: str) -> str | None:
@@ -114,7 +127,7 @@ class LoovaClient:
             self._reads = None
 
     def check(self, request: VideoRequest) -> None:
-        """Refuse what Loova cannot fetch: media on private addresses, unless the API itself is on one.
+        """Refuse what Loova cannot fetch: media URLs on private addresses, unless the API itself is on one.
 
         Raises:
             InvalidRequestError: Names the field, the URL and the rule.
@@ -122,16 +135,24 @@ class LoovaClient:
         if self.is_private:
             return
         problems = []
-        for field in ("image_urls", "audio_urls", "video_urls"):
-            for number, url in enumerate(getattr(request, field)):
-                if names_private_host(url):
-                    host = urlsplit(url).hostname
+        for field, texts in request.media().items():
+            for number, text in enumerate(texts):
+                if Medium.read(text).home == "web" and names_private_host(text):
+                    host = urlsplit(text).hostname
                     problems.append(f"{field}.{number}: {host!r} was given: Loova cannot reach a private address")
         if problems:
             raise InvalidRequestError("\n".join(problems))
 
-    async def submit_video(self, request: VideoRequest) -> VideoTask:
+    def submit_seconds(self, files: Sequence[FormFile] = ()) -> float:
+        """The whole time that a submit may take, in seconds: `submit_timeout`, and more where files go with it."""
+        return self.submit_timeout + sum(len(file.content) for file in files) / _SLOWEST
+
+    async def submit_video(self, request: VideoRequest, files: Sequence[FormFile] = ()) -> VideoTask:
         """Buy one video: a single POST, never repeated (create-seedance-2-video-task).
+
+        Args:
+            request: The video to be made; its media must be URLs here.
+            files: Media that are sent along, as a multipart form. Only the vendor's own client describes that form.
 
         Raises:
             InvalidRequestError: Refused here; nothing was sent.
@@ -140,13 +161,13 @@ class LoovaClient:
             InDoubtError: It was sent, and no answer tells whether it was bought.
         """
         self.check(request)
+        content = _content_of(request, files)
+        most = self.submit_seconds(files)
         # A fresh connection: one that the server has just closed would look like a lost answer.
-        async with self._http(
-            httpx.Timeout(self.submit_timeout, connect=min(self._timeout, self.submit_timeout / 2))
-        ) as http:
+        async with self._http(httpx.Timeout(most, connect=min(self._timeout, self.submit_timeout / 2))) as http:
             try:
-                async with asyncio.timeout(self.submit_timeout):
-                    answer = await self._answer(http, "POST", "/v1/video/seedance-2", json=request.body())
+                async with asyncio.timeout(most):
+                    answer = await self._answer(http, "POST", "/v1/video/seedance-2", **content)
             except _NOT_SENT as error:
                 raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
@@ -226,3 +247,18 @@ class LoovaClient:
     def _safe(self, error: BaseException) -> str:
         text = str(error).replace(self._api_key, "[API key]")
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, Any]:
+    """The body of a submit, for httpx: JSON, or the form with the same flat fields, lists as repeated keys."""
+    for field, texts in request.media().items():
+        for number, text in enumerate(texts):
+            if Medium.read(text).home != "web":
+                raise InvalidRequestError(
+                    f"{field}.{number}: {shown_media(text)!r} was given: must be a URL here; the task submit_video "
+                    "takes local files and S3 objects too"
+                )
+    body = request.body()
+    if not files:
+        return {"json": body}
+    return {"data": body, "files": [("files", tuple(file)) for file in files]}

@@ -42,7 +42,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
     shown,
 )
-from prefect_loova.tasks import PLACE
+from prefect_loova.opening import PLACE
 
 # Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
 # and its telemetry shows a traceback when it meets the database locked.

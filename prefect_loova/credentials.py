@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs import JobTimes
+from prefect_loova.media_types import MediaRules
 from prefect_loova.urls import url_problem
 
 
@@ -25,6 +26,7 @@ class LoovaCredentials(CredentialsBlock):
         unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
         max_credits_per_day: The credits that may be spent on one day, by all runs with one bucket and prefix together.
         job_times: When one worker may go on with what another one left.
+        media: What reference media may be, and how they reach Loova.
 
     Example:
         Load stored credentials and ask for the balance:
@@ -70,6 +72,11 @@ class LoovaCredentials(CredentialsBlock):
         default_factory=JobTimes,
         title="Job times",
         description="When one worker may go on with what another one left; the defaults are safe.",
+    )
+    media: MediaRules = Field(
+        default_factory=MediaRules,
+        title="Media",
+        description="What reference media may be, and how they reach Loova.",
     )
 
     @field_validator("api_key")

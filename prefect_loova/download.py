@@ -149,7 +149,7 @@ class Download:
                 url = urljoin(url, response.headers["location"])
             finally:
                 await response.aclose()
-        raise _refused(f"the video's URL redirects more than {MAX_REDIRECTS} times")
+        raise _refused(f"the URL redirects more than {MAX_REDIRECTS} times")
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         token = _downloading.set(True)
@@ -172,16 +172,16 @@ class Download:
         """Refuse a URL that must not be followed; tells whether the peer's address is to be checked as well."""
         problem = url_problem(url)
         if problem:
-            raise _refused(f"the video's URL {shown(url)} {problem}")
+            raise _refused(f"the URL {shown(url)} {problem}")
         if self._allow_private:
             return False
         if urlsplit(url).scheme != "https":
-            raise _refused(f"the video's URL {shown(url)} is not https")
+            raise _refused(f"the URL {shown(url)} is not https")
         if _is_proxied(url):
             return False
         address = await private_address_of(url)
         if address:
-            raise _refused(f"the video's URL {shown(url)} leads to the private address {address}")
+            raise _refused(f"the URL {shown(url)} leads to the private address {address}")
         return True
 
     def _read_head(self, response: httpx.Response) -> None:
@@ -195,7 +195,7 @@ class Download:
             raise StartOverError
         if status != (206 if self.received else 200):
             hint = ": it has expired, or never was valid" if status in (401, 403, 404, 410) else ""
-            raise _refused(f"the video's URL {where} answers HTTP {status}{hint}", status)
+            raise _refused(f"the URL {where} answers HTTP {status}{hint}", status)
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise _refused(f"{where} sends the video with a Content-Encoding that was not asked for", status)
         if self.received:
@@ -258,7 +258,7 @@ def _check_peer(response: httpx.Response, url: str) -> None:
     stream = response.extensions.get("network_stream")
     peer = stream.get_extra_info("server_addr") if stream is not None else None
     if peer and not is_public_address(str(peer[0])):
-        raise _refused(f"the video's URL {shown(url)} leads to the private address {peer[0]}")
+        raise _refused(f"the URL {shown(url)} leads to the private address {peer[0]}")
 
 
 def _validator(response: httpx.Response) -> str | None:

@@ -22,12 +22,13 @@ from prefect_loova.lineage import tag_this_run, tagged
 from prefect_loova.manifest import MAX_ROWS, read_manifest
 from prefect_loova.manifests import Manifest
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
+from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
 from prefect_loova.polling import Deadline
 from prefect_loova.quota import LIMIT, is_shared, slot
 from prefect_loova.saving import MAX_BYTES
 from prefect_loova.showing import Preview
 from prefect_loova.states import PURCHASED
-from prefect_loova.tasks import DEFAULT_PREFIX, open_jobs, save_video, submit_video, wait_for_video
+from prefect_loova.tasks import prepare_media, save_video, submit_video, wait_for_video
 
 
 def _run_name() -> str:
@@ -94,6 +95,8 @@ async def generate_video(
     where: dict[str, Any] = {"credentials": credentials, "bucket": bucket}
     with tagged([request.model]) as made:
         await tag_this_run(made)
+        if not request.is_prepared:
+            request = await prepare_media(request, **where, prefix=prefix)
         async with AsyncExitStack() as held:
             if wait and is_shared(concurrency_limit) and not await _is_bought(request, credentials, bucket, prefix):
                 await held.enter_async_context(slot(concurrency_limit, max_wait=max_wait))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError, TaskFailedError
+from prefect_loova.media_types import MediaRules
 from prefect_loova.models import Submission
 from prefect_loova.polling import Clock
 from prefect_loova.records import JobRecords
@@ -60,6 +61,7 @@ class VideoJobs:
         by: Who asks, for the people who read the record (host, flow run, deployment).
         place: The arguments by which a command names this account and bucket.
         max_credits_per_day: The credits that may be spent on one day below this prefix, or None for no budget.
+        media: What reference media may be, and how they reach Loova.
         tell: Hears of each job that is submitted, made, saved, failed or in doubt, right after the record says so.
         sleep: How to wait, in seconds.
         clock: Monotonic seconds.
@@ -76,6 +78,7 @@ class VideoJobs:
         by: Mapping[str, str] | None = None,
         place: str | None = None,
         max_credits_per_day: float | None = None,
+        media: MediaRules | None = None,
         tell: Callable[[Happening, JobRecord, int], None] = _tell_nobody,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Clock = time.monotonic,
@@ -87,6 +90,7 @@ class VideoJobs:
         self.by = dict(by or {})
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
         self.spending = Spending(records, max_credits_per_day)
+        self.media = media or MediaRules()
         self.tell = tell
         self.sleep = sleep
         self.clock = clock

@@ -12,14 +12,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prefect_loova.errors import shown
-from prefect_loova.urls import url_problem, without_secrets, without_signature
+from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.media import KINDS, Kind, Medium, media_problem, shown_media, unknown_references
 
 Model = Literal["seedance_2_0", "seedance_2_0_fast"]
 """The models that Loova takes."""
@@ -50,22 +51,33 @@ def _whole_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _tuple_of_urls(value: Any) -> Any:
+def _tuple_of_media(value: Any) -> Any:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise PydanticCustomError("urls", "must be a list of URLs")
+        raise PydanticCustomError("media", "must be a list of URLs, s3:// URIs or local files")
     return tuple(value)
 
 
-def _media_url(value: Any) -> Any:
-    problem = url_problem(value) if isinstance(value, str) else "must be a string"
-    if problem:
-        raise PydanticCustomError("media_url", "{problem}", {"problem": problem})
-    return value
+def _medium(kind: Kind) -> BeforeValidator:
+    def checked(value: Any) -> Any:
+        if isinstance(value, SavedVideo):
+            if kind != "video":
+                problem = "a saved video is a video; its first_frame and last_frame are images"
+                raise PydanticCustomError("medium", "{problem}", {"problem": problem})
+            value = value.whole
+        if isinstance(value, PurePath):
+            value = str(value)
+        wrong = media_problem(value, kind) if isinstance(value, str) else "must be a string"
+        if wrong:
+            raise PydanticCustomError("medium", "{problem}", {"problem": wrong})
+        return value
+
+    return BeforeValidator(checked, json_schema_input_type=str)
 
 
-_MEDIA = ("image_urls", "audio_urls", "video_urls")
-_MediaUrl = Annotated[str, BeforeValidator(_media_url, json_schema_input_type=str)]
-_Media = BeforeValidator(_tuple_of_urls, json_schema_input_type=list[str])
+_Several = BeforeValidator(_tuple_of_media, json_schema_input_type=list[str])
+_Images = Annotated[tuple[Annotated[str, _medium("image")], ...], _Several]
+_Audios = Annotated[tuple[Annotated[str, _medium("audio")], ...], _Several]
+_Videos = Annotated[tuple[Annotated[str, _medium("video")], ...], _Several]
 
 
 class VideoRequest(_Value):
@@ -98,20 +110,23 @@ class VideoRequest(_Value):
         title="Duration",
         description="Seconds of video, 4 to 15.",
     )
-    image_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
-        (), json_schema_extra={"maxItems": 9}, title="Images", description="URLs of at most 9 images."
+    image_urls: _Images = Field(
+        (),
+        json_schema_extra={"maxItems": 9},
+        title="Images",
+        description="At most 9 images: URLs, s3:// URIs, local files, or a video's frame (s3://b/v.mp4#last-frame).",
     )
-    audio_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
+    audio_urls: _Audios = Field(
         (),
         json_schema_extra={"maxItems": 3},
         title="Audios",
-        description="URLs of at most 3 audios; they need an image or a video beside them.",
+        description="At most 3 audios, like the images; they need an image or a video beside them.",
     )
-    video_urls: Annotated[tuple[_MediaUrl, ...], _Media] = Field(
+    video_urls: _Videos = Field(
         (),
         json_schema_extra={"maxItems": 3},
         title="Videos",
-        description="URLs of at most 3 reference videos; they raise the price.",
+        description="At most 3 reference videos, like the images; they raise the price.",
     )
     take: Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)] = Field(
         0,
@@ -141,25 +156,42 @@ class VideoRequest(_Value):
 
     @property
     def key(self) -> str:
-        """The identity of this video: a versioned SHA-256 over what decides it, as 64 hex digits."""
+        """The identity of this video: a versioned SHA-256 over what decides it, as 64 hex digits.
+
+        Raises:
+            InvalidRequestError: A medium's content is not known yet; `preparing` finds it out.
+        """
         canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def canonical(self) -> dict[str, Any]:
-        """What decides the video, in one form: media without the signatures of their URLs."""
+        """What decides the video, in one form: media by their content, or by their URL without its signature."""
         body = self.body()
-        for kind in _MEDIA:
-            body[kind] = [without_signature(url) for url in body[kind]]
+        for field, texts in self.media().items():
+            body[field] = [_identity(f"{field}.{number}", text) for number, text in enumerate(texts)]
         return {"version": 1, "take": self.take} | body
 
     def shown(self) -> dict[str, Any]:
-        """What a record may keep: the canonical form, without any query of a media URL, which may be a signature."""
-        canonical = self.canonical()
-        return canonical | {name: [*map(without_secrets, canonical[name])] for name in _MEDIA}
+        """What a record may keep: all of it, but without any query of a media URL, which may be a signature."""
+        media = {field: [*map(shown_media, texts)] for field, texts in self.media().items()}
+        return {"version": 1, "take": self.take} | self.body() | media
 
     def body(self) -> dict[str, Any]:
         """The JSON body of the submit call (create-seedance-2-video-task)."""
         return self.model_dump(mode="json", exclude={"take"})
+
+    def media(self) -> dict[str, tuple[str, ...]]:
+        """The media by field."""
+        return {field: getattr(self, field) for field in KINDS}
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the content of all media is known, so that there is a key."""
+        return all(Medium.read(text).identity for texts in self.media().values() for text in texts)
+
+    def unknown_references(self) -> list[str]:
+        """The `@` references of the prompt that name none of the media. For a warning: the syntax is not documented."""
+        return unknown_references(self.prompt, {KINDS[field]: len(texts) for field, texts in self.media().items()})
 
     def estimate_credits(self) -> float:
         """The price by the table of pricing-and-limits, in credits. What Loova charges is the truth."""
@@ -173,7 +205,7 @@ class VideoRequest(_Value):
     def __repr_args__(self) -> Any:
         """Leave the queries of media URLs out: they may be signatures."""
         fields = self.model_dump(mode="json")
-        return [(name, [*map(without_secrets, fields[name])] if name in _MEDIA else fields[name]) for name in fields]
+        return [(name, [*map(shown_media, fields[name])] if name in KINDS else fields[name]) for name in fields]
 
 
 def name_of(request: Mapping[str, Any]) -> str:
@@ -184,11 +216,21 @@ def name_of(request: Mapping[str, Any]) -> str:
     return f"{slug or 'video'} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
 
 
+def _identity(where: str, text: str) -> str:
+    identity = Medium.read(text).identity
+    if identity is None:
+        raise InvalidRequestError(
+            f"{where}: {shown(repr(shown_media(text)), 120)} was given: its content is not known yet, and decides the "
+            "request's key; the flows and submit_video find it out (prefect_loova.preparing)"
+        )
+    return identity
+
+
 def _problem(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
     if rule == "Field required":
         return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
-    if loc and loc[0] in _MEDIA and isinstance(value, str):
-        value = without_secrets(value)
+    if loc and loc[0] in KINDS and isinstance(value, str):
+        value = shown_media(value)
     seen = shown(repr(value), 120)
     rule = shown(rule, 300)
     return InitErrorDetails(
@@ -214,14 +256,14 @@ def _cross_field_problems(data: dict[str, Any]) -> list[InitErrorDetails]:
         problems.append(_problem(("prompt",), "must be text without lone surrogates", prompt))
     for field, count, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
         if count > most:
-            problems.append(_problem((field,), f"at most {most} are allowed", f"{count} URLs"))
+            problems.append(_problem((field,), f"at most {most} are allowed", f"{count} {KINDS[field]}s"))
     if mode == "first_last_frames":
         if not 1 <= images <= 2 and images <= 9:
             rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
             problems.append(_problem(("image_urls",), rule, f"{images} images"))
         for field, count in (("audio_urls", audios), ("video_urls", videos)):
             if count:
-                problems.append(_problem((field,), "first_last_frames takes images only", f"{count} URLs"))
+                problems.append(_problem((field,), "first_last_frames takes images only", f"{count} {KINDS[field]}s"))
     elif audios and not images and not videos:
         rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
         problems.append(_problem(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))
@@ -355,3 +397,18 @@ class SavedVideo(_Value):
     def name(self) -> str:
         """What it is, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
         return name_of(self.request)
+
+    @property
+    def whole(self) -> str:
+        """This video as a medium of another request's `video_urls`."""
+        return f"{self.video}#sha256={self.sha256}"
+
+    @property
+    def first_frame(self) -> str:
+        """Its first frame as a medium of another request's `image_urls`."""
+        return f"{self.whole}#first-frame"
+
+    @property
+    def last_frame(self) -> str:
+        """Its last frame as a medium of another request's `image_urls`: a video that goes on from this one."""
+        return f"{self.whole}#last-frame"

@@ -22,8 +22,8 @@ from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.doubt import decide, job_in_doubt, jobs_in_doubt
 from prefect_loova.errors import InvalidRequestError, shown
 from prefect_loova.models import JobInDoubt
+from prefect_loova.opening import open_jobs
 from prefect_loova.states import Decision, DecisionName, JobRecord
-from prefect_loova.tasks import open_jobs
 
 
 def parser() -> Parser:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+from prefect_loova.delivery import Delivery, delivery_of
 from prefect_loova.doubt import doubt_what_is_overdue, in_doubt
 from prefect_loova.errors import (
     AbandonedError,
@@ -31,6 +32,8 @@ from prefect_loova.sigterm import sigterm_held_back
 from prefect_loova.states import PURCHASED, JobRecord, MoveName, with_purchase
 
 _PURCHASE_TRIES = 8
+_DELIVERY_SECONDS = 60.0
+"""For how long a look at the media is good."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,7 +46,7 @@ async def submit_video(
 
     Args:
         jobs: The API and the bucket.
-        request: The video to be made.
+        request: The video to be made; `preparing` makes it one whose media are known.
         max_wait: Seconds to wait for a free place at Loova or for another worker on the same request.
         max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
 
@@ -60,15 +63,19 @@ async def submit_video(
     jobs.loova.check(request)
     deadline = Deadline(max_wait, jobs.clock)
     await jobs.records.check_conditional_writes()
-    refusals = 0
+    refusals, delivered = 0, 0.0
+    delivery: Delivery | None = None
     while True:
         stored = await jobs.records.read(request.key)
         if stored is not None and stored.record.state in PURCHASED:
             return jobs.submission(stored.record, reused=True)
+        # Before the claim, because what is wrong with the media must leave no job behind.
+        if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
+            delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait), jobs.clock()
         try:
             claim = await _claim(jobs, request, stored, max_paid_attempts)
             if claim is not None:
-                record = await _to_the_end(partial(_buy, jobs, request, claim))
+                record = await _to_the_end(partial(_buy, jobs, delivery, claim))
                 return jobs.submission(record, reused=False)
             pause = jobs.times.look_again
             late: LoovaError = WaitTimeoutError(
@@ -125,14 +132,15 @@ async def _claim(
     return stored
 
 
-async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
+async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
     """The one paid POST, between the two writes that guard it."""
     number = stored.record.current.number
-    stored = await _begin(jobs, stored, number, await jobs.balance())
+    seconds = jobs.loova.submit_seconds(delivery.files)
+    stored = await _begin(jobs, stored, number, seconds, await jobs.balance())
     try:
         if stop.is_set():
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
-        task = await jobs.loova.submit_video(request)
+        task = await jobs.loova.submit_video(delivery.request, delivery.files)
     except (RejectedError, NotSentError) as error:
         await _note(jobs, stored, number, "refused", error)
         raise
@@ -147,9 +155,10 @@ async def _buy(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord, sto
     return await _note_purchase(jobs, stored, number, task.task_id, facts)
 
 
-async def _begin(jobs: VideoJobs, stored: StoredRecord, number: int, balance: float | None) -> StoredRecord:
-    timeout = jobs.loova.submit_timeout
-    facts: dict[str, Any] = {"post_timeout_seconds": timeout, "credits_before": balance, "by": jobs.by}
+async def _begin(
+    jobs: VideoJobs, stored: StoredRecord, number: int, seconds: float, balance: float | None
+) -> StoredRecord:
+    facts: dict[str, Any] = {"post_timeout_seconds": seconds, "credits_before": balance, "by": jobs.by}
     for attempt in range(_PURCHASE_TRIES):
         before = jobs.clock(), jobs.wall()
         stored = await jobs.records.advance(stored, stored.record.move("begin", number, **facts))

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any
 
 from prefect import task
@@ -18,26 +11,20 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run, task_run
+from prefect.runtime import task_run
 from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova import saving, showing, submitting, waiting
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, shown
-from prefect_loova.events import teller
-from prefect_loova.jobs import MAX_WAIT, VideoJobs
+from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.models import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.opening import DEFAULT_PREFIX, local_files, open_jobs
+from prefect_loova.preparing import Preparing
 from prefect_loova.progress import VideoProgress
-from prefect_loova.records import JobRecords
 from prefect_loova.showing import Preview
 from prefect_loova.urls import origin
-
-DEFAULT_PREFIX = "loova"
-"""Where in the bucket, below the block's own folder, if nothing else is said."""
-
-PLACE: ContextVar[str | None] = ContextVar("PLACE", default=None)
-"""How a command names its account and bucket where blocks do not tell: the simulated ones."""
 
 
 def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -87,64 +74,6 @@ def _run_name() -> str:
     return f"{verb} {shown(what, 80)}".strip()
 
 
-@asynccontextmanager
-async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> AsyncIterator[VideoJobs]:
-    """The core's tools, made of blocks. The prefix stands below the S3 block's own folder."""
-    folder = bucket.bucket_folder.strip("/")
-    below = "/".join(filter(None, (folder, prefix)))
-    async with credentials.get_client() as loova:
-        records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
-        place = PLACE.get() or _place(credentials, bucket, prefix, below)
-        yield VideoJobs(
-            loova,
-            records,
-            times=credentials.job_times,
-            by=_who(),
-            place=place,
-            max_credits_per_day=credentials.max_credits_per_day,
-            tell=teller(bucket.bucket_name),
-        )
-
-
-def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
-    """The arguments by which a command names these blocks; a block that is not stored is left to the environment."""
-    loova, s3 = credentials._block_document_name, bucket._block_document_name
-    words = ["--credentials", loova] if loova else []
-    words += ["--s3-block", s3, "--prefix", prefix] if s3 else ["--bucket", bucket.bucket_name, "--prefix", below]
-    return shlex.join(words)
-
-
-def _who() -> dict[str, str]:
-    known = {
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "flow_run": flow_run.id,
-        "root_flow_run": _root_run(),
-        "flow": flow_run.flow_name,
-        "deployment": deployment.name,
-        "task_run": task_run.id,
-    }
-    return {name: str(value) for name, value in known.items() if value}
-
-
-def _root_run() -> str | None:
-    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried.
-
-    In a subflow Prefect's API is asked for it, once; that it does not answer is no reason to fail a job.
-    """
-    run = flow_run.id
-    try:
-        return _root_of(run) if run else None
-    except Exception as error:
-        logging.getLogger(__name__).warning("the run that started this one is not known (%s)", shown(error))
-        return str(run)
-
-
-@lru_cache(maxsize=64)
-def _root_of(run: str) -> str:
-    return str(flow_run.root_flow_run_id or run)
-
-
 def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:
     """The prefix that a submission was made under, seen from the S3 block's folder."""
     start = f"s3://{bucket.bucket_name}/"
@@ -172,6 +101,35 @@ _RETRIES: dict[str, Any] = {
     "retry_condition_fn": retry_what_may_be_retried,
 }
 _REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result": True, "result_serializer": "json"}
+
+
+@task(
+    name="prepare-media",
+    description="Find out what the reference media are, and put local files into the bucket.",
+    tags={"loova"},
+    task_run_name=_run_name,
+    **_RETRIES,
+    cache_policy=NO_CACHE,
+)
+async def prepare_media(
+    request: VideoRequest, *, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str = DEFAULT_PREFIX
+) -> VideoRequest:
+    """Find out what a request's media are, so that it has a key; local files and frames of videos go into the bucket.
+
+    `submit_video` does it too, where it was not done. A request whose media are URLs is returned as it is.
+
+    Args:
+        request: The video to be made.
+        credentials: The block with the API key.
+        bucket: The block of the bucket that holds the job records and the videos.
+        prefix: Where in the bucket, below the block's own folder.
+
+    Raises:
+        InvalidRequestError: All that is wrong with the media, by field.
+        StorageError: The bucket cannot be read or written.
+    """
+    async with open_jobs(credentials, bucket, prefix) as jobs:
+        return await Preparing(jobs, local_files()).one(request)
 
 
 @task(
@@ -215,6 +173,7 @@ async def submit_video(
     """
     logger = get_run_logger()
     async with open_jobs(credentials, bucket, prefix) as jobs:
+        request = await Preparing(jobs, local_files()).one(request)
         submission = await submitting.submit_video(
             jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts
         )

@@ -19,11 +19,12 @@ from prefect_loova.doubt import decide, jobs_in_doubt
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.events import tell_credits_low
 from prefect_loova.models import JobInDoubt
+from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
 from prefect_loova.quota import LIMIT, places
 from prefect_loova.saving import MAX_BYTES
 from prefect_loova.showing import Preview
 from prefect_loova.states import Decision
-from prefect_loova.tasks import DEFAULT_PREFIX, open_jobs, show_video
+from prefect_loova.tasks import show_video
 
 
 @flow(name="collect-videos")

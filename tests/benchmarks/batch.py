@@ -73,7 +73,7 @@ async def make(spec: dict[str, Any], watched: Watched) -> dict[str, Any]:
     from pydantic import SecretStr
 
     from prefect_loova import LoovaCredentials, VideoRequest, generate_videos
-    from prefect_loova.tasks import open_jobs
+    from prefect_loova.opening import open_jobs
 
     aws = AwsCredentials(
         aws_access_key_id=spec["access_key"],

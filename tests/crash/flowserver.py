@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest, generate_video
 from prefect_loova.jobs import JobTimes
-from prefect_loova.tasks import open_jobs
+from prefect_loova.opening import open_jobs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.crash.forkserver import decide_as_told, main

@@ -15,8 +15,8 @@ from prefect.artifacts import Artifact
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
 from prefect_loova.command import Place, simulated
 from prefect_loova.errors import AbandonedError, InvalidRequestError, MoveRefusedError, StorageError, TaskNotFoundError
+from prefect_loova.opening import open_jobs
 from prefect_loova.resolve import main
-from prefect_loova.tasks import open_jobs
 from tests.integration.conftest import block_of
 
 FLOWS = Path(__file__).parents[2] / "flows"

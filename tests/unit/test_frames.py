@@ -232,6 +232,7 @@ FRAGMENTS = film(96, (160, 120), paint=films.noise, movflags="frag_keyframe+empt
         (film(2, (8200, 16)), "8,200 x 16 pixels, which is too large"),
         (film(1, (320, 320), sar=Fraction(100, 1)), "32,000 x 320 pixels, which is too large"),
     ],
+    ids=range(15),
 )
 def test_what_is_no_whole_video_is_a_clear_error(which: Which, video: bytes, reason: str) -> None:
     with pytest.raises(UnusableVideoError, match=f"^no frame can be taken: .*({reason})"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from prefect_loova.bucket import _seen_conditional
+from prefect_loova.client import FormFile
 from prefect_loova.errors import (
     InDoubtError,
     LoovaError,
@@ -130,7 +131,10 @@ class _Loova:
     def check(self, request: VideoRequest) -> None:
         pass
 
-    async def submit_video(self, request: VideoRequest) -> VideoTask:
+    def submit_seconds(self, files: Sequence[FormFile]) -> float:
+        return TIMEOUT
+
+    async def submit_video(self, request: VideoRequest, files: Sequence[FormFile]) -> VideoTask:
         future = asyncio.get_running_loop().create_future()
         lost = InDoubtError("the answer is lost", credits_spent="maybe")
         operation = Operation(self._worker, "post", self._bill, future, lost)

@@ -1,0 +1,192 @@
+"""How a request's media reach Loova: URLs as they are, S3 objects by presigned URLs or as files of the submit's form.
+
+It happens right before a video is paid for, and is the last look at the media: whether they are there, unchanged, and
+what they are to be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import httpx
+
+from prefect_loova.client import FormFile
+from prefect_loova.download import Download, StartOverError
+from prefect_loova.errors import (
+    InvalidRequestError,
+    NotWholeVideoError,
+    TransferError,
+    VideoUrlRefusedError,
+    shown,
+)
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.links import presigned
+from prefect_loova.media import KINDS, Kind, Medium, shown_media
+from prefect_loova.media_types import HEAD_BYTES, content_problem, media_type_of
+from prefect_loova.models import VideoRequest
+from prefect_loova.s3_errors import S3_ERRORS, storage_error
+from prefect_loova.urls import names_private_host
+
+_LONGEST_LINK = 604_800  # of AWS Signature Version 4, in seconds
+_LOOK_SECONDS = 20.0
+_LOOKS_AT_ONCE = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a submit sends.
+
+    Attributes:
+        request: The request; its media are URLs that Loova can load. They are secrets.
+        files: What goes along as files.
+    """
+
+    request: VideoRequest
+    files: tuple[FormFile, ...] = ()
+
+
+async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0) -> Delivery:
+    """Look at the media of a prepared request for the last time, and make them reachable.
+
+    Args:
+        jobs: The API and the bucket.
+        request: The video to be made.
+        max_wait: How long is waited for it, in seconds; links are valid for twice as long at least.
+
+    Raises:
+        InvalidRequestError: All that is wrong with them, by field; nothing was sent.
+        StorageError: The bucket cannot be read.
+    """
+    texts = [(name, number, text) for name in KINDS for number, text in enumerate(getattr(request, name))]
+    warn_of_references(request)
+    if not texts:
+        return Delivery(request)
+    deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))))
+    turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
+
+    async def one(name: str, number: int, text: str) -> str | FormFile:
+        async with turn:
+            try:
+                return await deliverer.deliver(name, number, Medium.read(text))
+            except ValueError as error:
+                problems.append(f"{name}.{number}: {shown(repr(shown_media(text)), 200)} was given: {error}")
+                return ""
+
+    async with httpx.AsyncClient(timeout=_LOOK_SECONDS, follow_redirects=False) as http:
+        deliverer.http = http
+        made = await asyncio.gather(*(one(*text) for text in texts))
+    if problems:
+        raise InvalidRequestError("\n".join(sorted(problems)))
+    urls: dict[str, list[str]] = {name: [] for name in KINDS}
+    for (name, _, _), medium in zip(texts, made, strict=True):
+        if isinstance(medium, str):
+            urls[name].append(medium)
+    files = tuple(medium for medium in made if isinstance(medium, FormFile))
+    _check_order(request, urls, files)
+    delivered = request.model_copy(update={name: tuple(some) for name, some in urls.items()})
+    jobs.loova.check(delivered)
+    return Delivery(delivered, files)
+
+
+def _check_order(request: VideoRequest, urls: dict[str, list[str]], files: tuple[FormFile, ...]) -> None:
+    """Files and URLs of one kind in one form: which comes first is not documented, and a frame in the wrong place
+    would be paid for."""
+    mixed = [name for name in KINDS if files and urls[name] and len(urls[name]) < len(getattr(request, name))]
+    if not mixed:
+        return
+    told = f"{' and '.join(mixed)}: files and URLs go in one form, and Loova does not document their order"
+    if request.function_mode == "first_last_frames":
+        raise InvalidRequestError(f"{told}; give both frames as files, or both as URLs")
+    log.warning("%s: references such as @image1 may mean another one", told)
+
+
+def warn_of_references(request: VideoRequest) -> None:
+    """Tell of `@` references in the prompt that name none of the media: the video may not be what was meant."""
+    unknown = request.unknown_references()
+    if unknown:
+        counts = ", ".join(f"{len(texts)} {KINDS[name]}s" for name, texts in request.media().items())
+        log.warning("%s: the prompt refers to %s, and the request has %s", request.name, ", ".join(unknown), counts)
+
+
+@dataclass
+class _Deliverer:
+    jobs: VideoJobs
+    link_seconds: int
+    http: httpx.AsyncClient | None = None
+
+    async def deliver(self, name: str, number: int, medium: Medium) -> str | FormFile:
+        kind = KINDS[name]
+        if medium.home == "web":
+            if self.jobs.media.check_urls:
+                await self._look_at(medium.place, kind)
+            return medium.place
+        head = await self._call(medium, self.jobs.records.s3.head_object)
+        if medium.etag not in (None, head["ETag"]):
+            raise ValueError("the object has changed since it was looked at: ask again, for another request")
+        if self._as_files:
+            return await self._file(medium, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
+        bucket, key = medium.bucket_and_key
+        version = {"VersionId": head["VersionId"]} if head.get("VersionId", "null") != "null" else {}
+        link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
+        if "x-amz-security-token=" in link.lower():
+            log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
+        return link
+
+    @property
+    def _as_files(self) -> bool:
+        send, endpoint = self.jobs.media.send, self.jobs.records.s3.meta.endpoint_url
+        return send == "files" or (send == "auto" and names_private_host(endpoint) and not self.jobs.loova.is_private)
+
+    async def _file(self, medium: Medium, name: str) -> FormFile:
+        answer = await self._call(medium, self.jobs.records.s3.get_object)
+        try:
+            content: bytes = await asyncio.to_thread(answer["Body"].read)
+        except S3_ERRORS as error:
+            raise storage_error(error, medium.place) from None
+        if medium.etag not in (None, answer["ETag"]) or len(content) != answer["ContentLength"]:
+            raise ValueError("the object changed while it was read")
+        return FormFile(name, content, media_type_of(content[:HEAD_BYTES]) or "application/octet-stream")
+
+    async def _call(self, medium: Medium, operation: Callable[..., Any]) -> Any:
+        bucket, key = medium.bucket_and_key
+        try:
+            return await asyncio.to_thread(operation, Bucket=bucket, Key=key)
+        except S3_ERRORS as error:
+            failure = storage_error(error, medium.place)
+        if failure.http_status in (403, 404):
+            raise ValueError("there is no such object any more, or it may not be read (s3:GetObject)")
+        raise failure
+
+    async def _look_at(self, url: str, kind: Kind) -> None:
+        """Load the first bytes of a URL, as Loova would. A host that cannot be reached from here is Loova's matter."""
+        assert self.http is not None  # noqa: S101
+        rules = self.jobs.media
+        download = Download(
+            url, self.http, allow_private=self.jobs.loova.is_private, max_bytes=2**40, tries=1, read_timeout=10.0
+        )
+        head = bytearray()
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS), aclosing(download.chunks()) as chunks:
+                async for chunk in chunks:
+                    head += chunk
+                    if len(head) >= HEAD_BYTES:
+                        break
+        except VideoUrlRefusedError as error:
+            raise ValueError(error.message) from None
+        except NotWholeVideoError as error:
+            if not download.received:
+                raise ValueError(error.message) from None
+        except (TransferError, TimeoutError, StartOverError) as error:
+            log.warning("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))
+            return
+        size = download.announced if download.announced is not None else download.received
+        if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
+            raise ValueError(problem)

@@ -1,0 +1,266 @@
+"""Find out what a request's media are, so that it has a key: the step before `submitting`.
+
+Local files are put into the bucket, once for each content, under `{prefix}/_media/{sha256}.png`; so is a frame that is
+taken out of a video. Objects in S3 stay where they are. What is wrong with the media is told all together, before
+anything is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO, RawIOBase
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError, UnusableVideoError, shown
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.media import KINDS, Kind, Medium, shown_media
+from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, media_type_of
+from prefect_loova.models import VideoRequest
+from prefect_loova.records import is_key
+from prefect_loova.s3_file import S3File
+
+MEDIA = "_media"
+"""Where media that are made reachable stand, below the prefix."""
+
+_REQUESTS_AT_ONCE = 8
+_TOLD = 50
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Which local files may be read for a request.
+
+    Attributes:
+        allowed: Whether any may.
+        base: What relative paths begin at; the working directory, if not given.
+        within: The folder that all must lie in, links followed; any, if not given.
+    """
+
+    allowed: bool = True
+    base: Path | None = None
+    within: Path | None = None
+
+    def find(self, path: str) -> Path:
+        """The file of a path.
+
+        Raises:
+            ValueError: Says why it may not be read.
+        """
+        if not self.allowed:
+            raise ValueError("a list that comes from S3 may not read local files, unless media_folder allows it")
+        found = (self.base or Path.cwd()) / Path(path).expanduser()
+        try:
+            whole = found.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise ValueError("there is no such file (a URL begins with https://, an object in S3 with s3://)") from None
+        if self.within is not None and not whole.is_relative_to(self.within.resolve()):
+            raise ValueError(f"it lies outside of {self.within}, and only files in there may be read")
+        return whole
+
+
+class LocalFile(NamedTuple):
+    """A local file that was read whole."""
+
+    content: bytes
+    sha256: str
+
+
+@dataclass
+class Preparing:
+    """Prepares requests, each medium once, however many requests name it.
+
+    Attributes:
+        jobs: The API and the bucket.
+        local: Which local files may be read.
+        upload: Whether to put into the bucket what Loova is to load; a dry run does not.
+    """
+
+    jobs: VideoJobs
+    local: LocalFiles = field(default_factory=LocalFiles)
+    upload: bool = True
+    _known: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def all(self, requests: Sequence[VideoRequest]) -> list[VideoRequest]:
+        """The same requests, prepared.
+
+        Raises:
+            InvalidRequestError: All that is wrong with their media, by request and field.
+            StorageError: The bucket cannot be read or written.
+        """
+        if all(request.is_prepared for request in requests):
+            return list(requests)
+        turn, problems = asyncio.Semaphore(_REQUESTS_AT_ONCE), dict[int, list[str]]()
+
+        async def one(number: int, request: VideoRequest) -> VideoRequest:
+            async with turn:
+                try:
+                    return await self.one(request)
+                except InvalidRequestError as error:
+                    problems[number] = error.message.splitlines()
+                    return request
+
+        prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
+        if problems:
+            told = [f"request {number}: {line}" for number in sorted(problems) for line in problems[number]]
+            more = [f"... and {len(told) - _TOLD:,} more"] if len(told) > _TOLD else []
+            raise InvalidRequestError("\n".join([*told[:_TOLD], *more]))
+        return prepared
+
+    async def one(self, request: VideoRequest) -> VideoRequest:
+        """The same request, with the content of all of its media known.
+
+        Raises:
+            InvalidRequestError: All that is wrong with its media, by field.
+            StorageError: The bucket cannot be read or written.
+        """
+        if request.is_prepared:
+            return request
+        problems: list[str] = []
+        media: dict[str, list[str]] = {name: [] for name in KINDS}
+        for name, kind in KINDS.items():
+            for number, text in enumerate(getattr(request, name)):
+                try:
+                    media[name].append(await self._prepared(kind, text))
+                except ValueError as error:
+                    seen = shown(repr(shown_media(text)), 200)
+                    problems.append(f"{name}.{number}: {seen} was given: {error}")
+        if problems:
+            raise InvalidRequestError("\n".join(problems))
+        return request.model_copy(update={name: tuple(texts) for name, texts in media.items()})
+
+    async def _prepared(self, kind: Kind, text: str) -> str:
+        medium = Medium.read(text)
+        if medium.identity is not None:
+            return text
+        known = self._known.get((kind, text))
+        if known is None:
+            known = self._known[kind, text] = asyncio.create_task(self._look_at(kind, medium))
+        return await asyncio.shield(known)
+
+    async def _look_at(self, kind: Kind, medium: Medium) -> str:
+        if medium.home == "disk":
+            return str(await self._from_disk(kind, medium))
+        return str(await self._from_s3(kind, medium))
+
+    async def _from_disk(self, kind: Kind, medium: Medium) -> Medium:
+        path = self.local.find(medium.place)
+        holds: Kind = "video" if medium.frame else kind
+        async with self._reading:  # one at a time: each is held in memory
+            file = await asyncio.to_thread(_read, path, self.jobs.media.most(holds))
+            if problem := content_problem(file.content[:HEAD_BYTES], len(file.content), holds, self.jobs.media):
+                raise ValueError(problem)
+            pinned = medium.pinned(f"sha256={file.sha256}")
+            if medium.frame:
+                return await self._frame(pinned, lambda: BytesIO(file.content))
+            media_type = media_type_of(file.content[:HEAD_BYTES]) or ""
+            object_key = self.jobs.records.object_key(MEDIA, f"{file.sha256}{TAKEN[media_type]}")
+            await self._put(object_key, file.content, media_type)
+            return pinned.pinned(pinned.pin, self.jobs.records.uri(object_key))
+
+    async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
+        holds: Kind = "video" if medium.frame else kind
+        if not medium.pin:
+            seen = await asyncio.to_thread(self._pinned_in_s3, medium, holds)
+            sha256 = await self._saved_here(medium)
+            medium = medium.pinned(f"sha256={sha256}") if sha256 else seen
+        if not medium.frame:
+            return medium
+        return await self._frame(medium, lambda: _opened(self.jobs, medium))
+
+    async def _saved_here(self, medium: Medium) -> str | None:
+        """The SHA-256 of a video that a job record below this prefix knows."""
+        bucket, object_key = medium.bucket_and_key
+        prefix = self.jobs.records.prefix
+        key = object_key.removeprefix(f"{prefix}/" if prefix else "").partition("/")[0]
+        if bucket != self.jobs.records.bucket or not is_key(key):
+            return None
+        try:
+            stored = await self.jobs.records.read(key)
+        except RecordMismatchError:
+            return None
+        videos = [attempt.video for attempt in stored.record.attempts if attempt.video] if stored else []
+        return next((video.sha256 for video in videos if video.object_key == object_key), None)
+
+    def _pinned_in_s3(self, medium: Medium, holds: Kind) -> Medium:
+        bucket, key = medium.bucket_and_key
+        try:
+            with S3File(self.jobs.records.s3, bucket, key, block_bytes=HEAD_BYTES) as file:
+                head, size, etag = file.read(HEAD_BYTES) or b"", file.size, file.etag
+        except StorageError as error:
+            raise _unusable(error) from None
+        if problem := content_problem(head, size, holds, self.jobs.media):
+            raise ValueError(problem)
+        return medium.pinned(f"etag={etag.strip(chr(34))}")
+
+    async def _frame(self, video: Medium, opened: Callable[[], BytesIO | RawIOBase]) -> Medium:
+        """A frame of a pinned video as an object of its own; what is there already is not taken again."""
+        object_key = self.jobs.records.object_key(MEDIA, f"{video.frame_id}.png")
+        frame = Medium("s3", self.jobs.records.uri(object_key), pin=f"frame={video.frame_id}")
+        if not self.upload or await self.jobs.records.object_size(object_key):
+            return frame
+
+        def taken() -> bytes:
+            from prefect_loova.frames import frame_of  # noqa: PLC0415  (decoders load when they are used)
+
+            assert video.frame is not None  # noqa: S101
+            with opened() as file:
+                return frame_of(file, video.frame)
+
+        try:
+            png = await asyncio.to_thread(taken)
+        except UnusableVideoError as error:
+            raise ValueError(error.message) from None
+        except StorageError as error:
+            raise _unusable(error) from None
+        await self.jobs.records.put_bytes(object_key, png, "image/png")
+        return frame
+
+    async def _put(self, object_key: str, content: bytes, media_type: str) -> None:
+        if self.upload and await self.jobs.records.object_size(object_key) != len(content):
+            await self.jobs.records.put_bytes(object_key, content, media_type)
+
+
+def _read(path: Path, most: int) -> LocalFile:
+    """A local file, whole, or a byte more than `most` of it.
+
+    Raises:
+        ValueError: Says why it cannot be used.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for whoever writes into it
+            raise ValueError("it is a directory" if path.is_dir() else "it is no regular file")
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            content = file.read(most + 1)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    is_whole = len(content) == min(before.st_size, most + 1)
+    if not is_whole or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError("it changed while it was read: try again when it is written")
+    return LocalFile(content, hashlib.sha256(content).hexdigest())
+
+
+def _opened(jobs: VideoJobs, video: Medium) -> S3File:
+    bucket, key = video.bucket_and_key
+    file = S3File(jobs.records.s3, bucket, key)
+    if video.etag not in (None, file.etag):
+        file.close()
+        raise ValueError("the object has changed since")
+    return file
+
+
+def _unusable(error: StorageError) -> Exception:
+    """What an object that cannot be read means for a request: bad input, unless trying again may help."""
+    if error.transient:
+        return error
+    if error.http_status in (403, 404):
+        return ValueError("there is no such object, or it may not be read (s3:GetObject)")
+    return ValueError(error.message)

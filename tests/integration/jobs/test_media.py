@@ -1,0 +1,357 @@
+"""Reference media from where people have them: on disk, in S3, out of a video; and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+
+from prefect_loova.client import LoovaClient
+from prefect_loova.delivery import delivery_of
+from prefect_loova.errors import InvalidRequestError, StorageError
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.media_types import MediaRules
+from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.preparing import LocalFiles, Preparing
+from prefect_loova.submitting import submit_video
+from tests.films import film
+from tests.integration.jobs.shop import Shop
+
+FILM = film(5)
+
+
+def picture(colour: str = "red", kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), colour).save(file, kind)
+    return file.getvalue()
+
+
+RED = picture()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cat.png").write_bytes(RED)
+    (tmp_path / "walk.mp4").write_bytes(FILM)
+    return tmp_path
+
+
+def asked(*images: Any, videos: Any = (), prompt: str = "a cat", **fields: Any) -> VideoRequest:
+    return VideoRequest(prompt=prompt, image_urls=images, video_urls=videos, duration=4, **fields)
+
+
+async def prepared(shop: Shop, request: VideoRequest, local: LocalFiles | None = None, **settings: Any) -> VideoRequest:
+    async with shop.worker(**settings) as jobs:
+        return await Preparing(jobs, local or LocalFiles()).one(request)
+
+
+async def bought(shop: Shop, request: VideoRequest, **settings: Any) -> Submission:
+    async with shop.worker(**settings) as jobs:
+        return await submit_video(jobs, await Preparing(jobs).one(request))
+
+
+def sent(shop: Shop) -> dict[str, Any]:
+    """What the last submit asked for, as Loova saw it."""
+    return shop.loova.ledger["posts"][-1]["request"]
+
+
+async def loaded(shop: Shop, link: str) -> bytes:
+    """What a presigned link leads to. (moto, where it checks who asks, cannot read the signature of one.)"""
+    if shop.bucket.server.name == "moto":
+        return shop.bytes_of(unquote(urlsplit(link).path).removeprefix(f"/{shop.bucket}/"))
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return (await http.get(link)).content
+
+
+def put(shop: Shop, key: str, content: bytes) -> str:
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=key, Body=content)
+    return f"s3://{shop.bucket}/{key}"
+
+
+async def test_a_local_file_is_put_into_the_bucket_once_and_loova_gets_a_link_to_it(shop: Shop, folder: Path) -> None:
+    request = await prepared(shop, asked(folder / "cat.png"))
+    again = await prepared(shop, asked(folder / "cat.png"))
+    name = f"loova/_media/{hashlib.sha256(RED).hexdigest()}.png"
+    assert again == request
+    assert shop.keys == {name}
+    stored = shop.bucket.client.get_object(Bucket=shop.bucket, Key=name)
+    assert (stored["Body"].read(), stored["ContentType"]) == (RED, "image/png")
+
+    await bought(shop, request)
+    (link,) = sent(shop)["image_urls"]
+    assert "X-Amz-Signature" in link
+    assert "X-Amz-Expires=86400" in link
+    assert await loaded(shop, link) == RED
+    assert "X-Amz" not in shop.bytes_of(f"loova/{request.key}/record.json").decode()
+
+
+async def test_the_same_content_is_the_same_request_wherever_it_lies_and_a_changed_file_another(
+    shop: Shop, folder: Path
+) -> None:
+    (folder / "other.jpeg").write_bytes(RED)
+    first = await bought(shop, asked(folder / "cat.png"))
+    second = await bought(shop, asked(folder / "other.jpeg"))
+    assert (second.key, second.task_id, second.reused) == (first.key, first.task_id, True)
+    (folder / "cat.png").write_bytes(picture("blue"))
+    third = await bought(shop, asked(folder / "cat.png"))
+    assert third.key != first.key
+    assert shop.totals["billed"] == 2
+
+
+async def test_an_object_in_s3_is_linked_where_it_is_and_another_content_is_another_request(shop: Shop) -> None:
+    uri = put(shop, "loova/mine/a cat.png", RED)
+    first = await bought(shop, asked(uri))
+    (link,) = sent(shop)["image_urls"]
+    assert await loaded(shop, link) == RED
+    assert (await bought(shop, asked(uri))).reused
+    put(shop, "loova/mine/a cat.png", picture("blue"))
+    assert (await bought(shop, asked(uri))).key != first.key
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+async def test_a_frame_of_a_video_is_an_image(shop: Shop, folder: Path, which: str) -> None:
+    uri = put(shop, "loova/walk.mp4", FILM)
+    from_disk = await prepared(shop, asked(f"{folder / 'walk.mp4'}#{which}-frame"))
+    await bought(shop, asked(f"{uri}#{which}-frame"))
+    (link,) = sent(shop)["image_urls"]
+    for png in (
+        await loaded(shop, link),
+        shop.bytes_of(from_disk.image_urls[0].partition("#")[0].removeprefix(f"s3://{shop.bucket}/")),
+    ):
+        grey = Image.open(io.BytesIO(png)).convert("L").getpixel((20, 20))
+        assert isinstance(grey, int | float)
+        number = {"first": 0, "last": 4}[which]
+        assert abs(grey - (20 + 2 * number - 16) * 255 / 219) < 2
+
+
+async def test_a_saved_video_is_known_by_its_job_record(shop: Shop) -> None:
+    saved = await shop.save(await shop.finished())
+    by_hand = await prepared(shop, asked(videos=[saved.video]))
+    assert by_hand == await prepared(shop, asked(videos=[saved]))
+    assert by_hand.key == asked(videos=[saved]).key
+    goes_on = await prepared(shop, asked(saved.last_frame))
+    assert goes_on.key == (await prepared(shop, asked(f"{saved.video}#last-frame"))).key
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: path.mkdir(), "it is a directory"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.write_text("a text"), "its content is text, not an image"),
+        (lambda path: path.write_bytes(RED + bytes(30_000_000)), "30,000,000 are the most for an image"),
+        (lambda path: path.write_bytes(FILM), "its content is video/mp4, not an image"),
+        (lambda path: os.mkfifo(path), "it is no regular file"),
+        (lambda path: path.symlink_to(path), "there is no such file"),
+    ],
+)
+async def test_a_local_file_that_is_no_such_medium_is_refused_before_anything_is_spent(
+    shop: Shop, tmp_path: Path, make: Callable[[Path], object], problem: str
+) -> None:
+    path = tmp_path / "cat.png"
+    make(path)
+    with pytest.raises(InvalidRequestError) as caught:
+        await bought(shop, asked("https://example.com/a.png", path))
+    assert f"image_urls.1: {str(path)!r} was given: " in str(caught.value)
+    assert problem in str(caught.value)
+    assert shop.totals["posted"] == 0
+    assert shop.keys == set()
+
+
+async def test_a_file_that_may_not_be_read_is_refused(shop: Shop, folder: Path) -> None:
+    # Root may read everything; a folder in the place of the file's is not there for anybody.
+    with pytest.raises(InvalidRequestError, match="there is no such file"):
+        await prepared(shop, asked(folder / "cat.png" / "deeper.png"))
+
+
+async def test_a_file_that_changes_while_it_is_read_is_refused(shop: Shop, folder: Path) -> None:
+    path = folder / "growing.png"
+    path.write_bytes(RED)
+    ended = threading.Event()
+
+    def grow() -> None:
+        while not ended.is_set():
+            with path.open("r+b") as file:
+                file.truncate(len(RED))
+                file.seek(0, os.SEEK_END)
+                file.write(bytes(8_000_000))
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(InvalidRequestError, match="it changed while it was read"):
+            for _ in range(50):
+                await prepared(shop, asked(path))
+    finally:
+        ended.set()
+        writer.join()
+
+
+async def test_an_object_that_is_not_there_or_may_not_be_read_is_refused(shop: Shop) -> None:
+    elsewhere = put(shop, "of-others/cat.png", RED)
+    for uri in (f"s3://{shop.bucket}/loova/nothing.png", elsewhere, "s3://no-such-bucket-of-ours/cat.png"):
+        with pytest.raises(InvalidRequestError) as caught:
+            await prepared(shop, asked(uri))
+        assert f"image_urls.0: {uri!r} was given: " in str(caught.value)
+
+
+@pytest.mark.parametrize("as_files", ["links", "files"])
+async def test_an_object_that_vanishes_or_changes_before_the_submit_is_refused_and_leaves_no_job(
+    shop: Shop, folder: Path, as_files: Any
+) -> None:
+    rules = MediaRules(send=as_files)
+    uri = put(shop, "loova/cat.png", RED)
+    changed, gone = await prepared(shop, asked(uri)), await prepared(shop, asked(folder / "cat.png"))
+    put(shop, "loova/cat.png", picture("blue"))
+    shop.bucket.client.delete_object(Bucket=shop.bucket, Key=gone.image_urls[0].partition("#")[0].split("/", 3)[3])
+    for request, problem in ((changed, "the object has changed"), (gone, "no such object any more")):
+        with pytest.raises(InvalidRequestError, match=problem):
+            await bought(shop, request, media=rules)
+    assert shop.totals["posted"] == 0
+    assert shop.keys == {"loova/cat.png"}
+
+
+async def test_all_that_is_wrong_is_told_at_once_by_request_and_field(shop: Shop, folder: Path) -> None:
+    requests = [
+        asked(folder / "no.png", folder / "cat.png"),
+        asked(folder / "cat.png"),
+        asked(videos=[folder / "cat.png"]),
+    ]
+    async with shop.worker() as jobs:
+        with pytest.raises(InvalidRequestError) as caught:
+            await Preparing(jobs).all(requests)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" was given")[0].partition(": '")[0] for line in lines[:2]] == [
+        "request 1: image_urls.0",
+        "request 3: video_urls.0",
+    ]
+
+
+async def test_a_dry_run_writes_nothing(shop: Shop, folder: Path) -> None:
+    request = asked(folder / "cat.png", f"{folder / 'walk.mp4'}#last-frame")
+    async with shop.worker() as jobs:
+        dry = await Preparing(jobs, upload=False).one(request)
+    assert shop.keys == set()
+    assert dry == await prepared(shop, request)
+
+
+async def test_only_files_in_the_folder_that_is_allowed_are_read(shop: Shop, folder: Path) -> None:
+    inside = folder / "inside"
+    inside.mkdir()
+    (inside / "cat.png").write_bytes(RED)
+    (inside / "link.png").symlink_to(folder / "cat.png")
+    local = LocalFiles(base=inside, within=inside)
+    assert (await prepared(shop, asked("cat.png"), local)).is_prepared
+    for path in ("../cat.png", str(folder / "cat.png"), "link.png"):
+        with pytest.raises(InvalidRequestError, match="it lies outside of"):
+            await prepared(shop, asked(path), local)
+    with pytest.raises(InvalidRequestError, match="may not read local files"):
+        await prepared(shop, asked("cat.png"), LocalFiles(allowed=False))
+
+
+async def test_media_go_along_as_files_where_the_bucket_cannot_be_reached(shop: Shop, folder: Path) -> None:
+    request = await prepared(shop, asked(folder / "cat.png", videos=[folder / "walk.mp4"]))
+    first = await bought(shop, request, media=MediaRules(send="files"))
+    posted = sent(shop)
+    assert [(one["name"], one["media_type"], one["sha256"]) for one in posted["files"]] == [
+        ("image1.png", "image/png", hashlib.sha256(RED).hexdigest()),
+        ("video1.mp4", "video/mp4", hashlib.sha256(FILM).hexdigest()),
+    ]
+    assert posted["prompt"] == "a cat"
+    assert posted["duration"] == 4
+    (task,) = shop.loova.ledger["tasks"]
+    assert task["credits_cost"] == request.estimate_credits() == 120
+    assert (await bought(shop, request)).task_id == first.task_id
+
+
+async def test_files_and_urls_are_not_mixed_where_the_order_decides(shop: Shop, folder: Path) -> None:
+    rules = MediaRules(send="files", check_urls=False)
+    request = asked("https://example.com/a.png", folder / "cat.png", function_mode="first_last_frames")
+    with pytest.raises(InvalidRequestError, match="does not document their order"):
+        await bought(shop, request, media=rules)
+    assert shop.totals["posted"] == 0
+
+
+async def test_whether_links_or_files_are_sent_depends_on_where_the_bucket_is(shop: Shop, folder: Path) -> None:
+    """The bucket is on loopback: a Loova on the internet could not load from it, one beside it can."""
+    request = await prepared(shop, asked(folder / "cat.png"))
+    async with shop.worker() as near:
+        assert not (await delivery_of(near, request)).files
+    async with LoovaClient("k", "https://api.loova.ai/api") as loova:
+        far = VideoJobs(loova, near.records)
+        assert [file.name for file in (await delivery_of(far, request)).files] == ["image1.png"]
+        far.media = MediaRules(send="links")
+        with pytest.raises(InvalidRequestError, match="Loova cannot reach a private address"):
+            await delivery_of(far, request)
+
+
+@contextmanager
+def host(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers[self.path.partition("?")[0]]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_a_url_is_looked_at_before_it_is_paid_for(shop: Shop) -> None:
+    with host({"/a.png": (200, RED), "/gone": (404, b""), "/page": (200, b"<html>Sign in"), "/0": (200, b"")}) as url:
+        for path, problem in (("gone", "HTTP 404"), ("page", "a web page, not an image"), ("0", "it is empty")):
+            with pytest.raises(InvalidRequestError) as caught:
+                await bought(shop, asked(f"{url}/a.png", f"{url}/{path}?X-Amz-Signature=SECRET"))
+            assert problem in str(caught.value)
+            assert "SECRET" not in str(caught.value)
+        assert shop.totals["posted"] == 0
+        assert shop.keys == set()
+        submission = await bought(shop, asked(f"{url}/a.png?X-Amz-Signature=1"))
+    # Bought is bought: that its reference is gone is no matter any more.
+    assert (await bought(shop, asked(f"{url}/a.png?X-Amz-Signature=2"))).task_id == submission.task_id
+
+
+async def test_a_url_that_cannot_be_looked_at_from_here_is_loovas_matter(shop: Shop, caplog: Any) -> None:
+    with host({}) as url:
+        pass
+    await bought(shop, asked(f"{url}/a.png"))
+    assert shop.totals["billed"] == 1
+
+
+async def test_a_url_to_a_private_address_is_refused(shop: Shop) -> None:
+    async with LoovaClient("k", "https://api.loova.ai/api") as loova, shop.worker() as near:
+        far = VideoJobs(loova, near.records)
+        for url in ("https://10.0.0.1/a.png", "https://127.1/a.png", "https://cats.internal/a.png"):
+            with pytest.raises(InvalidRequestError, match="Loova cannot reach a private address"):
+                await submit_video(far, asked(url))
+
+
+async def test_a_bucket_that_does_not_answer_is_no_bad_medium(shop: Shop) -> None:
+    server = replace(shop.bucket.server, endpoint_url="http://127.0.0.1:9")
+    s3 = server.client_of(*shop.bucket.limited_keys, retries={"total_max_attempts": 1})
+    with pytest.raises(StorageError) as caught:
+        await prepared(shop, asked(f"s3://{shop.bucket}/loova/cat.png"), s3=s3)
+    assert caught.value.transient
