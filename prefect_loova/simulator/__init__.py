@@ -6,7 +6,8 @@
         assert loova.ledger["totals"]["billed"] == 1
 
 On the command line: `python -m prefect_loova.simulator`. In pytest: the fixture `loova_simulator`.
-It needs the extra `prefect-loova[simulator]`. It never reaches the network, and nothing it says comes from Loova.
+It needs the extra `prefect-loova[simulator]`. Nothing it says comes from Loova, and it asks no other host for anything
+but the reference media that a request names.
 """
 
 from __future__ import annotations

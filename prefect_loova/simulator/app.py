@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from prefect_loova.simulator.books import Books, Task
 from prefect_loova.simulator.faults import Fault, Faults
+from prefect_loova.simulator.fetching import Fetching
 from prefect_loova.simulator.orders import Refusal, read_fields, validated
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Reply
@@ -35,6 +36,7 @@ class Api:
         books: Books,
         faults: Faults,
         videos: VideoHost,
+        fetching: Fetching,
         *,
         api_key: str,
         max_running: int,
@@ -45,6 +47,7 @@ class Api:
         self._books = books
         self._faults = faults
         self._videos = videos
+        self._fetching = fetching
         self._api_key = api_key
         self._max_running = max_running
         self._generation_seconds = generation_seconds
@@ -83,14 +86,20 @@ class Api:
                 self._check_key(request)
                 if unreadable:
                     raise unreadable
-                task = self._books.buy(post, validated(fields), self._max_running, self._generation_seconds)
+                order = validated(fields)
+                found = self._fetching.found(order)
+                task = self._books.buy(post, order, self._max_running, self._generation_seconds, found)
             except Refusal as refusal:
                 self._books.refused(post, refusal.message)
                 raise
+            self._fetching.begin(task)
             return self._shown(task, "task_id", "status", "created_at", "credits_cost")
 
         prompt = fields.get("prompt")
-        return _answer(request, self._faults.take("submit", prompt=prompt if isinstance(prompt, str) else None), effect)
+        fault = self._faults.take("submit", prompt=prompt if isinstance(prompt, str) else None)
+        if "files" in fields:  # They are decoded on the way, which takes its time.
+            return await asyncio.to_thread(_answer, request, fault, effect)
+        return _answer(request, fault, effect)
 
     async def _poll(self, request: Request) -> Response:
         task_id = request.query_params.get("task_id", "")
@@ -140,9 +149,9 @@ class Api:
         data = self._shown(task)
         if data["status"] == "running":
             return data | {"result": None}
-        url = self._video_origin(host) + self._videos.path_of(task.task_id)
-        finished = _iso(task.finishes_at)
-        result = {"status": "succeeded", "video_url": url, "error_message": None, "finished_at": finished}
+        url = None if task.problem else self._video_origin(host) + self._videos.path_of(task.task_id)
+        result = {"status": data["status"], "video_url": url, "error_message": task.problem}
+        result["finished_at"] = _iso(task.finishes_at)
         return data | {"result": result}
 
     async def _ledger(self, _: Request) -> Response:
@@ -152,6 +161,8 @@ class Api:
         task = self._books.task(request.path_params["task_id"])
         if task is None:
             raise Refusal(404, "Task not found")
+        if task.is_fetching or task.problem:
+            raise Refusal(404, "The task has no video")
         return JSONResponse(await asyncio.to_thread(self.checksum, task))
 
     def checksum(self, task: Task) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_loova.simulator.orders import Order, Refusal
+from prefect_loova.simulator.media import Found
+from prefect_loova.simulator.orders import Order, Refusal, Upload
+from prefect_loova.simulator.stills import Still
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value);
@@ -26,12 +28,19 @@ CREATE TABLE IF NOT EXISTS tasks (
 CREATE TABLE IF NOT EXISTS posts (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, request TEXT, outcome TEXT NOT NULL, message TEXT, task_id TEXT
 );
+CREATE TABLE IF NOT EXISTS fetches (task_id TEXT PRIMARY KEY, ended INTEGER NOT NULL DEFAULT 0, problem TEXT);
+CREATE TABLE IF NOT EXISTS media (
+    task_id TEXT NOT NULL, name TEXT NOT NULL, problem TEXT, width INTEGER, height INTEGER, pixels BLOB,
+    PRIMARY KEY (task_id, name)
+);
 """
+# Tasks without media have no fetch, and neither have those that older books bring along.
+_TASKS = "tasks LEFT JOIN fetches USING (task_id)"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task that was billed; its state is a matter of the clock only. Times are seconds since 1970."""
+    """A task that was billed; its state is a matter of the clock and of its media. Times are seconds since 1970."""
 
     task_id: str
     request: dict[str, Any]
@@ -40,10 +49,16 @@ class Task:
     created_at: float
     finishes_at: float
     credits_cost: float
+    is_fetching: bool = False
+    """Whether its media are still awaited: until then it runs."""
+    problem: str | None = None
+    """Why it failed."""
 
     def status(self, now: float) -> str:
-        """`running` or `succeeded`."""
-        return "running" if now < self.finishes_at else "succeeded"
+        """`running`, `succeeded` or `failed`."""
+        if self.problem:
+            return "failed"
+        return "running" if self.is_fetching or now < self.finishes_at else "succeeded"
 
     @property
     def seed(self) -> str:
@@ -114,11 +129,25 @@ class Books:
 
     def read(self, post: int, fields: dict[str, Any]) -> None:
         """Write down what was asked for, valid or not."""
-        request = json.dumps(fields, sort_keys=True, default=vars)
+        request = json.dumps(fields, sort_keys=True, default=_facts)
         self._run("UPDATE posts SET request = ? WHERE number = ?", request, post)
 
-    def buy(self, post: int, order: Order, max_running: int, generation_seconds: float) -> Task:
+    def buy(
+        self,
+        post: int,
+        order: Order,
+        max_running: int,
+        generation_seconds: float,
+        found: Iterable[Found] | None = None,
+    ) -> Task:
         """Bill an order and begin its task.
+
+        Args:
+            post: The number of the post that asked for it.
+            order: What was asked for.
+            max_running: How many tasks may run at a time.
+            generation_seconds: How long the task runs.
+            found: What is known of its media already; the task runs until `fetched`. None: nothing is awaited.
 
         Raises:
             Refusal: 429, `max_running` tasks run already; 402, the credits do not suffice.
@@ -126,24 +155,52 @@ class Books:
         request = json.dumps(order.body, sort_keys=True)
         with self._transaction():
             now, cost = self.now(), order.credits_cost
-            if self._value("SELECT count(*) FROM tasks WHERE finishes_at > ?", now) >= max_running:
+            if self._value(f"SELECT count(*) FROM {_TASKS} WHERE finishes_at > ? OR ended = 0", now) >= max_running:  # noqa: S608
                 raise Refusal(429, f"Too many running tasks: at most {max_running}")
             available, _ = self.credits()
             if cost > available:
                 raise Refusal(402, f"Insufficient credits: {cost:g} are needed, {available:g} are left")
             take = self._value("SELECT count(*) FROM tasks WHERE request = ?", request)
-            task = Task(f"sim_{secrets.token_hex(8)}", order.body, take, now, now + generation_seconds, cost)
+            task = Task(
+                f"sim_{secrets.token_hex(8)}", order.body, take, now, now + generation_seconds, cost, found is not None
+            )
             self._run(
                 "INSERT INTO tasks (task_id, request, take, created_at, finishes_at, credits_cost)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 *(task.task_id, request, take, task.created_at, task.finishes_at, cost),
             )
             self._run("UPDATE posts SET outcome = 'billed', task_id = ? WHERE number = ?", task.task_id, post)
+            if found is not None:
+                self._run("INSERT INTO fetches (task_id) VALUES (?)", task.task_id)
+                self._find(task, found)
         return task
+
+    def fetched(self, task: Task, found: Iterable[Found], names: Iterable[str]) -> None:
+        """Write down what came of a task's media, and that no more is awaited; the first problem by `names` ends it."""
+        with self._transaction():
+            self._find(task, found)
+            rows = self._db.execute("SELECT name, problem FROM media WHERE task_id = ?", (task.task_id,)).fetchall()
+            problems = {row["name"]: row["problem"] for row in rows if row["problem"]}
+            problem = next((f"{name} {problems[name]}" for name in names if name in problems), None)
+            ends = self.now() if problem else max(self.now(), task.finishes_at)
+            self._run("UPDATE fetches SET ended = 1, problem = ? WHERE task_id = ?", problem, task.task_id)
+            self._run("UPDATE tasks SET finishes_at = ? WHERE task_id = ?", ends, task.task_id)
+
+    def unfetched(self) -> list[Task]:
+        """The tasks whose media are awaited."""
+        with self._lock:
+            return [_task(row) for row in self._db.execute(f"SELECT * FROM {_TASKS} WHERE ended = 0")]  # noqa: S608
+
+    def stills(self, task_id: str) -> dict[str, Still]:
+        """The stills of a task's media, by the media's names."""
+        query = "SELECT * FROM media WHERE task_id = ? AND pixels IS NOT NULL"
+        with self._lock:
+            rows = self._db.execute(query, (task_id,)).fetchall()
+        return {row["name"]: Still.unpacked(row["width"], row["height"], row["pixels"]) for row in rows}
 
     def task(self, task_id: str) -> Task | None:
         """The task of this id."""
-        row = self._run("SELECT * FROM tasks WHERE task_id = ?", task_id)
+        row = self._run(f"SELECT * FROM {_TASKS} WHERE task_id = ?", task_id)  # noqa: S608
         return _task(row) if row else None
 
     def credits(self) -> tuple[float, float]:
@@ -162,7 +219,7 @@ class Books:
             available, total = self.credits()
             counts = dict(self._db.execute("SELECT name, count FROM counts").fetchall())
             posts = [dict(row) for row in self._db.execute("SELECT * FROM posts ORDER BY number")]
-            rows = self._db.execute("SELECT * FROM tasks ORDER BY number").fetchall()
+            rows = self._db.execute(f"SELECT * FROM {_TASKS} ORDER BY number").fetchall()  # noqa: S608
         outcomes = [post["outcome"] for post in posts]
         names = ("polls", "credits_calls", "video_requests", "video_refused", "video_requests_with_key")
         totals = {"posted": len(posts), "billed": len(rows), "refused": outcomes.count("refused")}
@@ -175,6 +232,11 @@ class Books:
             "requests": _by_request(posts),
             "posts": [post | {"request": json.loads(post["request"] or "null")} for post in posts],
         }
+
+    def _find(self, task: Task, found: Iterable[Found]) -> None:
+        for one in found:
+            still = (one.still.width, one.still.height, one.still.packed()) if one.still else (None, None, None)
+            self._run("INSERT INTO media VALUES (?, ?, ?, ?, ?, ?)", task.task_id, one.name, one.problem, *still)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -201,9 +263,15 @@ class Books:
         self._run("INSERT INTO settings VALUES (?, ?) ON CONFLICT DO NOTHING", name, value)
 
 
+def _facts(value: object) -> Any:
+    # What else is in the fields came as JSON or text.
+    return value.facts if isinstance(value, Upload) else repr(value)
+
+
 def _task(row: sqlite3.Row) -> Task:
-    request = json.loads(row["request"])
-    return Task(row["task_id"], request, row["take"], row["created_at"], row["finishes_at"], row["credits_cost"])
+    names = ("task_id", "take", "created_at", "finishes_at", "credits_cost", "problem")
+    fields = {name: row[name] for name in names}
+    return Task(request=json.loads(row["request"]), is_fetching=row["ended"] == 0, **fields)
 
 
 def _entry(row: sqlite3.Row, now: float) -> dict[str, Any]:

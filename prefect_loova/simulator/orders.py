@@ -3,6 +3,14 @@
 Where the reference is silent the simulator chooses, and says so here: unknown fields are ignored, as a service would;
 a JSON value is never converted ("5" is no integer, 5.0 neither, null is no list); `first_last_frames` takes 1 or 2
 images and nothing else; a mode given under both spellings must agree; a file of 0 bytes is refused.
+
+Media are looked at once the task is billed. Their URLs are fetched (at most 3 redirects, 10 s and 64 MiB each); the
+first bytes must be those of a jpeg, png, webp, gif, bmp or tiff, of an mp4 or mov, of an mp3 or wav. The task runs
+until they are there, whatever the clock says; what cannot be fetched or read ends it as failed, and it stays billed.
+Hosts that are reserved for examples (example.com, .net and .org, names under .example, .test and .invalid) are not
+asked: their media count as fetched, and show nothing. The video begins with the first image and, in
+`first_last_frames`, ends with the second; in `omni_reference` every image, then the first frame of every video, has
+a part of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from prefect_loova.models import CREDITS_PER_SECOND
+from prefect_loova.simulator.media import MAX_BYTES
 
 LISTS = {"image_urls": 9, "audio_urls": 3, "video_urls": 3}
 CHOICES = {
@@ -45,12 +54,19 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that came with a form: what it was, not its bytes."""
+    """A file that came with a form."""
 
     name: str
     media_type: str
     size: int
     sha256: str
+    content: bytes = field(default=b"", repr=False, compare=False)
+    """Its bytes, unless they are more than any medium may have."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it was, without its bytes."""
+        return {"name": self.name, "media_type": self.media_type, "size": self.size, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class Order:
     def body(self) -> dict[str, Any]:
         """The request as the JSON body that says the same, with its files, if any."""
         names = ("prompt", "model", "function_mode", "ratio", "duration")
-        files = {"files": [vars(upload) for upload in self.files]} if self.files else {}
+        files = {"files": [upload.facts for upload in self.files]} if self.files else {}
         return {name: getattr(self, name) for name in names} | self.media | files
 
     @property
@@ -121,11 +137,14 @@ async def _form_fields(request: Request) -> dict[str, Any]:
 async def _upload(part: str, file: UploadFile) -> Upload:
     if part != "files":
         raise Refusal(400, f"{part}: the file {_seen(file.filename)} was given: files go into parts named files")
-    digest, size = hashlib.sha256(), 0
+    digest, size, content = hashlib.sha256(), 0, bytearray()
     while chunk := await file.read(1 << 20):
         digest.update(chunk)
         size += len(chunk)
-    return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest())
+        if size <= MAX_BYTES:
+            content += chunk
+    kept = bytes(content) if size <= MAX_BYTES else b""
+    return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest(), kept)
 
 
 def validated(fields: dict[str, Any]) -> Order:

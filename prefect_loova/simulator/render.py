@@ -11,14 +11,22 @@ import io
 import math
 import random
 import threading
+from bisect import bisect_right
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
+from prefect_loova.simulator.stills import Still
+
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
     from av.video.plane import VideoPlane
 
 FPS = 24
+HELD = 6
+"""How many frames show a reference picture alone."""
+WIPE = 18
+"""Over how many frames it gives way to the aurora, if its part of the film has so many."""
 _GRID = 27  # One point of the aurora stands for about so many pixels; scaling up makes it smooth.
 _lock = threading.Lock()
 
@@ -31,26 +39,47 @@ def size_of(ratio: str, short_side: int) -> tuple[int, int]:
     return wide * scale, high * scale
 
 
-def render(seed: str, ratio: str, duration: int, short_side: int) -> bytes:
-    """An mp4 (H.264, 24 frames a second) of `duration` seconds that looks like `seed` only."""
+def render(
+    seed: str,
+    ratio: str,
+    duration: int,
+    short_side: int,
+    opening: tuple[Still, ...] = (),
+    closing: Still | None = None,
+) -> bytes:
+    """An mp4 (H.264, 24 frames a second) of `duration` seconds that looks like `seed` and these pictures only.
+
+    Args:
+        seed: Colours and ways of the aurora and the discs.
+        ratio: Width and height, as in `16:9`.
+        duration: In seconds.
+        short_side: The shorter side, in pixels.
+        opening: Pictures of the film's size; each begins a part of it, and all parts are equally long.
+        closing: The picture that ends it.
+    """
     with _lock:  # Two at a time would be no faster, and the second may find its video in the cache.
-        return _render(seed, ratio, duration, short_side)
+        return _render(seed, ratio, duration, short_side, opening, closing)
 
 
 @lru_cache(maxsize=32)
-def _render(seed: str, ratio: str, duration: int, short_side: int) -> bytes:
+def _render(
+    seed: str, ratio: str, duration: int, short_side: int, opening: tuple[Still, ...], closing: Still | None
+) -> bytes:
     import av  # noqa: PLC0415
 
     width, height = size_of(ratio, short_side)
-    scene = _Scene(seed, width, height, duration * FPS)
+    frames = duration * FPS
+    scene = _Scene(seed, width, height, frames)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         # One thread: the bytes must not depend on the machine's cores.
-        options = {"preset": "superfast", "crf": "24", "threads": "1", "bf": "0"}
+        # A picture may go from film to film, and must not wear out on its way.
+        crf = "16" if opening or closing else "24"
+        options = {"preset": "superfast", "crf": crf, "threads": "1", "bf": "0"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         small = av.VideoFrame(scene.columns, scene.rows, "yuv444p")
-        for number in range(duration * FPS):
+        for number in range(frames):
             for plane, pixels in zip(small.planes, scene.aurora(number), strict=True):
                 gap = bytes(plane.line_size - scene.columns)
                 lines = range(0, len(pixels), scene.columns)
@@ -58,10 +87,31 @@ def _render(seed: str, ratio: str, duration: int, short_side: int) -> bytes:
             frame = small.reformat(width, height, "yuv420p", interpolation="BICUBIC")
             for index, plane in enumerate(frame.planes):
                 scene.discs(plane, index, number)
+            _show(frame, number, frames, opening, closing)
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def _show(frame: VideoFrame, number: int, frames: int, opening: tuple[Still, ...], closing: Still | None) -> None:
+    """Draw the picture that a frame shows over it, but for the rows from the top that have given way."""
+    left = frames - 1 - number
+    if closing and left < HELD + WIPE:
+        _draw(frame, closing, max(0, left - HELD + 1), WIPE)
+    elif opening:
+        starts = [index * frames // len(opening) for index in range(len(opening) + 1)]
+        index = bisect_right(starts, number) - 1
+        shown, wipe = number - starts[index], min(WIPE, starts[index + 1] - starts[index] - HELD)
+        if shown < HELD + wipe:
+            _draw(frame, opening[index], max(0, shown - HELD + 1), wipe)
+
+
+def _draw(frame: VideoFrame, still: Still, gone: int, of: int) -> None:
+    for plane, pixels in zip(frame.planes, still.planes, strict=True):
+        target, line, width = memoryview(plane), plane.line_size, plane.width
+        for row in range(plane.height * gone // of, plane.height):
+            target[row * line : row * line + width] = pixels[row * width : (row + 1) * width]
 
 
 class _Scene:

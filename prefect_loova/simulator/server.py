@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from prefect_loova.simulator.app import Api
 from prefect_loova.simulator.books import Books
 from prefect_loova.simulator.faults import Fault, Faults
+from prefect_loova.simulator.fetching import Fetching
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Connection
 
@@ -96,8 +97,17 @@ class LoovaSimulator:
             opened.pop_all()
         self.port, self.video_port = (bound.getsockname()[1] for bound in sockets)
         videos = VideoHost(self._books, self._faults, **self._video_settings)
-        self._api = Api(self._books, self._faults, videos, video_origin=self._origin_of_videos, **self._api_settings)
+        self._fetching = Fetching(self._books, self._video_settings["short_side"])
+        self._api = Api(
+            self._books,
+            self._faults,
+            videos,
+            self._fetching,
+            video_origin=self._origin_of_videos,
+            **self._api_settings,
+        )
         self._running = _Running(list(zip((self._api.app, videos.app), sockets, strict=True)))
+        self._fetching.resume()
         return self
 
     def close(self) -> None:
@@ -105,6 +115,7 @@ class LoovaSimulator:
         if self._running:
             self._running.stop()
             self._running = None
+            self._fetching.close()
             self._last_ledger = self._books.ledger()
             self._books.close()
 
@@ -156,10 +167,10 @@ class LoovaSimulator:
         """The checksum of the whole video of a task, as hex digits; a second or more for each GiB of padding.
 
         Raises:
-            KeyError: There is no such task.
+            KeyError: There is no such task, or it has no video: its media are still awaited, or have failed it.
         """
         task = self._books.task(task_id)
-        if task is None:
+        if task is None or task.is_fetching or task.problem:
             raise KeyError(task_id)
         return str(self._api.checksum(task)["sha256"])
 

@@ -21,7 +21,9 @@ from starlette.routing import Route
 
 from prefect_loova.simulator.books import Books, Task
 from prefect_loova.simulator.faults import Fault, Faults
-from prefect_loova.simulator.render import render
+from prefect_loova.simulator.media import media_of
+from prefect_loova.simulator.render import render, size_of
+from prefect_loova.simulator.stills import Still
 from prefect_loova.simulator.wire import Reply
 
 _CHUNK = 1 << 20
@@ -116,10 +118,23 @@ class VideoHost:
     def film_of(self, task: Task) -> Film:
         """The video of a task; the first time it is rendered, in about 0.1 s for each second of it."""
         request = task.request
-        film = Film(render(task.seed, request["ratio"], request["duration"], self._short_side))
+        opening, closing = self._pictures(task)
+        film = Film(render(task.seed, request["ratio"], request["duration"], self._short_side, opening, closing))
         film = film.padded(self._video_bytes) if self._video_bytes else film
         self._books.served(task.task_id, film.size, None if film.padding else film.sha256)
         return film
+
+    def _pictures(self, task: Task) -> tuple[tuple[Still, ...], Still | None]:
+        """What a film shows of its media: stills with a part of the film each, and one that ends it."""
+        kept = self._books.stills(task.task_id)
+        if not kept:
+            return (), None
+        size = size_of(task.request["ratio"], self._short_side)
+        shown = [kept[one.name].sized(*size) if one.name in kept else None for one in media_of(task.request)]
+        if task.request["function_mode"] == "first_last_frames":
+            first, last = (*shown, None)[:2]
+            return (first,) if first else (), last
+        return tuple(still for still in shown if still), None
 
     def _signature(self, task_id: str, expires: str) -> str:
         return hmac.new(self._books.secret, f"{task_id}\n{expires}".encode(), hashlib.sha256).hexdigest()
