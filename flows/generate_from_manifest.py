@@ -28,6 +28,7 @@ def parser() -> Parser:
     parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="to be left in the account")
     parser.add_argument("--stop-at-budget", action="store_true", help="make as many as fit, instead of none")
     parser.add_argument("--no-wait", action="store_true", help="queue the videos; collect_videos.py does the rest")
+    parser.add_argument("--media-folder", metavar="DIR", help="where the local files lie that the list may name")
     parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")
     parser.add_place()
     return parser
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
             keep_credits=args.keep_credits,
             over_budget="stop" if args.stop_at_budget else "refuse",
             wait=not args.no_wait,
+            media_folder=args.media_folder,
             poll_seconds=args.poll_seconds or (1.0 if args.simulate else 20.0),
         )
 

@@ -40,14 +40,10 @@ def parser() -> Parser:
     parser.add_argument("--ratio", metavar="R", help=f"{', '.join(get_args(Ratio))} (default: 16:9)")
     parser.add_argument("--duration", metavar="N", type=number, help="seconds of video, 4 to 15 (default: 5)")
     parser.add_argument(
-        "--image", metavar="URL", action="append", default=[], help="a reference image; may be repeated"
+        "--image", metavar="M", action="append", default=[], help="an image: a URL, s3:// URI or file; may be repeated"
     )
-    parser.add_argument(
-        "--video", metavar="URL", action="append", default=[], help="a reference video; may be repeated"
-    )
-    parser.add_argument(
-        "--audio", metavar="URL", action="append", default=[], help="a reference audio; may be repeated"
-    )
+    parser.add_argument("--video", metavar="M", action="append", default=[], help="a reference video, likewise")
+    parser.add_argument("--audio", metavar="M", action="append", default=[], help="a reference audio, likewise")
     parser.add_argument("--take", metavar="N", type=number, help="another number is another video, paid anew")
     parser.add_argument("--max-wait", metavar="SECONDS", type=seconds, default=MAX_WAIT, help="default: 4 hours")
     parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")

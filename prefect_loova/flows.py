@@ -22,7 +22,7 @@ from prefect_loova.lineage import tag_this_run, tagged
 from prefect_loova.manifest import MAX_ROWS, read_manifest
 from prefect_loova.manifests import Manifest
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
-from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
+from prefect_loova.opening import DEFAULT_PREFIX, local_files, open_jobs
 from prefect_loova.polling import Deadline
 from prefect_loova.quota import LIMIT, is_shared, slot
 from prefect_loova.saving import MAX_BYTES
@@ -199,6 +199,7 @@ async def generate_videos(
         max_bytes=max_bytes,
         concurrency_limit=concurrency_limit,
         preview=preview,
+        local=local_files(),
     )
     return await batch.make(requests)
 
@@ -222,6 +223,7 @@ async def generate_from_manifest(
     upload_options: dict[str, Any] | None = None,
     concurrency_limit: str = LIMIT,
     preview: Preview = "still",
+    media_folder: str | None = None,
 ) -> BatchReport:
     """Make the videos of a list, CSV or JSON lines; only those that are not there yet are paid.
 
@@ -249,6 +251,8 @@ async def generate_from_manifest(
         upload_options: boto3's `ExtraArgs` of an upload.
         concurrency_limit: The Prefect global concurrency limit that says how many are made at once.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+        media_folder: The folder in which the local files must lie that the list names. A list from S3 may name none
+            unless this is given, and its relative paths begin here; those of a local list begin beside it.
 
     Raises:
         InvalidRequestError: Everything that is wrong with the list, by line and column.
@@ -272,6 +276,7 @@ async def generate_from_manifest(
         upload_options=upload_options,
         concurrency_limit=concurrency_limit,
         preview=preview,
+        local=source.local_files(media_folder),
     )
     if dry_run:
         return await batch.dry_run(requests)

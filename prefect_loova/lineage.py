@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -80,6 +81,6 @@ def tell_asset(saved: SavedVideo, *, made: bool) -> None:
 def _asset(uri: str) -> Asset | None:
     """An asset, or None where Prefect allows no such key."""
     try:
-        return Asset(key=uri.partition("?")[0])
+        return Asset(key=re.split(r"[?#]", uri)[0])
     except ValidationError:
         return None

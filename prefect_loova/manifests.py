@@ -12,6 +12,8 @@ from prefect_aws.s3 import S3Bucket
 from prefect_loova.batch import BatchReport
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.manifest import MAX_BYTES, report_as_csv, report_name
+from prefect_loova.opening import local_files
+from prefect_loova.preparing import LocalFiles
 from prefect_loova.s3_errors import S3_ERRORS, storage_error
 
 
@@ -26,6 +28,17 @@ class Manifest:
     def __init__(self, name: str, bucket: S3Bucket) -> None:
         self.name = name
         self._credentials = bucket.credentials
+
+    def local_files(self, media_folder: str | None) -> LocalFiles:
+        """The local files that the list may name.
+
+        Args:
+            media_folder: The folder that they must lie in, which relative paths begin at where the list is in S3.
+        """
+        folder = Path(media_folder) if media_folder else None
+        if self.name.startswith("s3://"):
+            return LocalFiles(allowed=folder is not None, base=folder, within=folder)
+        return LocalFiles(base=Path(self.name).parent, within=folder or local_files().within)
 
     async def read(self) -> bytes:
         """Its bytes.

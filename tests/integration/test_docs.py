@@ -18,9 +18,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from prefect_loova import InDoubtError, LoovaCredentials, VideoRequest, submit_video
+from prefect_loova import InDoubtError, LoovaCredentials, MediaRules, VideoRequest, generate_video, submit_video
 from prefect_loova.jobs import Happening, JobTimes
 from prefect_loova.manifest import COLUMNS
+from prefect_loova.media_types import TAKEN
 from prefect_loova.models import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
 from prefect_loova.simulator import FAULTS
 from prefect_loova.states import moves_as_markdown
@@ -34,6 +35,7 @@ def test_every_example_is_run_by_a_test():
     assert {guide: len(to_run(guide, "python")) for guide in GUIDES if to_run(guide, "python")} == {
         "index.md": 2,
         "one-video.md": 2,
+        "media.md": 1,
         "batches.md": 1,
         "schedule.md": 1,
         "detached.md": 1,
@@ -67,6 +69,30 @@ async def test_the_first_flow_saves_a_video(stored, loova):
 def test_the_blocks_are_created_as_shown(prefect_server):
     example("index.md", 0)
     assert LoovaCredentials.load("loova").api_key.get_secret_value() == "..."
+
+
+@pytest.mark.one_s3_server
+async def test_a_video_goes_on_from_the_last_frame_as_shown(stored, loova, tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    picture = (Path(__file__).parents[2] / "docs" / "logo.png").read_bytes()
+    (tmp_path / "pictures" / "cat.png").write_bytes(picture)
+    monkeypatch.chdir(tmp_path)
+    starts = VideoRequest(prompt="@image1 begins to walk", image_urls=["pictures/cat.png"], duration=4)
+    first = await generate_video(starts, stored.credentials, stored.bucket, poll_seconds=0.1)
+    prompt, mode = "the cat walks into the night", "first_last_frames"
+    await bought(stored, prompt=prompt, function_mode=mode, image_urls=[first.last_frame], duration=4)
+    assert (await example("media.md")["walk_on"]()).endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 2
+
+
+def test_the_guide_names_the_types_and_sizes_of_media():
+    told = re.findall(r"(?m)^\| (image|video|audio)s \| ([^|]+) \| \d, each (\d+) MB", GUIDES["media.md"])
+    assert len(told) == 3
+    names = {"image/tiff": "TIFF", "video/quicktime": "MOV", "audio/mpeg": "MP3"}
+    for kind, types, megabytes in told:
+        taken = [names.get(one, one.partition("/")[2].upper()) for one in TAKEN if one.startswith(kind)]
+        assert sorted(types.upper().split(", ")) == sorted(taken)
+        assert MediaRules().most(kind) == int(megabytes) * 1_000_000
 
 
 @pytest.mark.one_s3_server
