@@ -74,7 +74,7 @@ def _render(
     with av.open(file, "w", format="mp4") as container:
         # One thread: the bytes must not depend on the machine's cores.
         # A picture may go from film to film, and must not wear out on its way.
-        crf = "16" if opening or closing else "24"
+        crf = "20" if opening or closing else "24"
         options = {"preset": "superfast", "crf": crf, "threads": "1", "bf": "0"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
