@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import BinaryIO
 
-from av import VideoFrame, VideoStream
+from av import AudioStream, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.container import open as av_open
 from av.error import FFmpegError
@@ -33,8 +33,10 @@ MAX_SIDE = 8192
 """The longest side of a frame, as coded and as shown, in pixels."""
 
 _CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
+_SOUND_CODECS = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "flac", "alac", "pcm_s16le", "pcm_s16be"})
 _THREADS = 2
 _CUT_SHORT = Fraction(53, 54)  # a whole film shows frames for longer than this part of the time that it says
+_ROUNDING = Fraction(2, 1000)
 
 
 class FilmError(Exception):
@@ -112,6 +114,33 @@ class Film:
         _check_size(frame.width, frame.height)
         if frame.is_corrupt:
             raise FilmError("a frame in it is damaged")
+
+    def sound(self) -> AudioStream | None:
+        """The track that a player plays; None where there is none.
+
+        Raises:
+            FilmError: It is out of the bounds.
+        """
+        track = self.container.streams.best("audio")
+        if not isinstance(track, AudioStream):
+            return None
+        decoder = track.codec_context
+        if decoder is None or decoder.name not in _SOUND_CODECS:
+            codec = shown(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
+            raise FilmError(f"its sound is {codec}, which is not decoded here")
+        rate, channels = decoder.sample_rate, decoder.channels
+        if not track.time_base or not 4000 <= rate <= 192_000 or not 1 <= channels <= 16:
+            raise FilmError(f"its sound has {rate:,} samples a second of {channels:,} channels")
+        return track
+
+    def lasts(self, last_end: int) -> Fraction:
+        """How long it shows frames, in seconds; exact where the file has it rounded to the clock of another track.
+
+        Args:
+            last_end: When the last frame ends, in ticks.
+        """
+        measured = (last_end - self.start) * self.tick
+        return measured if abs(measured - self.seconds) <= _ROUNDING else self.seconds
 
     def check_index(self) -> None:
         """Look whether the frames that the index knows by now lie within the file.

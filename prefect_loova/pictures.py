@@ -92,6 +92,62 @@ def scaled(frame: VideoFrame, size: tuple[int, int], steps: Steps = ()) -> Video
     return _filtered([small], steps)[0] if steps else small
 
 
+class Canvas:
+    """Brings the frames of a film to one size: upright, and fitted between black bars.
+
+    Args:
+        size: Width and height of what is made, in pixels, both even.
+        shown: Width and height of the film as a player shows it.
+        steps: Its turns.
+    """
+
+    def __init__(self, size: tuple[int, int], shown: tuple[int, int], steps: Steps) -> None:
+        width, height = size
+        scale = min(Fraction(width, shown[0]), Fraction(height, shown[1]))
+        # Bars of less than two pixels are none: sizes are rounded.
+        inner = [
+            whole if whole - part * scale < 2 else max(2, round(part * scale / 2) * 2)
+            for whole, part in zip(size, shown, strict=True)
+        ]
+        self._lying = is_lying(steps)
+        self._inner = inner[0], inner[1]
+        bars = [("pad", f"{width}:{height}:{(width - inner[0]) // 4 * 2}:{(height - inner[1]) // 4 * 2}:black")]
+        self._steps = [*steps, *(bars if self._inner != size else [])]
+        self._matrix = canvas_matrix(size)
+        self._graph: Graph | None = None
+        self._drawn = 0
+
+    def drawn(self, frame: VideoFrame) -> VideoFrame:
+        """A decoded frame in yuv420p, in the limited range of `canvas_matrix`."""
+        width, height = reversed(self._inner) if self._lying else self._inner
+        matrix, colour_range = colours(frame)
+        fitted_frame = frame.reformat(
+            width,
+            height,
+            "yuv420p",
+            src_colorspace=matrix,
+            dst_colorspace=self._matrix,
+            src_color_range=colour_range,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
+        )
+        if not self._steps:
+            return fitted_frame
+        if self._graph is None:
+            self._graph = _chain(fitted_frame, self._steps)
+        fitted_frame.pts = self._drawn
+        self._drawn += 1
+        self._graph.push(fitted_frame)
+        made = self._graph.pull()
+        assert isinstance(made, VideoFrame)  # noqa: S101
+        return made
+
+
+def canvas_matrix(size: tuple[int, int]) -> Colorspace:
+    """The matrix of what a `Canvas` of this size makes, and what a player takes for it without a tag."""
+    return Colorspace.ITU709 if min(size) >= 720 else Colorspace.ITU601
+
+
 def colours(frame: VideoFrame) -> tuple[Colorspace, ColorRange]:
     """The matrix and the range that a player takes for a decoded frame."""
     # Without a tag, HD is BT.709 and the rest is BT.601: players agree on that.
@@ -198,10 +254,14 @@ def _animated(
 
 
 def _filtered(frames: Sequence[VideoFrame], steps: Steps) -> list[VideoFrame]:
-    graph, source = _graph(frames[0])
+    return _run(_chain(frames[0], steps), frames)
+
+
+def _chain(frame: VideoFrame, steps: Steps) -> Graph:
+    graph, source = _graph(frame)
     graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in steps), graph.add("buffersink"))
     graph.configure()
-    return _run(graph, frames)
+    return graph
 
 
 def _graph(frame: VideoFrame) -> tuple[Graph, FilterContext]:
