@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any, Self
 from av import AudioStream, Packet, VideoStream
 
 from prefect_loova.film import Film
-from prefect_loova.join_output import new_mp4, write
+from prefect_loova.join_output import close, new_mp4, write
 from prefect_loova.join_traits import Traits
 
-MAX_TICKS = 1_000_000
-"""The most ticks a second of a clock that all films have to fit."""
+_MOST_TICKS = 1_000_000
+_FINE_TICKS = 240_000  # the usual frame rates are whole numbers of these; what is not is rounded, and does not add up
 
 
 class CannotCopyError(Exception):
@@ -45,8 +46,8 @@ class CopyJoin:
             raise CannotCopyError("the sound is no AAC")
         self._units = _ParameterSets(first.track.codec_context.name, first.track.codec_context.extradata or b"")
         ticks = lcm(*(one.tick.denominator for one in traits))
-        if ticks > MAX_TICKS:
-            raise CannotCopyError("there is no clock for all of them")
+        if ticks > _MOST_TICKS:
+            ticks = _FINE_TICKS
         output = new_mp4(path, video_track_timescale=str(ticks))
         self._output = output
         self._pictures: VideoStream = output.add_stream_from_template(first.track)
@@ -58,6 +59,7 @@ class CopyJoin:
         self._sound: AudioStream | None = output.add_stream_from_template(sound) if sound else None
         self._decoded_at: int | None = None
         self._heard: int | None = None
+        self._packet = 0
         self.seconds = Fraction(0)
 
     def __enter__(self) -> Self:
@@ -66,7 +68,8 @@ class CopyJoin:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._output.close()
+        with suppress(OSError) if error else nullcontext():
+            close(self._output)
 
     def add(self, film: Film) -> None:
         """Copy a film behind those before it.
@@ -126,15 +129,17 @@ class CopyJoin:
         if not packet.duration:
             raise CannotCopyError("sound of no length")
         tick = packet.time_base
-        half = Fraction(packet.duration, 2)
+        # The last packet of a film says less than it has, and is played whole when others follow.
+        self._packet = max(self._packet, packet.duration)
+        half = Fraction(self._packet, 2)
         due = packet.pts + (self.seconds - film.start * film.tick) / tick
         if self._heard is not None and due + half < self._heard:
             return
         at = self._heard if self._heard is not None and due <= self._heard + half else round(due)
         if at + half > (self.seconds + film.seconds) / tick:
             return
-        self._heard = at + packet.duration
-        self._write(packet, self._sound, at, at, packet.duration, tick)
+        self._heard = at + self._packet
+        self._write(packet, self._sound, at, at, self._packet, tick)
 
     def _write(
         self,

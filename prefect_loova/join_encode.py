@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -16,7 +17,7 @@ from av.container import OutputContainer
 from av.video.reformatter import Colorspace
 
 from prefect_loova.film import Film, FilmError, pts_of
-from prefect_loova.join_output import new_mp4, write
+from prefect_loova.join_output import close, new_mp4, write
 from prefect_loova.join_traits import Traits
 from prefect_loova.pictures import Canvas, canvas_matrix
 
@@ -66,11 +67,14 @@ class EncodeJoin:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._output:
-            if kind is None:
-                write(self._output, self._pictures.encode(None))
-                if self._sound:
-                    self._sound.finish()
+        with suppress(OSError) if error else nullcontext():
+            try:
+                if not error:
+                    write(self._output, self._pictures.encode(None))
+                    if self._sound:
+                        self._sound.finish()
+            finally:
+                close(self._output)
 
     def add(self, film: Film, traits: Traits) -> None:
         """Encode a film behind those before it.
@@ -96,8 +100,8 @@ class EncodeJoin:
                     due = (pts_of(frame) - film.start) * film.tick
                     while shown is not None and self._frames < most and self._middle(first) < due:
                         self._show(shown)
-                    shown = canvas.drawn(frame)
                     end = pts_of(frame) + (frame.duration or 0)
+                    shown = canvas.drawn(frame)
             elif self._sound:
                 for sound in packet.decode():
                     assert isinstance(sound, AudioFrame)  # noqa: S101

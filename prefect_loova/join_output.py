@@ -34,3 +34,15 @@ def write(output: OutputContainer, packets: Packet[Any] | Sequence[Packet[Any]])
         output.mux(packets)
     except FFmpegError as error:
         raise OSError(error.errno, f"the joined film cannot be written: {error.strerror}") from None
+
+
+def close(output: OutputContainer) -> None:
+    """Write what is left, and the index.
+
+    Raises:
+        OSError: As `write` does.
+    """
+    try:
+        output.close()
+    except FFmpegError as error:
+        raise OSError(error.errno, f"the joined film cannot be written: {error.strerror}") from None

@@ -118,7 +118,7 @@ class Canvas:
         self._drawn = 0
 
     def drawn(self, frame: VideoFrame) -> VideoFrame:
-        """A decoded frame in yuv420p, in the limited range of `canvas_matrix`."""
+        """A decoded frame in yuv420p, in the limited range of `canvas_matrix`; itself, where it is that already."""
         width, height = reversed(self._inner) if self._lying else self._inner
         matrix, colour_range = colours(frame)
         fitted_frame = frame.reformat(
@@ -135,9 +135,11 @@ class Canvas:
             return fitted_frame
         if self._graph is None:
             self._graph = _chain(fitted_frame, self._steps)
-        fitted_frame.pts = self._drawn
+        # It may be the decoded frame itself, which keeps its time.
+        pts, fitted_frame.pts = fitted_frame.pts, self._drawn
         self._drawn += 1
         self._graph.push(fitted_frame)
+        fitted_frame.pts = pts
         made = self._graph.pull()
         assert isinstance(made, VideoFrame)  # noqa: S101
         return made
