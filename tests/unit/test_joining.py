@@ -406,6 +406,7 @@ NOISE = film(48, (160, 120), paint=films.noise, movflags="faststart", crf="30")
         (NOISE[:-1], "it is cut short"),
         (film(2, (8200, 16)), "too large"),
     ],
+    ids=lambda value: ascii(value)[:20] if isinstance(value, str) else "",
 )
 def test_a_bad_film_is_named_by_its_number(bad: bytes, reason: str) -> None:
     good = film(6)
