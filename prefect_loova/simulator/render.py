@@ -1,5 +1,7 @@
 """Draws the simulator's videos: a slow aurora with three discs, in colours of their own for each task.
 
+A picture that the task was given is seen alone for a moment; then the aurora comes in from the top, row by row.
+
 The same arguments give the same bytes, so that a video that is asked for again, in parts, or after a restart, is the
 same video. It costs about 0.1 s of CPU for each second of a 480-pixel video.
 """

@@ -227,6 +227,7 @@ FORMATS = "image (jpeg, png, webp, gif, bmp or tiff)"
         ("image_urls", Page(PNG, status=403), "could not be fetched: HTTP 403"),
         ("image_urls", Page(status=404), "could not be fetched: HTTP 404"),
         ("image_urls", Page(PNG, status=302), "could not be fetched: HTTP 302"),
+        ("image_urls", Page(PNG, headers={"Content-Length": "9999999"}), "could not be fetched: RemoteProtocolError"),
         ("image_urls", Page(HTML, headers={"Content-Type": "image/png"}), f"is no {FORMATS}"),
         ("image_urls", Page(), "is empty"),
         ("image_urls", Page(film(1)), f"is no {FORMATS}"),
@@ -263,6 +264,8 @@ def test_a_file_of_a_form_is_checked_by_its_content(loova: LoovaSimulator) -> No
     task_id = submit_form(loova, (PNG, "image/png"), (PNG, "video/mp4"))
     assert error_of(loova, task_id) == "files.1 is no video (mp4 or mov)"
     assert loova.ledger["totals"]["billed"] == 1
+    large = submit_form(loova, (PNG.ljust((64 << 20) + 1, b"\0"), "image/png"))
+    assert error_of(loova, large) == "files.0 is larger than 64 MiB"
 
 
 def test_sound_shows_nothing(loova: LoovaSimulator, host: Host) -> None:
@@ -296,8 +299,9 @@ def test_three_redirects_are_followed_and_a_loop_is_not(loova: LoovaSimulator, h
     message = error_of(loova, submit(loova, image_urls=[loop]))
     assert message == "image_urls.0 could not be fetched: more than 3 redirects"
     assert host.asked.count("/loop") == 4
-    elsewhere = host.put("/elsewhere", status=302, headers={"Location": "file:///etc/passwd"})
-    assert "could not be fetched" in error_of(loova, submit(loova, image_urls=[elsewhere]))
+    elsewhere = host.put("/elsewhere?signature=secret", status=302, headers={"Location": "file:///etc/passwd"})
+    message = error_of(loova, submit(loova, image_urls=[elsewhere]))
+    assert message == "image_urls.0 could not be fetched: UnsupportedProtocol"
 
 
 # Time, and restarts.
