@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
     from prefect_loova.flows import generate_from_manifest as generate_from_manifest
+    from prefect_loova.flows import generate_storyboard as generate_storyboard
     from prefect_loova.flows import generate_video as generate_video
     from prefect_loova.flows import generate_videos as generate_videos
     from prefect_loova.media_types import MediaRules as MediaRules
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from prefect_loova.models import Submission as Submission
     from prefect_loova.models import VideoRequest as VideoRequest
     from prefect_loova.models import VideoTask as VideoTask
+    from prefect_loova.storyboard import StoryReport as StoryReport
     from prefect_loova.tasks import get_credits as get_credits
     from prefect_loova.tasks import prepare_media as prepare_media
     from prefect_loova.tasks import save_video as save_video
@@ -55,12 +57,14 @@ __all__ = [
     "LoovaError",
     "MediaRules",
     "SavedVideo",
+    "StoryReport",
     "Submission",
     "VideoOutcome",
     "VideoRequest",
     "VideoTask",
     "collect_videos",
     "generate_from_manifest",
+    "generate_storyboard",
     "generate_video",
     "generate_videos",
     "get_credits",
@@ -85,6 +89,7 @@ _HOME = {
     "LoovaError": "errors",
     "collect_videos": "upkeep",
     "generate_from_manifest": "flows",
+    "generate_storyboard": "flows",
     "generate_video": "flows",
     "generate_videos": "flows",
     "report_credits": "upkeep",
@@ -96,6 +101,7 @@ _HOME = {
     "Submission": "models",
     "VideoRequest": "models",
     "VideoTask": "models",
+    "StoryReport": "storyboard",
     "get_credits": "tasks",
     "prepare_media": "tasks",
     "save_video": "tasks",

@@ -14,7 +14,17 @@ from prefect_loova.accounts import CreditsReport
 from prefect_loova.batch import BatchReport
 from prefect_loova.errors import shown
 from prefect_loova.models import JobInDoubt, SavedVideo
-from prefect_loova.pages import Links, Picture, credits_page, doubts_page, gallery, outcome_rows, video_page
+from prefect_loova.pages import (
+    Links,
+    Picture,
+    credits_page,
+    doubts_page,
+    gallery,
+    outcome_rows,
+    story_page,
+    video_page,
+)
+from prefect_loova.storyboard import StoryReport
 
 
 def artifact_key(kind: str, key: str) -> str:
@@ -32,6 +42,12 @@ async def publish_batch(report: BatchReport, posters: Mapping[str, Picture] | No
     """Show what became of a batch: a gallery, what needs a person first, and a table that sorts."""
     await _publish(acreate_markdown_artifact, gallery(report, posters or {}), "loova-batch", "The videos of a batch")
     await _publish(acreate_table_artifact, outcome_rows(report), "loova-batch-table", report.summary)
+
+
+async def publish_story(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> None:
+    """Show a story: the joined film, moving, and its shots as a gallery."""
+    await _publish(acreate_markdown_artifact, story_page(report, moving, posters), "loova-story", report.title)
+    await _publish(acreate_table_artifact, outcome_rows(report.shots), "loova-story-table", report.summary)
 
 
 async def publish_jobs_in_doubt(jobs: list[JobInDoubt]) -> None:

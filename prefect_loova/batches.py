@@ -127,9 +127,10 @@ class Batch:
                     _log_outcome(outcome)
                     heard(outcome)
 
-                return await work_off(plan, self._steps(jobs), places=max(free, 1), tell=tell)
+                return await work_off(plan, self.steps(jobs), places=max(free, 1), tell=tell)
 
-    def _steps(self, jobs: VideoJobs) -> Steps:
+    def steps(self, jobs: VideoJobs) -> Steps:
+        """The steps of one video, as Prefect tasks."""
         where: dict[str, Any] = {"credentials": self.credentials, "bucket": self.bucket}
 
         async def submit(request: VideoRequest) -> Submission:

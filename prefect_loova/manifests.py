@@ -23,10 +23,12 @@ class Manifest:
     Args:
         name: A local path, or an `s3://` URI.
         bucket: The block whose credentials read and write `s3://` URIs.
+        what: What it is called in errors.
     """
 
-    def __init__(self, name: str, bucket: S3Bucket) -> None:
+    def __init__(self, name: str, bucket: S3Bucket, what: str = "manifest") -> None:
         self.name = name
+        self._what = what
         self._credentials = bucket.credentials
 
     def local_files(self, media_folder: str | None) -> LocalFiles:
@@ -49,9 +51,11 @@ class Manifest:
         try:
             return await asyncio.to_thread(self._read)
         except OSError as error:
-            raise InvalidRequestError(f"manifest: {shown(self.name, 200)} cannot be read: {error.strerror}") from None
+            raise InvalidRequestError(
+                f"{self._what}: {shown(self.name, 200)} cannot be read: {error.strerror}"
+            ) from None
         except S3_ERRORS as error:
-            raise InvalidRequestError(f"manifest: {storage_error(error, shown(self.name, 200)).message}") from None
+            raise InvalidRequestError(f"{self._what}: {storage_error(error, shown(self.name, 200)).message}") from None
 
     async def write_report(self, report: BatchReport) -> None:
         """Write the report beside it. That it cannot be written is only told: the videos are what was paid for."""
@@ -85,5 +89,5 @@ class Manifest:
     def _place(self, uri: str) -> tuple[str, str]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or not key:
-            raise InvalidRequestError(f"manifest: {shown(uri, 200)} was given: must be s3://BUCKET/KEY")
+            raise InvalidRequestError(f"{self._what}: {shown(uri, 200)} was given: must be s3://BUCKET/KEY")
         return bucket, key

@@ -18,6 +18,7 @@ from prefect_loova.accounts import CreditsReport
 from prefect_loova.batch import BatchReport, Outcome, VideoOutcome, money
 from prefect_loova.errors import shown
 from prefect_loova.models import JobInDoubt, SavedVideo
+from prefect_loova.storyboard import StoryReport
 
 MOST_INLINED = 256 * 1024
 """The largest data URI of one picture, in bytes of the page."""
@@ -175,6 +176,17 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
         ]
         lines += ["", *_table(("State", "Video", "Where", "Credits"), rest, numbers=1), *_left(len(plain) - len(rest))]
     return "\n".join(lines)
+
+
+def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> str:
+    """The page of a story: the joined film, then its shots."""
+    lines = [moving.inlined(report.title), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
+    lines += [f"**{escaped(report.title, 200)}**", ""]
+    if report.film:
+        made = f"{report.duration_seconds:.1f} s, {report.size_bytes:,} bytes, " if report.duration_seconds else ""
+        how = "joined without encoding anew" if report.is_copy else "encoded anew, once"
+        lines += ["```", report.film, "```", "", f"{escaped(made)}{how}; SHA-256 {_cell(report.sha256 or '')}", ""]
+    return "\n".join([*lines, gallery(report.shots, posters)])
 
 
 def _missing(video: VideoOutcome) -> str:

@@ -87,8 +87,12 @@ class Preparing:
     _known: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def all(self, requests: Sequence[VideoRequest]) -> list[VideoRequest]:
+    async def all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
         """The same requests, prepared.
+
+        Args:
+            requests: The videos to be made.
+            called: What one of them is called in errors.
 
         Raises:
             InvalidRequestError: All that is wrong with their media, by request and field.
@@ -108,7 +112,7 @@ class Preparing:
 
         prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
         if problems:
-            told = [f"request {number}: {line}" for number in sorted(problems) for line in problems[number]]
+            told = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
             more = [f"... and {len(told) - _TOLD:,} more"] if len(told) > _TOLD else []
             raise InvalidRequestError("\n".join([*told[:_TOLD], *more]))
         return prepared

@@ -28,6 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout, with a list in it."""
     for name in ("flows", "deployments"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "harbour.yaml").write_text(to_run("storyboards.md", "yaml")[0])
     (tmp_path / "prompts.csv").write_text("prompt,duration\na boat,4\na train,4\n")
     return tmp_path
 
@@ -73,6 +74,7 @@ def test_every_command_is_run_by_a_test():
     assert {guide for guide in BLOCKS if to_run(guide, "bash")} == {
         "index.md",
         "batches.md",
+        "storyboards.md",
         "detached.md",
         "budgets.md",
         "deploy.md",
@@ -90,6 +92,14 @@ def test_a_list_is_priced_and_made(run: Run, loova: Any, checkout: Path):
     run("batches.md")
     assert loova.ledger["totals"]["billed"] == 2
     assert (checkout / "prompts.report.csv").read_text().count(",saved,") == 2
+
+
+def test_a_story_is_priced_and_made(run: Run, loova: Any):
+    priced, made = run("storyboards.md")[0].splitlines()
+    assert priced.startswith("3 videos, 3 to be bought for up to 180 credits")
+    assert made.startswith("3 of 3 shots are there; s3://")
+    assert ", 12.0 s; 180 credits" in made
+    assert loova.ledger["totals"]["billed"] == 3
 
 
 def test_a_detached_list_is_collected(run: Run, loova: Any, bucket: Any):
@@ -125,7 +135,7 @@ async def test_everything_is_deployed(
             deployed = {one.name: one for one in await prefect.read_deployments()}
             runs = [one for one in await prefect.read_flow_runs() if not one.auto_scheduled]
         assert {name for name, one in deployed.items() if any(on.active for on in one.schedules)} == {"report-credits"}
-        assert len(deployed) == 5
+        assert len(deployed) == 6
         assert {run.parameters.get("manifest") for run in runs} == {"s3://my-videos/loova/prompts.csv", None}
         assert [run.parameters["request"]["duration"] for run in runs if "request" in run.parameters] == [5]
         assert (await Automation.aread(name="Loova job in doubt")).enabled

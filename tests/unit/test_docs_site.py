@@ -57,7 +57,7 @@ def test_the_reference_has_every_public_name():
 def test_every_block_is_of_a_kind_that_is_run_or_is_output(guide):
     assert GUIDES[guide].count("```") == 2 * len(BLOCKS[guide])
     for block in BLOCKS[guide]:
-        assert block.language in ("python", "bash", "")
+        assert block.language in ("python", "bash", "yaml", "")
         assert block.language or not block.not_run
     assert GUIDES[guide].count("not run:") == sum(block.not_run is not None for block in BLOCKS[guide])
 

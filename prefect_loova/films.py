@@ -1,0 +1,108 @@
+"""Join the shots of a story into one film in the bucket, once for each list of shots."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, BinaryIO
+
+from prefect_loova.errors import PreviewError, shown
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.models import SavedVideo
+from prefect_loova.preview import Previews, make_previews
+from prefect_loova.preview_objects import preview_keys, save_previews
+from prefect_loova.s3_errors import S3_ERRORS, storage_error
+from prefect_loova.s3_file import S3File
+from prefect_loova.storyboard import film_id
+
+FILMS = "_storyboards"
+"""Where joined films stand, below the prefix."""
+
+_BLOCKS = 2  # all shots are open at once
+
+log = logging.getLogger(__name__)
+
+
+async def join_shots(
+    jobs: VideoJobs, videos: list[SavedVideo], *, upload_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The film of these shots: joined now, or found where it was joined before.
+
+    Args:
+        jobs: The API and the bucket.
+        videos: The shots, in order.
+        upload_options: boto3's `ExtraArgs` of an upload.
+
+    Returns:
+        What a `StoryReport` says of it.
+
+    Raises:
+        UnusableVideoError: A shot is no video that can be joined.
+        StorageError: The bucket cannot be read or written.
+    """
+    records, folder = jobs.records, film_id(videos)
+    film, facts = records.object_key(FILMS, folder, "video.mp4"), records.object_key(FILMS, folder, "film.json")
+    known = await records.get_json(facts)
+    if known is not None and await records.object_size(film) == known[0]["size_bytes"]:
+        return dict(known[0])
+    with tempfile.TemporaryFile() as file:
+        made = await asyncio.to_thread(_join, jobs, videos, file)
+        previews = await asyncio.to_thread(_previews, file)
+        await asyncio.to_thread(_upload, jobs, film, file, dict(upload_options or {}))  # which closes the file
+    sheet = None
+    if previews is not None:
+        await save_previews(records, film, previews, upload_options=upload_options)
+        sheet = preview_keys(film, previews.moving_type).contact_sheet
+    made |= {"film": records.uri(film), "contact_sheet": sheet and records.uri(sheet)}
+    # Last: where this is, the film is whole.
+    await records.put_json(facts, made | {"shots": [video.video for video in videos]})
+    return made
+
+
+def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str, Any]:
+    from prefect_loova.joining import join_videos  # noqa: PLC0415  (decoders load when they are used)
+
+    records = jobs.records
+    with ExitStack() as opened:
+        shots = [
+            opened.enter_context(
+                S3File(records.s3, records.bucket, video.video.removeprefix(records.uri("")), blocks=_BLOCKS)
+            )
+            for video in videos
+        ]
+        joined = join_videos(shots, file)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(1024**2):
+        digest.update(chunk)
+    return {
+        "duration_seconds": joined.duration_seconds,
+        "is_copy": joined.is_copy,
+        "size_bytes": file.tell(),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _upload(jobs: VideoJobs, key: str, file: BinaryIO, options: dict[str, Any]) -> None:
+    file.seek(0)
+    try:
+        jobs.records.s3.upload_fileobj(
+            file,
+            jobs.records.bucket,
+            key,
+            ExtraArgs=options | {"ContentType": "video/mp4"},
+        )
+    except S3_ERRORS as error:
+        raise storage_error(error, jobs.records.uri(key)) from None
+
+
+def _previews(file: BinaryIO) -> Previews | None:
+    try:
+        return make_previews(file)
+    except PreviewError as error:
+        log.warning("the film has no preview (%s)", shown(error))
+        return None

@@ -1,0 +1,254 @@
+"""Make a story within a flow run: admit it as a whole, make its shots with Prefect tasks, join them, and show it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from prefect_loova import saving
+from prefect_loova.artifacts import publish_prices, publish_story
+from prefect_loova.batch import (
+    BatchReport,
+    Order,
+    Plan,
+    RunBudget,
+    VideoOutcome,
+    admitted,
+    money,
+    price_table,
+    standing,
+)
+from prefect_loova.batches import Batch
+from prefect_loova.delivery import warn_of_references
+from prefect_loova.errors import BatchError
+from prefect_loova.films import join_shots
+from prefect_loova.jobs import VideoJobs
+from prefect_loova.lanes import Steps, work_off
+from prefect_loova.lineage import tag_this_run, tagged
+from prefect_loova.models import SavedVideo, Submission
+from prefect_loova.opening import open_jobs
+from prefect_loova.pages import Picture
+from prefect_loova.preparing import Preparing
+from prefect_loova.preview_objects import load_moving
+from prefect_loova.progress import batch_progress
+from prefect_loova.quota import places
+from prefect_loova.showing import posters
+from prefect_loova.sigterm import task_group
+from prefect_loova.storyboard import Shot, Storyboard, StoryReport
+
+_DOUBTS = 3
+
+
+@dataclass(frozen=True)
+class Story:
+    """How a story is made: like a batch, and in chains of shots that go on from each other.
+
+    Attributes:
+        board: What is told.
+        batch: How each shot is made.
+    """
+
+    board: Storyboard
+    batch: Batch
+
+    async def dry_run(self) -> StoryReport:
+        """Show what the story would cost. Spends nothing, and puts nothing into the bucket."""
+        async with self._jobs() as jobs:
+            state = await _State.of(jobs, self, Preparing(jobs, self.batch.local, upload=False))
+        for order in state.orders.values():
+            warn_of_references(order.request)
+        table = price_table(list(state.orders.values()))
+        get_run_logger().info("a dry run, nothing is spent:\n%s", table)
+        await publish_prices(table)
+        return self._report([state.outcome(shot, "a dry run") for shot in self.board.shots])
+
+    async def make(self) -> StoryReport:
+        """Make all shots, each paid once, and join them.
+
+        Raises:
+            InvalidRequestError: All that is wrong with the shots' media.
+            BudgetError: The story as a whole was refused; nothing was bought.
+            BatchError: Shots are missing at the end.
+        """
+        logger = get_run_logger()
+        async with self._jobs() as jobs:
+            await jobs.records.check_conditional_writes()
+            state = await _State.of(jobs, self, Preparing(jobs, self.batch.local))
+            orders = list(state.orders.values())
+            plan = await admitted(
+                jobs, orders, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits
+            )
+            logger.info(
+                "%s: %d shots, %d are there, the others cost up to %s",
+                self.board.title,
+                len(orders),
+                len(state.saved),
+                money(plan.price),
+            )
+            outcomes = await self._shots(jobs, state, plan.budget)
+            report = self._report(outcomes)
+            if len(state.saved) == len(self.board.shots):
+                videos = [state.saved[shot.number] for shot in self.board.shots]
+                facts = await join_shots(jobs, videos, upload_options=self.batch.upload_options)
+                known = {name: facts.get(name) for name in StoryReport.model_fields if name in facts}
+                report = report.model_copy(update={name: value for name, value in known.items() if name != "shots"})
+            logger.info(report.summary)
+            await self._show(jobs, report)
+        if report.film is None:
+            spent = report.shots.credits_charged
+            raise BatchError(_what_failed(report), report=report.shots, credits_spent="yes" if spent else "no")
+        return report
+
+    def _jobs(self) -> Any:
+        return open_jobs(self.batch.credentials, self.batch.bucket, self.batch.prefix)
+
+    def _report(self, outcomes: list[VideoOutcome]) -> StoryReport:
+        return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)))
+
+    async def _shots(self, jobs: VideoJobs, state: _State, budget: RunBudget) -> list[VideoOutcome]:
+        free = max(1, await places(self.batch.concurrency_limit))
+        with tagged({shot.request.model for shot in self.board.shots}) as made:
+            await tag_this_run(made)
+            async with batch_progress(len(self.board.shots)) as heard, task_group() as group:
+                run = _Run(jobs, state, budget, self.batch.steps(jobs), asyncio.Semaphore(free), heard)
+                for chain in self.board.chains():
+                    group.create_task(run.chain(chain))
+        return [state.outcomes[shot.number] for shot in self.board.shots]
+
+    async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
+        moving = None
+        try:
+            if report.film:
+                found = await load_moving(jobs.records, report.film.removeprefix(jobs.records.uri("")))
+                moving = Picture(*found) if found else None
+            pictures = await posters(jobs, report.shots)
+        except Exception as error:
+            get_run_logger().warning("the story has no pictures in its page (%s)", error)
+            pictures = {}
+        await publish_story(report, moving, pictures)
+
+
+@dataclass
+class _State:
+    """What is known of each shot, by its number."""
+
+    shots: dict[int, Shot]
+    preparing: Preparing
+    max_paid_attempts: int
+    orders: dict[int, Order] = field(default_factory=dict)
+    saved: dict[int, SavedVideo] = field(default_factory=dict)
+    outcomes: dict[int, VideoOutcome] = field(default_factory=dict)
+
+    @classmethod
+    async def of(cls, jobs: VideoJobs, story: Story, preparing: Preparing) -> _State:
+        """Look at every shot as far as it is known: one that goes on is known once the shot before is there."""
+        own = await preparing.all([shot.own_media for shot in story.board.shots], called="shot")
+        shots = {shot.number: shot.with_media(media) for shot, media in zip(story.board.shots, own, strict=True)}
+        state = cls(shots, preparing, story.batch.max_paid_attempts)
+        for chain in story.board.chains():
+            known = True
+            for shot in chain:
+                if known:
+                    await state.look(jobs, shot.number)
+                else:
+                    request = shots[shot.number].request
+                    state.orders[shot.number] = Order(request, (shot.number,), price=request.estimate_credits())
+                known = shot.number in state.saved
+        return state
+
+    async def look(self, jobs: VideoJobs, number: int) -> Order:
+        """The order of a shot, by its job record, once the shot that it goes on from is there."""
+        shot = self.shots[number]
+        request = await self.preparing.one(shot.after(self.saved[number - 1]) if shot.goes_on else shot.request)
+        stored = await jobs.records.read(request.key)
+        order = standing(jobs, Order(request, (number,)), stored.record if stored else None, self.max_paid_attempts)
+        if order.submission is not None and order.state == "saved":
+            found = await saving.found(jobs, order.submission)
+            if found is not None:
+                self.saved[number] = found
+        self.orders[number] = order
+        return order
+
+    def outcome(self, shot: Shot, reason: str) -> VideoOutcome:
+        """What is known of a shot that this run did not make."""
+        order = self.orders[shot.number]
+        if shot.number in self.saved:
+            return order.is_saved(self.saved[shot.number], order.spent)
+        if order.submission is not None:
+            return order.became("submitted")
+        if order.state == "in_doubt":
+            return order.became("in_doubt", order.reason)
+        if not order.price:
+            return order.became("failed", order.reason)
+        key = order.request.key if order.request.is_prepared else ""
+        return VideoOutcome(
+            key=key,
+            name=order.request.name,
+            rows=order.rows,
+            outcome="not_started",
+            reason=reason,
+            credits_estimate=order.price,
+        )
+
+
+@dataclass
+class _Run:
+    jobs: VideoJobs
+    state: _State
+    budget: RunBudget
+    steps: Steps
+    places: asyncio.Semaphore
+    tell: Any
+    doubts: int = 0
+
+    async def chain(self, chain: list[Shot]) -> None:
+        """Make shots that go on from each other, one after the other."""
+        for shot in chain:
+            number, before = shot.number, shot.number - 1
+            if shot.goes_on and before not in self.state.saved:
+                told = f"it goes on from shot {before}, which is not there"
+                self._note(number, self.state.outcome(shot, told))
+            elif self.doubts >= _DOUBTS:
+                self._note(number, self.state.outcome(shot, f"{self.doubts} answers were lost"))
+            else:
+                self._note(number, await self._made(shot))
+
+    async def _made(self, shot: Shot) -> VideoOutcome:
+        number = shot.number
+        try:
+            order = self.state.orders[number]
+            if not order.request.is_prepared:
+                order = await self.state.look(self.jobs, number)
+        except Exception as error:
+            return replace(self.state.orders[number], price=0.0, state="failed", reason=str(error)).became(
+                "failed", str(error)
+            )
+        if number in self.state.saved:
+            return order.is_saved(self.state.saved[number], order.spent)
+
+        async def save(submission: Submission) -> SavedVideo:
+            self.state.saved[number] = saved = await self.steps.save(submission)
+            return saved
+
+        async with self.places:
+            report = await work_off(Plan((order,), self.budget), replace(self.steps, save=save), places=1)
+        (outcome,) = report.videos
+        self.doubts += outcome.outcome == "in_doubt"
+        return outcome
+
+    def _note(self, number: int, outcome: VideoOutcome) -> None:
+        self.state.outcomes[number] = outcome
+        told = outcome.video or outcome.reason
+        log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
+        log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), told)
+        self.tell(outcome)
+
+
+def _what_failed(report: StoryReport) -> str:
+    missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
+    told = [f"shot {one.rows[0]}, {one.name}: {one.outcome.replace('_', ' ')}, {one.reason}" for one in missing[:10]]
+    more = [f"... and {len(missing) - 10} more"] if len(missing) > 10 else []
+    return "\n".join([report.summary, *told, *more])

@@ -1,0 +1,173 @@
+"""Stories of several shots, on a real Prefect server: made once, killed, gone on with, changed, and joined."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from PIL import Image, ImageChops, ImageStat
+from prefect.settings import PREFECT_API_URL
+
+from prefect_loova import BatchError, BudgetError, StoryReport, generate_storyboard
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.frames import frame_of
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+
+STORY = """
+title: A day at the harbour
+duration: 4
+shots:
+  - {prompt: "@image1 leaves the harbour", image_urls: [boat.png]}
+  - {prompt: the boat meets the fog, continue: true}
+  - {prompt: the fog lifts, continue: true}
+  - {prompt: on the shore a child waits}
+  - {prompt: the child sees the boat, continue: true}
+  - {prompt: the child runs, continue: true}
+"""
+
+SHORT = """
+duration: 4
+shots:
+  - {prompt: the boat}
+  - {prompt: the fog, continue: true}
+  - {prompt: the shore, continue: true}
+  - {prompt: a child}
+"""
+
+CHILD = """
+import asyncio, json, sys
+from pydantic import SecretStr
+from prefect_loova import LoovaCredentials, generate_storyboard
+from tests.integration.conftest import block_of
+from tests.s3_servers import Bucket, S3Server
+given = json.load(sys.stdin)
+bucket = Bucket(given["bucket"])
+bucket.server = S3Server(**given["server"])
+credentials = LoovaCredentials(api_key=SecretStr(given["api_key"]), base_url=given["base_url"])
+asyncio.run(generate_storyboard(given["story"], credentials, block_of(bucket, *given["keys"]), poll_seconds=0.1))
+"""
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Path:
+    down = Image.linear_gradient("L").resize((640, 360))
+    Image.merge("RGB", (down, down.rotate(180), Image.new("L", down.size, 90))).save(tmp_path / "boat.png")
+    path = tmp_path / "harbour.yaml"
+    path.write_text(STORY)
+    return path
+
+
+async def make(story: Path, place, **options: Any) -> StoryReport:
+    return await generate_storyboard(str(story), place.credentials, place.bucket, poll_seconds=0.1, **options)
+
+
+def loaded(bucket, uri: str | None) -> bytes:
+    assert uri is not None
+    return bucket.client.get_object(Bucket=bucket, Key=uri.removeprefix(f"s3://{bucket}/"))["Body"].read()
+
+
+def difference(one: bytes, other: bytes) -> float:
+    """How far apart two frames are, as the root of the mean square of 255 steps."""
+    first, second = (Image.open(io.BytesIO(png)).convert("RGB") for png in (one, other))
+    return max(ImageStat.Stat(ImageChops.difference(first, second)).rms)
+
+
+def seconds_of(video: bytes) -> float:
+    with av.open(io.BytesIO(video)) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    return frames / 24
+
+
+async def test_a_story_that_is_killed_and_run_again_pays_for_each_shot_once(story, place, bucket, loova):
+    given = {
+        "story": str(story),
+        "api_key": loova.api_key,
+        "base_url": loova.base_url,
+        "bucket": str(bucket),
+        "server": vars(bucket.server),
+        "keys": bucket.limited_keys,
+    }
+    env = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, env=env)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(given).encode())
+    process.stdin.close()
+    async with asyncio.timeout(120):
+        while loova.ledger["totals"]["billed"] < 3:
+            assert process.poll() is None
+            await asyncio.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert loova.ledger["totals"]["billed"] < 6
+
+    report = await make(story, place)
+    assert loova.ledger["totals"]["billed"] == 6
+    assert report.shots.count("saved", "reused") == 6
+
+    film, shots = loaded(bucket, report.film), [loaded(bucket, shot.video) for shot in report.shots.videos]
+    assert seconds_of(film) == pytest.approx(sum(map(seconds_of, shots)), abs=1 / 24)
+    assert report.duration_seconds == pytest.approx(24, abs=1 / 24)
+    for before, after in ((0, 1), (1, 2), (3, 4), (4, 5)):
+        last, first = frame_of(io.BytesIO(shots[before]), "last"), frame_of(io.BytesIO(shots[after]), "first")
+        assert difference(last, first) < 8
+    cut = frame_of(io.BytesIO(shots[2]), "last"), frame_of(io.BytesIO(shots[3]), "first")
+    assert difference(*cut) > 8
+    assert Image.open(io.BytesIO(loaded(bucket, report.contact_sheet))).format == "JPEG"
+
+    again = await make(story, place)
+    assert (again.film, again.sha256) == (report.film, report.sha256)
+    assert again.shots.count("reused") == 6
+    assert again.shots.credits_charged == 0
+
+
+async def test_a_changed_shot_pays_for_itself_and_for_what_follows_from_it(story, place, bucket, loova):
+    story.write_text(SHORT)
+    first = await make(story, place)
+    story.write_text(SHORT.replace("the fog", "a whale"))
+    second = await make(story, place)
+    assert loova.ledger["totals"]["billed"] == 6
+    assert [shot.outcome for shot in second.shots.videos] == ["reused", "saved", "saved", "reused"]
+    assert second.shots.videos[0].key == first.shots.videos[0].key
+    assert second.film != first.film
+    assert loaded(bucket, first.film)
+
+
+async def test_a_story_is_priced_and_admitted_as_a_whole(story, place, bucket, loova):
+    dry = await make(story, place, dry_run=True)
+    assert [shot.outcome for shot in dry.shots.videos] == ["not_started"] * 6
+    assert sum(shot.credits_estimate for shot in dry.shots.videos) == 360
+    assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket, Prefix="loova/_media/")
+    with pytest.raises(BudgetError, match="6 of 6 videos are to be bought, for up to 360 credits"):
+        await make(story, place, max_credits=359)
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(story, place, loova):
+    story.write_text(SHORT)
+    loova.fail("generation_failed", prompt="the fog", times=None)
+    with pytest.raises(BatchError) as caught:
+        await make(story, place)
+    outcomes = [shot.outcome for shot in caught.value.report.videos]
+    assert outcomes == ["saved", "failed", "not_started", "saved"]
+    assert "it goes on from shot 2, which is not there" in str(caught.value)
+    assert loova.ledger["totals"]["billed"] == 3
+    loova.clear_faults()
+    report = await make(story, place, max_paid_attempts=2)
+    assert report.film
+    assert loova.ledger["totals"]["billed"] == 5
+
+
+async def test_what_is_wrong_with_the_media_is_told_by_shot_before_anything_is_spent(story, place, loova):
+    story.write_text(STORY.replace("continue: true}", "continue: true, image_urls: [no.png]}", 1))
+    with pytest.raises(InvalidRequestError, match=r"shot 2: image_urls.0: 'no.png' was given: there is no such file"):
+        await make(story, place)
+    assert loova.ledger["totals"]["posted"] == 0

@@ -1,0 +1,160 @@
+"""What a storyboard's file says, and what is told about one that says something else."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.models import SavedVideo
+from prefect_loova.storyboard import MAX_SHOTS, Storyboard, film_id, read_storyboard
+
+STORY = """
+title: A day
+ratio: 9:16
+duration: 4
+shots:
+  - prompt: "@image1 leaves"
+    image_urls: [boat.png]
+  - prompt: the fog
+    continue: true
+    duration: 6
+  - prompt: on the shore
+    model: seedance_2_0_fast
+  - prompt: a child
+    continue: yes
+    image_urls: [child.png, "s3://b1/dog.png"]
+"""
+
+
+def read(text: str, name: str = "stories/day.yaml") -> Storyboard:
+    return read_storyboard(text.encode(), name)
+
+
+def problems(text: str, name: str = "day.yaml") -> str:
+    with pytest.raises(InvalidRequestError) as caught:
+        read(text, name)
+    return str(caught.value)
+
+
+def saved(sha256: str = "ab" * 32) -> SavedVideo:
+    return SavedVideo(
+        key="1" * 64,
+        task_id="t",
+        video="s3://b1/v.mp4",
+        record="s3://b1/r",
+        size_bytes=1,
+        sha256=sha256,
+        credits_cost=1,
+        reused=False,
+    )
+
+
+def test_a_story_has_shots_with_what_holds_for_all_of_them() -> None:
+    board = read(STORY)
+    requests = [shot.request for shot in board.shots]
+    assert board.title == "A day"
+    assert [request.ratio for request in requests] == ["9:16"] * 4
+    assert [request.duration for request in requests] == [4, 6, 4, 4]
+    assert [request.model for request in requests] == ["seedance_2_0"] * 2 + ["seedance_2_0_fast", "seedance_2_0"]
+    assert [[shot.number for shot in chain] for chain in board.chains()] == [[1, 2], [3, 4]]
+
+
+def test_yaml_and_json_say_the_same() -> None:
+    shots = [{"prompt": "a", "ratio": "9:16"}, {"prompt": "b", "continue": True}]
+    as_yaml = read("shots: [{prompt: a, ratio: 9:16}, {prompt: b, continue: true}]")
+    assert read(json.dumps({"shots": shots}), "day.json") == as_yaml == read(json.dumps(shots), "s3://b1/day.json")
+    assert as_yaml.title == "day"
+
+
+def test_a_shot_that_goes_on_begins_with_the_last_frame_of_the_one_before() -> None:
+    _, fog, _, child = read(STORY).shots
+    frame = saved().last_frame
+    assert fog.after(saved()).image_urls == (frame,)
+    assert fog.after(saved()).function_mode == "first_last_frames"
+    assert child.after(saved()).image_urls == (frame, "child.png", "s3://b1/dog.png")
+    assert child.after(saved()).function_mode == "omni_reference"
+    assert child.own_media.image_urls == ("child.png", "s3://b1/dog.png")
+    assert fog.own_media.image_urls == ()
+
+
+def test_a_mode_that_is_given_is_kept() -> None:
+    (_, shot) = read("[{prompt: a}, {prompt: b, continue: true, function_mode: omni_reference}]").shots
+    assert shot.after(saved()).function_mode == "omni_reference"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shots: []", "must have a list of shots"),
+        ("shots: {prompt: a}", "must have a list of shots"),
+        ("a text", "must have a list of shots"),
+        ("", "must have a list of shots"),
+        ("shots: [a]", "shot 1: 'a' was given: must be fields of a shot"),
+        ("shots: [{prompt: a, continue: true}]", "shot 1: continue: there is no shot before the first one"),
+        ("shots: [{prompt: a}, {prompt: b, continue: 1}]", "shot 2: continue: 1 was given: must be true or false"),
+        ("shots: [{prompt: a, duration: 20}]", "shot 1: duration: 20 was given"),
+        ("shots: [{prompt: a, promt: b}]", "shot 1: unknown field 'promt' (is it prompt?)"),
+        ("shots: [{duration: 5}]", "shot 1: prompt: is missing"),
+        ("rato: 16:9\nshots: [{prompt: a}]", "unknown field 'rato' (is it ratio?)"),
+        ("prompt: x\nshots: [{prompt: a}]", "unknown field 'prompt'"),
+        ("title: 5\nshots: [{prompt: a}]", "title: must be text"),
+        ("shots: [{prompt: a, prompt: b}]", "a field stands there twice"),
+        ("shots: [{prompt: &a x}, {prompt: *a}]", "aliases (*name) are not taken"),
+        ("shots: [{prompt: !!python/object/apply:os.system [true]}]", "cannot be read"),
+        ("shots: [{prompt: a", "cannot be read"),
+        ("[" * 5000, "cannot be read"),
+        ("shots: [" + "{prompt: a}," * (MAX_SHOTS + 1) + "]", f"{MAX_SHOTS} are the most"),
+        (
+            "shots: [{prompt: a}, {prompt: b, continue: true, function_mode: first_last_frames, image_urls: [a, b]}]",
+            "3 images",
+        ),
+    ],
+    ids=range(20),
+)
+def test_what_is_wrong_with_a_story_is_told(text: str, told: str) -> None:
+    assert told in problems(text)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    told = problems("shots: [{prompt: ' ', duration: 1}, {prompt: a, ratio: 5:5}]")
+    assert "has 3 problems; nothing was started" in told
+    assert told.count("shot 1: ") == 2
+    assert "shot 2: ratio: '5:5' was given" in told
+
+
+@pytest.mark.parametrize("name", ["day.txt", "day", "day.yaml.exe"])
+def test_the_ending_tells_the_format(name: str) -> None:
+    assert "must end with .yaml, .yml or .json" in problems("[]", name)
+
+
+def test_another_encoding_and_a_large_file_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="is not UTF-8 at byte 0"):
+        read_storyboard(b"\xff\xfea", "a.yaml")
+    with pytest.raises(InvalidRequestError, match="over 1,048,576 bytes"):
+        read_storyboard(b" " * 1_048_577, "a.yaml")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["shots", "prompt", "continue", "image_urls", "title", "x"]), inner)
+        ),
+    )
+)
+def test_no_json_breaks_the_reading(found: Any) -> None:
+    with suppress(InvalidRequestError):
+        read(json.dumps(found), "a.json")
+
+
+def test_a_film_is_known_by_its_shots_in_their_order() -> None:
+    one, two = saved("ab" * 32), saved("cd" * 32)
+    assert film_id([one, two]) == film_id([one, two])
+    assert len({film_id([one, two]), film_id([two, one]), film_id([one]), film_id([one, one])}) == 4
