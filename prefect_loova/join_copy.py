@@ -54,8 +54,6 @@ class CopyJoin:
         self._pictures.time_base = self._tick = Fraction(1, ticks)
         if first.track.codec_context.name == "hevc":
             self._pictures.codec_context.codec_tag = "hvc1"  # Apple's players take no other
-        if traits[0].matrix:
-            self._pictures.set_display_matrix(struct.unpack("9i", traits[0].matrix))
         self._sound: AudioStream | None = output.add_stream_from_template(sound) if sound else None
         self._decoded_at: int | None = None
         self._heard: int | None = None
@@ -133,7 +131,9 @@ class CopyJoin:
         self._packet = max(self._packet, packet.duration)
         half = Fraction(self._packet, 2)
         due = packet.pts + (self.seconds - film.start * film.tick) / tick
-        if self._heard is not None and due + half < self._heard:
+        # The one packet before the beginning is what a decoder needs to begin with.
+        earliest = self.seconds / tick - self._packet if self._heard is None else self._heard
+        if due + half < earliest:
             return
         at = self._heard if self._heard is not None and due <= self._heard + half else round(due)
         if at + half > (self.seconds + film.seconds) / tick:

@@ -22,7 +22,6 @@ class Traits:
     Attributes:
         shown: Width and height as a player shows it, in pixels.
         steps: What brings its frames upright.
-        matrix: The display matrix, as the file has it; empty where there is none.
         tick: The length of a tick of the picture track, in seconds.
         rate: Frames a second, from 10 to 120.
         picture: All that has to be the same for its pictures to follow another film's in one track.
@@ -33,7 +32,6 @@ class Traits:
 
     shown: tuple[int, int]
     steps: Steps
-    matrix: bytes
     tick: Fraction
     rate: Fraction
     picture: tuple[object, ...]
@@ -71,7 +69,6 @@ def traits_of(film: Film) -> Traits:
     return Traits(
         film.shown_size(frame, steps),
         tuple(steps),
-        matrix,
         film.tick,
         min(max(rate, _SLOWEST), _FASTEST).limit_denominator(1001),
         picture,

@@ -252,6 +252,16 @@ def test_fragments_that_are_cut_short_have_no_last_frame() -> None:
         look(FRAGMENTS[: len(FRAGMENTS) * 2 // 3], "last")
 
 
+def test_a_video_that_promises_more_than_it_has_has_no_last_frame() -> None:
+    promising = bytearray(VIDEO)
+    struct.pack_into(">I", promising, VIDEO.index(b"mdhd") + 20, 960 * 512)
+    struct.pack_into(">II", promising, VIDEO.index(b"stts") + 12, 960, 512)
+    edits = VIDEO.index(b"edts")  # they say it too
+    promising[edits : edits + 4] = b"free"
+    with pytest.raises(UnusableVideoError, match=r"it ends after 4\.0 of 40\.0 s: it is cut short"):
+        look(bytes(promising), "last")
+
+
 def test_it_ends_when_the_time_is_up() -> None:
     for which in BOTH:
         with pytest.raises(UnusableVideoError, match="took longer than 0 s"):

@@ -76,20 +76,38 @@ def evenly(count: int, fps: int = FPS) -> list[Fraction]:
     return [Fraction(number, fps) for number in range(count)]
 
 
-def remuxed(content: bytes, **options: str) -> bytes:
-    """The same packets in an mp4 with other options."""
+def remuxed(content: bytes, from_keyframe: int = 1, leading: bool = True, **options: str) -> bytes:
+    """The same packets in another mp4.
+
+    Args:
+        content: An mp4.
+        from_keyframe: The packets before this keyframe, counted from 1, are left out.
+        leading: Whether to keep what is shown before that keyframe, and is coded after it.
+        options: Of FFmpeg's muxer.
+    """
+    keyframes = 0
+    begin = 0
     file = io.BytesIO()
     with av.open(io.BytesIO(content)) as source, av.open(file, "w", format="mp4", options=options) as output:
         stream = output.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
+            keyframes += packet.is_keyframe and packet.size > 0
+            if packet.is_keyframe and keyframes == from_keyframe:
+                begin = packet.pts
+            if packet.dts is not None and keyframes >= from_keyframe and (leading or packet.pts >= begin):
                 packet.stream = stream
                 output.mux(packet)
     return file.getvalue()
 
 
 def beeping(
-    frames: int, sound_seconds: float, *beeps: float, rate: int = 48_000, layout: str = "mono", **options: str
+    frames: int,
+    sound_seconds: float,
+    *beeps: float,
+    rate: int = 48_000,
+    layout: str = "mono",
+    picture_from: int = 0,
+    **options: str,
 ) -> bytes:
     """A film with sound: silence, and 30 ms of a tone from each of these seconds on."""
     file = io.BytesIO()
@@ -101,7 +119,7 @@ def beeping(
         for number in range(frames):
             frame = av.VideoFrame(64, 48, "yuv420p")
             films.flat(frame, number)
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            frame.pts, frame.time_base = picture_from + number, Fraction(1, FPS)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         samples = array("f", bytes(4 * round(sound_seconds * rate)))
@@ -200,6 +218,15 @@ def test_turned_films_stay_upright(is_copy: bool) -> None:
         assert corners == [[False, False, True, False]] * 6 + [[True, False, False, False]] * 6
 
 
+def test_films_that_are_turned_differently_are_encoded() -> None:
+    sources = [film(6, (96, 64), paint=films.bright_corner, rotated=turned) for turned in (None, 180)]
+    joined = join(*sources, is_copy=False)
+    with av.open(io.BytesIO(joined.content)) as container:
+        frames = list(container.decode(video=0))
+    corners = [[grey(frame, x, y) > 128 for y in (0.25, 0.75) for x in (0.25, 0.75)] for frame in frames]
+    assert corners == [[True, False, False, False]] * 6 + [[False, False, False, True]] * 6
+
+
 def test_anamorphic_films() -> None:
     wide = film(6, (60, 48), sar=Fraction(4, 3))
     copied = join(wide, wide, is_copy=True)
@@ -266,6 +293,33 @@ def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_film() -> None:
     whole[place : place + 8] = (1500).to_bytes(4, "big") + (1024 + 6 * 512).to_bytes(4, "big")
     joined = join(film(12, g="250", bf="2"), bytes(whole), film(12, g="250", bf="2"), is_copy=False)
     assert joined.numbers == [*range(12), *range(6, 42), *range(12)]
+
+
+@pytest.mark.parametrize("leading", [True, False])
+def test_a_film_that_was_cut_where_it_does_not_begin_afresh_is_not_copied(leading: bool) -> None:
+    options = {"x265-params": "log-level=none:pools=1:keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0"}
+    whole = film(36, codec="libx265", **options)
+    cut = remuxed(whole, 2, leading)
+    kept = seen(cut).numbers
+    assert kept[-12:] == [*range(24, 36)] and len(kept) >= 20
+    out = io.BytesIO()
+    assert not join_videos([io.BytesIO(whole), io.BytesIO(cut)], out).is_copy
+    assert seen(out.getvalue()).numbers[:36] == [*range(36)]
+    assert seen(out.getvalue()).numbers[-12:] == [*range(24, 36)]
+
+
+def test_a_length_that_is_rounded_to_milliseconds_shifts_nothing() -> None:
+    rounded = bytearray(film(53))
+    place = rounded.index(b"elst") + 12
+    rounded[place : place + 4] = (53_000 // 24).to_bytes(4, "big")
+    joined = join(*[bytes(rounded)] * 12, is_copy=True)
+    assert joined.times == evenly(12 * 53)
+
+
+def test_keyframes_of_the_films_are_not_keyframes_of_what_is_encoded() -> None:
+    joined = join(film(24, g="1"), film(24, (32, 32), g="1"), is_copy=False)
+    with av.open(io.BytesIO(joined.content)) as container:
+        assert sum(packet.is_keyframe for packet in container.demux(video=0) if packet.size) <= 4
 
 
 def test_a_slow_film_is_shown_in_its_own_time() -> None:
@@ -361,14 +415,33 @@ def test_sound_of_another_length_than_its_picture_shifts_nothing(length: float, 
     assert heard_seconds(joined.content) == pytest.approx(5, abs=2 * HALF_A_PACKET + 0.001)
 
 
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_sound_from_before_the_picture_is_not_heard(is_copy: bool) -> None:
+    late = beeping(24, 1.5, 0.1, 0.9, picture_from=12)
+    other = late if is_copy else beeping(24, 1.5, 0.1, 0.9, picture_from=12, bf="0", refs="1")
+    out = io.BytesIO()
+    assert join_videos([io.BytesIO(content) for content in (late, other, late)], out).is_copy == is_copy
+    joined = seen(out.getvalue())
+    assert joined.numbers == [*range(24)] * 3
+    assert joined.times == evenly(72)
+    assert beeps_in(joined.content) == pytest.approx([0.4, 1.4, 2.4], abs=HALF_A_PACKET + 0.003)
+    with av.open(io.BytesIO(joined.content)) as container:
+        assert min(packet.pts for packet in container.demux(audio=0) if packet.size) >= -2 * 1024
+
+
 def test_films_with_and_without_sound_are_encoded_with_silence_between() -> None:
     joined = join(
-        film(24), beeping(24, 1, 0.5), film(48), beeping(24, 1, 0.5, rate=44_100, layout="stereo"), is_copy=False
+        film(24),
+        beeping(24, 1, 0.5),
+        film(48),
+        beeping(24, 1, 0.5, rate=44_100, layout="stereo"),
+        film(24),
+        is_copy=False,
     )
     assert joined.made is not None and joined.made.has_sound
-    assert joined.numbers == [*range(24), *range(24), *range(48), *range(24)]
+    assert joined.numbers == [*range(24), *range(24), *range(48), *range(24), *range(24)]
     assert beeps_in(joined.content) == pytest.approx([1.5, 4.5], abs=0.004)
-    assert heard_seconds(joined.content) == pytest.approx(5, abs=0.03)
+    assert heard_seconds(joined.content) == pytest.approx(6, abs=0.03)
 
 
 def test_sound_of_other_kinds_is_encoded() -> None:
