@@ -22,7 +22,7 @@ from prefect_loova.join_traits import Traits
 from prefect_loova.pictures import Canvas, canvas_matrix
 
 # The number of threads changes the bytes, so it is not that of the machine's processors.
-_PICTURE_OPTIONS = {"crf": "18", "preset": "fast", "rc-lookahead": "20", "threads": "2", "flags": "+bitexact"}
+_PICTURE_OPTIONS = {"crf": "18", "preset": "veryfast", "threads": "2", "flags": "+bitexact"}
 _RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _USUAL_RATE = 48_000
 _BITS_A_CHANNEL = 96_000
