@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -208,6 +209,25 @@ async def test_an_object_that_is_not_there_or_may_not_be_read_is_refused(shop: S
         assert f"image_urls.0: {uri!r} was given: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a text", "its content is text, not an image"),
+        (b"", "it is empty"),
+        (FILM, "its content is video/mp4, not an image"),
+        (RED + bytes(30_000_000), "30,000,000 are the most for an image"),
+    ],
+    ids=["text", "empty", "film", "large"],
+)
+async def test_an_object_that_is_no_such_medium_is_refused_by_its_content(
+    shop: Shop, content: bytes, problem: str
+) -> None:
+    uri = put(shop, "loova/cat.png", content)
+    with pytest.raises(InvalidRequestError, match=problem):
+        await bought(shop, asked(uri))
+    assert shop.totals["posted"] == 0
+
+
 @pytest.mark.parametrize("as_files", ["links", "files"])
 async def test_an_object_that_vanishes_or_changes_before_the_submit_is_refused_and_leaves_no_job(
     shop: Shop, folder: Path, as_files: Any
@@ -272,6 +292,9 @@ async def test_media_go_along_as_files_where_the_bucket_cannot_be_reached(shop: 
     ]
     assert posted["prompt"] == "a cat"
     assert posted["duration"] == 4
+    record = json.loads(shop.bytes_of(f"loova/{request.key}/record.json"))
+    more = (len(RED) + len(FILM)) / 125_000
+    assert record["attempts"][0]["post_timeout_seconds"] == pytest.approx(5 + more)
     (task,) = shop.loova.ledger["tasks"]
     assert task["credits_cost"] == request.estimate_credits() == 120
     assert (await bought(shop, request)).task_id == first.task_id
