@@ -102,7 +102,7 @@ def test_a_task_that_still_runs_when_waiting_ends_is_exit_code_5_and_goes_on_nex
         (("x", "--take", "-1"), "take: -1 was given"),
         (("x", "--audio", "https://example.com/a.mp3"), "audio alone is refused"),
         (("x", "--image", "file:///etc/passwd"), "image_urls.0"),
-        (("x", *(["--image", "https://example.com/a.png"] * 10)), "image_urls: '10 URLs' was given"),
+        (("x", *(["--image", "https://example.com/a.png"] * 10)), "image_urls: '10 images' was given"),
         (("x", "--function-mode", "first_last_frames"), "first_last_frames takes 1 image"),
         (("x", "--poll-seconds", "0"), "must be a number of seconds above 0"),
         (("x", "--max-wait", "nan"), "must be a number of seconds above 0"),
