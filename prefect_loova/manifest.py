@@ -158,14 +158,19 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content, object_pairs_hook=_each_once)
+            row = json.loads(content, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             yield line, f"no JSON object of a request: {shown(error, 200)}"
             continue
         yield line, row if isinstance(row, dict) else f"{shown(content, 80)} was given: must be an object"
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of these pairs, for a parser.
+
+    Raises:
+        ValueError: A field stands there twice.
+    """
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise ValueError("a field stands there twice")

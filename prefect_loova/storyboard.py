@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_loova.batch import BatchReport, money
 from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.manifest import each_once
 from prefect_loova.media import KINDS
 from prefect_loova.models import SavedVideo, VideoRequest
 
@@ -208,7 +209,7 @@ def _parsed(content: bytes, name: str, told: str) -> Any:
     try:
         text = content.decode("utf-8-sig")
         if name.lower().endswith(".json"):
-            return json.loads(text, object_pairs_hook=_each_once)
+            return json.loads(text, object_pairs_hook=each_once)
         if name.lower().endswith((".yaml", ".yml")):
             return yaml.load(text, _Yaml)  # noqa: S506  (a SafeLoader, made stricter)
     except UnicodeDecodeError as error:
@@ -216,13 +217,6 @@ def _parsed(content: bytes, name: str, told: str) -> Any:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidRequestError(f"{told} cannot be read: {shown(error, 300)}") from None
     raise InvalidRequestError(f"{told} was given: must end with .yaml, .yml or .json")
-
-
-def _each_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a field stands there twice")
-    return fields
 
 
 class _Yaml(yaml.SafeLoader):
@@ -235,7 +229,7 @@ class _Yaml(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
-        _each_once(pairs)
+        each_once(pairs)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -23,7 +23,7 @@ from prefect_loova.batch import (
 )
 from prefect_loova.batches import Batch
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError
+from prefect_loova.errors import BatchError, shown
 from prefect_loova.films import join_shots
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
@@ -83,7 +83,7 @@ class Story:
             )
             logger.info(
                 "%s: %d shots, %d are there, the others cost up to %s",
-                self.board.title,
+                shown(self.board.title, 80),
                 len(orders),
                 len(state.saved),
                 money(plan.price),
@@ -126,7 +126,7 @@ class Story:
                 moving = Picture(*found) if found else None
             pictures = await posters(jobs, report.shots)
         except Exception as error:
-            get_run_logger().warning("the story has no pictures in its page (%s)", error)
+            get_run_logger().warning("the story has no pictures in its page (%s)", shown(error))
             pictures = {}
         await publish_story(report, moving, pictures)
 
@@ -223,9 +223,7 @@ class _Run:
             if not order.request.is_prepared:
                 order = await self.state.look(self.jobs, number)
         except Exception as error:
-            return replace(self.state.orders[number], price=0.0, state="failed", reason=str(error)).became(
-                "failed", str(error)
-            )
+            return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {shown(error)}")
         if number in self.state.saved:
             return order.is_saved(self.state.saved[number], order.spent)
 

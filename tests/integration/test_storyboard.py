@@ -9,16 +9,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import pytest
 from PIL import Image, ImageChops, ImageStat
 from prefect.settings import PREFECT_API_URL
 
-from prefect_loova import BatchError, BudgetError, StoryReport, generate_storyboard
-from prefect_loova.errors import InvalidRequestError
+from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
+from prefect_loova.batch import Order, RunBudget
+from prefect_loova.errors import InvalidRequestError, StorageError
 from prefect_loova.frames import frame_of
+from prefect_loova.storyboard import read_storyboard
+from prefect_loova.storyboards import _Run, _State
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -164,6 +167,30 @@ async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(sto
     report = await make(story, place, max_paid_attempts=2)
     assert report.film
     assert loova.ledger["totals"]["billed"] == 5
+
+
+async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_nothing_else():
+    class Unreachable:
+        async def one(self, _: VideoRequest) -> VideoRequest:
+            raise StorageError("S3 is away", transient=True)
+
+    _, shot = read_storyboard(SHORT.encode(), "a.yaml").shots[:2]
+    before = SavedVideo(
+        key="1" * 64,
+        task_id="t",
+        video="s3://b1/v.mp4",
+        record="s3://b1/r",
+        size_bytes=1,
+        sha256="ab" * 32,
+        credits_cost=1,
+        reused=False,
+    )
+    order = Order(shot.request, (2,), price=60.0)
+    state = _State({2: shot}, cast("Any", Unreachable()), 1, orders={2: order}, saved={1: before})
+    run = _Run(cast("Any", None), state, RunBudget(None), cast("Any", None), asyncio.Semaphore(1), lambda _: None)
+    outcome = await run._made(shot)
+    assert (outcome.outcome, outcome.credits_charged) == ("not_started", 0)
+    assert "nothing was bought: S3 is away" in outcome.reason
 
 
 async def test_what_is_wrong_with_the_media_is_told_by_shot_before_anything_is_spent(story, place, loova):
