@@ -3,6 +3,8 @@
 UV := .uv/bin/uv
 READY := .venv/.ready
 DOCS_READY := .venv-docs/.ready
+BENCH_READY := .venv-bench/.ready
+BENCH := .venv-bench/bin/python
 PROMPT := A futuristic city at sunset
 
 # Without compiled bytecode `import prefect` takes 10 s instead of 2.
@@ -12,7 +14,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash test-workers test-postgres test-ui screenshots bench-one bench-batch bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-crash test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-one bench-batch bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +39,23 @@ test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt in
 
 screenshots: $(READY) ## The README's pictures: of a run of the demo's request, and of a batch of 12
 	@.venv/bin/python -m tests.ui.screenshots docs/images
+
+bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview ## All benchmarks, one after the other (hours); .bench/*.json
+
+bench-saving: $(BENCH_READY) ## A video from its URL into S3: ours against aws s3 cp, smart_open and others; ARGS="--mib 64"
+	@$(BENCH) tests/benchmarks/saving.py $(ARGS)
+
+bench-waiting: $(BENCH_READY) ## Polls and lag over generations of 30 s to 3 h, on a virtual clock, ours and the SDKs'
+	@$(BENCH) tests/benchmarks/waiting.py $(ARGS)
+
+bench-overhead: $(BENCH_READY) ## What a video costs beside its generation, against a plain script and a plain Prefect flow
+	@$(BENCH) tests/benchmarks/overhead.py $(ARGS)
+
+bench-scale: $(BENCH_READY) ## Time, memory and API calls by video, from 1 to 10,000 of them; ARGS="--most 1000"
+	@$(BENCH) tests/benchmarks/scale.py $(ARGS)
+
+bench-start: $(BENCH_READY) ## Importing the package over importing Prefect, and a deployed run's first submit
+	@$(BENCH) tests/benchmarks/start.py $(ARGS)
 
 bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
 	@.venv/bin/python tests/benchmarks/one_video.py
@@ -74,12 +93,17 @@ docs-serve: $(DOCS_READY) ## Serve it on http://127.0.0.1:8000, built anew with 
 	@.venv-docs/bin/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch prefect_loova
 
 clean: ## Remove all that make made, the simulated videos too
-	@rm -rf .venv .venv-docs .uv site .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
+	@rm -rf .venv .venv-docs .venv-bench .uv site .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml uv.lock $(UV)
 	@echo "Setting up .venv from uv.lock; the first time takes a minute or two."
 	@$(UV) sync --locked --quiet
+	@touch $@
+
+$(BENCH_READY): pyproject.toml uv.lock $(UV)
+	@echo "Setting up .venv-bench from uv.lock."
+	@UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --locked --quiet --group bench
 	@touch $@
 
 $(DOCS_READY): pyproject.toml uv.lock $(UV)

@@ -1,0 +1,114 @@
+"""What every benchmark prints and writes: a table, and the machine, versions and command that it was made with.
+
+The JSON goes to `.bench/NAME.json`, or into the folder that `BENCH_RESULTS` names: the figures that docs/performance.md
+quotes are those in docs/benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(os.environ.get("BENCH_RESULTS", ROOT / ".bench"))
+
+Cell = str | float | int | None
+
+
+def finish(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    aims: Mapping[str, bool],
+    figures: Mapping[str, Any],
+    packages: Iterable[str] = (),
+    tools: Mapping[str, str] | None = None,
+    plot: Callable[[Any], None] | None = None,
+) -> None:
+    """Print a benchmark's table and aims, and write both with the figures behind them.
+
+    Args:
+        name: Of the files: `NAME.json` and, with a plot, `NAME.svg`.
+        title: What the table shows, in one line.
+        columns: The heads of the table; the first is who, the others what.
+        rows: The cells; None is what was not measured.
+        aims: What was aimed at, in a sentence with its bound, and whether this run reached it.
+        figures: What was measured, in full.
+        packages: Python packages whose versions matter.
+        tools: Other programs, with their versions.
+        plot: Draws into a matplotlib `Figure`.
+    """
+    rows = [list(row) for row in rows]
+    text = "\n".join([title, "", *_table([list(columns), *rows])])
+    result = {
+        "name": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": f"make bench-{name}" + (f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""),
+        "machine": machine(),
+        "versions": {package: version(package) for package in ("prefect", "httpx", "boto3", *packages)} | (tools or {}),
+        "table": text,
+        "aims": dict(aims),
+        "figures": dict(figures),
+    }
+    print(f"\n{text}\n")
+    for aim, reached in aims.items():
+        print(f"{'reached' if reached else 'MISSED '}  {aim}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if plot:
+        _draw(plot, RESULTS / f"{name}.svg")
+    print(f"\nAll figures: {RESULTS / name}.json")
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1024**2
+    return {
+        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+    }
+
+
+def _table(rows: list[list[Cell]]) -> list[str]:
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    return [
+        "  ".join(
+            text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(line)
+        ).rstrip()
+        for line in (list(zip(row, widths, strict=True)) for row in texts)
+    ]
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.2f}" if abs(cell) < 100 else f"{cell:,.0f}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _draw(plot: Callable[[Any], None], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = path.stem
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    plot(figure)
+    figure.savefig(path, metadata={"Date": None})
