@@ -86,12 +86,12 @@ def machine() -> dict[str, Any]:
 def _table(rows: list[list[Cell]]) -> list[str]:
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    return [
-        "  ".join(
-            text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(line)
-        ).rstrip()
-        for line in (list(zip(row, widths, strict=True)) for row in texts)
-    ]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in texts]
+
+
+def _aligned(row: list[str], widths: list[int]) -> list[str]:
+    first, *others = zip(row, widths, strict=True)
+    return [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
 
 
 def _text(cell: Cell) -> str:
