@@ -19,6 +19,7 @@ from prefect_loova.pages import (
     Picture,
     credits_page,
     doubts_page,
+    escaped,
     gallery,
     outcome_rows,
     story_page,
@@ -35,7 +36,7 @@ def artifact_key(kind: str, key: str) -> str:
 async def publish_video(saved: SavedVideo, moving: Picture | None = None, links: Links | None = None) -> None:
     """Show a saved video, its cost and its state."""
     page = video_page(saved, moving, links)
-    await _publish(acreate_markdown_artifact, page, artifact_key("video", saved.key), saved.name)
+    await _publish(acreate_markdown_artifact, page, artifact_key("video", saved.key), escaped(saved.name, 200))
 
 
 async def publish_batch(report: BatchReport, posters: Mapping[str, Picture] | None = None) -> None:
@@ -46,7 +47,9 @@ async def publish_batch(report: BatchReport, posters: Mapping[str, Picture] | No
 
 async def publish_story(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> None:
     """Show a story: the joined film, moving, and its shots as a gallery."""
-    await _publish(acreate_markdown_artifact, story_page(report, moving, posters), "loova-story", report.title)
+    await _publish(
+        acreate_markdown_artifact, story_page(report, moving, posters), "loova-story", escaped(report.title, 200)
+    )
     await _publish(acreate_table_artifact, outcome_rows(report.shots), "loova-story-table", report.summary)
 
 

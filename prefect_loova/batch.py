@@ -11,7 +11,15 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.doubt import described
-from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError, LoovaError, WaitTimeoutError, shown
+from prefect_loova.errors import (
+    BudgetError,
+    InDoubtError,
+    InvalidRequestError,
+    LoovaError,
+    WaitTimeoutError,
+    first_of,
+    shown,
+)
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import USD_PER_CREDIT, JobState, SavedVideo, Submission, VideoRequest
 from prefect_loova.states import PURCHASED, JobRecord
@@ -245,8 +253,7 @@ async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_
         except InvalidRequestError as error:
             problems.append(f"request {', '.join(map(str, order.rows))}: {error.message}")
     if problems:
-        more = [f"... and {len(problems) - _TOLD:,} more"] if len(problems) > _TOLD else []
-        raise InvalidRequestError("\n".join([*problems[:_TOLD], *more]))
+        raise InvalidRequestError("\n".join(first_of(problems, _TOLD)))
     return list(await asyncio.gather(*map(one, orders)))
 
 

@@ -16,7 +16,7 @@ from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError
+from prefect_loova.errors import BatchError, first_of
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
@@ -226,6 +226,5 @@ def _log_outcome(outcome: VideoOutcome) -> None:
 
 def _what_failed(report: BatchReport) -> str:
     missing = [video for video in report.videos if video.outcome not in ("saved", "reused")]
-    told = [f"{video.name}: {video.outcome.replace('_', ' ')}, {video.reason}" for video in missing[:10]]
-    more = [f"... and {len(missing) - 10:,} more"] if len(missing) > 10 else []
-    return "\n".join([report.summary, *told, *more])
+    told = [f"{video.name}: {video.outcome.replace('_', ' ')}, {video.reason}" for video in missing]
+    return "\n".join([report.summary, *first_of(told, 10)])

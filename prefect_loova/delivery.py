@@ -36,6 +36,7 @@ from prefect_loova.urls import names_private_host
 _LONGEST_LINK = 604_800  # of AWS Signature Version 4, in seconds
 _LOOK_SECONDS = 20.0
 _LOOKS_AT_ONCE = 4
+_CHECKED = " (looked at since media.check_urls of the credentials block is on)"
 
 log = logging.getLogger(__name__)
 
@@ -53,23 +54,26 @@ class Delivery:
     files: tuple[FormFile, ...] = ()
 
 
-async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0) -> Delivery:
+async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0, told: bool = False) -> Delivery:
     """Look at the media of a prepared request for the last time, and make them reachable.
 
     Args:
         jobs: The API and the bucket.
         request: The video to be made.
         max_wait: How long is waited for it, in seconds; links are valid for twice as long at least.
+        told: Whether what is worth a warning was told before: it is not told again.
 
     Raises:
         InvalidRequestError: All that is wrong with them, by field; nothing was sent.
         StorageError: The bucket cannot be read.
     """
     texts = [(name, number, text) for name in KINDS for number, text in enumerate(getattr(request, name))]
-    warn_of_references(request)
+    if not told:
+        warn_of_references(request)
     if not texts:
         return Delivery(request)
-    deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))))
+    warn = log.debug if told else log.warning
+    deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), warn)
     turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
 
     async def one(name: str, number: int, text: str) -> str | FormFile:
@@ -90,22 +94,26 @@ async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float
         if isinstance(medium, str):
             urls[name].append(medium)
     files = tuple(medium for medium in made if isinstance(medium, FormFile))
-    _check_order(request, urls, files)
+    if mixed := _mixed_order(request, urls, files):
+        warn(mixed)
     delivered = request.model_copy(update={name: tuple(some) for name, some in urls.items()})
     jobs.loova.check(delivered)
     return Delivery(delivered, files)
 
 
-def _check_order(request: VideoRequest, urls: dict[str, list[str]], files: tuple[FormFile, ...]) -> None:
-    """Files and URLs of one kind in one form: which comes first is not documented, and a frame in the wrong place
-    would be paid for."""
+def _mixed_order(request: VideoRequest, urls: dict[str, list[str]], files: tuple[FormFile, ...]) -> str:
+    """What to tell of files and URLs of one kind in one form: which comes first is not documented.
+
+    Raises:
+        InvalidRequestError: They are frames: one in the wrong place would be paid for.
+    """
     mixed = [name for name in KINDS if files and urls[name] and len(urls[name]) < len(getattr(request, name))]
     if not mixed:
-        return
+        return ""
     told = f"{' and '.join(mixed)}: files and URLs go in one form, and Loova does not document their order"
     if request.function_mode == "first_last_frames":
         raise InvalidRequestError(f"{told}; give both frames as files, or both as URLs")
-    log.warning("%s: references such as @image1 may mean another one", told)
+    return f"{told}: references such as @image1 may mean another one"
 
 
 def warn_of_references(request: VideoRequest) -> None:
@@ -120,6 +128,7 @@ def warn_of_references(request: VideoRequest) -> None:
 class _Deliverer:
     jobs: VideoJobs
     link_seconds: int
+    warn: Callable[..., None]
     http: httpx.AsyncClient | None = None
 
     async def deliver(self, name: str, number: int, medium: Medium) -> str | FormFile:
@@ -137,7 +146,7 @@ class _Deliverer:
         version = {"VersionId": head["VersionId"]} if head.get("VersionId", "null") != "null" else {}
         link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
         if "x-amz-security-token=" in link.lower():
-            log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
+            self.warn("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
         return link
 
     @property
@@ -170,7 +179,13 @@ class _Deliverer:
         assert self.http is not None  # noqa: S101
         rules = self.jobs.media
         download = Download(
-            url, self.http, allow_private=self.jobs.loova.is_private, max_bytes=2**40, tries=1, read_timeout=10.0
+            url,
+            self.http,
+            allow_private=self.jobs.loova.is_private,
+            max_bytes=2**40,
+            tries=1,
+            read_timeout=10.0,
+            is_look=True,
         )
         head = bytearray()
         try:
@@ -179,14 +194,17 @@ class _Deliverer:
                     head += chunk
                     if len(head) >= HEAD_BYTES:
                         break
+        except NotWholeVideoError:
+            pass  # what came tells enough
         except VideoUrlRefusedError as error:
-            raise ValueError(error.message) from None
-        except NotWholeVideoError as error:
-            if not download.received:
-                raise ValueError(error.message) from None
+            if error.http_status is None or error.http_status >= 400:
+                raise ValueError(f"{error.message}{_CHECKED}") from None
+            return self._goes_on(url, error)
         except (TransferError, TimeoutError, StartOverError) as error:
-            log.warning("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))
-            return
+            return self._goes_on(url, error)
         size = download.announced if download.announced is not None else download.received
         if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
-            raise ValueError(problem)
+            raise ValueError(f"{problem}{_CHECKED}")
+
+    def _goes_on(self, url: str, error: Exception) -> None:
+        self.warn("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))

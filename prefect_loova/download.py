@@ -71,6 +71,7 @@ class Download:
         max_bytes: The most bytes to accept.
         tries: How many requests may fail before this gives up.
         read_timeout: Seconds without a byte after which a connection counts as broken.
+        is_look: Whether only to look: then plain `http` and any announced type are taken.
         sleep: How to wait between two tries, in seconds.
 
     Attributes:
@@ -87,6 +88,7 @@ class Download:
         max_bytes: int,
         tries: int = 10,
         read_timeout: float = 30.0,
+        is_look: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.announced: int | None = None
@@ -96,6 +98,7 @@ class Download:
         self._allow_private = allow_private
         self._max_bytes = max_bytes
         self._tries_left = tries
+        self._is_look = is_look
         self._timeout = httpx.Timeout(read_timeout, connect=min(read_timeout, 15.0)).as_dict()
         self._sleep = sleep
         self._failures = 0
@@ -175,7 +178,7 @@ class Download:
             raise _refused(f"the URL {shown(url)} {problem}")
         if self._allow_private:
             return False
-        if urlsplit(url).scheme != "https":
+        if urlsplit(url).scheme != "https" and not self._is_look:
             raise _refused(f"the URL {shown(url)} is not https")
         if _is_proxied(url):
             return False
@@ -202,7 +205,7 @@ class Download:
             self._read_range(response)
             return
         kind = response.headers.get("content-type", "")
-        if _NOT_VIDEO.match(kind):
+        if _NOT_VIDEO.match(kind) and not self._is_look:
             raise NotWholeVideoError(f"{where} answers with {shown(kind, 80)}, not a video", credits_spent="yes")
         self._validator = _validator(response)
         length = response.headers.get("content-length", "")

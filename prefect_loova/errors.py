@@ -62,6 +62,12 @@ def shown(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def first_of(lines: Sequence[str], most: int) -> list[str]:
+    """The first lines of many, and how many more there are."""
+    left = len(lines) - most
+    return [*lines[:most], f"... and {left:,} more"] if left > 0 else list(lines)
+
+
 class LoovaError(Exception):
     """The root of everything that this package raises on purpose.
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
-from prefect_loova.errors import PreviewError, shown
+from prefect_loova.errors import PreviewError, StorageError, shown
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import SavedVideo
 from prefect_loova.preview import Previews, make_previews
 from prefect_loova.preview_objects import preview_keys, save_previews
+from prefect_loova.records import JobRecords
 from prefect_loova.s3_errors import S3_ERRORS, storage_error
 from prefect_loova.s3_file import S3File
 from prefect_loova.storyboard import film_id
@@ -53,14 +54,25 @@ async def join_shots(
         made = await asyncio.to_thread(_join, jobs, videos, file)
         previews = await asyncio.to_thread(_previews, file)
         await asyncio.to_thread(_upload, jobs, film, file, dict(upload_options or {}))  # which closes the file
-    sheet = None
-    if previews is not None:
-        await save_previews(records, film, previews, upload_options=upload_options)
-        sheet = preview_keys(film, previews.moving_type).contact_sheet
-    made |= {"film": records.uri(film), "contact_sheet": sheet and records.uri(sheet)}
+    sheet = await _contact_sheet(records, film, previews, upload_options)
+    made |= {"film": records.uri(film), "contact_sheet": sheet}
     # Last: where this is, the film is whole.
     await records.put_json(facts, made | {"shots": [video.video for video in videos]})
     return made
+
+
+async def _contact_sheet(
+    records: JobRecords, film: str, previews: Previews | None, upload_options: Mapping[str, Any] | None
+) -> str | None:
+    """Put the film's pictures beside it; that this fails is no reason to have no film."""
+    if previews is None:
+        return None
+    try:
+        await save_previews(records, film, previews, upload_options=upload_options)
+    except StorageError as error:
+        log.warning("the film has no pictures (%s)", shown(error))
+        return None
+    return records.uri(preview_keys(film, previews.moving_type).contact_sheet)
 
 
 def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str, Any]:

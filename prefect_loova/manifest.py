@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_loova.batch import BatchReport
-from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.errors import InvalidRequestError, first_of, shown
 from prefect_loova.models import VideoRequest
 
 MAX_ROWS = 10_000
@@ -69,12 +69,8 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
             found = str(InvalidRequestError.from_validation(error)).splitlines()
             problems += [f"line {line}: {problem}" for problem in found]
     if problems:
-        more = [f"... and {len(problems) - _TOLD:,} more"] if len(problems) > _TOLD else []
-        told = "\n".join([*problems[:_TOLD], *more])
-        raise InvalidRequestError(
-            f"manifest: {shown(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started\n"
-            + told
-        )
+        head = f"manifest: {shown(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started"
+        raise InvalidRequestError("\n".join([head, *first_of(problems, _TOLD)]))
     if not requests:
         raise InvalidRequestError(f"manifest: {shown(name, 200)} has no rows")
     return requests

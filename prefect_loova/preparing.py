@@ -17,7 +17,14 @@ from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
-from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError, UnusableVideoError, shown
+from prefect_loova.errors import (
+    InvalidRequestError,
+    RecordMismatchError,
+    StorageError,
+    UnusableVideoError,
+    first_of,
+    shown,
+)
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.media import KINDS, Kind, Medium, shown_media
 from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, media_type_of
@@ -113,8 +120,7 @@ class Preparing:
         prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
         if problems:
             told = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
-            more = [f"... and {len(told) - _TOLD:,} more"] if len(told) > _TOLD else []
-            raise InvalidRequestError("\n".join([*told[:_TOLD], *more]))
+            raise InvalidRequestError("\n".join(first_of(told, _TOLD)))
         return prepared
 
     async def one(self, request: VideoRequest) -> VideoRequest:

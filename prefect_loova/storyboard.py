@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_loova.batch import BatchReport, money
-from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.errors import InvalidRequestError, first_of, shown
 from prefect_loova.manifest import each_once
 from prefect_loova.media import KINDS
 from prefect_loova.models import SavedVideo, VideoRequest
@@ -127,6 +127,11 @@ class StoryReport(BaseModel):
     sha256: str | None = Field(None, description="Of the whole film, as hex digits.")
     is_copy: bool | None = Field(None, description="Whether the shots were joined without encoding them again.")
 
+    def with_film(self, film: dict[str, Any]) -> StoryReport:
+        """The same report with what is known of the joined film."""
+        known = {name: value for name, value in film.items() if name in StoryReport.model_fields and name != "shots"}
+        return self.model_copy(update=known)
+
     @property
     def summary(self) -> str:
         """One line for a log."""
@@ -167,10 +172,8 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
         shots.append(shot)
         problems += [f"shot {number}: {problem}" for problem in wrong]
     if problems:
-        more = [f"... and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
-        raise InvalidRequestError(
-            "\n".join([f"{told} has {len(problems)} problems; nothing was started", *problems[:_TOLD], *more])
-        )
+        head = f"{told} has {len(problems)} problems; nothing was started"
+        raise InvalidRequestError("\n".join([head, *first_of(problems, _TOLD)]))
     title = given.get("title") or name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     return Storyboard(title, tuple(shots))
 

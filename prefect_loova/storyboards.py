@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
+from prefect_aws.s3 import S3Bucket
 
 from prefect_loova import saving
 from prefect_loova.artifacts import publish_prices, publish_story
@@ -22,13 +28,14 @@ from prefect_loova.batch import (
     standing,
 )
 from prefect_loova.batches import Batch
+from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError, shown
+from prefect_loova.errors import BatchError, first_of, shown
 from prefect_loova.films import join_shots
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
-from prefect_loova.models import SavedVideo, Submission
+from prefect_loova.models import SavedVideo, Submission, VideoRequest
 from prefect_loova.opening import open_jobs
 from prefect_loova.pages import Picture
 from prefect_loova.preparing import Preparing
@@ -38,6 +45,7 @@ from prefect_loova.quota import places
 from prefect_loova.showing import posters
 from prefect_loova.sigterm import task_group
 from prefect_loova.storyboard import Shot, Storyboard, StoryReport
+from prefect_loova.tasks import RETRIES, prepare_media
 
 _DOUBTS = 3
 
@@ -89,18 +97,28 @@ class Story:
                 money(plan.price),
             )
             outcomes = await self._shots(jobs, state, plan.budget)
-            report = self._report(outcomes)
+            report, problem = self._report(outcomes), None
             if len(state.saved) == len(self.board.shots):
-                videos = [state.saved[shot.number] for shot in self.board.shots]
-                facts = await join_shots(jobs, videos, upload_options=self.batch.upload_options)
-                known = {name: facts.get(name) for name in StoryReport.model_fields if name in facts}
-                report = report.model_copy(update={name: value for name, value in known.items() if name != "shots"})
+                try:
+                    report = report.with_film(await self._film(state))
+                except Exception as error:
+                    problem = error
             logger.info(report.summary)
             await self._show(jobs, report)
         if report.film is None:
-            spent = report.shots.credits_charged
-            raise BatchError(_what_failed(report), report=report.shots, credits_spent="yes" if spent else "no")
+            told = _not_joined(report, problem) if problem else _what_failed(report)
+            spent = "yes" if report.shots.credits_charged else "no"
+            raise BatchError(told, report=report.shots, credits_spent=spent) from problem
         return report
+
+    async def _film(self, state: _State) -> dict[str, Any]:
+        videos = [state.saved[shot.number] for shot in self.board.shots]
+        film: dict[str, Any] = await _join(videos, **self._where, upload_options=self.batch.upload_options)
+        return film
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"credentials": self.batch.credentials, "bucket": self.batch.bucket, "prefix": self.batch.prefix}
 
     def _jobs(self) -> Any:
         return open_jobs(self.batch.credentials, self.batch.bucket, self.batch.prefix)
@@ -113,7 +131,8 @@ class Story:
         with tagged({shot.request.model for shot in self.board.shots}) as made:
             await tag_this_run(made)
             async with batch_progress(len(self.board.shots)) as heard, task_group() as group:
-                run = _Run(jobs, state, budget, self.batch.steps(jobs), asyncio.Semaphore(free), heard)
+                prepare = partial(prepare_media, **self._where)
+                run = _Run(jobs, state, budget, self.batch.steps(jobs), prepare, asyncio.Semaphore(free), heard)
                 for chain in self.board.chains():
                     group.create_task(run.chain(chain))
         return [state.outcomes[shot.number] for shot in self.board.shots]
@@ -136,7 +155,6 @@ class _State:
     """What is known of each shot, by its number."""
 
     shots: dict[int, Shot]
-    preparing: Preparing
     max_paid_attempts: int
     orders: dict[int, Order] = field(default_factory=dict)
     saved: dict[int, SavedVideo] = field(default_factory=dict)
@@ -147,22 +165,25 @@ class _State:
         """Look at every shot as far as it is known: one that goes on is known once the shot before is there."""
         own = await preparing.all([shot.own_media for shot in story.board.shots], called="shot")
         shots = {shot.number: shot.with_media(media) for shot, media in zip(story.board.shots, own, strict=True)}
-        state = cls(shots, preparing, story.batch.max_paid_attempts)
+        state = cls(shots, story.batch.max_paid_attempts)
         for chain in story.board.chains():
             known = True
             for shot in chain:
                 if known:
-                    await state.look(jobs, shot.number)
+                    await state.look(jobs, shot.number, await preparing.one(state.request(shot.number)))
                 else:
                     request = shots[shot.number].request
                     state.orders[shot.number] = Order(request, (shot.number,), price=request.estimate_credits())
                 known = shot.number in state.saved
         return state
 
-    async def look(self, jobs: VideoJobs, number: int) -> Order:
-        """The order of a shot, by its job record, once the shot that it goes on from is there."""
+    def request(self, number: int) -> VideoRequest:
+        """What is asked for in a shot, once the shot that it goes on from is there."""
         shot = self.shots[number]
-        request = await self.preparing.one(shot.after(self.saved[number - 1]) if shot.goes_on else shot.request)
+        return shot.after(self.saved[number - 1]) if shot.goes_on else shot.request
+
+    async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> Order:
+        """The order of a shot, by the job record of its prepared request."""
         stored = await jobs.records.read(request.key)
         order = standing(jobs, Order(request, (number,)), stored.record if stored else None, self.max_paid_attempts)
         if order.submission is not None and order.state == "saved":
@@ -200,6 +221,7 @@ class _Run:
     state: _State
     budget: RunBudget
     steps: Steps
+    prepare: Callable[[VideoRequest], Awaitable[VideoRequest]]
     places: asyncio.Semaphore
     tell: Any
     doubts: int = 0
@@ -221,7 +243,7 @@ class _Run:
         try:
             order = self.state.orders[number]
             if not order.request.is_prepared:
-                order = await self.state.look(self.jobs, number)
+                order = await self.state.look(self.jobs, number, await self.prepare(self.state.request(number)))
         except Exception as error:
             return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {shown(error)}")
         if number in self.state.saved:
@@ -245,8 +267,38 @@ class _Run:
         self.tell(outcome)
 
 
+def _joins() -> str:
+    return f"join {len(task_run.parameters['videos'])} shots"
+
+
+@task(
+    name="join-shots",
+    description="Join the shots of a story into one film in the bucket.",
+    tags={"loova"},
+    task_run_name=_joins,
+    **RETRIES,
+    cache_policy=NO_CACHE,
+)
+async def _join(
+    videos: list[SavedVideo],
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    prefix: str,
+    upload_options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    async with open_jobs(credentials, bucket, prefix) as jobs:
+        return await join_shots(jobs, videos, upload_options=upload_options)
+
+
+def _not_joined(report: StoryReport, problem: Exception) -> str:
+    return (
+        f"{report.summary}\nAll shots are paid for and in the bucket, but they could not be joined: "
+        f"{shown(problem)}\nRun the same storyboard again: it buys none of them again, and joins them"
+    )
+
+
 def _what_failed(report: StoryReport) -> str:
     missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
-    told = [f"shot {one.rows[0]}, {one.name}: {one.outcome.replace('_', ' ')}, {one.reason}" for one in missing[:10]]
-    more = [f"... and {len(missing) - 10} more"] if len(missing) > 10 else []
-    return "\n".join([report.summary, *told, *more])
+    told = [f"shot {one.rows[0]}, {one.name}: {one.outcome.replace('_', ' ')}, {one.reason}" for one in missing]
+    return "\n".join([report.summary, *first_of(told, 10)])

@@ -71,7 +71,8 @@ async def submit_video(
             return jobs.submission(stored.record, reused=True)
         # Before the claim, because what is wrong with the media must leave no job behind.
         if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
-            delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait), jobs.clock()
+            told = delivery is not None
+            delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait, told=told), jobs.clock()
         try:
             claim = await _claim(jobs, request, stored, max_paid_attempts)
             if claim is not None:
@@ -80,7 +81,7 @@ async def submit_video(
             pause = jobs.times.look_again
             late: LoovaError = WaitTimeoutError(
                 "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, "
-                f"within {jobs.loova.submit_timeout + jobs.times.doubt_after:.0f} s: run this again",
+                f"within {jobs.loova.submit_seconds(delivery.files) + jobs.times.doubt_after:.0f} s: run this again",
                 credits_spent="maybe",
             )
         except RecordMovedError:

@@ -94,12 +94,14 @@ def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3
     return path.removeprefix(folder).strip("/")
 
 
-_RETRIES: dict[str, Any] = {
+RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(5),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": retry_what_may_be_retried,
 }
+"""How each task is tried again."""
+
 _REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result": True, "result_serializer": "json"}
 
 
@@ -108,7 +110,7 @@ _REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result":
     description="Find out what the reference media are, and put local files into the bucket.",
     tags={"loova"},
     task_run_name=_run_name,
-    **_RETRIES,
+    **RETRIES,
     cache_policy=NO_CACHE,
 )
 async def prepare_media(
@@ -137,7 +139,7 @@ async def prepare_media(
     description="Buy one video on Loova, or find that it is bought already.",
     tags={"loova"},
     task_run_name=_run_name,
-    **_RETRIES,
+    **RETRIES,
     cache_policy=NO_CACHE,
 )
 async def submit_video(
@@ -192,7 +194,7 @@ async def submit_video(
     description="Poll Loova, ever less often, until the video is made.",
     tags={"loova"},
     task_run_name=_run_name,
-    **_RETRIES,
+    **RETRIES,
     **_REPLAYED,
 )
 async def wait_for_video(
@@ -245,7 +247,7 @@ async def wait_for_video(
     description="Stream the video of a finished Loova task into the bucket, checked on the way.",
     tags={"loova"},
     task_run_name=_run_name,
-    **_RETRIES,
+    **RETRIES,
     **_REPLAYED,
 )
 async def save_video(
@@ -331,7 +333,7 @@ async def show_video(
     name="get-credits",
     description="Ask Loova for the API credits of the account.",
     tags={"loova"},
-    **_RETRIES,
+    **RETRIES,
     cache_policy=NO_CACHE,
 )
 async def get_credits(credentials: LoovaCredentials) -> CreditBalance:

@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +20,13 @@ from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
 from prefect_loova.batch import Order, RunBudget
+from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError, StorageError
 from prefect_loova.frames import frame_of
 from prefect_loova.storyboard import read_storyboard
 from prefect_loova.storyboards import _Run, _State
+from tests.integration.conftest import block_of
+from tests.proxy import Harm, Proxy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -170,9 +175,8 @@ async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(sto
 
 
 async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_nothing_else():
-    class Unreachable:
-        async def one(self, _: VideoRequest) -> VideoRequest:
-            raise StorageError("S3 is away", transient=True)
+    async def unreachable(_: VideoRequest) -> VideoRequest:
+        raise StorageError("S3 is away", transient=True)
 
     _, shot = read_storyboard(SHORT.encode(), "a.yaml").shots[:2]
     before = SavedVideo(
@@ -185,12 +189,47 @@ async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_no
         credits_cost=1,
         reused=False,
     )
-    order = Order(shot.request, (2,), price=60.0)
-    state = _State({2: shot}, cast("Any", Unreachable()), 1, orders={2: order}, saved={1: before})
-    run = _Run(cast("Any", None), state, RunBudget(None), cast("Any", None), asyncio.Semaphore(1), lambda _: None)
+    state = _State({2: shot}, 1, orders={2: Order(shot.request, (2,), price=60.0)}, saved={1: before})
+    unused = cast("Any", None)
+    run = _Run(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
     outcome = await run._made(shot)
     assert (outcome.outcome, outcome.credits_charged) == ("not_started", 0)
     assert "nothing was bought: S3 is away" in outcome.reason
+
+
+TWO = "shots: [{prompt: the boat, duration: 4}, {prompt: the shore, duration: 4}]"
+
+
+@contextmanager
+def refusing(place: Place, bucket, path: str) -> Iterator[Place]:
+    """A place whose bucket takes nothing at a path."""
+    with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as proxy:
+        proxy.harm(Harm(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
+        yield Place(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
+
+
+async def test_shots_that_cannot_be_joined_are_safe_and_are_joined_by_the_next_run(story, place, bucket, loova):
+    story.write_text(TWO)
+    with (
+        refusing(place, bucket, "_storyboards") as refused,
+        pytest.raises(BatchError, match="All shots are paid for and in the bucket") as caught,
+    ):
+        await make(story, refused)
+    assert caught.value.credits_spent == "yes"
+    assert caught.value.report.count("saved") == 2
+
+    report = await make(story, place)
+    assert report.shots.count("reused") == 2
+    assert seconds_of(loaded(bucket, report.film)) == pytest.approx(8, abs=1 / 24)
+    assert loova.ledger["totals"]["billed"] == 2
+
+
+async def test_a_film_whose_pictures_cannot_be_written_is_a_film(story, place, bucket):
+    story.write_text(TWO)
+    with refusing(place, bucket, "_storyboards.*sheet") as refused:
+        report = await make(story, refused)
+    assert loaded(bucket, report.film)
+    assert report.contact_sheet is None
 
 
 async def test_what_is_wrong_with_the_media_is_told_by_shot_before_anything_is_spent(story, place, loova):

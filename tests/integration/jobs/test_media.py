@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.preparing import LocalFiles, Preparing
 from prefect_loova.submitting import submit_video
 from tests.films import film
-from tests.integration.jobs.shop import Shop
+from tests.integration.jobs.shop import Clock, Shop
+from tests.media_host import Host
 
 FILM = film(5)
 
@@ -362,6 +364,47 @@ async def test_a_url_that_cannot_be_looked_at_from_here_is_loovas_matter(shop: S
         pass
     await bought(shop, asked(f"{url}/a.png"))
     assert shop.totals["billed"] == 1
+
+
+async def test_a_url_is_judged_by_its_bytes_and_not_by_what_its_host_announces(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain http to the internet as well, which is Loova's matter; here a proxy stands for the internet."""
+    page, proxy = "http://cdn.example.com/a.png", Host()
+    monkeypatch.setenv("HTTP_PROXY", proxy.url(""))
+    proxy.put(page, RED, headers={"Content-Type": "text/html"})
+    proxy.put("http://cdn.example.com/zipped.png", RED, headers={"Content-Encoding": "br"})
+    proxy.put("http://cdn.example.com/no.png", status=403)
+    async with LoovaClient("k", "https://api.loova.ai/api") as loova, shop.worker() as near:
+        far = VideoJobs(loova, near.records)
+        delivery = await delivery_of(far, asked(page, "http://cdn.example.com/zipped.png"))
+        assert delivery.request.image_urls == (page, "http://cdn.example.com/zipped.png")
+        with pytest.raises(InvalidRequestError, match=r"HTTP 403.*check_urls"):
+            await delivery_of(far, asked("http://cdn.example.com/no.png"))
+    assert page in proxy.asked
+    proxy.close()
+
+
+async def test_what_is_worth_a_warning_is_told_once_however_long_a_place_is_waited_for(shop: Shop) -> None:
+    shop.loova.fail("too_many_running_tasks", times=9)
+    told, log, clock = list[logging.LogRecord](), logging.getLogger("prefect_loova.delivery"), Clock(shop.loova)
+    ear = logging.Handler()
+    ear.emit = told.append  # type: ignore[method-assign]
+    log.addHandler(ear)
+    level, log.level = log.level, logging.DEBUG
+    try:
+        with host({}) as url:
+            pass
+        async with shop.worker(clock=clock, sleep=clock.sleep) as jobs:
+            await submit_video(jobs, asked(f"{url}/a.png", prompt="@image2 walks"), max_wait=1000)
+    finally:
+        log.removeHandler(ear)
+        log.setLevel(level)
+    assert shop.totals["posted"] == 10
+    looked = [record for record in told if "cannot be looked at from here" in record.getMessage()]
+    assert len(looked) > 2
+    assert [record.levelname for record in looked] == ["WARNING"] + ["DEBUG"] * (len(looked) - 1)
+    assert sum("@image2" in record.getMessage() for record in told) == 1
 
 
 async def test_a_url_to_a_private_address_is_refused(shop: Shop) -> None:
