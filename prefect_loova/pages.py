@@ -183,9 +183,13 @@ def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str
     lines = [moving.inlined(report.title), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
     lines += [f"**{escaped(report.title, 200)}**", ""]
     if report.film:
-        made = f"{report.duration_seconds:.1f} s, {report.size_bytes:,} bytes, " if report.duration_seconds else ""
-        how = "joined without encoding anew" if report.is_copy else "encoded anew, once"
-        lines += ["```", report.film, "```", "", f"{escaped(made)}{how}; SHA-256 {_cell(report.sha256 or '')}", ""]
+        made = (
+            f"{report.duration_seconds:.1f} s, {report.size_bytes:,} bytes"
+            if report.duration_seconds
+            else "length unknown"
+        )
+        how = "joined without encoding anew" if report.is_copy else "joined by encoding all of them once"
+        lines += ["```", report.film, "```", "", f"{escaped(made)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
     return "\n".join([*lines, gallery(report.shots, posters)])
 
 

@@ -77,7 +77,8 @@ def _render(
         # One thread: the bytes must not depend on the machine's cores.
         # A picture may go from film to film, and must not wear out on its way.
         crf = "20" if opening or closing else "24"
-        options = {"preset": "superfast", "crf": crf, "threads": "1", "bf": "0"}
+        # Stitchable: whatever the quality, the parameter sets are the same, so that films can be joined by copying.
+        options = {"preset": "superfast", "crf": crf, "threads": "1", "bf": "0", "x264-params": "stitchable=1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         small = av.VideoFrame(scene.columns, scene.rows, "yuv444p")

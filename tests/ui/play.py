@@ -1,4 +1,4 @@
-"""What is done on the stage: `python -m tests.ui.play blocks|video|batch|deploy`. Its last line says what came out."""
+"""What is done on the stage: `python -m tests.ui.play WHAT`. Its last line says what came out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from prefect_aws import AwsCredentials
@@ -13,7 +15,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_loova import LoovaCredentials, VideoRequest, generate_video, generate_videos
+from prefect_loova import LoovaCredentials, VideoRequest, generate_storyboard, generate_video, generate_videos
 
 PROMPTS = (
     "A futuristic city at sunset, flying cars between towers of glass",
@@ -59,6 +61,15 @@ async def batch(count: str = "12") -> str:
     requests = [VideoRequest(prompt=prompt, duration=4) for prompt in PROMPTS[: int(count)]]
     report = await generate_videos(requests, **await where(), poll_seconds=0.5, on_failure="report")
     return report.summary
+
+
+async def story(title: str = "A day at the harbour") -> str:
+    shots = [{"prompt": prompt, "continue": number % 2 == 1} for number, prompt in enumerate(PROMPTS[:4])]
+    with tempfile.TemporaryDirectory() as folder:
+        board = Path(folder) / "story.json"
+        board.write_text(json.dumps({"title": title, "duration": 4, "shots": shots}))
+        report = await generate_storyboard(str(board), **await where(), poll_seconds=0.5)
+    return str(report.film)
 
 
 async def deploy() -> str:

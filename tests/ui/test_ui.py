@@ -31,6 +31,13 @@ def gallery(stage: Stage) -> str:
 
 
 @pytest.fixture(scope="module")
+def film(stage: Stage) -> str:
+    """The artifact of a story of 4 shots, with a title that means something to markdown."""
+    stage.play("story", "A *day* at <b>www.harbour.example</b>")
+    return str(stage.artifact("loova-story")["id"])
+
+
+@pytest.fixture(scope="module")
 def deployment(stage: Stage) -> str:
     return str(stage.play("deploy"))
 
@@ -69,6 +76,18 @@ def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(stage: Stage, pag
         expect(page.get_by_text(told)).to_be_visible()
     assert re.search(r"s3://my-videos/loova/[0-9a-f]{64}/video\.mp4", page.get_by_text("video.mp4").first.inner_text())
     assert API_KEY not in page.content()
+
+
+def test_a_story_is_its_film_moving_and_its_shots(stage: Stage, page: Page, ui: str, film: str) -> None:
+    page.goto(stage.address(ui, f"/artifacts/artifact/{film}"))
+    expect(page.get_by_text("16.0 s, ")).to_be_visible()
+    expect(page.get_by_text("joined without encoding anew")).to_be_visible()
+    assert re.search(r"_storyboards/[0-9a-f]{64}/video\.mp4", page.get_by_text("_storyboards").first.inner_text())
+    pictures = shown_pictures(page, 5)
+    assert [natural for natural, _ in pictures] == [320, 240, 240, 240, 240]
+    expect(page.get_by_text("4 videos: 4 saved").first).to_be_visible()
+    expect(page.get_by_text("A *day* at <b>").first).to_be_visible()
+    assert page.locator("a[href*='harbour.example']").count() == 0
 
 
 def test_a_batch_is_a_gallery_with_failures_first(stage: Stage, page: Page, ui: str, gallery: str) -> None:
