@@ -261,4 +261,5 @@ def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, A
     body = request.body()
     if not files:
         return {"json": body}
+    body["functionMode"] = body["function_mode"]  # as the vendor's client spells it in this form, its only source
     return {"data": body, "files": [("files", tuple(file)) for file in files]}

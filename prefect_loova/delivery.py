@@ -9,34 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
-
-import httpx
 
 from prefect_loova.client import FormFile
-from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import (
     InvalidRequestError,
-    NotWholeVideoError,
-    TransferError,
-    VideoUrlRefusedError,
-    shown,
 )
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.links import presigned
-from prefect_loova.media import KINDS, Kind, Medium, shown_media
-from prefect_loova.media_types import HEAD_BYTES, content_problem, media_type_of
+from prefect_loova.media import KINDS, Medium, refused
+from prefect_loova.media_objects import Look, check_pin, look_at, opened
+from prefect_loova.media_types import media_type_of
+from prefect_loova.media_urls import url_problems
 from prefect_loova.models import VideoRequest
 from prefect_loova.s3_errors import S3_ERRORS, storage_error
 from prefect_loova.urls import names_private_host
 
 _LONGEST_LINK = 604_800  # of AWS Signature Version 4, in seconds
-_LOOK_SECONDS = 20.0
 _LOOKS_AT_ONCE = 4
-_CHECKED = " (looked at since media.check_urls of the credentials block is on)"
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +65,17 @@ async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float
         return Delivery(request)
     warn = log.debug if told else log.warning
     deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), warn)
-    turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
+    turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), await url_problems(jobs, request, warn=warn)
 
     async def one(name: str, number: int, text: str) -> str | FormFile:
         async with turn:
             try:
                 return await deliverer.deliver(name, number, Medium.read(text))
             except ValueError as error:
-                problems.append(f"{name}.{number}: {shown(repr(shown_media(text)), 200)} was given: {error}")
+                problems.append(refused(name, number, text, error))
                 return ""
 
-    async with httpx.AsyncClient(timeout=_LOOK_SECONDS, follow_redirects=False) as http:
-        deliverer.http = http
-        made = await asyncio.gather(*(one(*text) for text in texts))
+    made = await asyncio.gather(*(one(*text) for text in texts))
     if problems:
         raise InvalidRequestError("\n".join(sorted(problems)))
     urls: dict[str, list[str]] = {name: [] for name in KINDS}
@@ -129,21 +118,17 @@ class _Deliverer:
     jobs: VideoJobs
     link_seconds: int
     warn: Callable[..., None]
-    http: httpx.AsyncClient | None = None
 
     async def deliver(self, name: str, number: int, medium: Medium) -> str | FormFile:
         kind = KINDS[name]
         if medium.home == "web":
-            if self.jobs.media.check_urls:
-                await self._look_at(medium.place, kind)
             return medium.place
-        head = await self._call(medium, self.jobs.records.s3.head_object)
-        if medium.etag not in (None, head["ETag"]):
-            raise ValueError("the object has changed since it was looked at: ask again, for another request")
+        look = await asyncio.to_thread(look_at, self.jobs, medium, kind)
+        await asyncio.to_thread(check_pin, self.jobs, medium)
         if self._as_files:
-            return await self._file(medium, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
+            return await self._file(medium, look, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
         bucket, key = medium.bucket_and_key
-        version = {"VersionId": head["VersionId"]} if head.get("VersionId", "null") != "null" else {}
+        version = {"VersionId": look.version} if look.version and await self._may_read(medium, look.version) else {}
         link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
         if "x-amz-security-token=" in link.lower():
             self.warn("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
@@ -154,57 +139,22 @@ class _Deliverer:
         send, endpoint = self.jobs.media.send, self.jobs.records.s3.meta.endpoint_url
         return send == "files" or (send == "auto" and names_private_host(endpoint) and not self.jobs.loova.is_private)
 
-    async def _file(self, medium: Medium, name: str) -> FormFile:
-        answer = await self._call(medium, self.jobs.records.s3.get_object)
-        try:
-            content: bytes = await asyncio.to_thread(answer["Body"].read)
-        except S3_ERRORS as error:
-            raise storage_error(error, medium.place) from None
-        if medium.etag not in (None, answer["ETag"]) or len(content) != answer["ContentLength"]:
-            raise ValueError("the object changed while it was read")
-        return FormFile(name, content, media_type_of(content[:HEAD_BYTES]) or "application/octet-stream")
-
-    async def _call(self, medium: Medium, operation: Callable[..., Any]) -> Any:
+    async def _may_read(self, medium: Medium, version: str) -> bool:
+        """Whether a link to this very version would be answered: it takes s3:GetObjectVersion."""
         bucket, key = medium.bucket_and_key
         try:
-            return await asyncio.to_thread(operation, Bucket=bucket, Key=key)
+            await asyncio.to_thread(self.jobs.records.s3.head_object, Bucket=bucket, Key=key, VersionId=version)
         except S3_ERRORS as error:
             failure = storage_error(error, medium.place)
-        if failure.http_status in (403, 404):
-            raise ValueError("there is no such object any more, or it may not be read (s3:GetObject)")
-        raise failure
+            if failure.transient:
+                raise failure from None
+            return False
+        return True
 
-    async def _look_at(self, url: str, kind: Kind) -> None:
-        """Load the first bytes of a URL, as Loova would. A host that cannot be reached from here is Loova's matter."""
-        assert self.http is not None  # noqa: S101
-        rules = self.jobs.media
-        download = Download(
-            url,
-            self.http,
-            allow_private=self.jobs.loova.is_private,
-            max_bytes=2**40,
-            tries=1,
-            read_timeout=10.0,
-            is_look=True,
-        )
-        head = bytearray()
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS), aclosing(download.chunks()) as chunks:
-                async for chunk in chunks:
-                    head += chunk
-                    if len(head) >= HEAD_BYTES:
-                        break
-        except NotWholeVideoError:
-            pass  # what came tells enough
-        except VideoUrlRefusedError as error:
-            if error.http_status is None or error.http_status >= 400:
-                raise ValueError(f"{error.message}{_CHECKED}") from None
-            return self._goes_on(url, error)
-        except (TransferError, TimeoutError, StartOverError) as error:
-            return self._goes_on(url, error)
-        size = download.announced if download.announced is not None else download.received
-        if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
-            raise ValueError(f"{problem}{_CHECKED}")
-
-    def _goes_on(self, url: str, error: Exception) -> None:
-        self.warn("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))
+    async def _file(self, medium: Medium, look: Look, name: str) -> FormFile:
+        file = await asyncio.to_thread(opened, self.jobs, medium)
+        with file:
+            if file.etag != look.etag:
+                raise ValueError("the object changed while it was read")
+            content = await asyncio.to_thread(file.readall)
+        return FormFile(name, content, media_type_of(look.head) or "application/octet-stream")

@@ -23,6 +23,7 @@ from prefect_loova.storyboard import film_id
 FILMS = "_storyboards"
 """Where joined films stand, below the prefix."""
 
+_JOIN_SECONDS, _JOIN_SECONDS_A_SHOT = 600.0, 120.0  # 15 s of 1080p are encoded in 40 s on two slow cores
 _BLOCKS = 2  # all shots are open at once
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str
             )
             for video in videos
         ]
-        joined = join_videos(shots, file)
+        joined = join_videos(shots, file, max_seconds=_JOIN_SECONDS + _JOIN_SECONDS_A_SHOT * len(shots))
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(1024**2):

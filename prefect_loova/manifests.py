@@ -36,11 +36,19 @@ class Manifest:
 
         Args:
             media_folder: The folder that they must lie in, which relative paths begin at where the list is in S3.
+
+        Raises:
+            InvalidRequestError: A run of a deployment was given a folder outside of its working directory.
         """
-        folder = Path(media_folder) if media_folder else None
+        folder, within = Path(media_folder) if media_folder else None, local_files().within
+        if folder and within and not folder.resolve().is_relative_to(within.resolve()):
+            raise InvalidRequestError(
+                f"media_folder: {shown(repr(media_folder), 200)} was given: in a run of a deployment it must lie in "
+                f"the working directory, {within}"
+            )
         if self.name.startswith("s3://"):
             return LocalFiles(allowed=folder is not None, base=folder, within=folder)
-        return LocalFiles(base=Path(self.name).parent, within=folder or local_files().within)
+        return LocalFiles(base=Path(self.name).parent, within=folder or within)
 
     async def read(self) -> bytes:
         """Its bytes.
@@ -50,6 +58,8 @@ class Manifest:
         """
         try:
             return await asyncio.to_thread(self._read)
+        except ValueError as error:
+            raise InvalidRequestError(f"{self._what}: {shown(self.name, 200)} cannot be read: {error}") from None
         except OSError as error:
             raise InvalidRequestError(
                 f"{self._what}: {shown(self.name, 200)} cannot be read: {error.strerror}"
@@ -68,7 +78,7 @@ class Manifest:
 
     def _read(self) -> bytes:
         if not self.name.startswith("s3://"):
-            with Path(self.name).open("rb") as file:
+            with local_files().find(self.name).open("rb") as file:
                 return file.read(MAX_BYTES + 1)
         bucket, key = self._place(self.name)
         body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]

@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from prefect_loova.errors import shown
 from prefect_loova.urls import url_problem, without_secrets, without_signature
 
 Frame = Literal["first", "last"]
@@ -151,6 +152,11 @@ def shown_media(text: str) -> str:
     except ValueError:
         return without_secrets(text)
     return without_secrets(without_signature(text)) if medium.home == "web" else text
+
+
+def refused(field: str, number: int, text: str, why: object) -> str:
+    """A line of an error about a medium, by its field."""
+    return f"{field}.{number}: {shown(repr(shown_media(text)), 200)} was given: {why}"
 
 
 def unknown_references(prompt: str, counts: dict[Kind, int]) -> list[str]:

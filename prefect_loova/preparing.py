@@ -23,17 +23,13 @@ from prefect_loova.errors import (
     StorageError,
     UnusableVideoError,
     first_of,
-    shown,
 )
 from prefect_loova.jobs import VideoJobs
-from prefect_loova.media import KINDS, Kind, Medium, shown_media
+from prefect_loova.media import KINDS, Kind, Medium, refused
+from prefect_loova.media_objects import MEDIA, look_at, opened, unusable
 from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, media_type_of
 from prefect_loova.models import VideoRequest
 from prefect_loova.records import is_key
-from prefect_loova.s3_file import S3File
-
-MEDIA = "_media"
-"""Where media that are made reachable stand, below the prefix."""
 
 _REQUESTS_AT_ONCE = 8
 _TOLD = 50
@@ -60,14 +56,14 @@ class LocalFiles:
             ValueError: Says why it may not be read.
         """
         if not self.allowed:
-            raise ValueError("a list that comes from S3 may not read local files, unless media_folder allows it")
-        found = (self.base or Path.cwd()) / Path(path).expanduser()
+            raise ValueError("what comes from S3 may not read local files, unless media_folder allows it")
         try:
-            whole = found.resolve(strict=True)
+            whole = ((self.base or Path.cwd()) / Path(path).expanduser()).resolve()
+            if self.within is not None and not whole.is_relative_to(self.within.resolve()):
+                raise ValueError(f"it lies outside of {self.within}, and only files in there may be read")
+            whole.stat()
         except (OSError, RuntimeError):
             raise ValueError("there is no such file (a URL begins with https://, an object in S3 with s3://)") from None
-        if self.within is not None and not whole.is_relative_to(self.within.resolve()):
-            raise ValueError(f"it lies outside of {self.within}, and only files in there may be read")
         return whole
 
 
@@ -139,8 +135,7 @@ class Preparing:
                 try:
                     media[name].append(await self._prepared(kind, text))
                 except ValueError as error:
-                    seen = shown(repr(shown_media(text)), 200)
-                    problems.append(f"{name}.{number}: {seen} was given: {error}")
+                    problems.append(refused(name, number, text, error))
         if problems:
             raise InvalidRequestError("\n".join(problems))
         return request.model_copy(update={name: tuple(texts) for name, texts in media.items()})
@@ -177,15 +172,15 @@ class Preparing:
     async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
         holds: Kind = "video" if medium.frame else kind
         if not medium.pin:
-            seen = await asyncio.to_thread(self._pinned_in_s3, medium, holds)
-            sha256 = await self._saved_here(medium)
-            medium = medium.pinned(f"sha256={sha256}") if sha256 else seen
+            look = await asyncio.to_thread(look_at, self.jobs, medium, holds)
+            sha256 = await self._saved_here(medium, look.size)
+            medium = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={look.etag.strip(chr(34))}")
         if not medium.frame:
             return medium
-        return await self._frame(medium, lambda: _opened(self.jobs, medium))
+        return await self._frame(medium, lambda: opened(self.jobs, medium))
 
-    async def _saved_here(self, medium: Medium) -> str | None:
-        """The SHA-256 of a video that a job record below this prefix knows."""
+    async def _saved_here(self, medium: Medium, size: int) -> str | None:
+        """The SHA-256 of a video of this size that a job record below this prefix knows."""
         bucket, object_key = medium.bucket_and_key
         prefix = self.jobs.records.prefix
         key = object_key.removeprefix(f"{prefix}/" if prefix else "").partition("/")[0]
@@ -196,20 +191,10 @@ class Preparing:
         except RecordMismatchError:
             return None
         videos = [attempt.video for attempt in stored.record.attempts if attempt.video] if stored else []
-        return next((video.sha256 for video in videos if video.object_key == object_key), None)
+        known = ((video.object_key, video.size_bytes, video.sha256) for video in videos)
+        return next((sha256 for *place, sha256 in known if place == [object_key, size]), None)
 
-    def _pinned_in_s3(self, medium: Medium, holds: Kind) -> Medium:
-        bucket, key = medium.bucket_and_key
-        try:
-            with S3File(self.jobs.records.s3, bucket, key, block_bytes=HEAD_BYTES) as file:
-                head, size, etag = file.read(HEAD_BYTES) or b"", file.size, file.etag
-        except StorageError as error:
-            raise _unusable(error) from None
-        if problem := content_problem(head, size, holds, self.jobs.media):
-            raise ValueError(problem)
-        return medium.pinned(f"etag={etag.strip(chr(34))}")
-
-    async def _frame(self, video: Medium, opened: Callable[[], BytesIO | RawIOBase]) -> Medium:
+    async def _frame(self, video: Medium, source: Callable[[], BytesIO | RawIOBase]) -> Medium:
         """A frame of a pinned video as an object of its own; what is there already is not taken again."""
         object_key = self.jobs.records.object_key(MEDIA, f"{video.frame_id}.png")
         frame = Medium("s3", self.jobs.records.uri(object_key), pin=f"frame={video.frame_id}")
@@ -220,7 +205,7 @@ class Preparing:
             from prefect_loova.frames import frame_of  # noqa: PLC0415  (decoders load when they are used)
 
             assert video.frame is not None  # noqa: S101
-            with opened() as file:
+            with source() as file:
                 return frame_of(file, video.frame)
 
         try:
@@ -228,7 +213,7 @@ class Preparing:
         except UnusableVideoError as error:
             raise ValueError(error.message) from None
         except StorageError as error:
-            raise _unusable(error) from None
+            raise unusable(error) from None
         await self.jobs.records.put_bytes(object_key, png, "image/png")
         return frame
 
@@ -256,21 +241,3 @@ def _read(path: Path, most: int) -> LocalFile:
     if not is_whole or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ValueError("it changed while it was read: try again when it is written")
     return LocalFile(content, hashlib.sha256(content).hexdigest())
-
-
-def _opened(jobs: VideoJobs, video: Medium) -> S3File:
-    bucket, key = video.bucket_and_key
-    file = S3File(jobs.records.s3, bucket, key)
-    if video.etag not in (None, file.etag):
-        file.close()
-        raise ValueError("the object has changed since")
-    return file
-
-
-def _unusable(error: StorageError) -> Exception:
-    """What an object that cannot be read means for a request: bad input, unless trying again may help."""
-    if error.transient:
-        return error
-    if error.http_status in (403, 404):
-        return ValueError("there is no such object, or it may not be read (s3:GetObject)")
-    return ValueError(error.message)

@@ -39,6 +39,7 @@ class S3File(io.RawIOBase):
     Attributes:
         size: The object's size in bytes.
         etag: Of the version that was opened.
+        version: The id of that version, where the bucket keeps versions.
 
     Raises:
         StorageError: It is not there (403 or 404), may not be read, or was replaced while it was read. `read` raises
@@ -58,6 +59,7 @@ class S3File(io.RawIOBase):
         self._at = 0
         self.size = 0
         self.etag = ""
+        self.version: str | None = None
         self._block(0)
 
     def readable(self) -> bool:
@@ -142,6 +144,7 @@ class S3File(io.RawIOBase):
             raise StorageError(f"{self._uri}: the S3 server answers another range than was asked for")
         if not self.etag:
             self.size, self.etag = size, answer["ETag"]
+            self.version = None if answer.get("VersionId") in (None, "null") else answer["VersionId"]
         elif (size, answer["ETag"]) != (self.size, self.etag):
             raise self._replaced()
 

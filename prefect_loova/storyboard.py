@@ -40,6 +40,9 @@ MAX_SHOTS = 100
 _FIELDS = tuple(VideoRequest.model_fields)
 _SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "take"))
 _TOLD = 50
+_FILM_VERSION = "film 1"
+"""Another one wherever the same shots are joined into another film: then those of before are not found any more."""
+
 _BEFORE = "s3://the-shot-before/video.mp4#last-frame"
 
 
@@ -142,7 +145,7 @@ class StoryReport(BaseModel):
 
 def film_id(videos: list[SavedVideo]) -> str:
     """The identity of a film by its shots, as 64 hex digits."""
-    return hashlib.sha256("\n".join(video.sha256 for video in videos).encode()).hexdigest()
+    return hashlib.sha256("\n".join([_FILM_VERSION, *(video.sha256 for video in videos)]).encode()).hexdigest()
 
 
 def read_storyboard(content: bytes, name: str) -> Storyboard:
@@ -217,9 +220,17 @@ def _parsed(content: bytes, name: str, told: str) -> Any:
             return yaml.load(text, _Yaml)  # noqa: S506  (a SafeLoader, made stricter)
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{told} is not UTF-8 at byte {error.start:,}") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except yaml.MarkedYAMLError as error:  # its text would quote the file
+        mark = error.problem_mark
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise InvalidRequestError(f"{told} cannot be read: {shown(error.problem or 'no YAML', 300)}{where}") from None
+    except (ValueError, RecursionError, yaml.YAMLError, *_OF_CONSTRUCTORS) as error:
         raise InvalidRequestError(f"{told} cannot be read: {shown(error, 300)}") from None
     raise InvalidRequestError(f"{told} was given: must end with .yaml, .yml or .json")
+
+
+_OF_CONSTRUCTORS = (TypeError, AttributeError, LookupError)
+"""What PyYAML raises beside its own errors: for a mapping as a key, say, or for `!!timestamp` before what is none."""
 
 
 class _Yaml(yaml.SafeLoader):
@@ -230,12 +241,16 @@ class _Yaml(yaml.SafeLoader):
             raise yaml.YAMLError("aliases (*name) are not taken")
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))  # `010` is ten
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         pairs = [(self.construct_object(key, deep=True), value) for key, value in node.value]
         each_once(pairs)
         return super().construct_mapping(node, deep=deep)
 
 
+_Yaml.add_constructor("tag:yaml.org,2002:int", _Yaml.construct_yaml_int)
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 _Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]

@@ -30,11 +30,12 @@ from prefect_loova.batch import (
 from prefect_loova.batches import Batch
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError, first_of, shown
+from prefect_loova.errors import BatchError, InvalidRequestError, first_of, shown
 from prefect_loova.films import join_shots
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
+from prefect_loova.media_urls import url_problems
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
 from prefect_loova.opening import open_jobs
 from prefect_loova.pages import Picture
@@ -48,6 +49,7 @@ from prefect_loova.storyboard import Shot, Storyboard, StoryReport
 from prefect_loova.tasks import RETRIES, prepare_media
 
 _DOUBTS = 3
+_TOLD = 50
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,36 @@ class _State:
         for chain in story.board.chains():
             known = True
             for shot in chain:
-                if known:
-                    await state.look(jobs, shot.number, await preparing.one(state.request(shot.number)))
-                else:
+                known = known and await state.look_ahead(jobs, preparing, shot.number)
+                if not known and shot.number not in state.orders:
                     request = shots[shot.number].request
                     state.orders[shot.number] = Order(request, (shot.number,), price=request.estimate_credits())
-                known = shot.number in state.saved
+        await state.check_media(jobs)
         return state
+
+    async def look_ahead(self, jobs: VideoJobs, preparing: Preparing, number: int) -> bool:
+        """Look at a shot before the story begins; tells whether it is there, so that the next one can be looked at.
+
+        That the frame which it begins with cannot be had is told when its turn comes, and ends no other chain.
+        """
+        try:
+            await self.look(jobs, number, await preparing.one(self.request(number)))
+        except InvalidRequestError:
+            return False
+        return number in self.saved
+
+    async def check_media(self, jobs: VideoJobs) -> None:
+        """Look at the URLs of all shots that are to be bought, before the first one is paid for.
+
+        Raises:
+            InvalidRequestError: All that is wrong with them, by shot and field.
+        """
+        problems = list[str]()
+        for number, order in self.orders.items():
+            if order.price:
+                problems += [f"shot {number}: {line}" for line in await _problems(jobs, self.shots[number].own_media)]
+        if problems:
+            raise InvalidRequestError("\n".join(first_of(problems, _TOLD)))
 
     def request(self, number: int) -> VideoRequest:
         """What is asked for in a shot, once the shot that it goes on from is there."""
@@ -256,7 +281,8 @@ class _Run:
         async with self.places:
             report = await work_off(Plan((order,), self.budget), replace(self.steps, save=save), places=1)
         (outcome,) = report.videos
-        self.doubts += outcome.outcome == "in_doubt"
+        # Those of earlier runs say nothing of what goes wrong now.
+        self.doubts += outcome.outcome == "in_doubt" and order.state != "in_doubt"
         return outcome
 
     def _note(self, number: int, outcome: VideoOutcome) -> None:
@@ -265,6 +291,14 @@ class _Run:
         log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
         log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), told)
         self.tell(outcome)
+
+
+async def _problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:
+    try:
+        jobs.loova.check(request)
+    except InvalidRequestError as error:
+        return error.message.splitlines()
+    return await url_problems(jobs, request)
 
 
 def _joins() -> str:

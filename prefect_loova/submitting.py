@@ -69,21 +69,18 @@ async def submit_video(
         stored = await jobs.records.read(request.key)
         if stored is not None and stored.record.state in PURCHASED:
             return jobs.submission(stored.record, reused=True)
-        # Before the claim, because what is wrong with the media must leave no job behind.
-        if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
-            told = delivery is not None
-            delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait, told=told), jobs.clock()
         try:
-            claim = await _claim(jobs, request, stored, max_paid_attempts)
-            if claim is not None:
+            # Before the media, so that nothing that is wrong with them hides a job in doubt.
+            if stored is None or await _is_free(jobs, stored, max_paid_attempts):
+                # Before the claim, because what is wrong with the media must leave no job behind.
+                if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
+                    told = delivery is not None
+                    delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait, told=told), jobs.clock()
+                claim = await _claim(jobs, request, stored)
                 record = await _to_the_end(partial(_buy, jobs, delivery, claim))
                 return jobs.submission(record, reused=False)
+            late: LoovaError = _somebody_elses(jobs, stored.record)
             pause = jobs.times.look_again
-            late: LoovaError = WaitTimeoutError(
-                "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, "
-                f"within {jobs.loova.submit_seconds(delivery.files) + jobs.times.doubt_after:.0f} s: run this again",
-                credits_spent="maybe",
-            )
         except RecordMovedError:
             continue
         except TooManyRunningTasksError as refusal:
@@ -100,15 +97,12 @@ async def submit_video(
         await jobs.sleep(min(pause, deadline.left))
 
 
-async def _claim(
-    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
-) -> StoredRecord | None:
-    """The right to buy, or None while another worker may have it."""
-    if stored is None:
-        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by)
-        await jobs.spending.admit(request.key, 1, 0, record.current.credits_estimate)
-        await jobs.records.note_open(record)
-        return await jobs.records.create(record)
+async def _is_free(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int) -> bool:
+    """Whether a job that is not bought may be claimed: not while another worker may have it.
+
+    Raises:
+        LoovaError: It is in doubt, was given up, or has failed as often as it may be bought.
+    """
     record, attempt = stored.record, stored.record.current
     if attempt.state == "in_doubt":
         raise await in_doubt(jobs, record, attempt.number)
@@ -117,12 +111,30 @@ async def _claim(
     if attempt.state == "submitting":
         stored = await doubt_what_is_overdue(jobs, stored)
         if stored.record.state != "in_doubt":
-            return None
+            return False
         raise await in_doubt(jobs, stored.record, attempt.number)
     if attempt.state == "failed" and record.paid_attempts >= max_paid_attempts:
         raise jobs.failed(record, attempt.number)
-    if attempt.state == "claimed" and stored.age < jobs.times.take_over_after:
-        return None
+    return attempt.state != "claimed" or stored.age >= jobs.times.take_over_after
+
+
+def _somebody_elses(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
+    seconds = (record.current.post_timeout_seconds or jobs.loova.submit_timeout) + jobs.times.doubt_after
+    return WaitTimeoutError(
+        "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, within "
+        f"{seconds:.0f} s: run this again",
+        credits_spent="maybe",
+    )
+
+
+async def _claim(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None) -> StoredRecord:
+    """The right to buy what is free."""
+    if stored is None:
+        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by)
+        await jobs.spending.admit(request.key, 1, 0, record.current.credits_estimate)
+        await jobs.records.note_open(record)
+        return await jobs.records.create(record)
+    record, attempt = stored.record, stored.record.current
     move = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}[attempt.state]
     record = record.move(move, by=jobs.by)  # type: ignore[arg-type]
     attempt = record.current

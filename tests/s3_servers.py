@@ -126,9 +126,9 @@ class Bucket(str):
         for uploads in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self):
             for upload in uploads.get("Uploads", []):
                 self.client.abort_multipart_upload(Bucket=self, Key=upload["Key"], UploadId=upload["UploadId"])
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self):
-            for found in page.get("Contents", []):
-                self.client.delete_object(Bucket=self, Key=found["Key"])
+        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self):
+            for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                self.client.delete_object(Bucket=self, Key=found["Key"], VersionId=found["VersionId"])
         self.client.delete_bucket(Bucket=self)
 
 

@@ -15,6 +15,7 @@ from prefect_loova import (
     VideoRequest,
     collect_videos,
     generate_from_manifest,
+    generate_storyboard,
     generate_video,
     generate_videos,
 )
@@ -103,6 +104,23 @@ async def test_a_run_of_a_deployment_reads_files_below_its_working_directory_onl
     assert (await make(place, "pictures/cat.png")).size_bytes
 
 
+async def test_a_run_of_a_deployment_reads_lists_below_its_working_directory_only(place, bucket, pictures, monkeypatch):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    monkeypatch.chdir(pictures)
+    outside = pictures.parent / "secret.yaml"
+    outside.write_text("password=hunter2")
+    with pytest.raises(InvalidRequestError, match="it lies outside of") as caught:
+        await generate_storyboard(str(outside), place.credentials, place.bucket)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(InvalidRequestError, match="it lies outside of"):
+        await generate_from_manifest("../prompts.csv", place.credentials, place.bucket)
+    row = json.dumps({"prompt": "@image1 walks", "duration": 4, "image_urls": ["cat.png"]})
+    bucket.client.put_object(Bucket=bucket, Key="loova/list.jsonl", Body=row.encode())
+    with pytest.raises(InvalidRequestError, match="media_folder: '/' was given: in a run of a deployment it must lie"):
+        uri = f"s3://{bucket}/loova/list.jsonl"
+        await generate_from_manifest(uri, place.credentials, place.bucket, media_folder="/")
+
+
 async def test_a_local_list_names_files_beside_itself(place, loova, pictures):
     manifest = pictures.parent / "prompts.csv"
     manifest.write_text(
@@ -126,7 +144,7 @@ async def test_a_list_from_s3_reads_no_local_file_unless_a_folder_is_allowed(pla
         return await generate_from_manifest(uri, place.credentials, place.bucket, poll_seconds=0.1, **options)
 
     for name in ("inside", "outside", "absolute"):
-        with pytest.raises(InvalidRequestError, match="a list that comes from S3 may not read local files"):
+        with pytest.raises(InvalidRequestError, match="what comes from S3 may not read local files"):
             await run(name)
     for name in ("outside", "absolute"):
         with pytest.raises(InvalidRequestError, match="it lies outside of"):

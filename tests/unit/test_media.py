@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from prefect_loova.client import FormFile, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.media import Medium, media_problem, shown_media
 from prefect_loova.media_types import TAKEN, MediaRules, content_problem, media_type_of
@@ -205,3 +207,23 @@ def test_what_is_no_such_medium_is_told_why(head: bytes, size: int, kind: Any, p
 def test_no_bytes_break_the_look(head: bytes) -> None:
     media_type_of(head)
     content_problem(head, len(head), "image", MediaRules())
+
+
+async def test_a_form_says_the_mode_in_both_spellings() -> None:
+    """The form's only source, the vendor's client, spells it another way than the documented JSON."""
+    seen: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.read())
+        return httpx.Response(200, json={"code": 200, "message": "success", "data": {"task_id": "t"}})
+
+    request = VideoRequest(
+        prompt="a cat", function_mode="first_last_frames", image_urls=["https://example.com/a.png"]
+    )
+    async with LoovaClient("k", transport=httpx.MockTransport(answer)) as loova:
+        await loova.submit_video(request, [FormFile("image1.png", b"png", "image/png")])
+        await loova.submit_video(request)
+    form, plain = seen
+    for name in (b"function_mode", b"functionMode"):
+        assert b'name="' + name + b'"\r\n\r\nfirst_last_frames\r\n' in form
+    assert b"functionMode" not in plain

@@ -109,13 +109,18 @@ def test_a_mode_that_is_given_is_kept() -> None:
         ("shots: [{prompt: !!python/object/apply:os.system [true]}]", "cannot be read"),
         ("shots: [{prompt: a", "cannot be read"),
         ("[" * 5000, "cannot be read"),
+        ("shots: [{prompt: {{ prompt }}}]", "cannot be read"),
+        ("shots: [{prompt: !!timestamp foo}]", "cannot be read"),
+        ("shots: [{duration: !!int ''}]", "cannot be read"),
+        ("shots: [{continue: !!bool q}]", "cannot be read"),
+        ("password=hunter2: [", "cannot be read: expected the node content, but found '<stream end>' (line 1, column"),
         ("shots: [" + "{prompt: a}," * (MAX_SHOTS + 1) + "]", f"{MAX_SHOTS} are the most"),
         (
             "shots: [{prompt: a}, {prompt: b, continue: true, function_mode: first_last_frames, image_urls: [a, b]}]",
             "3 images",
         ),
     ],
-    ids=range(20),
+    ids=range(25),
 )
 def test_what_is_wrong_with_a_story_is_told(text: str, told: str) -> None:
     assert told in problems(text)
@@ -152,6 +157,16 @@ def test_another_encoding_and_a_large_file_are_refused() -> None:
 def test_no_json_breaks_the_reading(found: Any) -> None:
     with suppress(InvalidRequestError):
         read(json.dumps(found), "a.json")
+
+
+@given(st.text(alphabet="shotprm: []{}-!\"'&*|>#?,%@`~0123456789ยน\n\t", max_size=60))
+def test_no_yaml_breaks_the_reading(text: str) -> None:
+    with suppress(InvalidRequestError):
+        read(text)
+
+
+def test_a_number_with_a_nought_before_it_is_decimal() -> None:
+    assert read("shots: [{prompt: a, duration: 010}]").shots[0].fields["duration"] == 10
 
 
 def test_a_film_is_known_by_its_shots_in_their_order() -> None:

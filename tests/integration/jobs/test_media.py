@@ -22,7 +22,7 @@ from PIL import Image
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.delivery import delivery_of
-from prefect_loova.errors import InvalidRequestError, StorageError
+from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.media_types import MediaRules
 from prefect_loova.models import Submission, VideoRequest
@@ -31,6 +31,7 @@ from prefect_loova.submitting import submit_video
 from tests.films import film
 from tests.integration.jobs.shop import Clock, Shop
 from tests.media_host import Host
+from tests.s3_servers import minimal_policy
 
 FILM = film(5)
 
@@ -239,11 +240,70 @@ async def test_an_object_that_vanishes_or_changes_before_the_submit_is_refused_a
     changed, gone = await prepared(shop, asked(uri)), await prepared(shop, asked(folder / "cat.png"))
     put(shop, "loova/cat.png", picture("blue"))
     shop.bucket.client.delete_object(Bucket=shop.bucket, Key=gone.image_urls[0].partition("#")[0].split("/", 3)[3])
-    for request, problem in ((changed, "the object has changed"), (gone, "no such object any more")):
+    for request, problem in ((changed, "the object has changed"), (gone, "there is no such object")):
         with pytest.raises(InvalidRequestError, match=problem):
             await bought(shop, request, media=rules)
     assert shop.totals["posted"] == 0
     assert shop.keys == {"loova/cat.png"}
+
+
+async def test_a_pin_is_not_believed_unseen(shop: Shop, folder: Path) -> None:
+    """A forged one would make the video of another content that of an honest request."""
+    cat, text = hashlib.sha256(RED).hexdigest(), put(shop, "loova/notes.txt", b"a text")
+    other, saved = put(shop, "loova/other.png", picture("blue")), await shop.save(await shop.finished())
+    posted = shop.totals["posted"]
+    etag = shop.bucket.client.head_object(Bucket=shop.bucket, Key="loova/notes.txt")["ETag"].strip('"')
+    for image, problem in (
+        (f"{text}#etag={etag}", "its content is text, not an image"),
+        (saved.whole, "its content is video/mp4, not an image"),
+        (f"{other}#sha256={cat}", "its content is not what its SHA-256 says"),
+        (f"{other}#frame={cat}", "only a frame that was taken here"),
+    ):
+        with pytest.raises(InvalidRequestError, match=problem):
+            await bought(shop, asked(image))
+    with pytest.raises(InvalidRequestError, match="10 are the most for a video"):
+        await bought(shop, asked(videos=[saved]), media=MediaRules(video_bytes=10))
+    assert shop.totals["posted"] == posted
+    put(shop, "loova/cat.png", RED)
+    assert not (await bought(shop, asked(f"s3://{shop.bucket}/loova/cat.png#sha256={cat}"))).reused
+
+
+async def test_a_saved_video_that_was_replaced_is_not_taken_for_the_one_of_its_record(shop: Shop) -> None:
+    saved = await shop.save(await shop.finished())
+    put(shop, saved.video.removeprefix(f"s3://{shop.bucket}/"), FILM)
+    assert "#etag=" in (await prepared(shop, asked(videos=[saved.video]))).video_urls[0]
+    with pytest.raises(InvalidRequestError, match="its content is not what its SHA-256 says"):
+        await bought(shop, asked(videos=[saved]))
+
+
+async def test_what_is_wrong_with_the_media_hides_no_job_in_doubt(shop: Shop) -> None:
+    """It would be asked for with another picture, and paid again."""
+    request = await prepared(shop, asked(put(shop, "loova/cat.png", RED)))
+    shop.loova.fail("lost_reply")
+    with pytest.raises(InDoubtError):
+        await bought(shop, request)
+    shop.bucket.client.delete_object(Bucket=shop.bucket, Key="loova/cat.png")
+    with pytest.raises(InDoubtError):
+        await bought(shop, request)
+
+
+async def test_in_a_bucket_with_versions_the_link_leads_to_the_version_that_was_looked_at(shop: Shop) -> None:
+    bucket, client = shop.bucket, shop.bucket.client
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    uri = put(shop, "loova/cat.png", RED)
+    policy = minimal_policy(bucket, "loova", optional=["OptionalLinkToVersionsOfMedia"])
+    for keys, first in ((bucket.limited_keys, "red"), (bucket.server.add_user(policy), "blue")):
+        put(shop, "loova/cat.png", picture(first))
+        request = await prepared(shop, asked(uri, prompt=first))
+        async with shop.worker(s3=bucket.server.client_of(*keys)) as jobs:
+            (link,) = (await delivery_of(jobs, request)).request.image_urls
+        if bucket.server.name == "seaweedfs":
+            assert await loaded(shop, link) == picture(first)
+        if first == "blue":
+            assert "versionId=" in link
+            put(shop, "loova/cat.png", picture("green"))
+            if bucket.server.name == "seaweedfs":
+                assert await loaded(shop, link) == picture("blue")
 
 
 async def test_all_that_is_wrong_is_told_at_once_by_request_and_field(shop: Shop, folder: Path) -> None:
