@@ -28,8 +28,8 @@ test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
-test-workers: $(READY) ## Two workers at the deployments, one of them killed with -9 (minutes)
-	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)
+test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
+	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_storyboard.py $(ARGS)
 
 test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt install postgresql)
 	@TEST_ON_POSTGRES=1 .venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)

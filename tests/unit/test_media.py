@@ -217,9 +217,7 @@ async def test_a_form_says_the_mode_in_both_spellings() -> None:
         seen.append(request.read())
         return httpx.Response(200, json={"code": 200, "message": "success", "data": {"task_id": "t"}})
 
-    request = VideoRequest(
-        prompt="a cat", function_mode="first_last_frames", image_urls=["https://example.com/a.png"]
-    )
+    request = VideoRequest(prompt="a cat", function_mode="first_last_frames", image_urls=["https://example.com/a.png"])
     async with LoovaClient("k", transport=httpx.MockTransport(answer)) as loova:
         await loova.submit_video(request, [FormFile("image1.png", b"png", "image/png")])
         await loova.submit_video(request)
