@@ -11,11 +11,11 @@ from prefect.assets import Asset
 from prefect.client.orchestration import get_client
 from prefect.context import AssetContext, FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment
 from pydantic import ValidationError
 
 from prefect_loova.errors import shown
 from prefect_loova.models import SavedVideo
+from prefect_loova.opening import deployment_name
 
 
 @contextmanager
@@ -25,7 +25,8 @@ def tagged(models: Iterable[str]) -> Iterator[set[str]]:
     Args:
         models: The models that videos are made with.
     """
-    made = {f"model:{model}" for model in models} | ({f"deployment:{deployment.name}"} if deployment.name else set())
+    deployment = deployment_name()
+    made = {f"model:{model}" for model in models} | ({f"deployment:{deployment}"} if deployment else set())
     with tags(*made):
         yield made
 

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
+from prefect.context import FlowRunContext
 from prefect.runtime import deployment, flow_run, task_run
 from prefect_aws.s3 import S3Bucket
 
@@ -64,7 +65,7 @@ def _who() -> dict[str, str]:
         "flow_run": flow_run.id,
         "root_flow_run": _root_run(),
         "flow": flow_run.flow_name,
-        "deployment": deployment.name,
+        "deployment": deployment_name(),
         "task_run": task_run.id,
     }
     return {name: str(value) for name, value in known.items() if value}
@@ -91,4 +92,19 @@ def _root_of(run: str) -> str:
 def local_files() -> LocalFiles:
     """The local files that the parameters of this run may name: in a run of a deployment, whose parameters anybody
     with the UI may give, those below the working directory only."""
-    return LocalFiles(within=Path.cwd()) if deployment.id else LocalFiles()
+    return LocalFiles(within=Path.cwd()) if deployment_name() else LocalFiles()
+
+
+def deployment_name() -> str | None:
+    """The deployment of this run, or of the one that started it."""
+    context, run = FlowRunContext.get(), flow_run.id
+    known = context.flow_run if context else None
+    if run is None or (known and not known.deployment_id and not known.parent_task_run_id):
+        return None
+    return _deployment_of(run)
+
+
+@lru_cache(maxsize=64)
+def _deployment_of(run: str) -> str | None:
+    """For a run without one, Prefect would ask its API each time, and everything in this process would wait."""
+    return deployment.name

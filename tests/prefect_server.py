@@ -62,6 +62,12 @@ class PrefectServer:
             self._process = None
 
     @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it was started and not killed."""
         return self._process is not None

@@ -1,0 +1,178 @@
+"""The stage of the benchmarks: a simulated Loova, SeaweedFS and a Prefect server, each in a process of its own.
+
+Only light modules are imported here: a contestant that does not use Prefect must not pay for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).parents[2]
+PLACES = 6
+"""How many tasks Loova runs at once for one account."""
+
+_QUIET_SECONDS = 0.5
+
+
+class S3Place(Protocol):
+    """Where an S3 server is, and who asks; `EmbeddedS3` is one."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a contestant is told: where everything is, and how often to poll."""
+
+    base_url: str
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    poll_seconds: float
+    api_key: str = "key"
+    places: int = PLACES
+
+
+class Stage:
+    """All the servers, while they run."""
+
+    def __init__(self, base_url: str, s3: S3Place, database: Path, prefect_api: str, prefect_pid: int) -> None:
+        self.base_url = base_url
+        self.s3 = s3
+        self._database = database
+        self._prefect_api = prefect_api
+        self._prefect_pid = prefect_pid
+
+    def where(self, poll_seconds: float) -> Where:
+        """For a contestant."""
+        s3 = self.s3
+        return Where(self.base_url, s3.endpoint_url, s3.access_key, s3.secret_key, s3.bucket, poll_seconds)
+
+    def run(self, who: str, prompts: list[str], poll_seconds: float, **options: Any) -> dict[str, Any]:
+        """Let a contestant make videos in a process of its own; what it cost there, and at the Prefect server."""
+        spec = {"who": who, "prompts": prompts, "where": asdict(self.where(poll_seconds)), "options": options}
+        cpu, stored = self._server_cpu(), self._stored_bytes()
+        env = os.environ | {"PREFECT_API_URL": self._prefect_api, "PREFECT_LOGGING_LEVEL": "ERROR"}
+        env |= {"PREFECT_LOGGING_TO_API_ENABLED": "true", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tests.benchmarks.contestant"]
+        done = subprocess.run(command, cwd=ROOT, env=env, input=json.dumps(spec), text=True, capture_output=True)
+        if done.returncode:
+            raise SystemExit(f"{who} failed:\n{done.stderr[-4000:]}")
+        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        self._settle()
+        return figures | {
+            "server_cpu_seconds": self._server_cpu() - cpu,
+            "database_bytes": self._stored_bytes() - stored,
+        }
+
+    def _settle(self) -> None:
+        """Wait until the Prefect server has worked off what it was sent."""
+        for _ in range(120):
+            before = self._server_cpu()
+            time.sleep(_QUIET_SECONDS)
+            if self._server_cpu() - before < 0.1 * _QUIET_SECONDS:
+                return
+
+    def _server_cpu(self) -> float:
+        fields = Path(f"/proc/{self._prefect_pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _stored_bytes(self) -> int:
+        with sqlite3.connect(f"file:{self._database}?mode=ro", uri=True) as database:
+            pages, free, size = (
+                database.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return int((pages - free) * size)
+
+
+@contextmanager
+def stage(*options: str) -> Iterator[Stage]:
+    """Start everything.
+
+    Args:
+        options: Of the simulator.
+    """
+    from prefect_loova.simulator.s3 import EmbeddedS3
+    from tests.prefect_server import PrefectServer
+
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        s3 = opened.enter_context(EmbeddedS3(folder / "s3"))
+        process, base_url = simulator("--short-side", "64", "--credits", "100000000", *options)
+        opened.callback(process.wait)
+        opened.callback(process.terminate)
+        home = folder / "prefect"
+        home.mkdir()
+        server = opened.enter_context(PrefectServer(home))
+        yield Stage(base_url, s3, home / "prefect.db", server.api_url, server.pid)
+
+
+def simulator(*options: str) -> tuple[subprocess.Popen[str], str]:
+    """Start a simulator in its own process; its base URL is in the banner."""
+    command = [sys.executable, "-m", "prefect_loova.simulator", "--port", "0", "--api-key", "key", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "/api" in line:
+            return process, next(word for word in line.split() if "/api" in word).split("=")[-1].strip("'\"")
+    raise SystemExit("the simulator did not start")
+
+
+def place(base_url: str, s3: S3Place, poll_seconds: float = 0.1) -> dict[str, Any]:
+    """What the flows are told: the blocks, and how often to poll."""
+    from prefect_aws import AwsCredentials
+    from prefect_aws.client_parameters import AwsClientParameters
+    from prefect_aws.s3 import S3Bucket
+    from pydantic import SecretStr
+
+    from prefect_loova import LoovaCredentials
+
+    aws = AwsCredentials(
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=SecretStr(s3.secret_key),
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(endpoint_url=s3.endpoint_url),
+    )
+    return {
+        "credentials": LoovaCredentials(api_key=SecretStr("key"), base_url=base_url),
+        "bucket": S3Bucket(bucket_name=s3.bucket, credentials=aws),
+        "poll_seconds": poll_seconds,
+    }
+
+
+def ledger(base_url: str) -> dict[str, Any]:
+    """The simulator's books."""
+    url = f"{base_url.removesuffix('/api')}/_simulator/ledger"
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def rss_mib() -> float:
+    """The resident set of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024**2
+
+
+def peak_mib(process: int | str = "self") -> float:
+    """The largest that it was, by Linux's own count: `getrusage` would give a process that of the one it came from."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0

@@ -1,0 +1,108 @@
+"""What a process costs while it is watched: seconds, processor, memory, and requests to Prefect, S3 and Loova."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.benchmarks.stage import Where, peak_mib, rss_mib
+
+_IDS = [
+    (re.compile(r"[0-9a-f]{64}"), "KEY"),
+    (re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"), "ID"),
+    (re.compile(r"\d{4}-\d\d-\d\d"), "DAY"),
+]
+
+
+class Watched:
+    """Enter it when everything is imported, ask for `figures` when the work is done.
+
+    Args:
+        where: By which addresses requests are told apart.
+        prefect_api: The address of Prefect's API, if it is used.
+    """
+
+    def __init__(self, where: Where, prefect_api: str = "") -> None:
+        self.log: list[tuple[float, str]] = []
+        """When each request was sent, in seconds from the beginning, and what it was."""
+        self._api = prefect_api
+        self._loova = where.base_url.removesuffix("/api")
+        self._kinds = Counter[str]()
+
+    def watch_s3(self, client: Any) -> None:
+        """Count what a boto3 client sends."""
+        client.meta.events.register("before-send.s3", self._s3)
+
+    def __enter__(self) -> Watched:
+        for kind in (httpx.AsyncClient, httpx.Client):
+            self._count_http(kind)
+        if "prefect" in sys.modules:
+            self._count_events()
+        self._idle = rss_mib()
+        self._cpu = time.process_time()
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._started
+        self.cpu_seconds = time.process_time() - self._cpu
+        self.peak_mib = peak_mib()
+
+    def figures(self) -> dict[str, Any]:
+        """What was counted."""
+        kinds = Counter(what for _, what in self.log)
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "idle_mib": self._idle,
+            "peak_mib": self.peak_mib,
+            "prefect_requests": self._of("prefect"),
+            "prefect_events": self._of("event"),
+            "s3_requests": self._of("s3"),
+            "loova_requests": self._of("loova"),
+            "requests": dict(kinds.most_common()),
+        }
+
+    def _of(self, kind: str) -> int:
+        return sum(what.startswith(f"{kind} ") for _, what in self.log)
+
+    def _note(self, what: str) -> None:
+        for pattern, name in _IDS:
+            what = pattern.sub(name, what)
+        self.log.append((time.monotonic() - self._started, what))
+
+    def _count_http(self, kind: Any) -> None:
+        send = kind.send
+
+        def counted(client: Any, request: Any, **options: Any) -> Any:
+            url = str(request.url)
+            if self._api and url.startswith(self._api):
+                self._note(f"prefect {request.method} {urlsplit(url.removeprefix(self._api)).path}")
+            elif url.startswith(self._loova):
+                path = urlsplit(url).path
+                self._note(f"loova {request.method} {path if '/v1/' in path else 'the video'}")
+            return send(client, request, **options)
+
+        kind.send = counted
+
+    def _count_events(self) -> None:
+        from prefect.events.clients import EventsClient
+
+        emit = EventsClient.emit
+
+        async def counted(client: EventsClient, event: Any) -> None:
+            self._note(f"event {event.event}")
+            await emit(client, event)
+
+        EventsClient.emit = counted  # type: ignore[method-assign]
+
+    def _s3(self, request: Any, event_name: str, **_: Any) -> None:
+        url = urlsplit(request.url)
+        key = url.path.split("/", 2)[2] if url.path.count("/") > 1 else ""
+        self._note(f"s3 {event_name.rpartition('.')[2]} {key}")
