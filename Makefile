@@ -14,7 +14,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-one bench-batch bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-crash test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ bench-saving: $(BENCH_READY) ## A video from its URL into S3: ours against aws s
 bench-waiting: $(BENCH_READY) ## Polls and lag over generations of 30 s to 3 h, on a virtual clock, ours and the SDKs'
 	@$(BENCH) tests/benchmarks/waiting.py $(ARGS)
 
-bench-overhead: $(BENCH_READY) ## What a video costs beside its generation, against a plain script and a plain Prefect flow
+bench-overhead: $(BENCH_READY) ## What a video costs beside its generation, against a plain script and a plain Prefect flow; ARGS="--requests 50"
 	@$(BENCH) tests/benchmarks/overhead.py $(ARGS)
 
 bench-scale: $(BENCH_READY) ## Time, memory and API calls by video, from 1 to 10,000 of them; ARGS="--most 1000"
@@ -56,12 +56,6 @@ bench-scale: $(BENCH_READY) ## Time, memory and API calls by video, from 1 to 10
 
 bench-start: $(BENCH_READY) ## Importing the package over importing Prefect, and a deployed run's first submit
 	@$(BENCH) tests/benchmarks/start.py $(ARGS)
-
-bench-one: $(READY) ## Measure what one video costs beside its generation: seconds, and memory for 1 GiB
-	@.venv/bin/python tests/benchmarks/one_video.py
-
-bench-batch: $(READY) ## Many videos in one run: makespan, memory, Prefect API calls a video; ARGS="--requests 1000"
-	@.venv/bin/python tests/benchmarks/batch.py $(ARGS)
 
 bench-collector: $(READY) ## A queue worked off by a collector, a pass a minute of the simulated clock; ARGS="--jobs 10000"
 	@.venv/bin/python tests/benchmarks/collector.py $(ARGS)

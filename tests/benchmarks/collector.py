@@ -29,7 +29,7 @@ from prefect_loova.models import VideoRequest
 from prefect_loova.records import JobRecords
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
-from tests.benchmarks.batch import rss_mib
+from tests.benchmarks.stage import rss_mib
 
 PLACES = 6
 

@@ -1,6 +1,6 @@
 """One contestant, in a process of its own: makes videos, and prints what it cost as one line of JSON.
 
-What to do comes as JSON on stdin: a module of `peers`, the prompts, where everything is, and how often to do it.
+What to do comes as JSON on stdin: a module of `peers`, the prompts, where everything is, and options.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def _make(spec: dict[str, Any]) -> dict[str, Any]:
         for some in [[prompt] for prompt in prompts] if in_turn else [prompts]:
             saved = await module.make(some, where, s3, **options)
             assert saved == len(some), f"{saved} of {len(some)} videos were saved"
-    return watched.figures() | ({"log": watched.log} if with_log else {})
+    return watched.figures() | {"quarters": watched.quarters()} | ({"log": watched.log} if with_log else {})
 
 
 if __name__ == "__main__":

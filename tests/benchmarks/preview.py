@@ -36,7 +36,7 @@ from prefect_loova.preview import make_previews
 from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
-from tests.benchmarks.one_video import place, simulator
+from tests.benchmarks.stage import place, simulator
 
 RUNS = 3
 SECONDS, FPS = 15, 24

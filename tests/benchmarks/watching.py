@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -33,7 +34,8 @@ class Watched:
         """When each request was sent, in seconds from the beginning, and what it was."""
         self._api = prefect_api
         self._loova = where.base_url.removesuffix("/api")
-        self._kinds = Counter[str]()
+        self._memory: list[tuple[float, float]] = []
+        self._over = threading.Event()
 
     def watch_s3(self, client: Any) -> None:
         """Count what a boto3 client sends."""
@@ -47,12 +49,14 @@ class Watched:
         self._idle = rss_mib()
         self._cpu = time.process_time()
         self._started = time.monotonic()
+        threading.Thread(target=self._sample, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.monotonic() - self._started
         self.cpu_seconds = time.process_time() - self._cpu
         self.peak_mib = peak_mib()
+        self._over.set()
 
     def figures(self) -> dict[str, Any]:
         """What was counted."""
@@ -68,6 +72,16 @@ class Watched:
             "loova_requests": self._of("loova"),
             "requests": dict(kinds.most_common()),
         }
+
+    def quarters(self) -> list[tuple[float, float]]:
+        """When each quarter of the videos was saved, in seconds, and the memory then, in MiB; for our flows."""
+        saved = [seconds for seconds, what in self.log if what == "event loova.job.saved"]
+        ends = [saved[len(saved) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)] if len(saved) >= 4 else []
+        return [(end, max((mib for seconds, mib in self._memory if seconds <= end), default=0.0)) for end in ends]
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.25):
+            self._memory.append((time.monotonic() - self._started, rss_mib()))
 
     def _of(self, kind: str) -> int:
         return sum(what.startswith(f"{kind} ") for _, what in self.log)

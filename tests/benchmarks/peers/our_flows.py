@@ -1,7 +1,4 @@
-"""prefect-loova: `generate_video` for one prompt, `generate_videos` for more, with their defaults.
-
-With the option `manifest` it is `generate_from_manifest`, which has no bound on the number of requests.
-"""
+"""prefect-loova: `generate_video`, `generate_videos`, or `generate_from_manifest`, with their defaults."""
 
 from __future__ import annotations
 
@@ -29,16 +26,24 @@ def s3_client(where: Where) -> S3Client:
     return client
 
 
-async def make(prompts: list[str], where: Where, _s3: S3Client, *, manifest: bool = False, **options: Any) -> int:
-    """Make all videos; returns how many are in the bucket."""
+async def make(prompts: list[str], where: Where, _s3: S3Client, *, entry: str = "batch", **options: Any) -> int:
+    """Make all videos; returns how many are in the bucket.
+
+    Args:
+        prompts: Of each video.
+        where: Where everything is.
+        entry: Which flow: `one`, `batch` or `manifest`.
+        options: Its other parameters.
+    """
     options |= _place(where)
-    if manifest:
+    if entry == "manifest":
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "prompts.jsonl"
             rows.write_text("".join(json.dumps({"prompt": prompt, "duration": 4}) + "\n" for prompt in prompts))
             return (await generate_from_manifest(str(rows), **options)).count("saved", "reused")
     requests = [VideoRequest(prompt=prompt, duration=4) for prompt in prompts]
-    if len(requests) == 1:
-        await generate_video(requests[0], **options)
-        return 1
+    if entry == "one":
+        for request in requests:
+            await generate_video(request, **options)
+        return len(requests)
     return (await generate_videos(requests, **options)).count("saved", "reused")

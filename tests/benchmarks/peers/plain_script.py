@@ -1,6 +1,6 @@
 """(a) A plain asyncio script, as a careful person writes it with httpx and boto3: submit, poll, download, put.
 
-One HTTP client and one S3 client for all, six at a time, every answer checked, and the same pauses between polls as ours.
+One HTTP client and one S3 client for all, six at a time, every answer checked, and ours' pauses between polls.
 It has no memory: run again, it pays again.
 """
 
@@ -78,9 +78,7 @@ async def save(http: httpx.AsyncClient, s3: S3Client, where: Where, task_id: str
     answer = await http.get(url)
     answer.raise_for_status()
     key = f"videos/{task_id}.mp4"
-    await asyncio.to_thread(
-        s3.put_object, Bucket=where.bucket, Key=key, Body=answer.content, ContentType="video/mp4"
-    )
+    await asyncio.to_thread(s3.put_object, Bucket=where.bucket, Key=key, Body=answer.content, ContentType="video/mp4")
     return key
 
 

@@ -45,7 +45,7 @@ async def save(where: Where, task_id: str, url: str) -> str:
 @flow(name="videos")
 async def videos(prompts: list[str], where: Where) -> int:
     """Make all videos; returns how many are in the bucket."""
-    global _http  # noqa: PLW0603
+    global _http
     places = asyncio.Semaphore(where.places)
 
     async def one(prompt: str) -> str:
@@ -60,6 +60,6 @@ async def videos(prompts: list[str], where: Where) -> int:
 
 async def make(prompts: list[str], where: Where, s3: S3Client) -> int:
     """Run the flow."""
-    global _s3  # noqa: PLW0603
+    global _s3
     _s3 = s3
     return await videos(prompts, where)
