@@ -10,6 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -39,6 +40,12 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it takes 20 ms, and each task of each video has a client of its own."""
+    return httpx.create_ssl_context()
 
 
 _SLOWEST = 125_000.0
@@ -115,7 +122,7 @@ class LoovaClient:
 
     async def __aenter__(self) -> Self:
         if self.base_url.lower().startswith("https"):
-            self._ssl = httpx.create_ssl_context()
+            self._ssl = _tls()
         self._reads = self._http(httpx.Timeout(self._timeout))
         return self
 
