@@ -107,4 +107,5 @@ def deployment_name() -> str | None:
 @lru_cache(maxsize=64)
 def _deployment_of(run: str) -> str | None:
     """For a run without one, Prefect would ask its API each time, and everything in this process would wait."""
-    return deployment.name
+    name: str | None = deployment.name
+    return name

@@ -57,6 +57,21 @@ async def save_video(
         TaskFailedError: Loova ended the task without a video.
         StorageError: The bucket or the record cannot be used.
     """
+    saved, _ = await bring_video(
+        jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
+    )
+    return saved
+
+
+async def bring_video(
+    jobs: VideoJobs,
+    submission: Submission,
+    *,
+    upload_options: Mapping[str, Any] | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_wait: float = 3600.0,
+) -> tuple[SavedVideo, bool]:
+    """As `save_video`, and whether the video was brought into the bucket by this call."""
     deadline = Deadline(max_wait, jobs.clock)
     told = False
     while True:
@@ -65,7 +80,7 @@ async def save_video(
         try:
             if attempt.state == "saved":
                 if await _is_there(jobs, attempt):
-                    return _saved(jobs, stored.record, attempt, submission)
+                    return _saved(jobs, stored.record, attempt, submission), False
                 log.warning(
                     "task %s: the saved video is gone from the bucket; asking Loova for it again", attempt.task_id
                 )
@@ -94,7 +109,7 @@ async def save_video(
             lease = await _HeldLease.take(jobs, stored, attempt)
         except RecordMovedError:
             continue
-        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes)
+        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes), True
 
 
 async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:

@@ -40,6 +40,7 @@ async def show_video(
     saved: SavedVideo,
     *,
     made: bool,
+    is_new: bool = False,
     preview: Preview = "moving",
     player_seconds: int = 0,
     upload_options: Mapping[str, Any] | None = None,
@@ -50,12 +51,15 @@ async def show_video(
         jobs: The API and the bucket.
         saved: The video.
         made: Whether the current Prefect task brought it into the bucket.
+        is_new: Whether it was saved just now, so that there are no pictures of it yet.
         preview: What its page shows.
         player_seconds: How long a link in its page plays the video, in seconds; 0 for no such link.
         upload_options: boto3's `ExtraArgs`, for the pictures.
     """
     object_key = saved.video.removeprefix(jobs.records.uri(""))
-    picture = None if preview == "none" else await _picture(jobs, saved, object_key, preview, upload_options)
+    picture = None
+    if preview != "none":
+        picture = await _picture(jobs, saved, object_key, preview, upload_options, look=not is_new)
     try:
         links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
         await publish_video(saved, picture, links)
@@ -84,17 +88,17 @@ async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
 
 
 async def _picture(
-    jobs: VideoJobs, saved: SavedVideo, object_key: str, preview: Preview, options: Mapping[str, Any] | None
+    jobs: VideoJobs,
+    saved: SavedVideo,
+    object_key: str,
+    preview: Preview,
+    options: Mapping[str, Any] | None,
+    *,
+    look: bool,
 ) -> Picture | None:
-    """The picture of a video, made now if it was not made before."""
+    """The picture of a video, made now if it was not made before; `look` says whether it may have been."""
     try:
-        if preview == "still":
-            thumbnail = await load_thumbnail(jobs.records, object_key)
-            found = thumbnail and Picture(thumbnail, "image/jpeg")
-        else:
-            moving = await load_moving(jobs.records, object_key)
-            found = moving and Picture(*moving)
-        if found:
+        if look and (found := await _found(jobs, object_key, preview)):
             return found
         async with asyncio.timeout(_MOST_SECONDS):
             made = await asyncio.get_running_loop().run_in_executor(_DECODER, _made, jobs, object_key)
@@ -103,6 +107,14 @@ async def _picture(
         log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, shown(error))
         return None
     return Picture(made.thumbnail, "image/jpeg") if preview == "still" else Picture(made.moving, made.moving_type)
+
+
+async def _found(jobs: VideoJobs, object_key: str, preview: Preview) -> Picture | None:
+    if preview == "still":
+        thumbnail = await load_thumbnail(jobs.records, object_key)
+        return Picture(thumbnail, "image/jpeg") if thumbnail else None
+    moving = await load_moving(jobs.records, object_key)
+    return Picture(*moving) if moving else None
 
 
 def _made(jobs: VideoJobs, object_key: str) -> Previews:

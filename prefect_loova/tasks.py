@@ -283,7 +283,7 @@ async def save_video(
     """
     logger = get_run_logger()
     async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
-        saved = await saving.save_video(
+        saved, is_new = await saving.bring_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
         found = "was there already" if submission.state == "saved" else "is saved"
@@ -292,6 +292,7 @@ async def save_video(
             jobs,
             saved,
             made=submission.state != "saved",
+            is_new=is_new,
             preview=preview,
             player_seconds=player_link_seconds,
             upload_options=upload_options,

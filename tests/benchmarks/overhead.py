@@ -50,8 +50,6 @@ S3_REQUESTS = (
     ("PutObject loova/KEY/record.json", "saved: size and checksum of what stands in the bucket"),
     ("DeleteObject loova/_open/KEY", "collectors look at it no more"),
     ("GetObject loova/KEY/record.json", "read again after the deletion: is it open after all?"),
-    ("GetObject loova/KEY/preview.webp", "pictures that are there are not made again"),
-    ("GetObject loova/KEY/preview.gif", "the same, of the other format"),
     ("GetObject loova/KEY/video.mp4", "for the pictures: a video is never held in memory as a whole"),
     ("PutObject loova/KEY/poster.jpg", "a picture"),
     ("PutObject loova/KEY/contact-sheet.jpg", "a picture"),

@@ -93,7 +93,7 @@ async def test_a_reference_to_a_medium_that_is_not_there_is_warned_of(place, loo
 
 
 async def test_a_run_of_a_deployment_reads_files_below_its_working_directory_only(place, pictures, monkeypatch):
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    monkeypatch.setattr("prefect_loova.opening.deployment_name", lambda: "a-deployment")
     monkeypatch.chdir(pictures.parent)
     (pictures.parent.parent / "secret.png").write_bytes((pictures / "cat.png").read_bytes())
     with pytest.raises(InvalidRequestError, match="it lies outside of"):
