@@ -152,8 +152,9 @@ class Overhead:
         reached = {}
         for what in self.found:
             ours, base = self.cost(what, OURS), self.cost(what, TASKS)
-            for measure in MEASURES.keys() - {"S3 requests", "API requests"}:
-                name = MEASURES[measure]
+            for measure, name in MEASURES.items():
+                if measure in ("S3 requests", "API requests"):
+                    continue
                 reached[f"{what}: {name}, at most {MOST} x (b)"] = ours[measure] <= MOST * base[measure]
         sent = self.found["one"][OURS.name][0]["s3_requests_in_order"]
         reached["one: no request to S3 beside those that overhead.py gives the reasons of"] = _is_the_list(sent)

@@ -68,8 +68,7 @@ class Stage:
         """Let a contestant make videos in a process of its own; what it cost there, and at the Prefect server."""
         spec = {"who": who, "prompts": prompts, "where": asdict(self.where(poll_seconds)), "options": options}
         cpu, stored = self._server_cpu(), self._stored_bytes()
-        env = os.environ | {"PREFECT_API_URL": self._prefect_api, "PREFECT_LOGGING_LEVEL": "ERROR"}
-        env |= {"PREFECT_LOGGING_TO_API_ENABLED": "true", "PYTHONPATH": str(ROOT)}
+        env = os.environ | {"PREFECT_API_URL": self._prefect_api, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tests.benchmarks.contestant"]
         done = subprocess.run(command, cwd=ROOT, env=env, input=json.dumps(spec), text=True, capture_output=True)
         if done.returncode:
