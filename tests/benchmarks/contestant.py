@@ -21,7 +21,7 @@ async def _make(spec: dict[str, Any]) -> dict[str, Any]:
     where, prompts = Where(**spec["where"]), spec["prompts"]
     options: dict[str, Any] = spec["options"]
     in_turn, with_log = options.pop("in_turn", False), options.pop("log", False)
-    watched, s3 = Watched(where, os.environ.get("PREFECT_API_URL", "")), module.s3_client(where)
+    watched, s3 = Watched(where, os.environ.get("PREFECT_API_URL", ""), keep_log=with_log), module.s3_client(where)
     if in_turn:  # the first starts what later ones find started
         await module.make(prompts[:1], where, s3, **options)
         prompts = prompts[1:]

@@ -18,6 +18,7 @@ _IDS = [
     (re.compile(r"[0-9a-f]{64}"), "KEY"),
     (re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\d"), "DAY"),
+    (re.compile(r"sim_[0-9a-f]+"), "TASK"),
 ]
 
 
@@ -27,11 +28,15 @@ class Watched:
     Args:
         where: By which addresses requests are told apart.
         prefect_api: The address of Prefect's API, if it is used.
+        keep_log: Whether to keep a log of all requests: that takes memory, which is measured too.
     """
 
-    def __init__(self, where: Where, prefect_api: str = "") -> None:
+    def __init__(self, where: Where, prefect_api: str = "", *, keep_log: bool = False) -> None:
         self.log: list[tuple[float, str]] = []
-        """When each request was sent, in seconds from the beginning, and what it was."""
+        """When each request was sent, in seconds from the beginning, and what it was; if it is kept."""
+        self._keep_log = keep_log
+        self._kinds = Counter[str]()
+        self._saved: list[float] = []
         self._api = prefect_api
         self._loova = where.base_url.removesuffix("/api")
         self._memory: list[tuple[float, float]] = []
@@ -60,7 +65,6 @@ class Watched:
 
     def figures(self) -> dict[str, Any]:
         """What was counted."""
-        kinds = Counter(what for _, what in self.log)
         return {
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -70,12 +74,12 @@ class Watched:
             "prefect_events": self._of("event"),
             "s3_requests": self._of("s3"),
             "loova_requests": self._of("loova"),
-            "requests": dict(kinds.most_common()),
+            "requests": dict(self._kinds.most_common()),
         }
 
     def quarters(self) -> list[tuple[float, float]]:
         """When each quarter of the videos was saved, in seconds, and the memory then, in MiB; for our flows."""
-        saved = [seconds for seconds, what in self.log if what == "event loova.job.saved"]
+        saved = self._saved
         ends = [saved[len(saved) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)] if len(saved) >= 4 else []
         return [(end, max((mib for seconds, mib in self._memory if seconds <= end), default=0.0)) for end in ends]
 
@@ -84,12 +88,17 @@ class Watched:
             self._memory.append((time.monotonic() - self._started, rss_mib()))
 
     def _of(self, kind: str) -> int:
-        return sum(what.startswith(f"{kind} ") for _, what in self.log)
+        return sum(count for what, count in self._kinds.items() if what.startswith(f"{kind} "))
 
     def _note(self, what: str) -> None:
         for pattern, name in _IDS:
             what = pattern.sub(name, what)
-        self.log.append((time.monotonic() - self._started, what))
+        seconds = time.monotonic() - self._started
+        self._kinds[what] += 1
+        if what == "event loova.job.saved":
+            self._saved.append(seconds)
+        if self._keep_log:
+            self.log.append((seconds, what))
 
     def _count_http(self, kind: Any) -> None:
         send = kind.send
