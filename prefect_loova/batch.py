@@ -100,6 +100,7 @@ class Order:
         submission: The purchase that was made already.
         reason: Why nothing can be done about it by this run.
         video: Where the record says that the video is, as an s3:// URI.
+        size_bytes: How large the record says that it is.
     """
 
     request: VideoRequest
@@ -110,6 +111,7 @@ class Order:
     submission: Submission | None = None
     reason: str = ""
     video: str | None = None
+    size_bytes: int | None = None
 
     def became(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """What became of it."""
@@ -291,7 +293,15 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
         submission=jobs.submission(record, reused=True) if bought else None,
         reason=reason,
         video=jobs.records.uri(attempt.video.object_key) if attempt.video else None,
+        size_bytes=attempt.video.size_bytes if attempt.video else None,
     )
+
+
+async def is_there(jobs: VideoJobs, order: Order) -> bool:
+    """Whether the video stands in the bucket, as large as the record said when the batch was priced."""
+    if order.video is None:
+        return False
+    return await jobs.records.object_size(order.video.removeprefix(jobs.records.uri(""))) == order.size_bytes
 
 
 async def admitted(

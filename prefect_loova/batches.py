@@ -12,7 +12,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova import saving
 from prefect_loova.artifacts import publish_batch, publish_prices
-from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table, priced
+from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, is_there, money, price_table, priced
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
@@ -165,7 +165,7 @@ class Batch:
                 show_progress=False,  # the batch has a bar
             ),
             save=save,
-            found=partial(saving.found, jobs),
+            is_there=partial(is_there, jobs),
             slot=partial(slot, self.concurrency_limit),
         )
 

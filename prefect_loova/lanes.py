@@ -42,14 +42,14 @@ class Steps:
         submit: Buy it, or find the purchase.
         wait: Wait until it is made.
         save: Bring it into the bucket.
-        found: A video that was saved before, or None where its object is gone.
+        is_there: Whether a video that was saved before is still in the bucket.
         slot: A place in a limit that others share; entered before a lane's first submit.
     """
 
     submit: Callable[[VideoRequest], Awaitable[Submission]]
     wait: Callable[[Submission], Awaitable[VideoTask]]
     save: Callable[[Submission], Awaitable[SavedVideo]]
-    found: Callable[[Submission], Awaitable[SavedVideo | None]]
+    is_there: Callable[[Order], Awaitable[bool]]
     slot: Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -169,9 +169,8 @@ class _Run:
                 self._note(order, order.became("in_doubt" if order.state == "in_doubt" else "failed", order.reason))
                 continue
             try:
-                saved = await self.steps.found(submission) if submission.state == "saved" else None
-                if saved is not None:
-                    self._note(order, order.is_saved(saved, order.spent))
+                if submission.state == "saved" and await self.steps.is_there(order):
+                    self._note(order, order.became("saved" if order.spent else "reused"))
                     continue
                 if submission.state == "submitted":
                     await self.steps.wait(submission)

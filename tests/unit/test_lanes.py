@@ -74,8 +74,8 @@ class Loova:
         await asyncio.sleep(5)
         return saved(submitted)
 
-    async def found(self, submitted: Submission) -> SavedVideo | None:
-        return None if self.gone else saved(submitted)
+    async def is_there(self, order: Order) -> bool:
+        return not self.gone
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -87,7 +87,7 @@ class Loova:
 
     @property
     def steps(self) -> Steps:
-        return Steps(submit=self.submit, wait=self.wait, save=self.save, found=self.found, slot=self.slot)
+        return Steps(submit=self.submit, wait=self.wait, save=self.save, is_there=self.is_there, slot=self.slot)
 
 
 def submission(request: VideoRequest, state: str = "submitted", reused: bool = False, cost: float | None = None):
@@ -209,7 +209,7 @@ def test_what_waits_for_a_person_is_told_and_never_submitted():
 def test_what_is_saved_already_takes_no_step_but_a_look():
     loova = Loova()
     orders = [
-        Order(request, (row,), state="saved", submission=submission(request, "saved", reused=True))
+        Order(request, (row,), state="saved", submission=submission(request, "saved", reused=True), video="s3://b/v")
         for row, request in enumerate(requests(50), 1)
     ]
     report, seconds = made(loova, orders)
