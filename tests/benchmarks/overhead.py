@@ -181,8 +181,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--takes", type=int, default=5, help="of one video, in each round")
     parser.add_argument("--generation-seconds", type=float, default=1.0)
+    parser.add_argument("--sqlite", action="store_true", help="the Prefect server on SQLite, not on PostgreSQL")
     args = parser.parse_args()
-    with stage("--generation-seconds", str(args.generation_seconds)) as on:
+    with stage("--generation-seconds", str(args.generation_seconds), on_postgres=not args.sqlite) as on:
         overhead = Overhead(on, args.generation_seconds)
         for round_ in range(args.rounds):
             for who in ALL:

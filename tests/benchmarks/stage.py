@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,10 +53,12 @@ class Where:
 class Stage:
     """All the servers, while they run."""
 
-    def __init__(self, base_url: str, s3: S3Place, database: Path, prefect_api: str, prefect_pid: int) -> None:
+    def __init__(
+        self, base_url: str, s3: S3Place, stored_bytes: Callable[[], int], prefect_api: str, prefect_pid: int
+    ) -> None:
         self.base_url = base_url
         self.s3 = s3
-        self._database = database
+        self._stored_bytes = stored_bytes
         self._prefect_api = prefect_api
         self._prefect_pid = prefect_pid
 
@@ -92,23 +95,30 @@ class Stage:
         fields = Path(f"/proc/{self._prefect_pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def _stored_bytes(self) -> int:
-        with sqlite3.connect(f"file:{self._database}?mode=ro", uri=True) as database:
-            pages, free, size = (
-                database.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("page_count", "freelist_count", "page_size")
-            )
-        return int((pages - free) * size)
+
+def _in_sqlite(database: Path) -> int:
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
+        pages, free, size = (
+            opened.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+    return int((pages - free) * size)
+
+
+def _in_postgres(url: str) -> int:
+    command = ["psql", "-Atc", "select pg_database_size('prefect')", url.replace("+asyncpg", "")]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @contextmanager
-def stage(*options: str) -> Iterator[Stage]:
+def stage(*options: str, on_postgres: bool = False) -> Iterator[Stage]:
     """Start everything.
 
     Args:
         options: Of the simulator.
+        on_postgres: Whether the Prefect server keeps its data in PostgreSQL; else in SQLite, its default.
     """
     from prefect_loova.simulator.s3 import EmbeddedS3
+    from tests.postgres import postgres
     from tests.prefect_server import PrefectServer
 
     with ExitStack() as opened:
@@ -119,8 +129,10 @@ def stage(*options: str) -> Iterator[Stage]:
         opened.callback(process.terminate)
         home = folder / "prefect"
         home.mkdir()
-        server = opened.enter_context(PrefectServer(home))
-        yield Stage(base_url, s3, home / "prefect.db", server.api_url, server.pid)
+        url = opened.enter_context(postgres()) if on_postgres else None
+        server = opened.enter_context(PrefectServer(home, url))
+        stored = partial(_in_postgres, url) if url else partial(_in_sqlite, home / "prefect.db")
+        yield Stage(base_url, s3, stored, server.api_url, server.pid)
 
 
 def simulator(*options: str) -> tuple[subprocess.Popen[str], str]:

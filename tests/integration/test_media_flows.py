@@ -105,7 +105,7 @@ async def test_a_run_of_a_deployment_reads_files_below_its_working_directory_onl
 
 
 async def test_a_run_of_a_deployment_reads_lists_below_its_working_directory_only(place, bucket, pictures, monkeypatch):
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    monkeypatch.setattr("prefect_loova.opening.deployment_name", lambda: "a-deployment")
     monkeypatch.chdir(pictures)
     outside = pictures.parent / "secret.yaml"
     outside.write_text("password=hunter2")
