@@ -270,7 +270,7 @@ def _seaweedfs(binary: Path, folder: Path, port: int, credentials: dict[str, str
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**environment, **credentials, "GOMEMLIMIT": "384MiB"},
+            env={"GOMEMLIMIT": "384MiB", **environment, **credentials},
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
