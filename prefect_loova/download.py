@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import httpcore
 import httpx
 
 from prefect_loova.client import USER_AGENT
@@ -27,6 +28,9 @@ from prefect_loova.urls import is_public_address, private_address_of, url_proble
 MAX_REDIRECTS = 3
 LONGEST_PAUSE = 60.0
 """The longest pause before another try, in seconds, also where the host asks for more."""
+
+PIECE_BYTES = 256 * 1024
+"""The most that is read from the wire at a time: as much as asyncio does."""
 
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
 _NOT_VIDEO = re.compile(r"\s*(text/html|application/(xhtml\+xml|([\w.-]+\+)?json|xml)|text/xml)\b", re.IGNORECASE)
@@ -118,7 +122,7 @@ class Download:
             try:
                 async with self._open() as response:
                     self._read_head(response)
-                    async for chunk in response.aiter_raw():
+                    async for chunk in self._body(response):
                         self.received += len(chunk)
                         self._check_size(self.received)
                         self._failures = 0
@@ -131,7 +135,7 @@ class Download:
                 raise
             except _BrokenOffError as error:
                 await self._wait_for_next_try(str(error), error.wait)
-            except (httpx.TransportError, OSError) as error:
+            except (httpx.TransportError, httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
                 await self._wait_for_next_try(f"{type(error).__name__}: {error}")
             if self.received and self._validator is None:
                 raise StartOverError
@@ -160,6 +164,27 @@ class Download:
             return await self._http.send(request, stream=True, auth=None, follow_redirects=False)
         finally:
             _downloading.reset(token)
+
+    async def _body(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body in pieces as they arrive, which are larger than those of httpx and take half its time.
+
+        Once httpx has handed on what came with the head, all else of a body of known length is still on the wire.
+        """
+        wire = response.extensions.get("network_stream") if response.http_version.startswith("HTTP/1") else None
+        left, pieces = _length(response), response.aiter_raw()
+        async for piece in pieces:
+            yield piece
+            if wire is not None and left is not None:
+                left -= len(piece)
+                break
+        else:
+            return
+        while left > 0:
+            piece = await wire.read(min(left, PIECE_BYTES), self._timeout["read"])
+            if not piece:
+                return
+            left -= len(piece)
+            yield piece
 
     def _request(self, url: str) -> httpx.Request:
         headers = dict(_HEADERS)
@@ -208,9 +233,8 @@ class Download:
         if _NOT_VIDEO.match(kind) and not self._is_look:
             raise NotWholeVideoError(f"{where} answers with {shown(kind, 80)}, not a video", credits_spent="yes")
         self._validator = _validator(response)
-        length = response.headers.get("content-length", "")
-        if length.isdecimal() and "transfer-encoding" not in response.headers:
-            self.announced = int(length)
+        self.announced = _length(response)
+        if self.announced is not None:
             self._check_size(self.announced)
 
     def _read_range(self, response: httpx.Response) -> None:
@@ -262,6 +286,12 @@ def _check_peer(response: httpx.Response, url: str) -> None:
     peer = stream.get_extra_info("server_addr") if stream is not None else None
     if peer and not is_public_address(str(peer[0])):
         raise _refused(f"the URL {shown(url)} leads to the private address {peer[0]}")
+
+
+def _length(response: httpx.Response) -> int | None:
+    """The body's length in bytes, if the host says it."""
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and "transfer-encoding" not in response.headers else None
 
 
 def _validator(response: httpx.Response) -> str | None:
