@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from prefect_loova.accounts import CreditsReport as CreditsReport
     from prefect_loova.batch import BatchReport as BatchReport
     from prefect_loova.batch import VideoOutcome as VideoOutcome
+    from prefect_loova.batch_flows import generate_from_manifest as generate_from_manifest
+    from prefect_loova.batch_flows import generate_videos as generate_videos
     from prefect_loova.client import LoovaClient as LoovaClient
     from prefect_loova.collecting import CollectedVideos as CollectedVideos
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
@@ -20,10 +22,7 @@ if TYPE_CHECKING:
     from prefect_loova.errors import BudgetError as BudgetError
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
-    from prefect_loova.flows import generate_from_manifest as generate_from_manifest
-    from prefect_loova.flows import generate_storyboard as generate_storyboard
     from prefect_loova.flows import generate_video as generate_video
-    from prefect_loova.flows import generate_videos as generate_videos
     from prefect_loova.media_types import MediaRules as MediaRules
     from prefect_loova.models import CreditBalance as CreditBalance
     from prefect_loova.models import JobInDoubt as JobInDoubt
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from prefect_loova.models import Submission as Submission
     from prefect_loova.models import VideoRequest as VideoRequest
     from prefect_loova.models import VideoTask as VideoTask
+    from prefect_loova.story_flow import generate_storyboard as generate_storyboard
     from prefect_loova.storyboard import StoryReport as StoryReport
     from prefect_loova.tasks import get_credits as get_credits
     from prefect_loova.tasks import prepare_media as prepare_media
@@ -88,10 +88,10 @@ _HOME = {
     "InDoubtError": "errors",
     "LoovaError": "errors",
     "collect_videos": "upkeep",
-    "generate_from_manifest": "flows",
-    "generate_storyboard": "flows",
+    "generate_from_manifest": "batch_flows",
+    "generate_storyboard": "story_flow",
     "generate_video": "flows",
-    "generate_videos": "flows",
+    "generate_videos": "batch_flows",
     "report_credits": "upkeep",
     "resolve_job": "upkeep",
     "MediaRules": "media_types",

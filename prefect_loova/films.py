@@ -8,17 +8,19 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prefect_loova.errors import PreviewError, StorageError, shown
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import SavedVideo
-from prefect_loova.preview import Previews, make_previews
 from prefect_loova.preview_objects import preview_keys, save_previews
 from prefect_loova.records import JobRecords
 from prefect_loova.s3_errors import S3_ERRORS, storage_error
 from prefect_loova.s3_file import S3File
 from prefect_loova.storyboard import film_id
+
+if TYPE_CHECKING:
+    from prefect_loova.preview import Previews
 
 FILMS = "_storyboards"
 """Where joined films stand, below the prefix."""
@@ -114,6 +116,8 @@ def _upload(jobs: VideoJobs, key: str, file: BinaryIO, options: dict[str, Any]) 
 
 
 def _previews(file: BinaryIO) -> Previews | None:
+    from prefect_loova.preview import make_previews  # noqa: PLC0415  (decoders load when they are used)
+
     try:
         return make_previews(file)
     except PreviewError as error:

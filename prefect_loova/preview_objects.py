@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prefect_loova.bucket import BucketPrefix
-from prefect_loova.preview import Previews
+
+if TYPE_CHECKING:  # decoders load when they are used
+    from prefect_loova.preview import Previews
 
 MovingType = Literal["image/webp", "image/gif"]
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_loova.artifacts import publish_video
 from prefect_loova.batch import BatchReport
@@ -16,9 +16,11 @@ from prefect_loova.lineage import tell_asset
 from prefect_loova.links import links_to
 from prefect_loova.models import SavedVideo
 from prefect_loova.pages import MOST_POSTERS, Picture
-from prefect_loova.preview import Previews, make_previews
 from prefect_loova.preview_objects import load_moving, load_thumbnail, save_previews
 from prefect_loova.s3_file import S3File
+
+if TYPE_CHECKING:
+    from prefect_loova.preview import Previews
 
 Preview = Literal["moving", "still", "none"]
 """What the page of a video shows.
@@ -118,5 +120,7 @@ async def _found(jobs: VideoJobs, object_key: str, preview: Preview) -> Picture 
 
 
 def _made(jobs: VideoJobs, object_key: str) -> Previews:
+    from prefect_loova.preview import make_previews  # noqa: PLC0415  (decoders load when they are used)
+
     with S3File(jobs.records.s3, jobs.records.bucket, object_key) as video:
         return make_previews(video)

@@ -1,0 +1,49 @@
+"""What is loaded when: in processes of their own, as this one has loaded everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("av", "boto3", "httpx", "prefect", "prefect_aws", "pydantic", "yaml")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Those of the heavy packages that some code loads."""
+    script = f"{code}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_the_package_alone_loads_nothing():
+    assert loaded_by("import prefect_loova") == set()
+
+
+@pytest.mark.parametrize("core", ["client", "records", "submitting", "waiting", "saving"])
+def test_the_core_loads_neither_prefect_nor_decoders(core):
+    assert not loaded_by(f"import prefect_loova.{core}") & {"prefect", "prefect_aws", "av"}
+
+
+def test_decoders_are_not_loaded_with_the_public_names():
+    assert "av" not in loaded_by(
+        "import prefect_loova\nfor name in prefect_loova.__all__: getattr(prefect_loova, name)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "not_loaded"),
+    [
+        ("submit_video, wait_for_video, save_video", ["flows", "batch_flows", "story_flow", "upkeep"]),
+        ("generate_video", ["batch_flows", "story_flow", "upkeep"]),
+        ("LoovaCredentials", ["tasks"]),
+    ],
+)
+def test_a_flow_is_not_loaded_with_others(names, not_loaded):
+    modules = tuple(f"prefect_loova.{name}" for name in not_loaded)
+    script = f"from prefect_loova import {names}\nimport sys\nprint(*(set({modules}) & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
+    )
