@@ -43,23 +43,20 @@ from pydantic import SecretStr
 from prefect_loova import LoovaCredentials
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3
+from tests.benchmarks.lost_reply import PEERS_FOLDER
 from tests.benchmarks.report import ROOT, finish
 from tests.prefect_server import PrefectServer
 
 PREFECT, OURS = "import prefect", "import prefect, prefect_loova"
 PLAIN, TASKS, FLOW = "plain flow", "our flow of tasks", "generate_video"
 _BLOCKS = "import boto3, httpx\nfrom prefect import flow, task\nfrom prefect_aws.s3 import S3Bucket\n"
-TASKS_CODE = (
-    "from prefect import flow\nfrom prefect_aws.s3 import S3Bucket\n"
-    "from prefect_loova import LoovaCredentials, VideoRequest, save_video, submit_video, wait_for_video\n"
-    "@flow\nasync def morning_video(prompt: str, credentials: LoovaCredentials, bucket: S3Bucket) -> str: ..."
-)
+FILE = "import runpy\nrunpy.run_path('{}')"
 STATEMENTS = {
     PREFECT: PREFECT,
     OURS: OURS,
     "the parts of a plain flow": _BLOCKS,
-    PLAIN: f"import runpy\nrunpy.run_path({str(ROOT / 'tests/benchmarks/peers/prefect_submit.py')!r})",
-    TASKS: TASKS_CODE,
+    PLAIN: FILE.format(PEERS_FOLDER / "prefect_submit.py"),
+    TASKS: FILE.format(PEERS_FOLDER / "loova_submit.py"),
     FLOW: "from prefect_loova import generate_video",
 }
 TIMED = """

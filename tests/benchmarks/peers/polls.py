@@ -14,11 +14,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import httpx
-
 HOURS_3 = 3 * 3600.0
-Answer = Callable[[httpx.Request, bool], tuple[bool, Any]]
-"""Whether a request is a look, and the JSON of its answer, by whether the generation has ended."""
+Answer = Callable[[Any, bool], tuple[bool, Any]]
+"""Takes a request of httpx: whether it is a look, and the JSON of its answer, by whether the generation has ended."""
 
 
 class Clock:
@@ -47,7 +45,10 @@ def drive(package: str, call: Callable[[], object], answer: Answer, *, runs: int
     time.time = lambda: epoch + clock.now
     time.monotonic = lambda: clock.now
 
-    def handle(_: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+    # openai has moved to httpx2, which is httpx under another name.
+    httpx: Any = next(sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules)
+
+    def handle(_: object, request: Any) -> Any:
         if request.method == "POST":
             clock.now += held
         is_look, body = answer(request, clock.now >= HOURS_3)
@@ -55,7 +56,7 @@ def drive(package: str, call: Callable[[], object], answer: Answer, *, runs: int
             clock.looks.append(round(clock.now, 3))
         return httpx.Response(200, json=body, request=request)
 
-    httpx.HTTPTransport.handle_request = handle  # type: ignore[method-assign]
+    httpx.HTTPTransport.handle_request = handle
     polls, gave_up = [], ""
     for seed in range(runs):
         random.seed(seed)

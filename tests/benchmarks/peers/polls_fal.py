@@ -2,14 +2,14 @@
 # requires-python = ">=3.11"
 # dependencies = ["fal-client"]
 # ///
-"""fal-client: `subscribe`, the call on fal's model pages. It asks each `interval`, 0.1 s (`DEFAULT_QUEUE_POLL_INTERVAL`)."""
+"""fal-client: `subscribe`, the call on fal's model pages. It asks each `interval`, 0.1 s by default
+(`DEFAULT_QUEUE_POLL_INTERVAL`)."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-import httpx
 from polls import drive
 
 os.environ["FAL_KEY"] = "benchmark:benchmark"
@@ -19,7 +19,7 @@ import fal_client
 URL = "https://queue.fal.run/fal-ai/veo3.1/requests/1"
 
 
-def answer(request: httpx.Request, ended: bool) -> tuple[bool, Any]:
+def answer(request: Any, ended: bool) -> tuple[bool, Any]:
     if request.method == "POST":
         urls = {"response_url": URL, "status_url": f"{URL}/status", "cancel_url": f"{URL}/cancel"}
         return False, {"request_id": "1", **urls}
