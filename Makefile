@@ -60,8 +60,8 @@ bench-start: $(BENCH_READY) ## Importing the package over importing Prefect, and
 bench-collector: $(READY) ## A queue worked off by a collector, a pass a minute of the simulated clock; ARGS="--jobs 10000"
 	@.venv/bin/python tests/benchmarks/collector.py $(ARGS)
 
-bench-preview: $(READY) ## The previews of a 15 s 1080p video: seconds, memory, bytes; ARGS="--ffmpeg PATH" for a comparison
-	@.venv/bin/python tests/benchmarks/preview.py $(ARGS)
+bench-preview: $(BENCH_READY) ## The previews of a 15 s 1080p video: seconds, memory, bytes; ARGS="--ffmpeg PATH" for a comparison
+	@$(BENCH) tests/benchmarks/preview.py $(ARGS)
 
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)

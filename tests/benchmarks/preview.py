@@ -36,6 +36,7 @@ from prefect_loova.preview import make_previews
 from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+from tests.benchmarks.report import finish
 from tests.benchmarks.stage import place, simulator
 
 RUNS = 3
@@ -170,7 +171,40 @@ def main() -> None:
             if arguments.ffmpeg:
                 results[name]["ffmpeg_commands"] = in_own_process("--command", arguments.ffmpeg, path)
         results["in_a_run"] = in_a_run(s3)
-    print(json.dumps(results, indent=1))
+    report(results, arguments.ffmpeg)
+
+
+def report(results: dict[str, Any], ffmpeg: str | None) -> None:
+    """Ours beside ffmpeg's commands, where there are any."""
+    rows: list[list[str | float | int | None]] = []
+    for name in ("simulated", "grain"):
+        ours, theirs = results[name]["prefect_loova"], results[name].get("ffmpeg_commands")
+        size = f"{results[name]['video_mib']} MiB"
+        # Memory: ours over an idle process with everything imported; of a command, all that it takes.
+        rows.append([f"{name}, {size}: ours", ours["seconds_median"], None, ours["over_idle_mib"], _kib(ours)])
+        if theirs:
+            ratio = ours["seconds_median"] / theirs["seconds_median"]
+            rows.append([f"{name}: ffmpeg commands", theirs["seconds_median"], ratio, theirs["peak_mib"], _kib(theirs)])
+    share = results["in_a_run"]
+    rows.append(["in a run of generate_video, beside generation", share["seconds"], None, None, None])
+    finish(
+        "preview",
+        f"The four pictures of {SECONDS} s of 1080p; medians of {RUNS}",
+        ["", "seconds", "ours / theirs", "MiB", "KiB of pictures"],
+        rows,
+        aims={},
+        figures=results,
+        packages=["av"],
+        tools={"ffmpeg": _first_line(ffmpeg)} if ffmpeg else None,
+    )
+
+
+def _kib(made: dict[str, Any]) -> int:
+    return round(sum(made["bytes"].values()) / 1024)
+
+
+def _first_line(ffmpeg: str) -> str:
+    return subprocess.run([ffmpeg, "-version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ SUBMISSION = Submission(
     prompt="a boat",
     model="seedance_2_0",
     credits_estimate=75,
+    credits_cost=75,
+    trace_id=None,
     reused=False,
 )
 
