@@ -30,6 +30,7 @@ import av
 from av.filter import Graph
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"  # before Prefect reads it
 
 from prefect_loova import VideoRequest, generate_video
 from prefect_loova.preview import make_previews
@@ -154,7 +155,6 @@ def main() -> None:
     if arguments.command:
         print(json.dumps(by_command(arguments.command[0], Path(arguments.command[1]))))
         return
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder) / "s3") as s3:
         client = s3_client(s3.endpoint_url, s3.access_key, s3.secret_key)
