@@ -250,7 +250,8 @@ def draw(figure: Any, found: dict[str, Waiting], curve: dict[float, Waiting]) ->
             continue
         axes.plot(one.polls_for_3_h, one.lag_median, "D" if name == OURS else "o", color="C0" if name == OURS else "C1")
         label = f"{name}, 7%" if name == OURS else name
-        axes.annotate(label, (one.polls_for_3_h, one.lag_median), textcoords="offset points", xytext=(6, 4), fontsize=8)
+        offset = (6, -10) if name.startswith("every") else (6, 4)
+        axes.annotate(label, (one.polls_for_3_h, one.lag_median), textcoords="offset points", xytext=offset, fontsize=8)
     axes.set(xscale="log", yscale="log", xlabel="polls for a generation of 3 h", ylabel="median lag, seconds")
     axes.set_xlim(right=5e5)
     axes.legend(fontsize=8)
