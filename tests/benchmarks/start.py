@@ -13,7 +13,7 @@ A deployed run: a Prefect server (SQLite) on loopback, one process worker, a sim
 
 In some runs 2 s more pass: Prefect asks its server to count a task's tags against concurrency limits; on SQLite that
 update may meet another write (`database is locked`), the server answers 503, and Prefect's client asks again after 2 s.
-`PREFECT_SERVER_LOG_RETRYABLE_ERRORS=true` shows it in the server's log. Our tasks have tags, the plain flow's have none.
+`PREFECT_SERVER_LOG_RETRYABLE_ERRORS=true` shows it in its log. Our tasks have tags, the plain flow's have none.
 The last rows count the runs of over 1.5 s from `Running` to the POST, whatever their reason was.
 """
 
