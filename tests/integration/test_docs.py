@@ -28,7 +28,10 @@ from prefect_loova.states import moves_as_markdown
 from tests.docs_blocks import GUIDES, example, to_run
 from tests.integration.conftest import block_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
+pytestmark = [
+    pytest.mark.one_s3_server,
+    pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
+]
 
 
 def test_every_example_is_run_by_a_test():

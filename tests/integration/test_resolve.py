@@ -21,7 +21,10 @@ from tests.integration.conftest import block_of
 
 FLOWS = Path(__file__).parents[2] / "flows"
 REQUEST = VideoRequest(prompt="a | <b>boat</b>", duration=4)
-pytestmark = pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
+pytestmark = [
+    pytest.mark.one_s3_server,
+    pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
+]
 ME = {"who": "me", "why": "looked in the dashboard"}
 
 
