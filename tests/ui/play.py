@@ -64,7 +64,7 @@ async def batch(count: str = "12") -> str:
 
 
 async def story(title: str = "A day at the harbour") -> str:
-    shots = [{"prompt": prompt, "continue": number % 2 == 1} for number, prompt in enumerate(PROMPTS[:4])]
+    shots = [{"prompt": f"{prompt}, slowly", "continue": number % 2 == 1} for number, prompt in enumerate(PROMPTS[:4])]
     with tempfile.TemporaryDirectory() as folder:
         board = Path(folder) / "story.json"
         board.write_text(json.dumps({"title": title, "duration": 4, "shots": shots}))
