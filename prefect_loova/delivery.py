@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from prefect_loova.client import FormFile
-from prefect_loova.errors import (
-    InvalidRequestError,
-)
+from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.links import presigned
 from prefect_loova.media import KINDS, Medium, refused
@@ -64,7 +61,7 @@ async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float
     if not texts:
         return Delivery(request)
     warn = log.debug if told else log.warning
-    deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), warn)
+    deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), told)
     turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), await url_problems(jobs, request, warn=warn)
 
     async def one(name: str, number: int, text: str) -> str | FormFile:
@@ -117,7 +114,7 @@ def warn_of_references(request: VideoRequest) -> None:
 class _Deliverer:
     jobs: VideoJobs
     link_seconds: int
-    warn: Callable[..., None]
+    told: bool
 
     async def deliver(self, name: str, number: int, medium: Medium) -> str | FormFile:
         kind = KINDS[name]
@@ -130,8 +127,8 @@ class _Deliverer:
         bucket, key = medium.bucket_and_key
         version = {"VersionId": look.version} if look.version and await self._may_read(medium, look.version) else {}
         link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
-        if "x-amz-security-token=" in link.lower():
-            self.warn("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
+        if "x-amz-security-token=" in link.lower() and not self.told:
+            log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
         return link
 
     @property

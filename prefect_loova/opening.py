@@ -99,7 +99,9 @@ def deployment_name() -> str | None:
     """The deployment of this run, or of the one that started it."""
     context, run = FlowRunContext.get(), flow_run.id
     known = context.flow_run if context else None
-    if run is None or (known and not known.deployment_id and not known.parent_task_run_id):
+    is_a_root = known and not known.deployment_id and not known.parent_task_run_id
+    # A worker's process has the run of the deployment in its environment, also for flows that it calls without context.
+    if run is None or (is_a_root and "PREFECT__FLOW_RUN_ID" not in os.environ):
         return None
     return _deployment_of(run)
 
