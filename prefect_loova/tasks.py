@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -54,7 +55,6 @@ def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str
     submission, bucket = parameters["submission"], parameters["bucket"]
     run = context.task_run.flow_run_id or context.task_run.id
     parts = [
-        context.task.task_key,
         str(run),
         submission.key,
         str(submission.attempt),
@@ -63,7 +63,8 @@ def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str
         submission.record,
         bucket.credentials.get_s3_client().meta.endpoint_url,
     ]
-    return "|".join(parts)
+    digest = hashlib.sha256("|".join(parts).encode()).hexdigest()
+    return f"{context.task.task_key}-{digest}"  # it names the file of the result
 
 
 def _run_name() -> str:

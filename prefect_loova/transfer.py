@@ -137,6 +137,7 @@ async def _copy_once(download: Download, upload: Upload, part_bytes: int, max_by
     async with aclosing(download.chunks()) as chunks:
         async for chunk in chunks:
             if not upload.size:
+                upload.expected = download.announced
                 upload.part_bytes = max(part_bytes, -(-(download.announced or max_bytes) // MAX_PARTS))
             check.feed(chunk)
             sha256.update(chunk)

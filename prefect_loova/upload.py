@@ -102,6 +102,7 @@ class Upload:
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self.part_bytes = 0
+        self.expected: int | None = None
         self.size = 0
         self._s3 = s3
         self._target = target
@@ -192,7 +193,8 @@ class Upload:
         self._raise_failures()
         if self._buffers <= IN_FLIGHT:
             self._buffers += 1
-            return bytearray(self.part_bytes)
+            left = (self.expected or 0) - self._count * self.part_bytes
+            return bytearray(min(left, self.part_bytes) if left > 0 else self.part_bytes)
         buffer = await self._free.get()
         self._raise_failures()
         return buffer
@@ -263,7 +265,8 @@ class Upload:
     async def _put(self) -> bool:
         """Put the object; tells whether S3 confirmed it. Something between may say 200 by itself, without an ETag."""
         try:
-            answer = await self._call("put_object", **self._object, Body=self._buffer)
+            whole = {"ChecksumCRC32": self.crc32} if self._checksums else {}
+            answer = await self._call("put_object", **self._object, **whole, Body=self._buffer)
         except S3_ERRORS as error:
             if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
                 raise
@@ -308,7 +311,7 @@ class Upload:
 
     def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         body = arguments.get("Body")
-        if body is None:
+        if body is None or "ChecksumCRC32" in arguments:
             return operation(**arguments)
         if self._checksums:
             return operation(**arguments, ChecksumCRC32=_base64(zlib.crc32(body).to_bytes(4, "big")))

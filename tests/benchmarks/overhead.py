@@ -2,12 +2,12 @@
 
     make bench-overhead ARGS="--requests 50"
 
-One video, and a batch, of each contestant in turn, each in a process of its own, all against the same simulated Loova,
-SeaweedFS and Prefect server (on SQLite). All poll by the same rule and keep their connections; `peers/plain_script.py`
-and `peers/prefect_tasks.py` are the others. Ours keeps the record, checks the video and makes its pictures; without the
-pictures it is measured too. Seconds are those beyond `ceil(N / 6) x generation`, and processor seconds those of the
-client's process after its imports; the database is Prefect's. Videos are small: what large ones cost is in
-bench-saving and bench-preview.
+One video, and a batch, of each contestant in turn, each in a process of its own, all against the same simulated
+Loova, SeaweedFS and Prefect server (on PostgreSQL; `--sqlite` shows the other). All poll by the same rule and keep
+their connections; `peers/plain_script.py` and `peers/prefect_tasks.py` are the others. Ours keeps the record, checks
+the video and makes its pictures; without the pictures it is measured too. Seconds are those beyond `ceil(N / 6) x
+generation`, and processor seconds those of the client's process after its imports; the database is Prefect's. Videos
+are small: what large ones cost is in bench-saving and bench-preview.
 
 The requests that one video sends to S3, in their order, are `S3_REQUESTS`, each with what would be lost without it.
 """

@@ -3,11 +3,13 @@
     make bench-scale                       # to 10,000: an hour or so
     make bench-scale ARGS="--most 1000"
 
-Up to 1,000 requests go through `generate_videos`; Prefect's server bounds the parameters of a run at 512 KiB, some
-1,400 requests, so that more go through `generate_from_manifest`. (What detached batches of that size cost the
-collector is in bench-collector.) Each size is a process of its own, and once more in another one, where everything is
-there already. Generations take no time at all, so that the overhead is all there is; `quarters` of the figures tell
-whether the last videos of a run take longer than the first.
+The Prefect server is on PostgreSQL; `--sqlite` shows the other. Up to 1,000 requests go through `generate_videos`;
+Prefect's server bounds the parameters of a run at 512 KiB, some 1,400 requests, so that more go through
+`generate_from_manifest`. (What detached batches of that size cost the collector is in bench-collector.) Each size is
+a process of its own, and once more in another one, where everything is there already. Generations take no time at
+all, so that the overhead is all there is; `quarters` of the figures tell whether the last videos of a run take longer
+than the first. What a plain Prefect flow keeps in memory for its task runs (`peers/prefect_tasks.py`, to 1,000)
+stands beside.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ COLUMNS = {
     "S3 requests": "s3_requests",
     "database KiB": "database_kib",
     "peak MiB in all": "peak_mib",
+    "plain flow: peak MiB": "plain_peak_mib",
     "last / first quarter": "last_over_first_quarter",
     "again: s": "again_seconds",
     "again: S3 requests": "again_s3_requests",
@@ -50,6 +53,7 @@ def measure(on: Stage, count: int) -> dict[str, Any]:
     entry = "batch" if count <= MOST_PARAMETERS else "manifest"
     made = on.run("our_flows", prompts, POLL_SECONDS, entry=entry)
     again = on.run("our_flows", prompts, POLL_SECONDS, entry=entry)
+    plain = on.run("prefect_tasks", prompts, POLL_SECONDS) if count <= MOST_PARAMETERS else None
     quarters = made["quarters"]
     first = quarters[0][0] if quarters else None
     last = quarters[3][0] - quarters[2][0] if quarters else None
@@ -65,6 +69,8 @@ def measure(on: Stage, count: int) -> dict[str, Any]:
         "database_kib": made["database_bytes"] / count / 1024,
         "idle_mib": made["idle_mib"],
         "peak_mib": made["peak_mib"],
+        "plain_peak_mib": plain["peak_mib"] if plain else None,
+        "plain_seconds": plain["seconds"] / count if plain else None,
         "last_over_first_quarter": last / first if first and last else None,
         "quarters": quarters,
         "again_seconds": again["seconds"] / count,
@@ -106,7 +112,8 @@ def draw(figure: Any, found: list[dict[str, Any]]) -> None:
         by_request.plot(sizes, [one[name] * factor for one in found], marker="o", label=label)
     by_request.set(xscale="log", yscale="log", xlabel="requests in the batch", title="by request")
     by_request.legend(fontsize=7)
-    for label, name in {"peak": "peak_mib", "again": "again_peak_mib", "before": "idle_mib"}.items():
+    labels = {"peak": "peak_mib", "again": "again_peak_mib", "plain flow": "plain_peak_mib", "before": "idle_mib"}
+    for label, name in labels.items():
         memory.plot(sizes, [one[name] for one in found], marker="o", label=label)
     memory.set(xscale="log", xlabel="requests in the batch", title="MiB of the process", ylim=(0, None))
     memory.legend(fontsize=7)
@@ -116,9 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--most", type=int, default=SIZES[-1], help="the largest batch")
     parser.add_argument("--generation-seconds", type=float, default=0.0)
+    parser.add_argument("--sqlite", action="store_true", help="the Prefect server on SQLite, not on PostgreSQL")
     args = parser.parse_args()
     found = []
-    with stage("--generation-seconds", str(args.generation_seconds)) as on:
+    with stage("--generation-seconds", str(args.generation_seconds), on_postgres=not args.sqlite) as on:
         for count in (size for size in SIZES if size <= args.most):
             found.append(measure(on, count))
             print(f"{count:6,} requests, {found[-1]['seconds'] * count:,.1f} s", file=sys.stderr, flush=True)
