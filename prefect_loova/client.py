@@ -10,7 +10,6 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -23,6 +22,7 @@ from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, 
 from prefect_loova.media import Medium, shown_media
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
+from prefect_loova.tls import tls_context
 from prefect_loova.urls import names_private_host, origin, url_problem
 
 DEFAULT_BASE_URL = "https://api.loova.ai/api"
@@ -40,12 +40,6 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Made once: it takes 20 ms, and each task of each video has a client of its own."""
-    return httpx.create_ssl_context()
 
 
 _SLOWEST = 125_000.0
@@ -122,7 +116,7 @@ class LoovaClient:
 
     async def __aenter__(self) -> Self:
         if self.base_url.lower().startswith("https"):
-            self._ssl = _tls()
+            self._ssl = tls_context()
         self._reads = self._http(httpx.Timeout(self._timeout))
         return self
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,6 +18,7 @@ import httpx
 from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import TransferError
 from prefect_loova.mp4 import Mp4Check
+from prefect_loova.tls import tls_context
 from prefect_loova.upload import MAX_PARTS, PROGRESS_SECONDS, Progress, Target, Upload, abort_uploads, to_its_end
 
 if TYPE_CHECKING:
@@ -30,12 +29,6 @@ __all__ = ["PROGRESS_SECONDS", "Copied", "Target", "abort_uploads", "copy_video"
 
 async def _nothing(_: object) -> None:
     return None
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Made once: it takes 20 ms, and a few MiB."""
-    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -108,7 +101,7 @@ async def copy_video(
 
     deadline = asyncio.timeout(total_timeout)
     try:
-        async with deadline, nullcontext(http) if http else httpx.AsyncClient(verify=_tls()) as client:
+        async with deadline, nullcontext(http) if http else httpx.AsyncClient(verify=tls_context()) as client:
             download = Download(
                 url,
                 client,

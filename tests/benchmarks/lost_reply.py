@@ -1,7 +1,7 @@
 """What happens to the money when the answer to a paid POST is lost: our flow, and the packages that others would use.
 
     make bench-lost-reply
-    make bench-lost-reply ARGS="--only openai --json result.json"
+    make bench-lost-reply ARGS="--only openai"
 
 A loopback server reads the whole POST, counts it as billed, and closes without an answer, or a gateway answers 502.
 Each package makes its plainest documented call with its own defaults, twice, as a scheduler runs a script again.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from billing import BillingServer, Received, Scenario, certificate
+from report import Cell, finish
 
 from prefect_loova.simulator.s3 import EmbeddedS3
 
@@ -47,8 +48,6 @@ SCENARIOS = (
     # fal-client repeats a 502 by what the page says.
     Scenario("other-502", "502 with a page that names no nginx", "gateway", NGINX.replace("nginx", "gateway")),
 )
-
-LINE = "{:31}{:>10} {:>9} {:>8}  {:23}{}"
 
 _NEVER_AN_ID = frozenset({"host", "content-length", "content-type"})
 _SETTINGS = re.compile(r"^(FAL|REPLICATE|RUNWAYML|OPENAI|LUMAAI|GOOGLE|GEMINI|ARK|VOLC|LOOVA|PREFECT|AWS|UV_PROJECT)")
@@ -302,27 +301,19 @@ def measure_ours(s3: EmbeddedS3, tls: Path, folder: Path) -> list[Row]:
     return measure(OURS, command, settings, tls, records)
 
 
-def table(rows: list[Row]) -> str:
-    """The table and its notes, as text."""
-    lines = [LINE.format("", "paid POSTs", "run again", "seconds", "error", "the caller is left with")]
+def lines(rows: list[Row]) -> Iterator[list[Cell]]:
+    """The lines of the table; what more is left to the caller is in the figures."""
     for scenario in SCENARIOS:
-        lines += ["", scenario.title]
         for row in (row for row in rows if row.scenario == scenario.name):
-            name = f"  {row.package} {row.version}"
-            if row.paid_posts is None:
-                lines.append(f"{name}: {row.problem}")
-                continue
-            seconds = "-" if row.seconds is None else f"{row.seconds:.2f}"
             left = [*row.left_with, *filter(None, [row.problem])] or ["nothing"]
-            posts = row.paid_posts, row.paid_posts_again or 0
-            lines.append(LINE.format(name, *posts, seconds, row.outcome, left[0]))
-            lines += [LINE.format("", "", "", "", "", more) for more in left[1:]]
-    return "\n".join([*lines, "", *notes(rows)])
+            more = f" (and {len(left) - 1} more)" if left[1:] else ""
+            counts = row.paid_posts, row.paid_posts_again, row.seconds
+            yield [f"{row.package} {row.version}, {scenario.title}", *counts, row.outcome, left[0] + more]
 
 
 def notes(rows: list[Row]) -> Iterator[str]:
     """What the numbers alone do not say."""
-    yield "Run again: paid POSTs of the same script, started once more. Seconds: the first call alone, without imports"
+    yield "Again: paid POSTs of the same script, started once more. Seconds: the first call alone, without imports"
     yield "and without the start of Prefect's server."
     with_key = sorted({r.package for r in rows if any("idempot" in name for name in r.changing_headers)})
     yield f"An idempotency key was sent by: {', '.join(with_key) or 'none'}. Headers of the paid POSTs that change:"
@@ -343,7 +334,6 @@ def notes(rows: list[Row]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a lost answer to a paid POST costs.")
     parser.add_argument("--only", metavar="PACKAGE", action="append", help="one of them; may be repeated")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there as well")
     args = parser.parse_args()
     names = [who.package for who in (*PEERS, OURS)]
     if wrong := set(args.only or ()) - set(names):
@@ -357,9 +347,20 @@ def main() -> None:
         if not args.only or OURS.package in args.only:
             with EmbeddedS3(folder) as s3:
                 rows += measure_ours(s3, tls, folder)
-    print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    ours = [row for row in rows if row.package == OURS.package]
+    finish(
+        "lost-reply",
+        "Paid POSTs where the answer is lost, by the plainest documented call with its defaults, and by the same again",
+        ["", "paid POSTs", "again", "seconds", "error", "the caller is left with"],
+        lines(rows),
+        aims={
+            f"{OURS.package} sends one paid POST, none again, and leaves the job record": all(
+                (row.paid_posts, row.paid_posts_again) == (1, 0) and row.left_with for row in ours
+            )
+        },
+        figures={"rows": [asdict(row) for row in rows]},
+    )
+    print("", *notes(rows), sep="\n")
 
 
 if __name__ == "__main__":

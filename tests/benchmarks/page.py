@@ -26,7 +26,7 @@ def section(name: str) -> str:
             *plot,
             *aims,
             "",
-            f"{result['date']}; {where}; Python {machine['python']}, {versions}. "
+            f"{result['date']}, revision {result['revision']}; {where}; Python {machine['python']}, {versions}. "
             f"[All figures](benchmarks/{name}.json).",
         ]
     )

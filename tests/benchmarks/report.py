@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ def finish(
     result = {
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
+        "revision": _revision(),
         "command": f"make bench-{name}" + (f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""),
         "machine": machine(),
         "versions": {package: version(package) for package in ("prefect", "httpx", "boto3", *packages)} | (tools or {}),
@@ -64,10 +66,15 @@ def finish(
     for aim, reached in aims.items():
         print(f"{'reached' if reached else 'MISSED '}  {aim}")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     if plot:
         _draw(plot, RESULTS / f"{name}.svg")
     print(f"\nAll figures: {RESULTS / name}.json")
+
+
+def _revision() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def machine() -> dict[str, Any]:

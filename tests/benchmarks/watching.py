@@ -117,10 +117,12 @@ class Watched:
     def _count_events(self) -> None:
         from prefect.events.clients import EventsClient
 
-        emit = EventsClient.emit
+        emit, seen = EventsClient.emit, set[bytes]()
 
         async def counted(client: EventsClient, event: Any) -> None:
-            self._note(f"event {event.event}")
+            if event.id.bytes not in seen:  # Prefect sends unconfirmed ones again when it connects anew
+                seen.add(event.id.bytes)
+                self._note(f"event {event.event}")
             await emit(client, event)
 
         EventsClient.emit = counted  # type: ignore[method-assign]

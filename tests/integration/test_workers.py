@@ -126,7 +126,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with ExitStack() as stack:
         url = None
         if os.environ.get("TEST_ON_POSTGRES"):
-            url = stack.enter_context(postgres())
+            url = stack.enter_context(postgres()).url
         server = stack.enter_context(PrefectServer(tmp_path_factory.mktemp("server"), url))
         yield Cluster(server, tmp_path_factory.mktemp("home"))
 
