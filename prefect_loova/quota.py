@@ -73,7 +73,7 @@ async def slot(limit: str, timeout: float = SLOT_TIMEOUT, max_wait: float | None
         max_wait: When to give up altogether, in seconds; None for never. Of use where it is less than `timeout`.
 
     Raises:
-        WaitTimeoutError: No slot came free within `max_wait`; nothing was bought.
+        WaitTimeoutError: No slot was had within `max_wait` (5 s at least); nothing was bought.
     """
     held = await _taken(limit, timeout, max_wait) if is_shared(limit) else None
     try:
@@ -95,7 +95,10 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
         while gate.closed_until < time.monotonic():
             seconds = min(timeout, until - time.monotonic())
             if seconds <= 0:
-                raise WaitTimeoutError(f"no slot of the concurrency limit {limit} came free; nothing was bought")
+                raise WaitTimeoutError(
+                    f"no slot of the concurrency limit {limit} was had within max_wait ({max_wait:.0f} s): none "
+                    "came free, or the Prefect server was too busy to give one; nothing was bought"
+                )
             held = _slot_of(limit, seconds)
             try:
                 async with asyncio.timeout(seconds + 5):

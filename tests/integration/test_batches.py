@@ -26,7 +26,7 @@ from prefect_loova import (
     generate_videos,
     report_credits,
 )
-from prefect_loova.errors import InvalidRequestError
+from prefect_loova.errors import InvalidRequestError, WaitTimeoutError
 from prefect_loova.quota import places, slot
 from prefect_loova.spending import today
 from tests.integration.conftest import block_of
@@ -225,6 +225,19 @@ async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(cap
 
     assert await waits() == "went on"
     assert "no slot of the concurrency limit full came free in 1 s: submitting without one" in caplog.text
+
+
+async def test_no_slot_within_max_wait_is_an_error_before_anything_is_bought():
+    async with get_client() as client:
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="taken", limit=1))
+
+    @flow
+    async def waits() -> None:
+        async with concurrency("taken", lease_duration=60), slot("taken", max_wait=0):
+            raise AssertionError("it went on")
+
+    with pytest.raises(WaitTimeoutError, match=r"taken was had within max_wait \(0 s\).*nothing was bought"):
+        await waits()
 
 
 async def test_events_tell_what_happened_to_a_job(place, loova):
