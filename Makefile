@@ -23,7 +23,7 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 	@.venv/bin/python flows/generate_video.py "$(PROMPT)" --simulate
 
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
-	@.venv/bin/pytest -n 3 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
+	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
 test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
@@ -40,7 +40,7 @@ test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt in
 screenshots: $(READY) ## The README's pictures: of a run of the demo's request, and of a batch of 12
 	@.venv/bin/python -m tests.ui.screenshots docs/images
 
-bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview ## All benchmarks, one after the other (hours); .bench/*.json
+bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json
 
 bench-saving: $(BENCH_READY) ## A video from its URL into S3: ours against aws s3 cp, smart_open and others; ARGS="--mib 64"
 	@$(BENCH) tests/benchmarks/saving.py $(ARGS)

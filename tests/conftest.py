@@ -16,6 +16,12 @@ from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
+SECOND_SERVER = ("test_deployment", "test_docs", "test_readme", "test_storyboard")
+"""Some half of the tests at a Prefect server, by time: they have one of their own, in another runner.
+
+In one chain they took longer than all other tests together, with a processor idle for half of the time.
+"""
+
 
 def pytest_report_header() -> str:
     """The seed of the crash schedules, which are the same in each run unless it is changed."""
@@ -32,10 +38,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs one after the other: the tests at Prefect's test server, the commands, and the crash tests."""
+    """What runs one after the other: the tests at a Prefect test server, the commands, and the crash tests."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("prefect"))
+            item.add_marker(pytest.mark.xdist_group("prefect-2" if item.path.stem in SECOND_SERVER else "prefect"))
         elif "crash" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("crash"))
         elif "killable_prefect" in getattr(item, "fixturenames", ()):

@@ -1,4 +1,4 @@
-"""A real Prefect server, once a run, and the blocks of a place: a simulated Loova, a bucket under least privilege."""
+"""A real Prefect server, once a group of tests; the blocks of a place: a simulated Loova, a bucket, least privilege."""
 
 from __future__ import annotations
 
