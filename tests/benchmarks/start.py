@@ -123,7 +123,11 @@ def worker(environment: dict[str, str], log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # seen once in a while, with no run left: nothing is measured any more
+            process.kill()
+            process.wait()
 
 
 async def one_run(name: str, parameters: dict[str, Any], loova: LoovaSimulator, prompt: str) -> dict[str, float]:
