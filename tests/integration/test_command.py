@@ -208,7 +208,7 @@ def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(killable_prefect, t
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.one_s3_server
 def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(served, bucket, loova, sent):
-    loova.fail("slow_reply", delay_seconds=2)
+    loova.fail("slow_reply", delay_seconds=6)  # on a busy machine the signal may be seconds late
     arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")
     run = subprocess.Popen(
         [*COMMAND, *arguments], env=served, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -217,6 +217,7 @@ def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(serve
         assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(sent)
+    assert run.poll() is None
     out, err = run.communicate(timeout=60)
     assert run.returncode == 1, err
     assert json.loads(out)["error"]["type"] == "InterruptedRunError"
