@@ -97,7 +97,7 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
             if seconds <= 0:
                 raise WaitTimeoutError(
                     f"no slot of the concurrency limit {limit} was had within max_wait ({max_wait:.0f} s): none "
-                    "came free, or the Prefect server was too busy to give one; nothing was bought"
+                    "came free, or the Prefect server was too busy to give one; nothing was bought. Run it again"
                 )
             held = _slot_of(limit, seconds)
             try:

@@ -19,7 +19,7 @@ settings.load_profile("shared")
 SECOND_SERVER = ("test_deployment", "test_docs", "test_readme", "test_storyboard")
 """Some half of the tests at a Prefect server, by time: they have one of their own, in another runner.
 
-In one chain they took longer than all other tests together, with a processor idle for half of the time.
+As one chain they decided how long a run takes, with the processors 60% busy.
 """
 
 

@@ -125,7 +125,7 @@ def worker(environment: dict[str, str], log: Path) -> Iterator[None]:
         process.terminate()
         try:
             process.wait(30)
-        except subprocess.TimeoutExpired:  # seen once in a while, with no run left: nothing is measured any more
+        except subprocess.TimeoutExpired:  # seen once, with no run left: nothing is measured any more
             process.kill()
             process.wait()
 

@@ -24,7 +24,7 @@ def test_each_section_has_a_run_and_each_run_a_section() -> None:
     assert sorted(sections) == [path.stem for path in RESULTS]
 
 
-def test_every_run_was_on_one_machine_and_of_code_that_is_in_the_repository() -> None:
+def test_every_run_was_on_one_machine_and_of_committed_code() -> None:
     runs = [json.loads(path.read_text()) for path in RESULTS]
     assert len({json.dumps(run["machine"]) for run in runs}) == 1
     assert not [run["name"] for run in runs if run["revision"].endswith("-dirty")]
