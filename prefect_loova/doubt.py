@@ -162,6 +162,7 @@ async def in_doubt(jobs: VideoJobs, record: JobRecord, number: int, cause: InDou
         key=job.key,
         attempt=job.attempt,
         next_steps=job.next_steps,
+        found=cause is None,
         trace_id=job.trace_id,
         http_status=cause.http_status if cause else None,
         code=cause.code if cause else None,

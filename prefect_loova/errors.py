@@ -168,6 +168,7 @@ class InDoubtError(LoovaError):
         key: The request's key, where the job has a record.
         attempt: Which attempt to buy it is in doubt, counted from 1.
         next_steps: What the person does next, commands included.
+        found: Whether another run lost the answer, before: it says nothing of how Loova answers now.
     """
 
     def __init__(
@@ -177,12 +178,14 @@ class InDoubtError(LoovaError):
         key: str | None = None,
         attempt: int | None = None,
         next_steps: Sequence[str] = (),
+        found: bool = False,
         **known: Any,
     ) -> None:
         super().__init__(message, **known)
         self.key = key
         self.attempt = attempt
         self.next_steps = tuple(next_steps)
+        self.found = found
 
     def __str__(self) -> str:
         return "\n".join([super().__str__(), *self.next_steps])

@@ -3,7 +3,7 @@
 A lane is one place. It holds a slot (of a limit that others share) from its first submit to its last generation, so
 that a slot passes from video to video inside a run. Waiting for what already runs takes no place, saving takes none
 either. One bad video does not stop the others; what no later one can escape (a wrong key, no credits for its price,
-three lost answers in a row) does.
+three answers in a row that it lost itself) does.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _Run:
             self.stopped = self.stopped or f"an earlier one of this batch was refused: {shown(error)}"
         if isinstance(error, _TOO_DEAR) and order.price < self.refused[0]:
             self.refused = order.price, f"one of this price was refused: {shown(error)}"
-        if isinstance(error, InDoubtError):
+        if isinstance(error, InDoubtError) and not error.found:
             self.doubts += 1
             if self.doubts >= _DOUBTS_IN_A_ROW:
                 self.stopped = self.stopped or f"{self.doubts} answers in a row were lost, the last one: {shown(error)}"

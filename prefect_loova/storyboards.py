@@ -30,7 +30,7 @@ from prefect_loova.batch import (
 from prefect_loova.batches import Batch
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError, InvalidRequestError, first_of, shown
+from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, first_of, shown
 from prefect_loova.films import join_shots
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
@@ -279,11 +279,16 @@ class _Run:
             return saved
 
         async with self.places:
-            report = await work_off(Plan((order,), self.budget), replace(self.steps, save=save), places=1)
-        (outcome,) = report.videos
-        # Those of earlier runs say nothing of what goes wrong now.
-        self.doubts += outcome.outcome == "in_doubt" and order.state != "in_doubt"
-        return outcome
+            steps = replace(self.steps, submit=self._submit, save=save)
+            report = await work_off(Plan((order,), self.budget), steps, places=1)
+        return report.videos[0]
+
+    async def _submit(self, request: VideoRequest) -> Submission:
+        try:
+            return await self.steps.submit(request)
+        except InDoubtError as error:
+            self.doubts += not error.found
+            raise
 
     def _note(self, number: int, outcome: VideoOutcome) -> None:
         self.state.outcomes[number] = outcome

@@ -20,10 +20,12 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials
 from prefect_loova.simulator import LoovaSimulator
 from tests.docs_blocks import to_run
+from tests.integration.conftest import TIMES
 from tests.postgres import postgres
 from tests.prefect_server import PrefectServer
 
@@ -37,6 +39,14 @@ pytestmark = [pytest.mark.workers, pytest.mark.one_s3_server]
 def loova() -> Iterator[LoovaSimulator]:
     with LoovaSimulator(api_key="loova-secret-key", generation_seconds=1, short_side=64) as simulator:
         yield simulator
+
+
+@pytest.fixture
+def credentials(loova: LoovaSimulator) -> LoovaCredentials:
+    """Patient, as two workers and their server keep the machine busy: no answer is lost but by the kill."""
+    return LoovaCredentials(
+        api_key=SecretStr(loova.api_key), base_url=loova.base_url, timeout=20, submit_timeout=20, job_times=TIMES
+    )
 
 
 class Cluster:

@@ -188,6 +188,13 @@ def test_three_lost_answers_in_a_row_end_the_submits():
     assert "3 answers in a row were lost" in report.videos[-1].reason
 
 
+def test_jobs_found_in_doubt_say_nothing_of_how_loova_answers_now():
+    errors = {f"video {number}": InDoubtError("lost by another run", found=True) for number in range(8)}
+    errors |= {f"video {number}": InDoubtError("lost", credits_spent="maybe") for number in (8, 9)}
+    report, _ = made(Loova(errors=errors), new(30), places=1)
+    assert (report.count("in_doubt"), report.count("saved"), report.count("not_started")) == (10, 20, 0)
+
+
 @pytest.mark.parametrize("error", [InsufficientCreditsError("too few"), BudgetError("too much for this day")])
 def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
     loova = Loova(errors={"video 0": error})

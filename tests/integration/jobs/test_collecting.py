@@ -170,6 +170,17 @@ async def test_a_lost_answer_takes_a_place_and_ends_the_submits_of_this_pass(buc
     assert (len(found.submitted), found.running, found.queued) == (4, 6, 3)
 
 
+async def test_a_submit_that_a_killed_collector_left_is_told_once_and_ends_no_pass(bucket, slow) -> None:
+    shop = Shop(bucket, slow)
+    after_it = [request for request in requests(20) if request.key > KEY][:2]
+    async with shop.worker() as jobs:
+        await queue(jobs, [REQUEST, *after_it])
+    await shop.leave("begin", post_timeout_seconds=0)
+    found = await collected(shop, places=3, times=AT_ONCE)
+    assert ([job.key for job in found.in_doubt], len(found.submitted), found.queued) == ([KEY], 2, 0)
+    assert slow.ledger["totals"]["posted"] == 2
+
+
 @pytest.mark.parametrize("fault", ["unavailable", "submit_redirect", "authentication_failed"])
 async def test_what_says_nothing_about_the_request_leaves_it_queued(shop: Shop, fault: str) -> None:
     await queued(shop, 3)
