@@ -3,7 +3,7 @@
 A lane is one place. It holds a slot (of a limit that others share) from its first submit to its last generation, so
 that a slot passes from video to video inside a run. Waiting for what already runs takes no place, saving takes none
 either. One bad video does not stop the others; what no later one can escape (a wrong key, no credits for its price,
-three answers in a row that it lost itself) does.
+three answers in a row that this batch lost) does.
 """
 
 from __future__ import annotations
