@@ -258,8 +258,6 @@ class _Run:
             if shot.goes_on and before not in self.state.saved:
                 told = f"it goes on from shot {before}, which is not there"
                 self._note(number, self.state.outcome(shot, told))
-            elif self.doubts >= _DOUBTS:
-                self._note(number, self.state.outcome(shot, f"{self.doubts} answers were lost"))
             else:
                 self._note(number, await self._made(shot))
 
@@ -279,6 +277,9 @@ class _Run:
             return saved
 
         async with self.places:
+            if order.price and self.doubts >= _DOUBTS:
+                told = f"{self.doubts} answers were lost, so it was not bought: decide on those, and run it again"
+                return self.state.outcome(shot, told)
             steps = replace(self.steps, submit=self._submit, save=save)
             report = await work_off(Plan((order,), self.budget), steps, places=1)
         return report.videos[0]

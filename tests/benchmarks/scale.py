@@ -9,7 +9,7 @@ Prefect's server bounds the parameters of a run at 512 KiB, some 1,400 requests,
 a process of its own, and once more in another one, where everything is there already. Generations take no time at
 all, so that the overhead is all there is; `quarters` of the figures tell whether the last videos of a run take longer
 than the first. What a plain Prefect flow keeps in memory for its task runs (`peers/prefect_tasks.py`, to 1,000)
-stands beside. A run of an hour meets a machine whose speed varies: `loop` is what a fixed loop of Python took
+stands beside. A run of an hour meets a machine whose speed varies: `loop` is what a fixed loop (`gauge.py`) took
 meanwhile, and processor time stands beside it in loops too.
 """
 

@@ -12,10 +12,12 @@ from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_loova import LoovaCredentials
+from prefect_loova import LoovaCredentials, VideoRequest
 from prefect_loova.command import Place
 from prefect_loova.jobs import JobTimes
+from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
 from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.states import JobRecord
 from tests.prefect_server import PrefectServer
 
 TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
@@ -79,3 +81,11 @@ def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None 
         aws_client_parameters=AwsClientParameters(endpoint_url=endpoint_url or bucket.endpoint_url),
     )
     return S3Bucket(bucket_name=bucket.name, credentials=aws)
+
+
+async def left_in_the_middle_of_the_submit(requests: list[VideoRequest], place: Place) -> None:
+    """As a killed run leaves them."""
+    async with open_jobs(place.credentials, place.bucket, DEFAULT_PREFIX) as jobs:
+        for request in requests:
+            stored = await jobs.records.create(JobRecord.claimed(request, jobs.loova.origin, {}))
+            await jobs.records.advance(stored, stored.record.move("begin", post_timeout_seconds=0))

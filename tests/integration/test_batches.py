@@ -27,11 +27,9 @@ from prefect_loova import (
     report_credits,
 )
 from prefect_loova.errors import InvalidRequestError, WaitTimeoutError
-from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
 from prefect_loova.quota import places, slot
 from prefect_loova.spending import today
-from prefect_loova.states import JobRecord
-from tests.integration.conftest import block_of
+from tests.integration.conftest import block_of, left_in_the_middle_of_the_submit
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -90,14 +88,6 @@ async def test_one_bad_video_does_not_stop_the_others_and_the_run_says_what_is_m
     assert again.count("in_doubt") == 1
     assert again.count("saved", "reused") == 5
     assert loova.ledger["totals"]["billed"] == 6
-
-
-async def left_in_the_middle_of_the_submit(requests: list[VideoRequest], place) -> None:
-    """As a killed run leaves them."""
-    async with open_jobs(place.credentials, place.bucket, DEFAULT_PREFIX) as jobs:
-        for request in requests:
-            stored = await jobs.records.create(JobRecord.claimed(request, jobs.loova.origin, {}))
-            await jobs.records.advance(stored, stored.record.move("begin", post_timeout_seconds=0))
 
 
 async def test_submits_that_a_killed_run_left_do_not_stop_the_run_after_it(place, loova):

@@ -28,7 +28,7 @@ from prefect_loova.frames import frame_of
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.storyboard import read_storyboard
 from prefect_loova.storyboards import _Run, _State
-from tests.integration.conftest import block_of
+from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
 from tests.media_host import Host
 from tests.proxy import Harm, Proxy
 
@@ -262,6 +262,33 @@ async def test_jobs_in_doubt_from_earlier_runs_do_not_end_a_story(story, place, 
     with pytest.raises(BatchError) as caught:
         await make(story, place)
     assert [shot.outcome for shot in caught.value.report.videos] == ["in_doubt"] * 3 + ["saved"] * 2
+
+
+def independent(story: Path, count: int) -> list[VideoRequest]:
+    """Write a story of so many shots, none of which goes on from another; what they ask for."""
+    story.write_text(json.dumps([{"prompt": f"shot {number}", "duration": 4} for number in range(count)]))
+    return [shot.request for shot in read_storyboard(story.read_bytes(), story.name).shots]
+
+
+async def test_three_lost_answers_end_the_submits_of_a_story(story, place, loova):
+    independent(story, 12)
+    loova.fail("lost_reply", times=None)
+    with pytest.raises(BatchError, match="answers were lost") as caught:
+        await make(story, place)
+    posted = loova.ledger["totals"]["posted"]
+    assert 3 <= posted <= 8  # 6 at once, of which two are over before the third
+    report = caught.value.report
+    assert (report.count("in_doubt"), report.count("not_started")) == (posted, 12 - posted)
+
+
+async def test_submits_that_a_killed_run_left_do_not_end_the_story_after_it(story, place, loova):
+    requests = independent(story, 12)
+    await left_in_the_middle_of_the_submit(requests[:4], place)
+    place.credentials.job_times = TIMES.model_copy(update={"doubt_after": 0})  # found before others are saved
+    with pytest.raises(BatchError) as caught:
+        await make(story, place)
+    assert [shot.outcome for shot in caught.value.report.videos] == ["in_doubt"] * 4 + ["saved"] * 8
+    assert loova.ledger["totals"]["posted"] == 8
 
 
 TWO = "shots: [{prompt: the boat, duration: 4}, {prompt: the shore, duration: 4}]"
