@@ -1,0 +1,156 @@
+"""Write what this version stores, as one JSON file that later versions must be able to go on with.
+
+`python -m tests.stored.write tests/stored/v0.1.0.json`: a bucket with a job in each state, two queued requests and the
+index of a day; a block; a deployment's parameters; results of tasks. A file that was released is never written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect_loova import LoovaCredentials, VideoRequest
+from prefect_loova.client import LoovaClient
+from prefect_loova.collecting import queue
+from prefect_loova.doubt import decide, job_in_doubt
+from prefect_loova.errors import InDoubtError, LoovaError
+from prefect_loova.jobs import JobTimes, VideoJobs
+from prefect_loova.records import JobRecords
+from prefect_loova.saving import save_video
+from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.states import Decision, JobRecord, with_purchase
+from prefect_loova.submitting import submit_video
+from prefect_loova.waiting import wait_for_video
+from tests.s3_servers import moto
+
+ORIGIN = "https://loova.test"
+AT_ONCE = JobTimes(take_over_after=0, doubt_after=0, lease=2, look_again=0.05)
+REQUESTS = {
+    "plain": VideoRequest(prompt="a boat", duration=4),
+    "take": VideoRequest(prompt="a boat", duration=4, take=2, model="seedance_2_0_fast", ratio="9:16"),
+    "media": VideoRequest(
+        prompt="like @Image1",
+        image_urls=["https://pictures.test/cat.png?X-Amz-Signature=s&X-Amz-Date=d&size=2"],
+        video_urls=["https://films.test/walk.mp4?sig=s&se=e&sp=r&sv=v"],
+    ),
+    "signed by S3's version 2": VideoRequest(
+        prompt="like @Image1",
+        image_urls=["https://b.s3.amazonaws.com/cat.png?AWSAccessKeyId=AKIA&Signature=s%3D&Expires=1790000000"],
+    ),
+    "pinned": VideoRequest(
+        prompt="go on",
+        function_mode="first_last_frames",
+        image_urls=[
+            f"s3://my-videos/loova/_media/{'3f' * 32}.png#sha256={'3f' * 32}",
+            "s3://my-videos/cat.png#etag=0123abcd",
+        ],
+    ),
+}
+
+
+async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
+    """A job in each state; returns results of tasks as Prefect stores them."""
+
+    def request(state: str) -> VideoRequest:
+        return VideoRequest(prompt=f"a job that is {state}", duration=4)
+
+    async def leave(state: str, *moves: str, **facts: Any) -> JobRecord:
+        record = JobRecord.claimed(request(state), ORIGIN, {"host": "a dead one"})
+        await jobs.spending.admit(record.key, 1, 0, record.current.credits_estimate)
+        await jobs.records.note_open(record)
+        for move in moves:
+            record = record.move(move, **facts)  # type: ignore[arg-type]
+        await jobs.records.create(record)
+        return record
+
+    def decision(what: Any) -> Decision:
+        return Decision(what=what, who="a person", when=datetime.now(UTC), why="saw it in the dashboard")
+
+    async def doubtful(state: str) -> JobRecord:
+        loova.fail("lost_reply")
+        try:
+            await submit_video(jobs, request(state), max_wait=0)
+        except InDoubtError:
+            return (await jobs.records.expect(request(state).key)).record
+        raise AssertionError("a lost reply is in doubt")
+
+    results: dict[str, Any] = {}
+    await leave("claimed")
+    await leave("submitting", "begin", post_timeout_seconds=0.1)
+    await submit_video(jobs, request("submitted"), max_wait=0)
+    submission = await submit_video(jobs, request("succeeded"), max_wait=0)
+    results["VideoTask"] = (await wait_for_video(jobs, submission, max_wait=5, poll_seconds=0.05)).model_dump(
+        mode="json"
+    )
+    submission = await submit_video(jobs, request("saved"), max_wait=0)
+    results["Submission"] = submission.model_dump(mode="json")
+    await wait_for_video(jobs, submission, max_wait=5, poll_seconds=0.05)
+    results["SavedVideo"] = (await save_video(jobs, submission)).model_dump(mode="json")
+    loova.fail("generation_failed")
+    submission = await submit_video(jobs, request("failed"), max_wait=0)
+    with suppress(LoovaError):
+        await wait_for_video(jobs, submission, max_wait=5, poll_seconds=0.05)
+    loova.fail("prompt_refused")
+    with suppress(LoovaError):
+        await submit_video(jobs, request("rejected"), max_wait=0)
+    doubt = await doubtful("in_doubt")
+    results["JobInDoubt"] = (await job_in_doubt(jobs, doubt.key)).model_dump(mode="json")
+    doubt = await doubtful("adopted")
+    await decide(jobs, doubt.key, decision("adopt"), loova.ledger["tasks"][-1]["task_id"])
+    doubt = await doubtful("to be submitted again")
+    await decide(jobs, doubt.key, decision("submit-again"))
+    doubt = await doubtful("abandoned")
+    await decide(jobs, doubt.key, decision("give-up"))
+    doubt = await doubtful("bought twice")
+    await decide(jobs, doubt.key, decision("submit-again"))
+    late = loova.ledger["tasks"][-1]["task_id"]
+    await submit_video(jobs, request("bought twice"), max_wait=0)
+    await jobs.records.change(doubt.key, lambda record: with_purchase(record, 1, late))
+    return results
+
+
+async def stored() -> dict[str, Any]:
+    """All of it."""
+    with moto() as server, LoovaSimulator(api_key="a-key", generation_seconds=0, short_side=64) as loova:
+        bucket = server.make_bucket()
+        client = LoovaClient(loova.api_key, loova.base_url, timeout=3, submit_timeout=2)
+        client.origin = ORIGIN
+        async with client:
+            records = JobRecords(bucket.client, bucket, "loova", ORIGIN)
+            jobs = VideoJobs(client, records, times=AT_ONCE, by={"host": "h", "deployment": "d"})
+            jobs = VideoJobs(client, records, times=AT_ONCE, by=jobs.by, max_credits_per_day=10_000)
+            results = await _jobs(jobs, loova)
+            await queue(jobs, [VideoRequest(prompt="queued", duration=4)])
+            await queue(jobs, [VideoRequest(prompt="queued, twice at most", duration=4)], max_paid_attempts=2)
+        objects = {}
+        for found in bucket.client.list_objects_v2(Bucket=bucket)["Contents"]:
+            if not found["Key"].endswith(".mp4"):
+                body = bucket.client.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+                objects[found["Key"]] = body.decode()
+        return {
+            "version": version("prefect-loova"),
+            "bucket": str(bucket),
+            "api_origin": ORIGIN,
+            "objects": objects,
+            "tasks": loova.ledger["tasks"],
+            "results": results,
+            "requests": {
+                name: {"stored": request.model_dump(mode="json"), "key": request.key}
+                for name, request in REQUESTS.items()
+            },
+            "block": LoovaCredentials(api_key="a-key", max_credits_per_day=900).model_dump(  # type: ignore[arg-type]
+                mode="json", context={"include_secrets": True}
+            ),
+        }
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    Path(sys.argv[1]).write_text(json.dumps(asyncio.run(stored()), indent=1, default=str) + "\n")
