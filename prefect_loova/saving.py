@@ -31,6 +31,9 @@ from prefect_loova.waiting import ended, look
 MAX_BYTES = 8 * 1024**3
 """The largest video that is saved by default, in bytes."""
 
+MAX_SECONDS = 4 * 3600.0
+"""How long one download and upload of a video may take by default, in seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +44,7 @@ async def save_video(
     upload_options: Mapping[str, Any] | None = None,
     max_bytes: int = MAX_BYTES,
     max_wait: float = 3600.0,
+    max_seconds: float = MAX_SECONDS,
 ) -> SavedVideo:
     """Save the video of a job, or find it saved already.
 
@@ -50,6 +54,8 @@ async def save_video(
         upload_options: boto3's `ExtraArgs` of an upload: SSE-KMS, tags, storage class.
         max_bytes: The largest video to accept, in bytes.
         max_wait: Seconds to wait for another worker that saves the same video.
+        max_seconds: Seconds for the download and upload themselves. After them this raises TransferError, and
+            the next call starts the video over.
 
     Raises:
         TransferError: The video could not be saved. The task id is kept, and saving may be tried again.
@@ -58,7 +64,12 @@ async def save_video(
         StorageError: The bucket or the record cannot be used.
     """
     saved, _ = await bring_video(
-        jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
+        jobs,
+        submission,
+        upload_options=upload_options,
+        max_bytes=max_bytes,
+        max_wait=max_wait,
+        max_seconds=max_seconds,
     )
     return saved
 
@@ -70,6 +81,7 @@ async def bring_video(
     upload_options: Mapping[str, Any] | None = None,
     max_bytes: int = MAX_BYTES,
     max_wait: float = 3600.0,
+    max_seconds: float = MAX_SECONDS,
 ) -> tuple[SavedVideo, bool]:
     """As `save_video`, and whether the video was brought into the bucket by this call."""
     deadline = Deadline(max_wait, jobs.clock)
@@ -109,7 +121,7 @@ async def bring_video(
             lease = await _HeldLease.take(jobs, stored, attempt)
         except RecordMovedError:
             continue
-        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes), True
+        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes, max_seconds), True
 
 
 async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
@@ -121,7 +133,9 @@ async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
     return _saved(jobs, stored.record, attempt, submission)
 
 
-async def _save_under(lease: _HeldLease, submission: Submission, options: dict[str, Any], max_bytes: int) -> SavedVideo:
+async def _save_under(
+    lease: _HeldLease, submission: Submission, options: dict[str, Any], max_bytes: int, max_seconds: float
+) -> SavedVideo:
     jobs, attempt = lease.jobs, lease.attempt
     metadata = {"task-id": attempt.task_id or "", "request-key": submission.key, "model": submission.model}
     target = Target(jobs.records.bucket, lease.object_key, {k: _ascii(v) for k, v in metadata.items()}, options)
@@ -129,10 +143,10 @@ async def _save_under(lease: _HeldLease, submission: Submission, options: dict[s
         if attempt.saving is not None:
             await abort_uploads(jobs.records.s3, target.bucket, target.key, attempt.saving.upload_id, options=options)
         try:
-            copied = await _copy(lease, submission, target, max_bytes)
+            copied = await _copy(lease, submission, target, max_bytes, max_seconds)
         except VideoUrlRefusedError as error:
             log.warning("task %s: %s; asking Loova once more for the URL", attempt.task_id, error)
-            copied = await _copy(lease, submission, target, max_bytes)
+            copied = await _copy(lease, submission, target, max_bytes, max_seconds)
     except BaseException as error:
         await lease.release()
         if not isinstance(error, Exception):  # cancelled, or a signal
@@ -153,7 +167,9 @@ async def _save_under(lease: _HeldLease, submission: Submission, options: dict[s
     return _saved(jobs, record, record.attempt(attempt.number), submission)
 
 
-async def _copy(lease: _HeldLease, submission: Submission, target: Target, max_bytes: int) -> Copied:
+async def _copy(
+    lease: _HeldLease, submission: Submission, target: Target, max_bytes: int, max_seconds: float
+) -> Copied:
     task = await _finished(lease.jobs, submission)
     if task.video_url is None:
         raise TaskFailedError(
@@ -170,6 +186,7 @@ async def _copy(lease: _HeldLease, submission: Submission, target: Target, max_b
         on_upload=lease.renew_for,
         on_progress=lease.renew_when_due,
         sleep=lease.jobs.sleep,
+        total_timeout=max_seconds,
     )
 
 

@@ -103,7 +103,7 @@ class Shop:
             return await wait_for_video(jobs, submission, max_wait=max_wait, poll_seconds=0.05)
 
     async def save(self, submission: Submission, **settings: Any) -> SavedVideo:
-        names = ("upload_options", "max_bytes", "max_wait")
+        names = ("upload_options", "max_bytes", "max_wait", "max_seconds")
         given = {name: settings.pop(name) for name in names if name in settings}
         clock = Clock()
         async with self.worker(**({"sleep": clock.sleep} | settings)) as jobs:

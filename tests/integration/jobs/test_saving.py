@@ -159,6 +159,12 @@ async def test_a_video_over_the_bound_leaves_no_object(shop: Shop) -> None:
     await assert_unsaved_and_then_saved(shop, await shop.finished(), NotWholeVideoError, max_bytes=1000)
 
 
+async def test_a_save_ends_after_max_seconds_and_leaves_no_object(shop: Shop) -> None:
+    submission = await shop.finished()
+    shop.loova.fail(on="video", delay_seconds=3, times=None)
+    await assert_unsaved_and_then_saved(shop, submission, TransferError, max_seconds=0.5)
+
+
 @pytest.fixture
 def large(bucket: Bucket) -> Iterator[Shop]:
     with LoovaSimulator(generation_seconds=0, short_side=64, video_bytes=12 * MIB) as loova:
