@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from prefect_loova import saving, submitting
+from prefect_loova.cancelling import task_group
 from prefect_loova.doubt import described, doubt_what_is_overdue, full_key
 from prefect_loova.errors import (
     AuthenticationError,
@@ -39,7 +40,6 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import JobInDoubt, SavedVideo, Submission, VideoRequest
 from prefect_loova.records import RecordMovedError, StoredRecord, is_key
-from prefect_loova.sigterm import task_group
 from prefect_loova.states import Attempt
 from prefect_loova.waiting import ended, look
 

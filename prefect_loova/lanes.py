@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome
+from prefect_loova.cancelling import task_group
 from prefect_loova.errors import (
     AuthenticationError,
     BudgetError,
@@ -26,7 +27,6 @@ from prefect_loova.errors import (
     shown,
 )
 from prefect_loova.models import SavedVideo, Submission, VideoRequest, VideoTask
-from prefect_loova.sigterm import task_group
 
 _WAITS_AT_ONCE = 24
 _SAVES_AT_ONCE = 3  # each takes some 40 MiB

@@ -1,4 +1,4 @@
-"""SIGTERM: held back while a paid submit is on its way, and let through where tasks run side by side.
+"""SIGTERM, held back while a paid submit is on its way.
 
 Prefect turns SIGTERM into an exception that leaves the event loop at once: the answer to a submit would be lost, and
 the job in doubt. Kubernetes waits 30 seconds before it kills; an answer takes one or two.
@@ -6,11 +6,10 @@ the job in doubt. Kubernetes waits 30 seconds before it kills; an answer takes o
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -53,16 +52,3 @@ def sigterm_held_back(stop: Callable[[], None]) -> Iterator[None]:
         if not _waiting and _came:
             _came.clear()
             signal.raise_signal(signal.SIGTERM)
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """As `asyncio.TaskGroup`, but the first error comes out as itself.
-
-    A signal strikes in whichever task runs, and Prefect knows its exception by the type.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None

@@ -28,6 +28,7 @@ from prefect_loova.batch import (
     standing,
 )
 from prefect_loova.batches import Batch
+from prefect_loova.cancelling import task_group
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
 from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, first_of, shown
@@ -44,7 +45,6 @@ from prefect_loova.preview_objects import load_moving
 from prefect_loova.progress import batch_progress
 from prefect_loova.quota import places
 from prefect_loova.showing import posters
-from prefect_loova.sigterm import task_group
 from prefect_loova.storyboard import Shot, Storyboard, StoryReport
 from prefect_loova.tasks import RETRIES, prepare_media
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+from prefect_loova.cancelling import to_its_end
 from prefect_loova.delivery import Delivery, delivery_of
 from prefect_loova.doubt import doubt_what_is_overdue, in_doubt
 from prefect_loova.errors import (
@@ -165,7 +166,10 @@ async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: 
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
-    return await _note_purchase(jobs, stored, number, task.task_id, facts)
+    record = await _note_purchase(jobs, stored, number, task.task_id, facts)
+    if stop.is_set():
+        log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
+    return record
 
 
 async def _begin(
@@ -239,24 +243,10 @@ async def _advance_or_change(
 async def _to_the_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run what must not be cut in the middle; a cancellation waits for its end, then goes on."""
     stop = asyncio.Event()
-    with sigterm_held_back(stop.set):
-        return await _shielded(work, stop)
 
-
-async def _shielded(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]], stop: asyncio.Event) -> T:
-    running = asyncio.create_task(work(stop))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
+    def cancelled() -> None:
         stop.set()
         log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
-        while not running.done():
-            try:
-                await asyncio.shield(running)
-            except asyncio.CancelledError:
-                continue
-            except Exception as error:
-                log.warning("the cancelled submit ended: %s", error)
-            else:
-                log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
-        raise
+
+    with sigterm_held_back(stop.set):
+        return await to_its_end(work(stop), cancelled)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from prefect_loova.cancelling import to_its_end
 from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import TransferError
 from prefect_loova.mp4 import Mp4Check
 from prefect_loova.tls import tls_context
-from prefect_loova.upload import MAX_PARTS, PROGRESS_SECONDS, Progress, Target, Upload, abort_uploads, to_its_end
+from prefect_loova.upload import MAX_PARTS, PROGRESS_SECONDS, Progress, Target, Upload, abort_uploads
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

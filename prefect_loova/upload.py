@@ -9,14 +9,15 @@ import logging
 import secrets
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from prefect_loova.cancelling import to_its_end
 from prefect_loova.errors import StorageError
 from prefect_loova.polling import backoff
 from prefect_loova.s3_errors import S3_ERRORS, code_of, storage_error
@@ -24,7 +25,6 @@ from prefect_loova.s3_errors import S3_ERRORS, code_of, storage_error
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_PARTS = 10_000
@@ -359,22 +359,6 @@ async def abort_uploads(
         return await to_its_end(asyncio.to_thread(abort))
     except S3_ERRORS as error:
         raise _failure(error, f"s3://{bucket}/{key}") from None
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await something that must not be left half done; a cancellation meanwhile is raised when it has ended."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled() and task.exception():
-            log.debug("failed after a cancellation: %s", task.exception())
-        raise cancelled
-    return task.result()
 
 
 def _abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:

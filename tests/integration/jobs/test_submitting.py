@@ -7,8 +7,10 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from typing import Any
 
+import anyio
 import pytest
 
 from prefect_loova.errors import (
@@ -193,6 +195,20 @@ async def test_a_cancellation_during_the_post_waits_for_the_answer_and_writes_it
     assert [attempt.task_id for attempt in shop.record.attempts] == shop.task_ids
     assert (await shop.submit()).reused
     assert shop.totals["posted"] == 1
+
+
+async def test_a_timeout_of_prefects_kind_waits_for_the_answer_without_using_the_processor(shop: Shop) -> None:
+    await shop.submit()  # what is loaded once is not what is measured
+    shop.loova.fail("slow_reply", delay_seconds=2)
+    started = time.process_time()
+    async with shop.worker() as jobs:
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(0.5):
+                await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
+    assert time.process_time() - started < 0.5
+    assert (shop.totals["posted"], shop.totals["billed"]) == (2, 2)
+    async with shop.worker() as jobs:
+        assert (await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))).reused
 
 
 async def test_a_cancellation_before_the_post_buys_nothing(shop: Shop, proxy: Proxy) -> None:

@@ -1,0 +1,112 @@
+"""Cancelled work ends in peace and without a busy loop, whoever cancels it: asyncio, or anyio as Prefect does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from prefect_loova.cancelling import task_group, to_its_end
+
+WORK = 0.6
+"""How long the work goes on after the cancellation, in seconds of the wall clock."""
+
+
+async def _by_anyio(work: Callable[[], Awaitable[object]]) -> None:
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.05):
+            await work()
+
+
+async def _by_asyncio(work: Callable[[], Awaitable[object]]) -> None:
+    running = asyncio.ensure_future(work())
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize("cancelled", [_by_anyio, _by_asyncio])
+@pytest.mark.parametrize("how", ["alone", "in a group", "in a group that fails"])
+async def test_cancelled_work_ends_first_and_uses_no_processor_meanwhile(how: str, cancelled) -> None:
+    ended, told = [], []
+
+    async def work() -> None:
+        await asyncio.sleep(WORK)
+        ended.append(True)
+
+    async def shielded() -> None:
+        await to_its_end(work(), lambda: told.append(True))
+
+    async def fails() -> None:
+        await asyncio.sleep(0.02)
+        raise ValueError("one of the group")
+
+    async def grouped() -> None:
+        async with task_group() as group:
+            group.create_task(shielded())
+            if how == "in a group that fails":
+                group.create_task(fails())
+
+    started = time.monotonic(), time.process_time()
+    if how == "in a group that fails":
+        with pytest.raises(BaseException) as failed:
+            with anyio.fail_after(0.05):
+                await grouped()
+        assert isinstance(failed.value, (ValueError, TimeoutError, asyncio.CancelledError))
+    else:
+        await cancelled(shielded if how == "alone" else grouped)
+    took, used = time.monotonic() - started[0], time.process_time() - started[1]
+    assert (ended, told) == ([True], [True])
+    assert took > WORK * 0.9
+    assert used < 0.1 * took
+
+
+async def test_a_group_shows_its_first_error_as_itself_and_cancels_the_others() -> None:
+    cancelled = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise KeyError("the first")
+
+    with pytest.raises(KeyError):
+        async with task_group() as group:
+            group.create_task(waits())
+            group.create_task(fails())
+    assert cancelled == [True]
+
+
+async def test_a_group_waits_for_tasks_that_its_tasks_began() -> None:
+    done = []
+
+    async def second() -> None:
+        await asyncio.sleep(0.01)
+        done.append("second")
+
+    async with task_group() as group:
+
+        async def first() -> None:
+            group.create_task(second())
+
+        group.create_task(first())
+    assert done == ["second"]
+
+
+async def test_what_the_work_returns_or_raises_comes_out() -> None:
+    async def fails() -> None:
+        raise KeyError("it")
+
+    assert await to_its_end(asyncio.sleep(0, "result")) == "result"
+    with pytest.raises(KeyError):
+        await to_its_end(fails())
