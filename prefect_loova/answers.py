@@ -1,4 +1,4 @@
-"""How Loova's answers are read: pure functions from an HTTP answer to a value or an error.
+"""How Loova's answers are read: functions from an HTTP answer to a value or an error, without I/O.
 
 Every answer is an envelope of `code`, `trace_id`, `message` and `data`; a business failure may come back with the
 success code, so an answer counts only when `data` holds what was asked for. What the sources leave open is treated as
@@ -9,12 +9,14 @@ in doubt.
 from __future__ import annotations
 
 import json
+import logging
 import math
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from prefect_loova import wording
 from prefect_loova.errors import (
     AuthenticationError,
     InDoubtError,
@@ -25,24 +27,27 @@ from prefect_loova.errors import (
     TaskNotFoundError,
     TooManyRunningTasksError,
     UnexpectedResponseError,
+    shown,
 )
 from prefect_loova.models import CreditBalance, VideoTask
+from prefect_loova.traces import trace_of_a_task, trace_of_a_task_in_text
 
 SUCCEEDED = frozenset({"succeeded", "success", "completed"})
 FAILED = frozenset({"failed", "error", "canceled", "cancelled"})
 """Words for an end that the sources show (get-task-status and public clients). The list is not closed."""
 
-TOO_MANY = re.compile(
-    r"\b(too many (running |concurrent |active )?(tasks|generations|requests)|(concurren\w+|running task|rate) limit"
-    r"|limit of (running|concurrent) tasks|at most \d+ (running |concurrent )?tasks)\b",
-    re.IGNORECASE,
-)
-"""The one pattern for a refusal because too many tasks run; pricing-and-limits documents no code for it."""
-
-_CREDITS = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(credits?|balance)\b", re.IGNORECASE)
-_LOGIN = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
 _UNSETTLED_4XX = frozenset({408, 409, 425, 499})
 """Codes of the client's range that leave open whether the submit took effect."""
+
+_LONGEST_ID = 1_000
+_LONGEST_MESSAGE = 2_000
+_LONGEST_WORD = 200
+_LONGEST_URL = 16_384
+"""The most characters of each text of Loova's that are kept. A task id is kept whole or not at all."""
+
+_MOST_CREDITS = 1e9
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,34 +60,50 @@ class Answer:
     message: str | None
     data: dict[str, Any] | None
     retry_after: str | None = None
-    holds_more: bool = False
-    """Whether something stands where a task could be named, in `data` of whatever type or beside it."""
+    holds_data: bool = False
+    """Whether `data` is anything but empty."""
+    trace: str | None = None
+    """What in the answer may name a task, other than the documented `data.task_id`: where it is, and the value."""
+    message_is_whole: bool = True
+    """Whether `message` is all that Loova wrote there."""
 
     @classmethod
-    def read(cls, http_status: int, body: bytes, retry_after: str | None = None) -> Answer:
-        """Take an answer apart. A body that is not an envelope has no code and no data."""
+    def read(cls, http_status: int, body: bytes, retry_after: str | None = None, location: str | None = None) -> Answer:
+        """Take an answer apart. A body that is not an envelope has no code and no data.
+
+        Args:
+            http_status: The HTTP status.
+            body: The whole body.
+            retry_after: The header of that name.
+            location: The header of that name: it may name a task.
+        """
         try:
             envelope = json.loads(body)
         except (ValueError, RecursionError):
-            envelope = None
+            return cls(http_status, None, None, None, None, retry_after, trace=trace_of_a_task_in_text(body, location))
+        trace = trace_of_a_task(envelope, location)
         if not isinstance(envelope, dict):
-            return cls(http_status, None, None, None, None, retry_after)
-        code, data = _number(envelope.get("code")), envelope.get("data")
+            return cls(http_status, None, None, None, None, retry_after, bool(envelope), trace)
+        message, data = envelope.get("message"), envelope.get("data")
         return cls(
             http_status,
-            int(code) if code is not None else None,
-            _text(envelope.get("trace_id")),
-            _text(envelope.get("message")),
+            _code(envelope.get("code")),
+            _text(envelope.get("trace_id"), _LONGEST_WORD),
+            _text(message, _LONGEST_MESSAGE),
             data if isinstance(data, dict) else None,
             retry_after,
-            _may_name_a_task(data) or any("task" in name.lower() for name in envelope),
+            _is_something(data),
+            trace,
+            not isinstance(message, str) or len(message) <= _LONGEST_MESSAGE,
         )
 
     @property
     def task_id(self) -> str | None:
-        """The task that the answer names, if it does."""
+        """The task that the answer names, if it does; one of over 1,000 characters names none that could be kept."""
         value = (self.data or {}).get("task_id")
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        return _text(value, _LONGEST_ID) if isinstance(value, str) and len(value) <= _LONGEST_ID else None
 
     def without(self, secret: str) -> Answer:
         """This answer with a secret that the server echoes cut out of all that is shown; ids and URLs stay whole."""
@@ -96,7 +117,7 @@ class Answer:
         data = self.data and cut_all(self.data, "task_id")
         if data and isinstance(data.get("result"), dict):
             data["result"] = cut_all(data["result"], "video_url")
-        return replace(self, trace_id=cut(self.trace_id), message=cut(self.message), data=data)
+        return replace(self, trace_id=cut(self.trace_id), message=cut(self.message), data=data, trace=cut(self.trace))
 
     def error(self, kind: type[LoovaError], message: str, spent: Spent = "no") -> LoovaError:
         """An error that carries what the answer tells."""
@@ -118,12 +139,15 @@ class Answer:
         return self.http_status in codes or self.code in codes
 
 
-def read_submit(answer: Answer, unavailable_means_refused: bool = False) -> VideoTask:
-    """What a submit bought.
+def read_submit(
+    answer: Answer, unavailable_means_refused: bool = False, refusal_phrases: Sequence[str] = ()
+) -> VideoTask:
+    """What a submit bought. Only what is recognised as a refusal is one; all else is in doubt.
 
     Args:
         answer: Loova's answer to the POST.
         unavailable_means_refused: Whether 503 counts as a refusal (the user's choice; by default it is in doubt).
+        refusal_phrases: Messages with one of these in them are refusals, where nothing in the answer may name a task.
 
     Raises:
         RejectedError: Loova said no; nothing was bought.
@@ -131,35 +155,52 @@ def read_submit(answer: Answer, unavailable_means_refused: bool = False) -> Vide
     """
     if answer.task_id is not None:
         # A task id in any answer, whatever its codes, is a purchase.
-        return _task(answer, answer.task_id)
-    refusal = _refusal(answer, unavailable_means_refused)
+        return _task(answer, answer.task_id, tell=log.warning)
+    refusal = _refusal(answer, unavailable_means_refused, refusal_phrases)
     if refusal is not None:
         kind, message = refusal
         raise answer.error(kind, message)
-    raise answer.error(InDoubtError, "Loova's answer to the submit names no task and no refusal", "maybe")
+    message = "Loova's answer to the submit names no task and no refusal"
+    if answer.trace is not None:
+        message = f"Loova's answer to the submit names no task where it is documented; {answer.trace} may be one"
+    raise answer.error(InDoubtError, message, "maybe")
 
 
-def _refusal(answer: Answer, unavailable_means_refused: bool) -> tuple[type[LoovaError], str] | None:
-    codes = {answer.http_status, answer.code}
-    if codes & _UNSETTLED_4XX or any(code is not None and 500 <= code < 600 for code in codes - {503}):
+def _refusal(answer: Answer, unavailable: bool, phrases: Sequence[str]) -> tuple[type[LoovaError], str] | None:
+    http, code = answer.http_status, answer.code
+    codes = {http, code}
+    message = answer.message if answer.message and answer.message_is_whole else ""
+    redirect = 300 <= http < 400
+    if not (http == 200 or redirect or 400 <= http < 500 or (http == 503 and unavailable)):
+        return None
+    if answer.trace is not None:
+        return None  # Whatever may name a task is no refusal, not even one because of the limit.
+    if wording.holds_any(message, phrases):
+        return _cause(answer, message)
+    if codes & _UNSETTLED_4XX or any(one is not None and 500 <= one < 600 for one in codes - {503}):
         return None
     if 503 in codes:
-        return (RejectedError, "Loova is unavailable") if unavailable_means_refused else None
-    message = answer.message or ""
-    client_error = any(code is not None and 400 <= code < 500 for code in codes)
-    redirect = 300 <= answer.http_status < 400
-    spoken = answer.http_status < 300 and answer.code == 200 and answer._says_something and not answer.holds_more
-    quota = 429 in codes or TOO_MANY.search(message) is not None
-    if not (client_error or redirect or spoken or quota):
+        return (RejectedError, "Loova is unavailable") if unavailable else None
+    if 429 in codes or wording.TOO_MANY.search(message):
+        # Above the limit a request "may be rejected or delayed" (pricing-and-limits).
+        taken = wording.says_taken(message) if 429 in codes else wording.speaks_of_acceptance(message)
+        return None if taken else (TooManyRunningTasksError, "Loova runs as many tasks of this account as it allows")
+    if code is not None and code < 400 and answer._says_something and wording.speaks_of_acceptance(message):
         return None
-    if quota:
-        return TooManyRunningTasksError, "Loova runs as many tasks of this account as it allows"
-    if answer._is_code(401) or _LOGIN.search(message):
-        return AuthenticationError, "Loova does not accept the API key"
-    if answer._is_code(402) or _CREDITS.search(message):
-        return InsufficientCreditsError, "the account has not enough API credits for this request"
-    if redirect:
+    client_error = 400 <= http < 500 or (code is not None and 400 <= code < 500)
+    spoken = http == 200 and code is not None and bool(message) and answer._says_something
+    if not (client_error or redirect or (spoken and (code == 200 or not answer.holds_data))):
+        return None
+    if redirect and not client_error:
         return RejectedError, "Loova answered the submit with a redirect, which is never followed: check the base URL"
+    return _cause(answer, message)
+
+
+def _cause(answer: Answer, message: str) -> tuple[type[LoovaError], str]:
+    if answer._is_code(401) or wording.LOGIN.search(message):
+        return AuthenticationError, "Loova does not accept the API key"
+    if answer._is_code(402) or wording.CREDITS.search(message):
+        return InsufficientCreditsError, "the account has not enough API credits for this request"
     return RejectedError, "Loova refused the request"
 
 
@@ -176,7 +217,7 @@ def read_task(answer: Answer, task_id: str) -> VideoTask:
         raise answer.error(UnexpectedResponseError, f"Loova's answer does not show task {task_id}")
     if answer.task_id not in (None, task_id):
         raise answer.error(UnexpectedResponseError, f"Loova's answer shows another task than {task_id}")
-    return _task(answer, task_id)
+    return _task(answer, task_id, tell=log.debug)
 
 
 def read_credits(answer: Answer) -> CreditBalance:
@@ -203,21 +244,23 @@ def _check_read(answer: Answer) -> None:
         raise answer.error(UnexpectedResponseError, "Loova did not answer as documented")
 
 
-def _task(answer: Answer, task_id: str) -> VideoTask:
+def _task(answer: Answer, task_id: str, tell: Callable[..., None]) -> VideoTask:
     data = answer.data or {}
     shown_result = data.get("result")
     result: dict[str, Any] = shown_result if isinstance(shown_result, dict) else {}
-    url = _text(result.get("video_url"))
+    url, result_status = _url(result.get("video_url")), _text(result.get("status"), _LONGEST_WORD)
+    status = _text(data.get("status"), _LONGEST_WORD)
+    state = _state(status, result_status, url)
     return VideoTask(
         task_id=task_id,
-        state=_state(_text(data.get("status")), _text(result.get("status")), url),
-        status=_text(result.get("status")) or _text(data.get("status")),
-        model=_text(data.get("model")),
+        state=state,
+        status=result_status or status,
+        model=_text(data.get("model"), _LONGEST_WORD),
         created_at=_time(data.get("created_at")),
         updated_at=_time(data.get("updated_at")),
         finished_at=_time(result.get("finished_at")),
-        credits_cost=_number(data.get("credits_cost")),
-        error_message=_text(result.get("error_message")),
+        credits_cost=_cost(data.get("credits_cost"), task_id, tell if state == "running" else log.warning),
+        error_message=_text(result.get("error_message"), _LONGEST_MESSAGE),
         trace_id=answer.trace_id,
         video_url=url,
     )
@@ -236,16 +279,25 @@ def _state(status: str | None, result_status: str | None, url: str | None) -> Li
     return "failed" if word in FAILED else "succeeded" if word in SUCCEEDED else "running"
 
 
-def _may_name_a_task(data: Any) -> bool:
-    """Whether `data` holds an id of some kind, or is of a type that this package does not know how to read."""
-    if isinstance(data, dict):
-        return any(value and re.search(r"id$|task", name.lower()) for name, value in data.items())
-    return bool(data)
+def _is_something(value: Any) -> bool:
+    return any(bool(one) for one in value.values()) if isinstance(value, dict) else bool(value)
 
 
-def _text(value: Any) -> str | None:
+def _code(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() and abs(number) < 1e15 else None
+
+
+def _text(value: Any, most: int) -> str | None:
+    if not isinstance(value, str):
+        return None
+    kept = value if len(value) <= most else value[: most - 1] + "…"
     # JSON may hold "\ud800", which is no character: no log, record or URL could carry it.
-    return value.encode(errors="backslashreplace").decode().strip() or None if isinstance(value, str) else None
+    return kept.encode(errors="backslashreplace").decode().strip() or None
+
+
+def _url(value: Any) -> str | None:
+    return _text(value, _LONGEST_URL) if isinstance(value, str) and len(value) <= _LONGEST_URL else None
 
 
 def _number(value: Any) -> float | None:
@@ -258,8 +310,19 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _cost(value: Any, task_id: str, tell: Callable[..., None]) -> float | None:
+    """What Loova charged, in credits; what is no charge is reported, and counts as not named."""
+    cost = _number(value)
+    if value is None or (cost is not None and 0 <= cost <= _MOST_CREDITS):
+        return cost
+    tell(
+        "task %s: Loova names a credits_cost of %s, which is no charge: it is ignored", task_id, shown(repr(value), 60)
+    )
+    return None
+
+
 def _time(value: Any) -> datetime | None:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_WORD:
         return None
     try:
         time = datetime.fromisoformat(value)

@@ -24,6 +24,7 @@ from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
 from prefect_loova.tls import tls_context
 from prefect_loova.urls import names_private_host, origin, url_problem
+from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
 
 DEFAULT_BASE_URL = "https://api.loova.ai/api"
 """The quickstart's base URL; some other pages print https://api.loova.ai without `/api`."""
@@ -75,6 +76,8 @@ class LoovaClient:
         read_tries: How often a read is tried in all.
         unavailable_means_refused: Count a 503 to a submit as a refusal instead of a doubt. Only for those who know
             that their way to Loova answers 503 before the request is passed on.
+        refusal_phrases: Parts of messages that refuse a submit, in any case. An answer whose message has one of them
+            in it is a refusal, where it could be one (HTTP 200, 3xx, 4xx) and nothing in it may name a task.
         transport: Another httpx transport, for tests.
         sleep: How to wait, in seconds.
     """
@@ -88,6 +91,7 @@ class LoovaClient:
         submit_timeout: float = 60.0,
         read_tries: int = 4,
         unavailable_means_refused: bool = False,
+        refusal_phrases: Sequence[str] = (),
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -95,6 +99,9 @@ class LoovaClient:
             raise InvalidRequestError("api_key: is empty; make a key in the Loova dashboard")
         if not (api_key.strip().isascii() and api_key.strip().isprintable()):
             raise InvalidRequestError("api_key: holds characters that no HTTP header can carry")
+        blank = [phrase for phrase in refusal_phrases if len(folded(phrase)) < SHORTEST_PHRASE]
+        if blank:
+            raise InvalidRequestError(f"refusal_phrases: {blank[0]!r} was given: {PHRASE_RULE}")
         problem = url_problem(base_url) or _base_url_problem(base_url)
         if problem:
             raise InvalidRequestError(f"base_url: {problem}")
@@ -106,6 +113,7 @@ class LoovaClient:
         self._timeout = timeout
         self._read_tries = max(1, read_tries)
         self._unavailable_means_refused = unavailable_means_refused
+        self._refusal_phrases = tuple(refusal_phrases)
         self._transport = transport
         self._sleep = sleep
         self._reads: httpx.AsyncClient | None = None
@@ -174,7 +182,7 @@ class LoovaClient:
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
                 message = f"the submit was sent to {self.origin} and its answer is lost: {self._safe(error)}"
                 raise InDoubtError(message, credits_spent="maybe") from None
-        return read_submit(answer, self._unavailable_means_refused)
+        return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
 
     async def get_task(self, task_id: str) -> VideoTask:
         """Look at one Loova task once (get-task-status).
@@ -233,7 +241,8 @@ class LoovaClient:
                 body += chunk
                 if len(body) > _MOST_BYTES:
                     raise ValueError(f"the answer is over {_MOST_BYTES} bytes")
-        answer = Answer.read(response.status_code, bytes(body), response.headers.get("Retry-After"))
+        got = response.headers
+        answer = Answer.read(response.status_code, bytes(body), got.get("Retry-After"), location=got.get("Location"))
         return answer.without(self._api_key)
 
     def _http(self, timeout: httpx.Timeout) -> httpx.AsyncClient:

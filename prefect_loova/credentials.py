@@ -13,6 +13,7 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs import JobTimes
 from prefect_loova.media_types import MediaRules
 from prefect_loova.urls import url_problem
+from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
 
 
 class LoovaCredentials(CredentialsBlock):
@@ -24,6 +25,7 @@ class LoovaCredentials(CredentialsBlock):
         timeout: The longest silence of a read, in seconds; 30 by default.
         submit_timeout: The whole time that a submit may take, in seconds; 60 by default.
         unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
+        refusal_phrases: Parts of Loova's messages that mean that a submit was refused; see docs/answers.md.
         max_credits_per_day: The credits that may be spent on one day, by all runs with one bucket and prefix together.
         job_times: When one worker may go on with what another one left.
         media: What reference media may be, and how they reach Loova.
@@ -61,6 +63,12 @@ class LoovaCredentials(CredentialsBlock):
         description="Count a 503 to a submit as a refusal instead of a doubt: only if your way to Loova answers 503 "
         "before it passes a request on.",
     )
+    refusal_phrases: list[str] = Field(
+        [],
+        title="Messages that refuse",
+        description="Parts of Loova's messages, in any case, that mean that a submit was refused and nothing was "
+        "bought: for refusals that this package does not know. Where an answer may name a task, they are ignored.",
+    )
     max_credits_per_day: float | None = Field(
         None,
         ge=0,
@@ -94,6 +102,14 @@ class LoovaCredentials(CredentialsBlock):
             raise ValueError(problem)
         return value.rstrip("/")
 
+    @field_validator("refusal_phrases")
+    @classmethod
+    def _are_phrases(cls, value: list[str]) -> list[str]:
+        for phrase in value:
+            if len(folded(phrase)) < SHORTEST_PHRASE:
+                raise ValueError(f"{phrase!r} was given: {PHRASE_RULE}")
+        return value
+
     @classmethod
     def from_env(cls) -> Self:
         """Credentials from `LOOVA_API_KEY` and, where it is set, `LOOVA_BASE_URL`.
@@ -122,4 +138,5 @@ class LoovaCredentials(CredentialsBlock):
             timeout=self.timeout,
             submit_timeout=self.submit_timeout,
             unavailable_means_refused=self.unavailable_means_refused,
+            refusal_phrases=self.refusal_phrases,
         )

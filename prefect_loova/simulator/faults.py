@@ -92,6 +92,15 @@ def _says(code: int, message: str, **more: Any) -> dict[str, Any]:
     return {"on": "submit", "apply": False, "envelope": {"code": code, "message": message, "data": None}} | more
 
 
+_DELAYED = "Too many running tasks: your request is delayed and queued"
+
+
+def _hides_the_task(code: int, message: str, data: JsonValue, status: int = 200, **beside: Any) -> dict[str, Any]:
+    kept = data and {"task_id": None, "status": None, "created_at": None, "credits_cost": None} | dict(data)  # type: ignore[arg-type]
+    envelope = {"code": code, "message": message, "data": kept} | beside
+    return {"on": "submit", "status": status if status != 200 else None, "envelope": envelope}
+
+
 def _result(status: str, **result: Any) -> dict[str, Any]:
     envelope = {"data": {"status": status, "result": {"status": status} | result}}
     return {"on": "poll", "state": "succeeded", "times": None, "envelope": envelope}
@@ -109,6 +118,11 @@ FAULTS: dict[str, Fault] = _named(
     not_json={"on": "submit", "body": '{"code": 200, "data": {"task_id": '},
     empty_body={"on": "submit", "body": ""},
     success_code_without_data={"on": "submit", "envelope": {"code": 200, "message": "success", "data": None}},
+    delayed_by_the_limit=_hides_the_task(200, _DELAYED, {"record_id": "record-1", "status": "queued"}),
+    delayed_by_the_limit_with_429=_hides_the_task(429, _DELAYED, {"task": {"task_id": "task-1"}}),
+    accepted_without_data=_hides_the_task(200, "Task created", None, status=202),
+    accepted_in_chinese=_hides_the_task(200, "任务已创建，排队中", None),
+    task_beside_data=_hides_the_task(10001, "See the task", None, task_id="task-1"),
     # A submit that is not billed.
     lost_request={"on": "submit", "apply": False, "drop": True},
     bad_gateway=_gateway(502, "Bad Gateway", apply=False),
@@ -120,6 +134,8 @@ FAULTS: dict[str, Fault] = _named(
     insufficient_credits=_says(402, "Insufficient credits", status=402),
     insufficient_credits_as_success=_says(200, "Insufficient credits"),
     authentication_failed=_says(401, "Authentication failed", status=401),
+    refused_by_code=_says(10001, "The prompt holds words that are not allowed"),
+    refused_as_success=_says(200, "The prompt holds words that are not allowed"),
     prompt_refused=_says(400, "The prompt was refused by **moderation** <b>&</b>", status=400),
     # Polls. The first is the quickstart's own example.
     contradiction={"on": "poll", "state": "succeeded", "times": None, "envelope": {"data": {"status": "running"}}},
@@ -155,10 +171,12 @@ FAULTS: dict[str, Fault] = _named(
 
 Billed, but the answer is lost or unreadable: `lost_reply` (closed without a byte), `reset_reply`, `cut_reply`,
 `slow_reply` (2 s), `bad_gateway_after_billing`, `gateway_timeout_after_billing`, `html`, `not_json`, `empty_body`,
-`success_code_without_data`.
+`success_code_without_data`; `delayed_by_the_limit`, `delayed_by_the_limit_with_429` (a message about the limit, and a
+task under another name), `accepted_without_data` (HTTP 202), `accepted_in_chinese`, `task_beside_data`.
 Not billed: `lost_request`, `bad_gateway`, `unavailable` (503 with Retry-After), `internal_error`, `submit_redirect`,
 `too_many_running_tasks`, `insufficient_credits` (both also `..._as_success`: HTTP 200 and code 200, as the reference
-says may happen), `authentication_failed`, `prompt_refused`.
+says may happen), `authentication_failed`, `refused_by_code` (HTTP 200 and code 10001), `refused_as_success` (code 200),
+`prompt_refused`.
 Polls: `contradiction` (the quickstart's `running` beside a succeeded result), `unknown_status`,
 `success_without_url`, `generation_failed` (the first task it meets, for good), `task_forgotten`, `poll_without_data`,
 `poll_unavailable`, `poll_lost`.

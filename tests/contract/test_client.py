@@ -142,6 +142,11 @@ SUBMIT_FAULTS: dict[str, tuple[type[LoovaError], int]] = {
     "not_json": (InDoubtError, 1),
     "empty_body": (InDoubtError, 1),
     "success_code_without_data": (InDoubtError, 1),
+    "delayed_by_the_limit": (InDoubtError, 1),
+    "delayed_by_the_limit_with_429": (InDoubtError, 1),
+    "accepted_without_data": (InDoubtError, 1),
+    "accepted_in_chinese": (InDoubtError, 1),
+    "task_beside_data": (InDoubtError, 1),
     "lost_request": (InDoubtError, 0),
     "bad_gateway": (InDoubtError, 0),
     "unavailable": (InDoubtError, 0),
@@ -152,6 +157,8 @@ SUBMIT_FAULTS: dict[str, tuple[type[LoovaError], int]] = {
     "insufficient_credits": (InsufficientCreditsError, 0),
     "insufficient_credits_as_success": (InsufficientCreditsError, 0),
     "authentication_failed": (AuthenticationError, 0),
+    "refused_by_code": (RejectedError, 0),
+    "refused_as_success": (RejectedError, 0),
     "prompt_refused": (RejectedError, 0),
 }
 

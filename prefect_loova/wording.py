@@ -1,0 +1,115 @@
+"""What Loova's messages say: a limit, a login, missing credits, or that a request was taken on.
+
+Loova documents no list of messages. These lists are the package's own; `docs/answers.md` prints them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+TOO_MANY = re.compile(
+    r"\b(too many (running |concurrent |active )?(tasks|generations|requests)|(concurren\w+|running task|rate) limit"
+    r"|limit of (running|concurrent) tasks|at most \d+ (running |concurrent )?tasks)\b",
+    re.IGNORECASE,
+)
+"""The one pattern for a refusal because too many tasks run; pricing-and-limits documents no code for it."""
+
+CREDITS = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(credits?|balance)\b", re.IGNORECASE)
+"""The account has not enough credits."""
+
+LOGIN = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
+"""The API key is not accepted."""
+
+TAKEN = {
+    "English": r"\b(created|accepted|(en)?queued|queueing|queuing|delayed|deferred|scheduled)\b|\bin (the |a )?queue\b",
+    "Chinese": r"(创建|創建|建立|新建)(?!失败|失敗)|(?<!不)接受|受理(?!失败|失敗)"
+    r"|(排队|排隊|队列|隊列|佇列)(?!已满|已滿)|延迟|延遲|延后|延後|推迟|推遲",
+    "Japanese": r"作成(さ|し|済|完了)|受け付け|受付|受理|承認|キュー|順番待ち|遅延|遅れ",
+    "Korean": r"생성(되|됐|했|완료)|접수|수락|승인|대기열|지연",
+    "German": r"\b(erstellt|angelegt|angenommen|akzeptiert|eingereiht|verzögert|eingeplant)\b|warteschlange",
+    "French": r"\b(créée?s?|acceptée?s?|retardée?s?|différée?s?|planifiée?s?)\b|file d.attente",
+    "Spanish": r"\b(cread|aceptad|retrasad|demorad|encolad|programad)[oa]s?\b|\ben (la )?cola\b",
+    "Portuguese": r"\b(criad|aceit|atrasad|adiad|enfileirad|agendad)[oa]s?\b|\b(na|em) fila\b",
+    "Italian": r"\b(creat|accettat|ritardat|accodat|rinviat)[oaie]\b|\bin coda\b",
+    "Dutch": r"\b(aangemaakt|geaccepteerd|vertraagd|uitgesteld|ingepland)\b|wachtrij",
+    "Polish": r"\b(utworzon|przyjęt|zaakceptowan|opóźnion)\w*|\bw kolejce\b",
+    "Czech": r"\b(vytvořen|přijat|zpožděn|odložen)\w*|\bve frontě\b",
+    "Scandinavian": r"\b(skapad|oprettet|opprettet|accepterad|accepteret|akseptert|forsinket|försenad)\b|\bi (kö|kø)",
+    "Turkish": r"oluşturuldu|kabul edildi|kuyruğ|kuyruk|sıraya|gecik|ertelen",
+    "Vietnamese": r"(đã|được) tạo|chấp nhận|hàng đợi|trì hoãn|bị chậm",
+    "Indonesian": r"\b(dibuat|diterima|ditunda|tertunda)\b|antri|antre",
+    "Russian": r"создан|принят|очеред|отложен|задерж",
+    "Ukrainian": r"створен|прийнят|черз|відкладен|затрим",
+    "Arabic": r"تم (إنشاء|قبول|استلام)|قائمة الانتظار|تأخير|تأجيل",
+    "Hindi": r"बनाया गया|स्वीकार|कतार|विलंब",
+    "Thai": r"สร้าง|คิว|ล่าช้า",
+}
+"""Words of each language that say that a request was taken on: created, accepted, queued, delayed."""
+
+GOING_ON = {
+    "English": r"\b(pending|processing|submitted|submitting|received|started|running now|task (is )?running|generating"
+    r"|success\w*|ok|okay|done|in (progress|process))\b",
+    "Chinese": r"提交(?!的|失败|失敗)|(处理|處理|进行|進行|执行|執行|运行|運行|生成|等待)中(?!的)"
+    r"|正在(处理|處理|生成|执行|執行|等待)|待(处理|處理)|已(接收|收到|开始|開始)|(?<!未)(?<!不)成功",
+    "Japanese": r"(処理|進行|実行|生成|待機)中|保留|送信(さ|し|済)|提出(さ|し|済)|開始(さ|し)|(?<!未)(?<!不)成功",
+    "Korean": r"(처리|진행|생성|대기|실행) ?중|보류|제출|시작|성공",
+    "German": r"\b(ausstehend|eingereicht|übermittelt|gestartet|erfolg\w*|verarbeitung)\b|in bearbeitung"
+    r"|wird (be|ver)arbeitet",
+    "French": r"\b(en attente|en cours|traitement|soumise?s?|envoyée?s?|lancée?s?|démarrée?s?|succès)\b",
+    "Spanish": r"\b(pendientes?|procesando|en (proceso|curso|espera)|enviad[oa]s?|recibid[oa]s?|iniciad[oa]s?|éxito)\b",
+    "Portuguese": r"\b(pendentes?|processando|em (processamento|andamento|espera)|sucesso"
+    r"|(enviad|submetid|recebid|iniciad)[oa]s?)\b",
+    "Italian": r"\b(in (sospeso|attesa|corso)|elaborazione|inviat[oaie]|ricevut[oaie]|avviat[oaie]|successo)\b",
+    "Dutch": r"\b(in behandeling|ingediend|verzonden|ontvangen|gestart|bezig|succes\w*)\b|wordt verwerkt",
+    "Polish": r"\b(oczekuj|przetwarz|wysłan|złożon|rozpoczęt)\w*|\bw toku\b|sukces",
+    "Czech": r"\b(čeká|zpracov|odeslán|zahájen)\w*|\bprobíhá\b|úspěš",
+    "Scandinavian": r"\b(väntar|venter|afventer|bearbetas|behandles|skickat|sendt|startad|startet|lyckades)\b|pågår",
+    "Turkish": r"bekle|işlen|gönderildi|devam ediyor|başla|başarı",
+    "Vietnamese": r"đang (chờ|xử lý|tạo)|đã (gửi|nhận|bắt đầu)|thành công",
+    "Indonesian": r"\b(menunggu|diproses|dikirim|dimulai|berhasil|sukses)\b|sedang",
+    "Russian": r"ожида|обрабат|обработке|отправлен|получен|в процессе|выполняется|начат|успешно",
+    "Ukrainian": r"очіку|обробля|обробці|надіслан|виконується|успішно",
+    "Arabic": r"قيد (الانتظار|المعالجة|التنفيذ)|في الانتظار|تم الإرسال|جاري|بنجاح",
+    "Hindi": r"लंबित|प्रक्रिया|जमा किया|सफल",
+    "Thai": r"กำลัง|รอดำเนิน|สำเร็จ",
+}
+"""Words that may say so as well, or be part of a refusal: pending, processing, submitted, in progress."""
+
+SHORTEST_PHRASE = 3
+PHRASE_RULE = f"must have at least {SHORTEST_PHRASE} letters, because it is sought in every message"
+
+_SCRIPTS = ("LATIN", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "CYRILLIC", "ARABIC", "DEVANAGARI",
+            "THAI", "FULLWIDTH", "HALFWIDTH", "MODIFIER", "FEMININE", "MASCULINE", "MICRO", "IDEOGRAPHIC")  # fmt: skip
+"""The first words of the Unicode names of the letters that these languages are written in."""
+
+
+def folded(text: str) -> str:
+    """Text without case, accents, width and invisible characters, in which a word is found however it was typed."""
+    kept = (char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in ("Mn", "Cf"))
+    return " ".join("".join(kept).casefold().split())
+
+
+_TAKEN = re.compile("|".join(f"(?:{folded(words)})" for words in TAKEN.values()))
+_TAKEN_OR_GOING_ON = re.compile("|".join(f"(?:{folded(words)})" for words in (*TAKEN.values(), *GOING_ON.values())))
+_LIMIT = re.compile(rf"{TOO_MANY.pattern}|\btoo many (\w+ ){{0,3}}(tasks|generations|requests|jobs|videos)\b")
+
+
+def says_taken(message: str) -> bool:
+    """Whether a message about a limit says beside it that the request was taken on, as in "delayed and queued"."""
+    return _TAKEN.search(_LIMIT.sub(" ", folded(message))) is not None
+
+
+def speaks_of_acceptance(message: str) -> bool:
+    """Whether a message may mean that the request was taken on: a word of the lists, or a script that they lack."""
+    if _TAKEN_OR_GOING_ON.search(folded(message)):
+        return True
+    letters = {char for char in message if char.isalpha()}
+    return any(unicodedata.name(char, "UNKNOWN").split()[0] not in _SCRIPTS for char in letters)
+
+
+def holds_any(message: str, phrases: Sequence[str]) -> bool:
+    """Whether one of these phrases is in the message, in any case and spacing."""
+    text = folded(message)
+    return any(folded(phrase) in text for phrase in phrases)
