@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 from prefect_loova.client import FormFile
@@ -16,8 +17,8 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.links import presigned
 from prefect_loova.media import KINDS, Medium, refused
-from prefect_loova.media_objects import Look, check_pin, look_at, opened
-from prefect_loova.media_types import media_type_of
+from prefect_loova.media_objects import Look, check_content, check_pin, look_at, opened
+from prefect_loova.media_types import sent_type
 from prefect_loova.media_urls import url_problems
 from prefect_loova.models import VideoRequest
 from prefect_loova.s3_errors import S3_ERRORS, storage_error
@@ -122,8 +123,12 @@ class _Deliverer:
             return medium.place
         look = await asyncio.to_thread(look_at, self.jobs, medium, kind)
         await asyncio.to_thread(check_pin, self.jobs, medium)
+        media_type = sent_type(look.head, kind)
+        source = partial(opened, self.jobs, medium, look=look)
+        if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
+            log.warning("%s: %s; going on", medium.place, doubt)
         if self._as_files:
-            return await self._file(medium, look, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
+            return await self._file(medium, media_type, look, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
         bucket, key = medium.bucket_and_key
         version = {"VersionId": look.version} if look.version and await self._may_read(medium, look.version) else {}
         link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
@@ -148,10 +153,8 @@ class _Deliverer:
             return False
         return True
 
-    async def _file(self, medium: Medium, look: Look, name: str) -> FormFile:
-        file = await asyncio.to_thread(opened, self.jobs, medium)
+    async def _file(self, medium: Medium, media_type: str, look: Look, name: str) -> FormFile:
+        file = await asyncio.to_thread(partial(opened, self.jobs, medium, look=look))
         with file:
-            if file.etag != look.etag:
-                raise ValueError("the object changed while it was read")
             content = await asyncio.to_thread(file.readall)
-        return FormFile(name, content, media_type_of(look.head) or "application/octet-stream")
+        return FormFile(name, content, media_type)

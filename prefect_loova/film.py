@@ -32,7 +32,7 @@ MAX_PIXELS = 4096 * 2304
 MAX_SIDE = 8192
 """The longest side of a frame, as coded and as shown, in pixels."""
 
-_CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
+CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
 _SOUND_CODECS = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "flac", "alac", "pcm_s16le", "pcm_s16be"})
 _THREADS = 2
 _CUT_SHORT = Fraction(53, 54)  # a whole film shows frames for longer than this part of the time that it says
@@ -88,7 +88,7 @@ class Film:
             raise FilmError("there is no picture in it")
         self.track = track
         decoder = track.codec_context
-        if decoder is None or decoder.name not in _CODECS:
+        if decoder is None or decoder.name not in CODECS:
             codec = shown(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
             raise FilmError(f"its pictures are {codec}, which is not decoded here")
         _check_size(decoder.width, decoder.height)
@@ -205,7 +205,7 @@ def opened(video: BinaryIO | io.RawIOBase, deadline: Deadline) -> Iterator[Film]
         raise FilmError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
     try:
         # Only the mp4 demuxer: others, such as playlists, open further files.
-        container = av_open(video, format="mp4")
+        container = av_open(video, format="mp4", metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
         raise FilmError(f"it is no mp4, or its index is missing ({_reason(error)})") from None
     assert isinstance(container, InputContainer)  # noqa: S101

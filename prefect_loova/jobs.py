@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError, TaskFailedError
+from prefect_loova.media import Kind
 from prefect_loova.media_types import MediaRules
 from prefect_loova.models import Submission
 from prefect_loova.polling import Clock
@@ -67,6 +68,9 @@ class VideoJobs:
         clock: Monotonic seconds.
         wall: Seconds by the wall clock; the later of the two decides whether a written record is still fresh, as one
             of them stops while a machine is suspended.
+
+    Attributes:
+        decoded: The reference media that were decoded here and found good: what each is given as, and its identity.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class VideoJobs:
         self.sleep = sleep
         self.clock = clock
         self.wall = wall
+        self.decoded: set[tuple[Kind, str | None]] = set()
 
     async def balance(self) -> float | None:
         """The account's credits as evidence for a person, or None where they cannot be had soon. Never an error."""

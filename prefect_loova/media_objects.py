@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from io import BytesIO, RawIOBase
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -79,11 +81,50 @@ def check_pin(jobs: VideoJobs, medium: Medium) -> None:
         raise ValueError("the object has changed: its content is not what its SHA-256 says")
 
 
-def opened(jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE) -> S3File:
-    """An object for reading.
+def check_content(
+    jobs: VideoJobs, medium: Medium, holds: Kind, media_type: str, source: Callable[[], BytesIO | RawIOBase]
+) -> str:
+    """Decode as much of a medium as `probe` does; once in this process for each content.
+
+    Args:
+        jobs: The API and the bucket.
+        medium: The medium; its content is known.
+        holds: What it has to be.
+        media_type: What its first bytes say.
+        source: Opens it.
+
+    Returns:
+        What could not be known, for a warning; empty where nothing is in doubt.
 
     Raises:
-        ValueError: It is not there, may not be read, or is not the one that its ETag says.
+        ValueError: It is surely no such medium, or has changed meanwhile.
+        StorageError: S3 does not answer; trying again may help.
+    """
+    content = holds, medium.identity
+    if content in jobs.decoded or medium.pin.startswith("frame="):  # frames are made here
+        return ""
+    from prefect_loova.probe import probe  # noqa: PLC0415  (decoders load when they are used)
+
+    try:
+        with source() as file:
+            doubt = probe(file, holds, media_type)
+    except StorageError as error:
+        raise unusable(error) from None
+    jobs.decoded.add(content)
+    return doubt
+
+
+def opened(jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE, look: Look | None = None) -> S3File:
+    """An object for reading.
+
+    Args:
+        jobs: The API and the bucket.
+        medium: The object.
+        block_bytes: What one request asks for.
+        look: The look that was had at it: it has to be the same object still.
+
+    Raises:
+        ValueError: It is not there, may not be read, is not the one that its ETag says, or has changed since the look.
         StorageError: S3 does not answer; trying again may help.
     """
     bucket, key = medium.bucket_and_key
@@ -94,6 +135,9 @@ def opened(jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE) -> S3F
     if medium.etag not in (None, file.etag):
         file.close()
         raise ValueError("the object has changed since it was looked at: ask again, for another request")
+    if look is not None and look.etag != file.etag:
+        file.close()
+        raise ValueError("the object changed while it was read")
     return file
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.media import Kind
+from prefect_loova.media_brands import brand_of, type_by_brand
 
 HEAD_BYTES = 4096
 """How much of a file tells what it is."""
@@ -29,18 +30,6 @@ TAKEN: dict[str, str] = {
 }
 """The media types that are sent on, and the ending of each."""
 
-_BRANDS = {
-    b"qt  ": "video/quicktime",
-    b"M4A ": "audio/mp4",
-    b"M4B ": "audio/mp4",
-    b"avif": "image/avif",
-    b"avis": "image/avif",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"heim": "image/heic",
-    b"mif1": "image/heic",
-    b"msf1": "image/heic",
-}
 _STARTS = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -51,9 +40,24 @@ _STARTS = {
     b"ID3": "audio/mpeg",
     b"OggS": "audio/ogg",
     b"fLaC": "audio/flac",
-    b"\x1aE\xdf\xa3": "video/webm",
+    b"\x00\x00\x00\x0cjP  ": "image/jp2",
+    b"\x00\x00\x00\x0cJXL ": "image/jxl",
+    b"\xff\x0a": "image/jxl",
+    b"8BPS": "image/vnd.adobe.photoshop",
+    b"FLV\x01": "video/x-flv",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "video/x-ms-asf",
+    b"\x00\x00\x01\xba": "video/mpeg",
+    b"#!AMR": "audio/amr",
+    b"caff": "audio/x-caf",
     b"%PDF": "application/pdf",
     b"PK\x03\x04": "application/zip",
+}
+_RIFF = {
+    b"WEBP": "image/webp",
+    b"WAVE": "audio/wav",
+    b"AVI ": "video/x-msvideo",
+    b"AIFF": "audio/aiff",
+    b"AIFC": "audio/aiff",
 }
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
@@ -86,10 +90,12 @@ def media_type_of(head: bytes) -> str | None:
     for start, media_type in _STARTS.items():
         if head.startswith(start):
             return media_type
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}.get(head[8:12])
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"FORM"):
+        return _RIFF.get(head[8:12])
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "video/x-matroska" if b"matroska" in head[:64] else "video/webm"
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], "video/mp4")
+        return type_by_brand(head)
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free") and len(head) >= 16:
         return "video/quicktime"  # before there was `ftyp`
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
@@ -101,6 +107,12 @@ def media_type_of(head: bytes) -> str | None:
         if head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 0x08 and head[2] >> 4 != 0xF and head[2] & 0x0C != 0x0C:
             return "audio/mpeg"
     return None
+
+
+def sent_type(head: bytes, kind: Kind) -> str:
+    """The media type that a medium is sent with, once `content_problem` finds nothing: a video of a brand that is not
+    known is an mp4."""
+    return media_type_of(head) or ("video/mp4" if kind == "video" else "application/octet-stream")
 
 
 def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> str | None:
@@ -116,8 +128,10 @@ def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> st
         return "it is empty"
     most, media_type = rules.most(kind), media_type_of(head)
     article = "a" if kind == "video" else "an"
-    if media_type is None:
+    if media_type is None and not (kind == "video" and brand_of(head)):
         return f"its content is {_described(head)}, not {article} {kind}"
+    if media_type is None:  # whoever reads all of it finds out; see `unknown_brand`
+        media_type = sent_type(head, kind)
     taken = [name.partition("/")[2] for name in TAKEN if name.startswith(f"{kind}/")]
     if media_type not in TAKEN and media_type.startswith(f"{kind}/"):
         return f"its content is {media_type}, which Seedance 2.0 does not take: it takes {', '.join(taken)}"
@@ -129,11 +143,20 @@ def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> st
     return None
 
 
+def unknown_brand(head: bytes, kind: Kind) -> str:
+    """What to tell of a video that only its first bytes are known of, where its brand says nothing; else empty."""
+    if kind != "video" or not brand_of(head) or media_type_of(head):
+        return ""
+    return f"its brand {brand_of(head)!r} is not known here: it may be no video"
+
+
 def _has_frames(media_type: str, kind: Kind) -> bool:
     return kind == "image" and media_type in ("video/mp4", "video/quicktime")
 
 
 def _described(head: bytes) -> str:
+    if brand := brand_of(head):
+        return f"of the brand {brand!r}, which is not known here"
     start = head.lstrip()[:200].lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page"

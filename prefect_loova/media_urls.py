@@ -13,7 +13,7 @@ from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError, shown
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.media import KINDS, Kind, Medium, refused, shown_media
-from prefect_loova.media_types import HEAD_BYTES, content_problem
+from prefect_loova.media_types import HEAD_BYTES, content_problem, unknown_brand
 from prefect_loova.models import VideoRequest
 
 _LOOK_SECONDS = 20.0
@@ -70,3 +70,5 @@ async def _look_at(jobs: VideoJobs, http: httpx.AsyncClient, url: str, kind: Kin
     size = download.announced if download.announced is not None else download.received
     if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, jobs.media):
         raise ValueError(problem)
+    if doubt := unknown_brand(bytes(head[:HEAD_BYTES]), kind):
+        warn("%s: %s; going on", shown_media(url), doubt)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -26,13 +27,15 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.media import KINDS, Kind, Medium, refused
-from prefect_loova.media_objects import MEDIA, look_at, opened, unusable
-from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, media_type_of
+from prefect_loova.media_objects import MEDIA, check_content, look_at, opened, unusable
+from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
 from prefect_loova.models import VideoRequest
 from prefect_loova.records import is_key
 
 _REQUESTS_AT_ONCE = 8
 _TOLD = 50
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ class Preparing:
             pinned = medium.pinned(f"sha256={file.sha256}")
             if medium.frame:
                 return await self._frame(pinned, lambda: BytesIO(file.content))
-            media_type = media_type_of(file.content[:HEAD_BYTES]) or ""
+            media_type = sent_type(file.content[:HEAD_BYTES], kind)
+            await self._decode(kind, pinned, media_type, lambda: BytesIO(file.content))
             object_key = self.jobs.records.object_key(MEDIA, f"{file.sha256}{TAKEN[media_type]}")
             await self._put(object_key, file.content, media_type)
             return pinned.pinned(pinned.pin, self.jobs.records.uri(object_key))
@@ -175,6 +179,9 @@ class Preparing:
             look = await asyncio.to_thread(look_at, self.jobs, medium, holds)
             sha256 = await self._saved_here(medium, look.size)
             medium = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={look.etag.strip(chr(34))}")
+            if not medium.frame:
+                pinned, media_type = medium, sent_type(look.head, kind)
+                await self._decode(kind, medium, media_type, lambda: opened(self.jobs, pinned, look=look))
         if not medium.frame:
             return medium
         return await self._frame(medium, lambda: opened(self.jobs, medium))
@@ -216,6 +223,12 @@ class Preparing:
             raise unusable(error) from None
         await self.jobs.records.put_bytes(object_key, png, "image/png")
         return frame
+
+    async def _decode(
+        self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
+    ) -> None:
+        if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
+            log.warning("%s: %s; going on", medium.place, doubt)
 
     async def _put(self, object_key: str, content: bytes, media_type: str) -> None:
         if self.upload and await self.jobs.records.object_size(object_key) != len(content):

@@ -137,4 +137,4 @@ def _is(kind: str, head: bytes) -> bool:
         return head[4:8] == b"ftyp"
     # An mp3 begins with its tags, or at once with a frame: eleven bits that are set.
     is_mp3 = head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0")
-    return is_mp3 or (head[:4] == b"RIFF" and head[8:12] == b"WAVE")
+    return is_mp3 or (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE")

@@ -387,3 +387,9 @@ def test_whatever_is_in_the_file_it_is_previews_or_a_preview_error(changes: list
             assert look(bytes(content)).poster
         except PreviewError as error:
             assert str(error).startswith("no preview can be made of this video: ")
+
+
+def test_tags_that_are_no_unicode_are_no_matter(four_seconds: bytes) -> None:
+    """Cameras and editors write them in the encoding of their place."""
+    place = four_seconds.rindex(b"Lavf")
+    look(four_seconds[:place] + b"\xfc\xe4" + four_seconds[place + 2 :])

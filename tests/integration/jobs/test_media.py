@@ -28,7 +28,7 @@ from prefect_loova.media_types import MediaRules
 from prefect_loova.models import Submission, VideoRequest
 from prefect_loova.preparing import LocalFiles, Preparing
 from prefect_loova.submitting import submit_video
-from tests.films import film
+from tests.films import film, sound
 from tests.integration.jobs.shop import Clock, Shop
 from tests.media_host import Host
 from tests.s3_servers import minimal_policy
@@ -43,6 +43,7 @@ def picture(colour: str = "red", kind: str = "PNG") -> bytes:
 
 
 RED = picture()
+WAV = b"RIFF\x24\x03\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data\0\3\0\0" + bytes(768)
 
 
 @pytest.fixture
@@ -231,6 +232,77 @@ async def test_an_object_that_is_no_such_medium_is_refused_by_its_content(
     assert shop.totals["posted"] == 0
 
 
+HALF = RED[: len(RED) // 2]
+SOUND = sound(1)
+HEIC = b"\0\0\0\x18ftyphevx\0\0\0\0mif1heic\0\0\1\x2dmeta" + bytes(400)
+
+
+@pytest.mark.parametrize("home", ["disk", "s3", "pinned by etag", "pinned by sha256", "put by an older release"])
+@pytest.mark.parametrize(
+    ("field", "content", "problem"),
+    [
+        ("image_urls", HALF, "it is cut short"),
+        ("video_urls", SOUND, "it has sound, and no picture: it is not a video"),
+        ("video_urls", HEIC, "its content is image/heic, not a video"),
+        ("video_urls", FILM[: len(FILM) // 2], "it is cut short, or not a video"),
+        ("audio_urls", WAV[:40], "it is no wav that can be read"),
+    ],
+    ids=["half a png", "sound as a video", "heic as a video", "half a film", "a wav without sound"],
+)
+async def test_what_cannot_be_decoded_is_refused_before_it_is_paid_for(
+    shop: Shop, tmp_path: Path, home: str, field: str, content: bytes, problem: str
+) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if home == "disk":
+        (tmp_path / "medium").write_bytes(content)
+        medium = str(tmp_path / "medium")
+    elif home == "put by an older release":
+        medium = f"{put(shop, f'loova/_media/{sha256}.mp4', content)}#sha256={sha256}"
+    else:
+        medium = put(shop, "loova/medium", content)
+        if home == "pinned by sha256":
+            medium += f"#sha256={sha256}"
+        elif home == "pinned by etag":
+            etag = shop.bucket.client.head_object(Bucket=shop.bucket, Key="loova/medium")["ETag"].strip('"')
+            medium += f"#etag={etag}"
+    before = shop.keys
+    media: dict[str, Any] = {"image_urls": ["https://example.com/a.png"], field: [medium]}
+    with pytest.raises(InvalidRequestError, match=problem):
+        await bought(shop, VideoRequest(prompt="a cat", duration=4, **media), media=MediaRules(check_urls=False))
+    assert shop.totals["posted"] == 0
+    assert shop.keys == before
+
+
+async def test_a_doubt_about_a_medium_is_a_warning_and_it_is_decoded_once(
+    shop: Shop, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moving = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(
+        moving, "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "blue")]
+    )
+    (folder / "cat.gif").write_bytes(moving.getvalue())
+    uri = put(shop, "loova/cat.gif", moving.getvalue())
+    caplog.set_level(logging.WARNING, "prefect_loova")
+    async with shop.worker() as jobs:
+        for medium in (folder / "cat.gif", uri):
+            caplog.clear()
+            for prompt in ("a cat", "another cat"):
+                await submit_video(jobs, await Preparing(jobs).one(asked(medium, prompt=prompt)))
+            told = [record for record in caplog.records if "it is a moving picture" in record.getMessage()]
+            assert len(told) == 1
+    assert shop.totals["billed"] == 4
+
+
+async def test_a_key_does_not_depend_on_what_the_content_is_taken_for(shop: Shop, folder: Path) -> None:
+    """Keys of videos that were bought before stay theirs."""
+    other = FILM.replace(b"isomiso2avc1mp41", b"nonenonenonenone").replace(b"ftypisom", b"ftypnone")
+    (folder / "walk.mp4").write_bytes(other)
+    request = await prepared(shop, asked(videos=[folder / "walk.mp4"]))
+    sha256 = hashlib.sha256(other).hexdigest()
+    assert request.video_urls == (f"s3://{shop.bucket}/loova/_media/{sha256}.mp4#sha256={sha256}",)
+    assert request.key == asked(videos=[f"s3://elsewhere/walk#sha256={sha256}"]).key
+
+
 @pytest.mark.parametrize("as_files", ["links", "files"])
 async def test_an_object_that_vanishes_or_changes_before_the_submit_is_refused_and_leaves_no_job(
     shop: Shop, folder: Path, as_files: Any
@@ -417,6 +489,20 @@ async def test_a_url_is_looked_at_before_it_is_paid_for(shop: Shop) -> None:
         submission = await bought(shop, asked(f"{url}/a.png?X-Amz-Signature=1"))
     # Bought is bought: that its reference is gone is no matter any more.
     assert (await bought(shop, asked(f"{url}/a.png?X-Amz-Signature=2"))).task_id == submission.task_id
+
+
+async def test_a_url_of_a_brand_that_is_no_video_is_refused_and_of_one_that_is_not_known_is_warned_of(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "prefect_loova")
+    unknown = b"\0\0\0\x10ftypnone\0\0\0\0" + bytes(400)
+    with host({"/heic": (200, HEIC), "/none": (200, unknown)}) as url:
+        async with shop.worker() as jobs:
+            with pytest.raises(InvalidRequestError, match="image/heic, not a video"):
+                await delivery_of(jobs, asked(videos=[f"{url}/heic"]))
+            assert not caplog.records
+            await delivery_of(jobs, asked(videos=[f"{url}/none"]))
+    assert "its brand 'none' is not known here" in caplog.text
 
 
 async def test_a_url_that_cannot_be_looked_at_from_here_is_loovas_matter(shop: Shop, caplog: Any) -> None:
