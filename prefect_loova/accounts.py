@@ -32,6 +32,9 @@ class CreditsReport(BaseModel):
     available: float = Field(description="Credits that can be spent.")
     low_below: float = Field(description="The credits below which the balance is low.")
     days: tuple[DaySpent, ...] = Field(description="The days with something spent, the latest first.")
+    problems: tuple[tuple[str, str], ...] = Field(
+        (), description="Jobs whose record is wrong or cannot be read, which count at their estimate: key and reason."
+    )
 
     @property
     def is_low(self) -> bool:
@@ -60,8 +63,11 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
     """
     available = (await jobs.loova.get_credits()).available
     sums: dict[tuple[date, str, str], list[Spent]] = {}
+    problems: dict[str, str] = {}
     for back in range(days):
         for spent in await jobs.spending.of_day(today() - timedelta(days=back)):
+            if spent.problem:
+                problems[spent.key] = spent.problem
             sums.setdefault((spent.day, spent.model, spent.deployment), []).append(spent)
     return CreditsReport(
         api_origin=jobs.loova.origin,
@@ -78,4 +84,5 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
             )
             for (day, model, deployment), found in sorted(sums.items(), reverse=True)
         ),
+        problems=tuple(problems.items()),
     )

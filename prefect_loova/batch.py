@@ -266,29 +266,36 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
         return Order(request, order.rows, price=estimate)
     attempt = record.current
     bought = attempt.state in PURCHASED
-    failed_for_good = attempt.state == "failed" and record.paid_attempts >= max_paid_attempts
+    doubt = record.undecided or (attempt if attempt.state == "in_doubt" else None)
     reason = ""
-    if attempt.state == "in_doubt":
-        job = described(jobs, record, attempt.number, None)
+    state = attempt.state
+    if bought:
+        pass
+    elif doubt is not None:
+        state, job = "in_doubt", described(jobs, record, doubt.number, None)
         reason = (
             f"submitted at {job.when}, and the answer is lost ({job.reason}); a person decides: "
             f"python -m prefect_loova.resolve {job.key} {job.place}"
         )
-    elif attempt.state == "abandoned":
+    elif any(one.state == "abandoned" for one in record.attempts):
         reason = "a person gave it up; another take would be bought"
-    elif failed_for_good:
-        reason = str(jobs.failed(record, attempt.number))
+    elif attempt.state in ("failed", "rejected") and not record.may_buy(max_paid_attempts):
+        reason = str(jobs.failed(record))
     mine = jobs.by.get("root_flow_run")
+    price = 0.0 if bought or reason else estimate
     return Order(
         request,
         order.rows,
-        state=attempt.state,
-        price=0.0 if bought or reason else estimate,
+        state=state,
+        price=price,
         spent=sum(
-            one.credits_estimate if one.credits_cost is None else one.credits_cost
+            one.credits_counted
             for one in record.attempts
-            # One that is being submitted is in the price.
-            if mine and one.by.get("root_flow_run") == mine and one.state not in ("claimed", "rejected", "submitting")
+            if mine
+            and one.by.get("root_flow_run") == mine
+            and one.state not in ("claimed", "rejected")
+            # One that is being submitted is in the price, where there is one.
+            and not (price and one is attempt and one.state == "submitting")
         ),
         submission=jobs.submission(record, reused=True) if bought else None,
         reason=reason,

@@ -26,6 +26,7 @@ from prefect_loova.preparing import LocalFiles, Preparing
 from prefect_loova.progress import batch_progress
 from prefect_loova.quota import LIMIT, places, slot
 from prefect_loova.showing import Preview, posters
+from prefect_loova.states import counted
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
@@ -198,7 +199,7 @@ def _left(order: Order, queued: bool, found: CollectedVideos) -> VideoOutcome:
     failed = next((reason for one, reason in found.failed if one == key), None)
     saved = next((one for one in found.saved if one.key == key), None)
     if bought is not None:
-        cost = bought.credits_estimate if bought.credits_cost is None else bought.credits_cost
+        cost = counted(bought.credits_estimate, bought.credits_cost, settled=False)
         return order.became("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
     if saved is not None:
         return order.is_saved(saved, order.spent)

@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
@@ -51,6 +52,15 @@ def checked_prefix(prefix: str) -> str:
     return "/".join(segments)
 
 
+def date_of(answer: Any) -> datetime | None:
+    """S3's clock as an answer or an error of boto3 shows it (`Date`), or None where it shows none that can be read."""
+    try:
+        date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+
+
 class BucketPrefix:
     """What stands below one prefix of one bucket.
 
@@ -67,6 +77,8 @@ class BucketPrefix:
         self.s3 = s3
         self.bucket = bucket
         self.prefix = checked_prefix(prefix)
+        self.server_time: datetime | None = None
+        """S3's `Date` in the answer to the latest read or write of an object here; None where it named none."""
         self._sleep = sleep
 
     def object_key(self, *parts: str) -> str:
@@ -221,6 +233,9 @@ class BucketPrefix:
 
     async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            return await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
+            answer = await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
+            self.server_time = date_of(getattr(error, "response", None))
             raise storage_error(error, self.uri(object_key)) from None
+        self.server_time = date_of(answer)
+        return answer

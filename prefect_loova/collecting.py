@@ -197,22 +197,32 @@ class _Pass:
                 await self.jobs.records.note_ended(key)
                 return
             self._count(stored)
-            for attempt in stored.record.attempts:
-                if attempt.state in ("submitted", "succeeded"):
-                    await self._finish(stored, attempt)
         except RecordMovedError:
             log.debug("job %s: another worker is at it", key)
         except RecordMismatchError as error:
             log.debug("job %s: %s", key, error)  # another API's
+        except Exception as error:
+            self._problem(key, error)
+        else:
+            for attempt in stored.record.attempts:
+                if attempt.state in ("submitted", "succeeded"):
+                    await self._look_at_task(stored, attempt)
+
+    async def _look_at_task(self, stored: StoredRecord, attempt: Attempt) -> None:
+        """Take one paid attempt as far as it goes now; what is wrong with it stops no other attempt of the job."""
+        try:
+            await self._finish(stored, attempt)
+        except RecordMovedError:
+            log.debug("job %s: another worker is at it", stored.record.key)
         except AuthenticationError as error:
             self.refused = error
         except Exception as error:
-            self._problem(key, error)
+            self._problem(stored.record.key, error)
 
     def _count(self, stored: StoredRecord) -> None:
         record = stored.record
-        if record.undecided is not None:
-            self.found.in_doubt.append(described(self.jobs, record, record.undecided.number, None))
+        for doubt in record.doubts:
+            self.found.in_doubt.append(described(self.jobs, record, doubt.number, None))
             self.found.running += stored.age < DOUBT_MAY_RUN
         self.found.running += sum(attempt.state in ("submitted", "submitting") for attempt in record.attempts)
 

@@ -13,8 +13,9 @@ from typing import Any
 from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, MoveRefusedError, shown
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import JobInDoubt
+from prefect_loova.moves import MoveName
 from prefect_loova.records import RecordMovedError, StoredRecord
-from prefect_loova.states import Decision, JobRecord, MoveName
+from prefect_loova.states import Decision, JobRecord
 
 _READS_AT_ONCE = 16
 _MOVES: dict[str, MoveName] = {"adopt": "adopt", "submit-again": "submit_again", "give-up": "give_up"}
@@ -73,22 +74,23 @@ async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
     turn = asyncio.Semaphore(_READS_AT_ONCE)
     now = await jobs.balance()
 
-    async def look(key: str) -> JobInDoubt | None:
+    async def look(key: str) -> list[JobInDoubt]:
         async with turn:
             try:
                 stored = await jobs.records.read(key)
                 if stored is None:
-                    return None
+                    return []
                 record = (await doubt_what_is_overdue(jobs, stored)).record
-                return described(jobs, record, record.undecided.number, now) if record.undecided else None
+                return [described(jobs, record, doubt.number, now) for doubt in record.doubts]
             except RecordMovedError:
-                return None  # somebody is at work on it
+                return []  # somebody is at work on it
             except LoovaError as error:
                 log.warning("job %s cannot be read: %s", key, error)
-                return None
+                return []
 
-    found = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
-    return sorted((one for one in found if one), key=lambda one: (one.submitted_at.isoformat(), one.key))
+    looks = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
+    found = [one for some in looks for one in some]
+    return sorted(found, key=lambda one: (one.submitted_at.isoformat(), one.key, one.attempt))
 
 
 async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
@@ -129,18 +131,28 @@ async def _up_to_date(jobs: VideoJobs, key: str) -> StoredRecord:
 
 
 async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:
-    """The record, in doubt if its submit was sent longer ago than its answer may take: whoever sent it is gone.
+    """The record, with each attempt in doubt whose submit was sent longer ago than its answer may take.
+
+    Whoever sent such a submit is gone.
 
     Raises:
         RecordMovedError: Another worker wrote the record meanwhile.
     """
-    record, attempt = stored.record, stored.record.current
-    if attempt.state != "submitting" or stored.age < (attempt.post_timeout_seconds or 0) + jobs.times.doubt_after:
+    record, after = stored.record, jobs.times.doubt_after
+    overdue = [
+        attempt.number
+        for attempt in record.attempts
+        if attempt.state == "submitting" and stored.age >= (attempt.post_timeout_seconds or 0) + after
+    ]
+    if not overdue:
         return stored
     reason = "the worker that submitted it is gone, and its answer with it"
-    doubtful = record.move("doubt", attempt.number, reason=reason, credits_after=await jobs.balance())
-    stored = await jobs.records.advance(stored, doubtful)
-    jobs.tell("in_doubt", stored.record, attempt.number)
+    balance = await jobs.balance()
+    for number in overdue:
+        record = record.move("doubt", number, reason=reason, credits_after=balance)
+    stored = await jobs.records.advance(stored, record)
+    for number in overdue:
+        jobs.tell("in_doubt", stored.record, number)
     return stored
 
 
@@ -192,14 +204,18 @@ def described(jobs: VideoJobs, record: JobRecord, number: int, credits_now: floa
 
 
 def _undecided(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> int:
-    if record.undecided is not None and wanted not in (None, record.undecided.number):
-        raise MoveRefusedError(
-            f"{jobs.name(record)}: attempt {record.undecided.number} is in doubt, and attempt {wanted} was decided "
-            "about: it was decided before, or there is none such"
-        )
-    if record.undecided is None:
+    numbers = [attempt.number for attempt in record.doubts]
+    if not numbers:
         raise MoveRefusedError(
             f"{jobs.name(record)} is {record.state}, not in doubt: there is nothing to decide",
             task_id=record.current.task_id,
         )
-    return record.undecided.number
+    waiting = " and ".join(map(str, numbers))
+    if wanted is None and len(numbers) > 1:
+        raise MoveRefusedError(f"{jobs.name(record)}: attempts {waiting} are in doubt: name one of them")
+    if wanted not in (None, *numbers):
+        raise MoveRefusedError(
+            f"{jobs.name(record)}: attempt {waiting} is in doubt, and attempt {wanted} was decided "
+            "about: it was decided before, or there is none such"
+        )
+    return numbers[0] if wanted is None else wanted

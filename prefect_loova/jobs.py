@@ -93,7 +93,7 @@ class VideoJobs:
         self.times = times or JobTimes()
         self.by = dict(by or {})
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
-        self.spending = Spending(records, max_credits_per_day)
+        self.spending = Spending(records, max_credits_per_day, clock=clock, wall=wall)
         self.media = media or MediaRules()
         self.tell = tell
         self.sleep = sleep
@@ -133,12 +133,13 @@ class VideoJobs:
         """The job's record, for a message."""
         return f"job {self.records.uri(self.records.record_key(record.key))}"
 
-    def failed(self, record: JobRecord, number: int) -> TaskFailedError:
-        """The error of an attempt that Loova ended without a video."""
-        attempt = record.attempt(number)
+    def failed(self, record: JobRecord, number: int | None = None) -> TaskFailedError:
+        """The error of an attempt that Loova ended without a video; the last such one, if no number is given."""
+        failed = [attempt for attempt in record.attempts if attempt.state == "failed"] or [record.current]
+        attempt = failed[-1] if number is None else record.attempt(number)
         return TaskFailedError(
             f"{self.name(record)}: Loova ended the task without a video. It is not bought again by itself: ask for "
-            f"another take, or allow max_paid_attempts={record.paid_attempts + 1}",
+            f"another take, or allow max_paid_attempts={record.may_be_paid + 1}",
             task_id=attempt.task_id,
             trace_id=attempt.trace_id,
             loova_message=attempt.reason,

@@ -27,6 +27,7 @@ from prefect_loova.errors import (
     shown,
 )
 from prefect_loova.models import SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.states import counted, is_cost
 
 _WAITS_AT_ONCE = 24
 _SAVES_AT_ONCE = 3  # each takes some 40 MiB
@@ -134,7 +135,7 @@ class _Run:
         try:
             if submission.state == "submitted":
                 task = await self.steps.wait(submission)
-                if task.credits_cost is not None and not submission.reused:
+                if is_cost(task.credits_cost) and not submission.reused:
                     budget.settle(charged, task.credits_cost)
                     charged = task.credits_cost
         except Exception as error:
@@ -192,4 +193,4 @@ def _is_free(error: Exception) -> bool:
 def _charged(submission: Submission) -> float:
     if submission.reused:
         return 0.0
-    return submission.credits_estimate if submission.credits_cost is None else submission.credits_cost
+    return counted(submission.credits_estimate, submission.credits_cost, settled=False)

@@ -277,7 +277,11 @@ def credits_page(report: CreditsReport) -> str:
         for one in report.days[:_MOST_ROWS]
     ]
     table = _table(("Day", "Model", "Deployment", "Videos", "Credits", "May change"), rows, numbers=3)
-    return "\n".join([escaped(report.summary), "", *table, *_left(len(report.days) - len(rows))])
+    problems = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in report.problems[:_MOST_ROWS]]
+    told = ["", "Counted at their estimate:", "", *problems, *_left(len(report.problems) - len(problems))]
+    return "\n".join(
+        [escaped(report.summary), "", *table, *_left(len(report.days) - len(rows)), *(told if problems else [])]
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:

@@ -1,12 +1,14 @@
 """What was spent on which day, and a budget of a day that holds for all workers of one bucket and prefix.
 
 Every submit is noted under `{prefix}/_spend/{day}/` before its job is claimed: an index of the records by day, whose
-entries are empty objects. What a day cost is the sum over those records: what Loova charged, the estimate where that
-is not known yet (jobs in doubt too), nothing for what Loova refused.
+entries are empty objects. What a day cost is the sum over those records: the larger of estimate and cost until Loova
+named the final cost, then that (jobs in doubt count their estimate), nothing for what Loova refused.
 
 Under a budget, workers take turns: `{prefix}/_spend/{day}.json` names the submit that was admitted last, and is only
 written by compare-and-swap. Whoever loses the swap adds up again, so that two workers never both take the last credits.
-See docs/decisions/0005.
+
+The day is that of S3's clock, which all workers of a bucket share. The claim writes it into the record, so that each
+attempt counts on one day. See docs/decisions/0005 and 0012.
 """
 
 from __future__ import annotations
@@ -14,19 +16,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
+from typing import Any
 
-from prefect_loova.errors import BudgetError, StorageError
-from prefect_loova.polling import backoff
+from prefect_loova.errors import BudgetError, StorageError, shown
+from prefect_loova.polling import Clock, backoff
 from prefect_loova.records import JobRecords
-from prefect_loova.states import Attempt, JobRecord
+from prefect_loova.states import SETTLED, Attempt, JobRecord, is_cost
+
+MOST_SKEW = 15 * 60.0
+"""By how many seconds the clocks of S3 and of a worker may differ under a budget of a day."""
 
 _READS_AT_ONCE = 16
 _TRIES = 60
-_SETTLED = frozenset({"saved", "failed"})
+_ENDED = frozenset({"saved", "failed"})
 _MOST_KEPT = 100_000
+_KEPT_SECONDS = 60.0
 _ENTRY = re.compile(r"(?P<key>[0-9a-f]{64})\.(?P<attempt>\d+)\.(?P<refusals>\d+)\.(?P<credits>\d+(\.\d+)?)")
 
 log = logging.getLogger(__name__)
@@ -47,6 +55,11 @@ class Entry:
     attempt: int
     refusals: int
     credits: float
+
+    @property
+    def submit(self) -> tuple[str, int]:
+        """The attempt that it is of."""
+        return self.key, self.attempt
 
     @property
     def name(self) -> str:
@@ -73,10 +86,16 @@ class Spent:
     deployment: str
     settled: bool
     """Whether the amount can change no more."""
+    key: str = ""
+    """The request's key."""
+    attempt: int = 0
+    """The attempt to buy it."""
+    problem: str = ""
+    """Why its record could not be read, or what is wrong in it; the amount is the estimate then."""
 
 
 def today() -> date:
-    """The day that a submit counts for: in UTC, so that all workers agree."""
+    """The day that a submit counts for, by this machine's clock: in UTC, so that no time zone and no DST matters."""
     return datetime.now(UTC).date()
 
 
@@ -86,38 +105,67 @@ class Spending:
     Args:
         records: Where the job records are.
         most: The credits that may be spent on one day, or None for no budget.
-        day: What day it is.
+        day: What day it is; the day (UTC) of S3's clock, if not given.
+        clock: Monotonic seconds.
+        wall: Seconds by this machine's clock. Under a budget it must agree with S3's.
     """
 
-    def __init__(self, records: JobRecords, most: float | None = None, day: Callable[[], date] = today) -> None:
+    def __init__(
+        self,
+        records: JobRecords,
+        most: float | None = None,
+        day: Callable[[], date] | None = None,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+    ) -> None:
         self.records = records
         self.most = most
         self._day = day
+        self._clock = clock
+        self._wall = wall
 
-    async def admit(self, key: str, attempt: int, refusals: int, credits: float) -> None:
+    async def admit(self, key: str, attempt: int, refusals: int, credits: float) -> date:
         """Note a submit that is about to be made, if the day's budget allows it.
 
+        Returns:
+            The day that it counts for; the claim writes it into the record.
+
         Raises:
-            BudgetError: It does not; nothing was noted.
+            BudgetError: It does not, or the clocks of S3 and of this machine disagree; nothing was noted.
             StorageError: The bucket cannot be written, or, under a budget, not be listed.
         """
-        day, entry = self._day(), Entry(key, attempt, refusals, credits)
+        entry = Entry(key, attempt, refusals, credits)
         if self.most is not None:
-            await self._take_turn(day, entry, self.most)
+            day = await self._take_turn(entry, self.most)
+            await self._note(day, entry)
+            return day
+        day = self._day_here()
         await self._note(day, entry)
+        by_s3 = self._day_of_s3()
+        if by_s3 not in (None, day):
+            # The first note counts nothing once the claim names the other day.
+            await self._note(by_s3, entry)
+            return by_s3
+        return day
 
     async def of_day(self, day: date) -> list[Spent]:
         """What was spent, or may be spent yet, on one day.
 
+        A record that cannot be read counts as spent at its noted estimate, and `Spent.problem` says why.
+
         Raises:
-            StorageError: The index may not be listed (`s3:ListBucket`), or a record cannot be read.
+            StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
         return await self._added_up(day, await self._entries(day))
 
-    async def _take_turn(self, day: date, entry: Entry, most: float) -> None:
-        turn = self.records.object_key("_spend", f"{day}.json")
+    async def _take_turn(self, entry: Entry, most: float) -> date:
+        day = self._day_here()
         for attempt in range(_TRIES):
-            found = await self.records.get_json(turn)
+            found = await self._turn(day)
+            by_s3 = self._day_of_s3()
+            if by_s3 not in (None, day):
+                day = by_s3
+                found = await self._turn(day)
             last = Entry.named(str(found[0].get("last"))) if found else None
             entries = await self._entries(day)
             if last is not None and last not in entries:
@@ -125,23 +173,61 @@ class Spending:
                 await self._note(day, last)
                 entries = entries | {last}
             if entry in entries:
-                return
-            spent = sum(one.credits for one in await self._added_up(day, entries))
+                return day
+            # An earlier note of the same attempt, at another price, is replaced by this one.
+            others = (one for one in await self._added_up(day, entries) if (one.key, one.attempt) != entry.submit)
+            spent = sum(one.credits for one in others)
             if spent + entry.credits > most:
                 raise BudgetError(
                     f"max_credits_per_day: {most:g} credits may be spent a day; on {day} (UTC) {spent:g} are spent or "
                     f"reserved, and this video costs {entry.credits:g}. It was not submitted"
                 )
             condition = {"IfMatch": found[1]} if found else {"IfNoneMatch": "*"}
+            turn = self.records.object_key("_spend", f"{day}.json")
             try:
                 await self.records.put_json(turn, {"last": entry.name}, **condition)
-                return
+                return day
             except StorageError as error:
                 # Another worker was faster, or the outcome is unknown: the next look tells.
                 if not error.transient and error.http_status != 412:
                     raise
             await asyncio.sleep(backoff(attempt, first=0.05, most=2.0))
+        turn = self.records.object_key("_spend", f"{day}.json")
         raise StorageError(f"{self.records.uri(turn)} is written by others all the time", transient=True)
+
+    async def _turn(self, day: date) -> tuple[dict[str, Any], str] | None:
+        found = await self.records.get_json(self.records.object_key("_spend", f"{day}.json"))
+        return (found[0] if isinstance(found[0], dict) else {}, found[1]) if found else None
+
+    def _day_here(self) -> date:
+        return self._day() if self._day else datetime.fromtimestamp(self._wall(), UTC).date()
+
+    def _day_of_s3(self) -> date | None:
+        """The day by the answer that S3 gave last; None where this machine's clock has to do.
+
+        Raises:
+            BudgetError: Under a budget, the two clocks differ by more than `MOST_SKEW`.
+        """
+        if self._day is not None:
+            return None
+        by_s3 = self.records.server_time
+        if by_s3 is None:
+            return None
+        here = datetime.fromtimestamp(self._wall(), UTC)
+        if abs((by_s3 - here).total_seconds()) <= MOST_SKEW:
+            return by_s3.date()
+        endpoint = self.records.s3.meta.endpoint_url
+        told = (
+            f"the clock of S3 at {endpoint} says {by_s3:%Y-%m-%d %H:%M:%S} UTC, and the clock of this machine "
+            f"{here:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        if self.most is not None:
+            raise BudgetError(
+                f"max_credits_per_day: {told}: the day of the budget is not known. Nothing was submitted; set the "
+                "clock that is wrong"
+            )
+        log.warning("%s: the submit counts for the day of S3's clock", told)
+        return by_s3.date()
 
     async def _entries(self, day: date) -> frozenset[Entry]:
         listed = await self.records.listed(f"_spend/{day}")
@@ -158,58 +244,95 @@ class Spending:
 
         async def of(key: str) -> list[Spent]:
             known = _settled.get(self._settled_key(day, key))
-            if known is not None and known[0] == len(keys[key]):
+            if known is not None and known[0] == len(keys[key]) and 0 <= self._clock() - known[2] < _KEPT_SECONDS:
                 return known[1]
             async with turn:
-                stored = await self.records.read(key)
-            spent = list(_spent(day, keys[key], stored.record if stored else None))
-            if stored is not None and all(one.settled for one in spent) and not stored.record.is_open:
+                record, problem = await self._read(key)
+            spent = _spent(day, keys[key], record, problem)
+            if record is not None and all(one.settled for one in spent) and not record.is_open:
                 if len(_settled) >= _MOST_KEPT:
                     _settled.clear()
-                _settled[self._settled_key(day, key)] = len(keys[key]), spent
+                _settled[self._settled_key(day, key)] = len(keys[key]), spent, self._clock()
             return spent
 
         return [one for found in await asyncio.gather(*map(of, keys)) for one in found]
+
+    async def _read(self, key: str) -> tuple[JobRecord | None, str]:
+        """The record of a key, or why it cannot be read: one bad record stops no other purchase."""
+        try:
+            stored = await self.records.read(key)
+        except Exception as error:
+            if isinstance(error, StorageError) and error.transient:
+                raise
+            log.warning("job %s counts as spent at its noted estimate: its record cannot be read (%s)", key, error)
+            return None, shown(error)
+        return (stored.record, "") if stored else (None, "")
 
     def _settled_key(self, day: date, key: str) -> tuple[str, str, date]:
         return str(self.records.s3.meta.endpoint_url), self.records.uri(self.records.record_key(key)), day
 
 
-_settled: dict[tuple[str, str, date], tuple[int, list[Spent]]] = {}
-"""What can change no more, so that a process that buys a thousand videos reads each record a few times only."""
+_settled: dict[tuple[str, str, date], tuple[int, list[Spent], float]] = {}
+"""What changes no more, but by a late answer or a person: a process reads such a record once a minute at most."""
 
 
-def _spent(day: date, entries: list[Entry], record: JobRecord | None) -> list[Spent]:
+def _spent(day: date, entries: list[Entry], record: JobRecord | None, problem: str = "") -> list[Spent]:
     """What the noted submits of one request cost."""
-    found: dict[int, Spent] = {}
+    noted: dict[int, float] = {}
     for entry in entries:
-        attempt = record.attempt(entry.attempt) if record and entry.attempt <= len(record.attempts) else None
+        attempt = _attempt(record, entry.attempt)
         if attempt is not None and attempt.refusals > entry.refusals:
             continue  # this very try was refused
-        model = str(record.request.get("model", "")) if record else ""
-        found[entry.attempt] = _cost(day, entry, attempt, model)
-    if record is not None and found:
-        # A late answer to an attempt that was bought again: a purchase without an entry of its own.
-        for attempt in record.attempts:
-            bought = attempt.times.get("submitted")
-            if attempt.number not in found and "claimed" not in attempt.times and bought and _is_near(day, bought):
-                entry = Entry(record.key, attempt.number, 0, attempt.credits_estimate)
-                found[attempt.number] = _cost(day, entry, attempt, str(record.request.get("model", "")))
+        noted[entry.attempt] = max(entry.credits, noted.get(entry.attempt, 0.0))
+    if record is None:
+        return [_reserved(day, entries[0].key, number, credits, "", problem) for number, credits in noted.items()]
+    found: dict[int, Spent] = {}
+    for number, credits in noted.items():
+        attempt, model = _attempt(record, number), str(record.request.get("model", ""))
+        if attempt is None:
+            found[number] = _reserved(day, record.key, number, credits, model, problem)
+        elif attempt.budget_day in (None, day):
+            found[number] = _cost(day, record, attempt, credits)
+    for attempt in record.attempts:
+        # A late answer to an attempt that was bought again: a purchase without a note of its own.
+        if attempt.number in noted or "claimed" in attempt.times or attempt.task_id is None:
+            continue
+        if attempt.budget_day == day or (attempt.budget_day is None and _submit_of(record, attempt) in found):
+            found[attempt.number] = _cost(day, record, attempt, 0.0)
     return list(found.values())
 
 
-def _is_near(day: date, bought: datetime) -> bool:
-    """Whether something was bought on a day, or so soon after it that its submit may have been of that day."""
-    return day <= bought.astimezone(UTC).date() <= day + timedelta(days=1)
+def _attempt(record: JobRecord | None, number: int) -> Attempt | None:
+    return record.attempt(number) if record and 1 <= number <= len(record.attempts) else None
 
 
-def _cost(day: date, entry: Entry, attempt: Attempt | None, model: str) -> Spent:
-    charged = attempt.credits_cost if attempt else None
+def _submit_of(record: JobRecord, late: Attempt) -> int:
+    """The attempt that made the POST which a late answer answers, as far as records of earlier versions tell."""
+    return max((one.number for one in record.attempts[: late.number - 1] if "claimed" in one.times), default=0)
+
+
+def _reserved(day: date, key: str, number: int, credits: float, model: str, problem: str) -> Spent:
+    state = "unreadable" if problem else "reserved"
+    return Spent(day, credits, state, model, "", settled=False, key=key, attempt=number, problem=problem)
+
+
+def _cost(day: date, record: JobRecord, attempt: Attempt, noted: float) -> Spent:
+    settled = attempt.state in SETTLED and not attempt.cost_is_early
+    problem = ""
+    if attempt.credits_cost is not None and not is_cost(attempt.credits_cost):
+        problem = f"attempt {attempt.number}: credits_cost: {attempt.credits_cost:g} was named, which can be no cost"
+        log.warning("job %s: %s; the estimate counts", record.key, problem)
+    credits = attempt.credits_counted
+    if not (settled and is_cost(attempt.credits_cost)):
+        credits = max(noted, credits)
     return Spent(
         day=day,
-        credits=entry.credits if charged is None else charged,
-        state=attempt.state if attempt else "reserved",
-        model=model,
-        deployment=attempt.by.get("deployment", "") if attempt else "",
-        settled=attempt is not None and attempt.state in _SETTLED,
+        credits=credits,
+        state=attempt.state,
+        model=str(record.request.get("model", "")),
+        deployment=attempt.by.get("deployment", ""),
+        settled=attempt.state in _ENDED,
+        key=record.key,
+        attempt=attempt.number,
+        problem=problem,
     )

@@ -9,87 +9,28 @@ claimed -> submitting -> submitted -> succeeded -> saved
               '-> in_doubt -> a person: adopt a task | submit again (a new attempt) | give up (abandoned)
 ```
 
-`MOVES` is that drawing as a table. The code moves a record only through it.
+`moves.MOVES` is that drawing as a table. The code moves a record only through it, and what could pay once too often is
+refused by the move itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, Self, get_args
+from datetime import UTC, date, datetime
+from typing import Any, Literal, Self, TypeGuard, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from prefect_loova.errors import MoveRefusedError, shown
 from prefect_loova.models import JobState, VideoRequest
+from prefect_loova.moves import MOVES, MoveName
 
 DecisionName = Literal["adopt", "submit-again", "give-up"]
 """What a person may decide about a job in doubt."""
 
 FORMAT = 1
 """The format of a record. A newer one is refused, not misread."""
-
-MoveName = Literal[
-    "claim",
-    "take_over",
-    "claim_again",
-    "buy_again",
-    "begin",
-    "bought",
-    "late_purchase",
-    "refused",
-    "doubt",
-    "adopt",
-    "submit_again",
-    "give_up",
-    "succeed",
-    "fail",
-    "lease",
-    "save",
-    "save_again",
-]
-
-
-@dataclass(frozen=True)
-class Move:
-    """One row of the table: which states an attempt may leave by this move, and what makes it happen."""
-
-    before: frozenset[JobState]
-    after: JobState
-    when: str
-    appends: bool = False
-    """Whether the move starts a new attempt instead of changing this one."""
-
-
-def _move(before: str, after: JobState, when: str, appends: bool = False) -> Move:
-    return Move(frozenset(before.split()), after, when, appends)  # type: ignore[arg-type]
-
-
-MOVES: Mapping[MoveName, Move] = {
-    "claim": _move("", "claimed", "The first to create the record wants to buy.", appends=True),
-    "take_over": _move("claimed", "claimed", "The claim is 30 s old; its owner's next write is refused."),
-    "claim_again": _move("rejected", "claimed", "Nothing was bought, so the same attempt is tried again."),
-    "buy_again": _move("failed", "claimed", "A parameter allows another paid attempt.", appends=True),
-    "begin": _move("claimed submitting", "submitting", "Written before the POST; again if it is no longer fresh."),
-    "bought": _move("submitting in_doubt abandoned", "submitted", "An answer, late or not, holds a task id."),
-    "late_purchase": _move(
-        "claimed submitting submitted succeeded saved failed rejected in_doubt abandoned",
-        "submitted",
-        "A late answer names a second task: both are kept.",
-        appends=True,
-    ),
-    "refused": _move("submitting in_doubt", "rejected", "Loova said no, or the POST never left."),
-    "doubt": _move("submitting", "in_doubt", "The answer is lost, or overdue by 30 s."),
-    "adopt": _move("in_doubt", "submitted", "A person names the task that the lost submit made."),
-    "submit_again": _move("in_doubt", "claimed", "A person risks a second payment.", appends=True),
-    "give_up": _move("in_doubt", "abandoned", "A person wants no video any more."),
-    "succeed": _move("submitted", "succeeded", "Loova says that the video is made."),
-    "fail": _move("submitted", "failed", "Loova says that the task ended without a video."),
-    "lease": _move("succeeded", "succeeded", "A collector takes, renews or takes over the right to save."),
-    "save": _move("succeeded", "saved", "The whole, checked video stands in the bucket."),
-    "save_again": _move("saved", "succeeded", "The video is gone from the bucket; Loova is asked for it again."),
-}
 
 
 def moves_as_markdown() -> str:
@@ -108,6 +49,12 @@ PURCHASED: frozenset[JobState] = frozenset({"submitted", "succeeded", "saved"})
 
 OPEN: frozenset[JobState] = frozenset({"claimed", "submitting", "submitted", "succeeded", "in_doubt"})
 """The states in which something is left to do or to decide."""
+
+SETTLED: frozenset[JobState] = frozenset({"succeeded", "saved", "failed"})
+"""The states whose cost is final: Loova named it when the task ended."""
+
+_CLAIMS: frozenset[MoveName] = frozenset({"take_over", "claim_again", "buy_again"})
+"""The moves by which a run gets the right to buy; each is counted against `max_paid_attempts`."""
 
 
 class _Stored(BaseModel):
@@ -175,6 +122,12 @@ class Attempt(_Stored):
     """The price by the table, in credits."""
     credits_cost: float | None = None
     """What Loova named, in credits."""
+    cost_is_early: bool = False
+    """Whether only the answer to the submit named the cost, and the answer that ended the task named none."""
+    budget_day: date | None = None
+    """The day (UTC, by S3's clock) whose budget this attempt counts for; None in records of earlier versions."""
+    by_decision: bool = False
+    """Whether a person decided to submit again: such an attempt is not counted against `max_paid_attempts`."""
     credits_before: float | None = None
     """The account's balance just before the POST: evidence for a person, nothing else."""
     credits_after: float | None = None
@@ -201,6 +154,16 @@ class Attempt(_Stored):
         """Whether something is left to do or to decide. A doubt that a person resolved by buying again is not."""
         return self.state in OPEN and not (self.state == "in_doubt" and self.decision)
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is in doubt and waits for a person."""
+        return self.state == "in_doubt" and self.decision is None
+
+    @property
+    def credits_counted(self) -> float:
+        """What budgets count for it, in credits: see `counted`."""
+        return counted(self.credits_estimate, self.credits_cost, self.state in SETTLED and not self.cost_is_early)
+
 
 class JobRecord(_Stored):
     """One request and everything that was done to have its video. Change it by `move` only."""
@@ -220,11 +183,17 @@ class JobRecord(_Stored):
 
     @classmethod
     def claimed(
-        cls, request: VideoRequest, api_origin: str, by: Mapping[str, str], now: datetime | None = None
+        cls,
+        request: VideoRequest,
+        api_origin: str,
+        by: Mapping[str, str],
+        now: datetime | None = None,
+        budget_day: date | None = None,
     ) -> Self:
         """The record of a request that nobody asked for before."""
         record = cls(key=request.key, api_origin=api_origin, request=request.shown(), attempts=())
-        return record._appended("claim", now, credits_estimate=request.estimate_credits(), by=dict(by))
+        price = request.estimate_credits()
+        return record._appended("claim", now, credits_estimate=price, by=dict(by), budget_day=budget_day)
 
     @property
     def current(self) -> Attempt:
@@ -242,42 +211,87 @@ class JobRecord(_Stored):
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to do or to decide in any attempt."""
-        if self.state == "saved":
-            return any(attempt.is_open for attempt in self.attempts if attempt.state in PURCHASED)
-        return any(attempt.is_open for attempt in self.attempts)
+        """Whether something is left to do or to decide in any attempt.
+
+        A claim beside the attempt that counts is not open: nobody goes on with it.
+        """
+        current = self.current
+        return any(one.is_open and (one.state != "claimed" or one is current) for one in self.attempts)
+
+    @property
+    def doubts(self) -> tuple[Attempt, ...]:
+        """The attempts in doubt that wait for a person, the first one first."""
+        return tuple(attempt for attempt in self.attempts if attempt.is_undecided)
 
     @property
     def undecided(self) -> Attempt | None:
         """The attempt in doubt that waits for a person, the latest one if there are several."""
-        waiting = [attempt for attempt in self.attempts if attempt.state == "in_doubt" and attempt.decision is None]
-        return waiting[-1] if waiting else None
+        return self.doubts[-1] if self.doubts else None
+
+    @property
+    def on_its_way(self) -> Attempt | None:
+        """The attempt whose POST may still be answered, the first one if there are several."""
+        return next((attempt for attempt in self.attempts if attempt.state == "submitting"), None)
 
     @property
     def paid_attempts(self) -> int:
         """How many attempts Loova took on, whatever became of them."""
         return sum(attempt.task_id is not None for attempt in self.attempts)
 
+    @property
+    def may_be_paid(self) -> int:
+        """How many attempts Loova took on or may have taken on: those in doubt count, decided or not."""
+        return sum(attempt.task_id is not None or attempt.state == "in_doubt" for attempt in self.attempts)
+
+    def may_buy(self, max_paid_attempts: int) -> bool:
+        """Whether the count of paid attempts allows a run to claim this job.
+
+        A claim that a person decided (`submit_again`) is the person's right, whatever the count.
+        """
+        attempt = self.current
+        if attempt.state in ("claimed", "rejected") and self._is_by_decision(attempt):
+            return True
+        return self.may_be_paid < max_paid_attempts
+
+    def _is_by_decision(self, attempt: Attempt) -> bool:
+        if attempt.by_decision:
+            return True
+        # Records of earlier versions: the claim that came next after a doubt that a person decided to submit again.
+        earlier = [one for one in self.attempts[: attempt.number - 1] if "claimed" in one.times]
+        decision = earlier[-1].decision if earlier else None
+        return decision is not None and decision.what == "submit-again"
+
     def attempt(self, number: int) -> Attempt:
         """The attempt with this number, counted from 1."""
         return self.attempts[number - 1]
 
-    def move(self, name: MoveName, number: int | None = None, *, now: datetime | None = None, **facts: Any) -> Self:
+    def move(
+        self,
+        name: MoveName,
+        number: int | None = None,
+        *,
+        now: datetime | None = None,
+        max_paid_attempts: int = 1,
+        **facts: Any,
+    ) -> Self:
         """The record after a move of one attempt.
 
         Args:
             name: A row of `MOVES`.
             number: Which attempt; the one that counts, if not given.
             now: The time to note; the clock's, if not given. For people only: no rule reads it.
+            max_paid_attempts: How often the request may be bought in all; only claims read it.
             facts: Fields of the attempt that the move sets.
 
         Raises:
-            MoveRefusedError: The table does not allow this move from the attempt's state.
+            MoveRefusedError: The table does not allow this move from the attempt's state, or it could pay once more
+                than is allowed.
         """
         attempt = self.current if number is None else self.attempt(number)
         move = MOVES[name]
         if attempt.state not in move.before:
             raise MoveRefusedError(f"attempt {attempt.number} is {attempt.state}: it cannot {name.replace('_', ' ')}")
+        self._check_payment(name, attempt, max_paid_attempts)
         if move.after == "submitted" and not facts.get("task_id"):
             raise MoveRefusedError(f"attempt {attempt.number} cannot be submitted without a task id")
         if attempt.task_id not in (None, facts.get("task_id", attempt.task_id)) and not move.appends:
@@ -289,10 +303,39 @@ class JobRecord(_Stored):
         if move.appends:
             earlier = attempt.model_copy(update={"decision": facts.pop("decision", attempt.decision)})
             facts = {"credits_estimate": attempt.credits_estimate, "by": attempt.by} | facts
+            if name == "late_purchase":
+                facts = {"budget_day": attempt.budget_day} | facts
+            if name == "submit_again":
+                facts = {"by_decision": True} | facts
             return self._with(earlier)._appended(name, now, **facts)
         times = attempt.times if move.after == attempt.state else attempt.times | {move.after: now or datetime.now(UTC)}
         merged = dict(attempt) | (attempt.model_extra or {}) | {"times": times} | facts | {"state": move.after}
         return self._with(Attempt.model_validate(merged))
+
+    def _check_payment(self, name: MoveName, attempt: Attempt, max_paid_attempts: int) -> None:
+        """Refuse a move that leads to a POST while another attempt holds the video, may hold it, or is one too many."""
+        if name not in (*_CLAIMS, "begin", "submit_again"):
+            return
+        verb = name.replace("_", " ")
+        for other in self.attempts:
+            if other.number == attempt.number:
+                continue
+            if other.state in PURCHASED:
+                raise MoveRefusedError(
+                    f"attempt {attempt.number} cannot {verb}: attempt {other.number} is {other.state}, so the video is "
+                    f"bought already as task {other.task_id}"
+                )
+            if name != "submit_again" and (other.state == "submitting" or other.is_undecided):
+                raise MoveRefusedError(
+                    f"attempt {attempt.number} cannot {verb}: attempt {other.number} is {other.state} and may be paid"
+                )
+            if name != "submit_again" and other.state == "abandoned":
+                raise MoveRefusedError(f"attempt {attempt.number} cannot {verb}: a person gave the job up")
+        if name in _CLAIMS and not self.may_buy(max_paid_attempts):
+            raise MoveRefusedError(
+                f"attempt {attempt.number} cannot {verb}: {self.may_be_paid} attempts are paid or may be, and "
+                f"max_paid_attempts is {max_paid_attempts}"
+            )
 
     def _with(self, attempt: Attempt) -> Self:
         attempts = (*self.attempts[: attempt.number - 1], attempt, *self.attempts[attempt.number :])
@@ -303,6 +346,24 @@ class JobRecord(_Stored):
         times = {state: now or datetime.now(UTC)}
         attempt = Attempt.model_validate({"number": len(self.attempts) + 1, "state": state, "times": times} | facts)
         return self.model_copy(update={"attempts": (*self.attempts, attempt)})
+
+
+def counted(estimate: float, cost: float | None, settled: bool) -> float:
+    """What a budget counts, in credits: the larger of estimate and cost, until Loova named the final cost.
+
+    Args:
+        estimate: The price by the table.
+        cost: What Loova named so far; a negative one, or one that is no number, is ignored.
+        settled: Whether the task has ended and Loova named its cost then.
+    """
+    if not is_cost(cost):
+        return estimate
+    return cost if settled else max(estimate, cost)
+
+
+def is_cost(cost: float | None) -> TypeGuard[float]:
+    """Whether this can be a cost: a finite number that is not negative."""
+    return cost is not None and math.isfinite(cost) and cost >= 0
 
 
 def with_purchase(record: JobRecord, number: int, task_id: str, **facts: Any) -> JobRecord:

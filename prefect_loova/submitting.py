@@ -26,13 +26,15 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
-from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.models import JobState, Submission, VideoRequest
+from prefect_loova.moves import MoveName
 from prefect_loova.polling import Deadline, backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
 from prefect_loova.sigterm import sigterm_held_back
-from prefect_loova.states import PURCHASED, JobRecord, MoveName, with_purchase
+from prefect_loova.states import PURCHASED, JobRecord, with_purchase
 
 _PURCHASE_TRIES = 8
+_CLAIMS: dict[JobState, MoveName] = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}
 _DELIVERY_SECONDS = 60.0
 """For how long a look at the media is good."""
 
@@ -77,7 +79,7 @@ async def submit_video(
                 if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
                     told = delivery is not None
                     delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait, told=told), jobs.clock()
-                claim = await _claim(jobs, request, stored)
+                claim = await _claim(jobs, request, stored, max_paid_attempts)
                 record = await _to_the_end(partial(_buy, jobs, delivery, claim))
                 return jobs.submission(record, reused=False)
             late: LoovaError = _somebody_elses(jobs, stored.record)
@@ -104,19 +106,21 @@ async def _is_free(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int
     Raises:
         LoovaError: It is in doubt, was given up, or has failed as often as it may be bought.
     """
-    record, attempt = stored.record, stored.record.current
-    if attempt.state == "in_doubt":
-        raise await in_doubt(jobs, record, attempt.number)
-    if attempt.state == "abandoned":
-        raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
-    if attempt.state == "submitting":
+    if stored.record.on_its_way is not None:
         stored = await doubt_what_is_overdue(jobs, stored)
-        if stored.record.state != "in_doubt":
+        if stored.record.on_its_way is not None:
             return False
-        raise await in_doubt(jobs, stored.record, attempt.number)
-    if attempt.state == "failed" and record.paid_attempts >= max_paid_attempts:
-        raise jobs.failed(record, attempt.number)
-    return attempt.state != "claimed" or stored.age >= jobs.times.take_over_after
+    record = stored.record
+    doubt = record.undecided or (record.current if record.state == "in_doubt" else None)
+    if doubt is not None:
+        raise await in_doubt(jobs, record, doubt.number)
+    if any(attempt.state == "abandoned" for attempt in record.attempts):
+        raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
+    if record.state == "claimed" and stored.age < jobs.times.take_over_after:
+        return False
+    if not record.may_buy(max_paid_attempts):
+        raise jobs.failed(record)
+    return True
 
 
 def _somebody_elses(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
@@ -128,19 +132,21 @@ def _somebody_elses(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
     )
 
 
-async def _claim(jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None) -> StoredRecord:
-    """The right to buy what is free."""
+async def _claim(
+    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
+) -> StoredRecord:
+    """The right to buy what is free, at the price of today."""
+    price = request.estimate_credits()
     if stored is None:
-        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by)
-        await jobs.spending.admit(request.key, 1, 0, record.current.credits_estimate)
+        day = await jobs.spending.admit(request.key, 1, 0, price)
+        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day)
         await jobs.records.note_open(record)
         return await jobs.records.create(record)
-    record, attempt = stored.record, stored.record.current
-    move = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}[attempt.state]
-    record = record.move(move, by=jobs.by)  # type: ignore[arg-type]
-    attempt = record.current
-    await jobs.spending.admit(request.key, attempt.number, attempt.refusals, attempt.credits_estimate)
-    stored = await jobs.records.advance(stored, record)
+    move: MoveName = _CLAIMS[stored.record.state]
+    facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
+    attempt = stored.record.move(move, **facts).current
+    day = await jobs.spending.admit(request.key, attempt.number, attempt.refusals, price)
+    stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))
     # After the claim, because whoever ended the job before may only now take it out of the index.
     await jobs.records.note_open(stored.record)
     return stored

@@ -16,7 +16,7 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import Submission, VideoTask
 from prefect_loova.polling import Deadline, PollSchedule
-from prefect_loova.states import JobRecord
+from prefect_loova.states import JobRecord, is_cost
 
 _ODD_LOOKS = 3
 
@@ -133,7 +133,10 @@ async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> Vid
     Raises:
         TaskFailedError: It ended without a video.
     """
-    facts: dict[str, Any] = {} if task.credits_cost is None else {"credits_cost": task.credits_cost}
+    # The cost that the submit named was early: without a final one, the larger of it and the price goes on counting.
+    facts: dict[str, Any] = {"cost_is_early": True}
+    if is_cost(task.credits_cost):
+        facts = {"credits_cost": task.credits_cost}
     if task.state == "failed":
         facts["reason"] = task.error_message or task.status
 

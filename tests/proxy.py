@@ -166,6 +166,8 @@ class Proxy:
         """Called with `METHOD path` of each request before anything is done to it."""
         self.answered: Callable[[str], None] | None = None
         """Called with `METHOD path` of each request before its reply is sent on."""
+        self.date: str | None = None
+        """The `Date` that every reply bears from now on, or None for the server's own."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -197,6 +199,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Do no harm any more."""
+        self.date = None
         with self._lock:
             self._harms.clear()
 
@@ -267,6 +270,8 @@ class Proxy:
             reply = server.head()
         status = int(reply.start.split(" ")[1])
         seen.status = status
+        if self.date is not None:
+            reply.head = re.sub(rb"(?i)\r\ndate:[^\r]*", b"\r\nDate: " + self.date.encode(), reply.head)
         if method != "HEAD" and status not in (204, 304):
             reply.body = server.body(reply, of_reply=True)
         if harm is not None and not early and not self._after(client, harm, reply):

@@ -272,3 +272,35 @@ def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count
 def test_a_request_given_twice_is_one_video():
     orders = merged([*requests(3), *requests(2)])
     assert [order.rows for order in orders] == [(1, 4), (2, 5), (3,)]
+
+
+@dataclass
+class ChargesLate(Loova):
+    """Names one cost at the submit and another one at the end."""
+
+    at_submit: float | None = 0.0
+    at_end: float | None = 75.0
+
+    async def submit(self, request: VideoRequest) -> Submission:
+        await super().submit(request)
+        return submission(request, cost=self.at_submit)
+
+    async def wait(self, submitted: Submission) -> VideoTask:
+        task = await super().wait(submitted)
+        return task.model_copy(update={"credits_cost": self.at_end})
+
+
+@pytest.mark.parametrize("at_submit", [0.0, None, -1e9, math.nan])
+def test_a_cost_that_is_named_too_low_at_the_submit_frees_nothing_of_the_budget(at_submit: float | None):
+    loova = ChargesLate(at_submit=at_submit)
+    report, _ = made(loova, new(9), most=4 * PRICE, places=6)
+    assert len(loova.submits) <= 4
+    assert report.credits_charged == 75 * len(loova.submits)
+
+
+@pytest.mark.parametrize("at_end", [None, -1e9, math.nan])
+def test_a_final_cost_that_can_be_no_cost_leaves_what_was_reserved(at_end: float | None):
+    loova = ChargesLate(at_end=at_end)
+    report, _ = made(loova, new(9), most=4 * PRICE, places=1)
+    assert len(loova.submits) == 4
+    assert report.credits_charged == 4 * PRICE

@@ -37,6 +37,7 @@ VIDEO = StoredVideo(object_key="k/video.mp4", size_bytes=5, sha256="0" * 64)
 FACTS: dict[str, dict[str, Any]] = {
     "bought": {"task_id": "t_bought", "trace_id": "trace_1", "credits_cost": 75.0},
     "late_purchase": {"task_id": "t_late"},
+    "buy_again": {"max_paid_attempts": 2},
     "adopt": {"task_id": "t_adopted", "decision": DECISION},
     "submit_again": {"decision": DECISION.model_copy(update={"what": "submit-again"})},
     "give_up": {"decision": DECISION.model_copy(update={"what": "give-up"})},
@@ -322,7 +323,7 @@ def test_a_renewed_lease_does_not_touch_the_times() -> None:
 
 
 def test_a_new_attempt_begins_clean_but_for_its_price_and_its_worker() -> None:
-    record = moved("begin", "bought", "fail").move("buy_again", by={"run": "r2"})
+    record = moved("begin", "bought", "fail").move("buy_again", by={"run": "r2"}, max_paid_attempts=2)
     attempt = record.current
     assert (attempt.task_id, attempt.trace_id, attempt.credits_cost, attempt.video) == (None, None, None, None)
     assert (attempt.credits_estimate, attempt.by) == (75, {"run": "r2"})

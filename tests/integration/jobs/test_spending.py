@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import date
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -13,8 +17,10 @@ from prefect_loova.errors import BudgetError, InDoubtError, LoovaError, Rejected
 from prefect_loova.models import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.spending import Entry, Spending, today
+from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
-from tests.integration.jobs.shop import AT_ONCE, KEY, REQUEST, Shop
+from tests.integration.jobs.shop import AT_ONCE, KEY, RECORD, REQUEST, Clock, Shop
+from tests.proxy import Proxy
 
 PRICE = REQUEST.estimate_credits()
 DAY = date(2026, 11, 24)
@@ -139,3 +145,198 @@ def test_an_entry_is_read_as_it_was_named():
     for entry in (Entry("0" * 64, 1, 0, 60), Entry("f" * 64, 12, 3, 62.5)):
         assert Entry.named(entry.name) == entry
     assert Entry.named("2026-11-24.json") is None
+
+
+# -- what may still be charged counts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_submit", [0, -1_000_000])
+async def test_a_cost_that_is_named_too_low_at_the_submit_admits_no_further_submit(shop: Shop, at_submit: int) -> None:
+    shop.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": at_submit}})
+    for number in range(6):
+        await buy(shop, number, most=2.5 * PRICE)
+    assert shop.totals["posted"] == 2
+    assert await spent(shop) == 2 * PRICE
+
+
+async def test_an_end_that_names_no_cost_leaves_the_larger_of_estimate_and_early_cost(shop: Shop) -> None:
+    shop.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": 0}})
+    shop.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": None}})
+    submission = await shop.submit()
+    await shop.wait(submission)
+    await shop.save(submission)
+    assert shop.states == ["saved"]
+    assert await spent(shop) == PRICE
+
+
+async def test_the_final_cost_counts_once_loova_has_named_it(shop: Shop) -> None:
+    submission = await shop.submit()
+    shop.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": 12}})
+    await shop.wait(submission)
+    assert await spent(shop) == 12
+
+
+@pytest.mark.parametrize("cost", ["-5", '"NaN"', '"Infinity"'])
+async def test_a_cost_in_a_record_that_can_be_none_is_reported_and_the_estimate_counts(shop: Shop, cost: str) -> None:
+    await shop.save(await shop.finished())
+    stored = shop.bytes_of(RECORD).decode()
+    assert '"credits_cost": 60.0' in stored
+    wrong = stored.replace('"credits_cost": 60.0', f'"credits_cost": {cost}')
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=RECORD, Body=wrong.encode())
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        report = await credits_report(jobs, days=1, low_below=0)
+    assert sum(day.credits for day in report.days) == PRICE
+    ((key, reason),) = report.problems
+    assert key == KEY
+    assert "can be no cost" in reason
+
+
+@pytest.mark.parametrize("state", [(), ("begin", "refused"), ("begin", "bought", "fail")])
+async def test_a_job_that_was_priced_by_an_older_table_is_admitted_at_the_price_of_today(
+    shop: Shop, state: tuple[Any, ...]
+) -> None:
+    await shop.leave(*state, **({"task_id": "sim_old"} if "bought" in state else {}))
+    await shop.change(
+        lambda record: record.model_copy(
+            update={"attempts": (record.current.model_copy(update={"credits_estimate": 1.0}),)}
+        )
+    )
+    async with shop.worker(s3=shop.bucket.client, times=AT_ONCE, max_credits_per_day=10) as jobs:
+        with pytest.raises(BudgetError, match=f"this video costs {PRICE:g}"):
+            await submit_video(jobs, REQUEST, max_paid_attempts=2)
+    assert shop.totals["posted"] == 0
+    async with shop.worker(s3=shop.bucket.client, times=AT_ONCE, max_credits_per_day=2 * PRICE) as jobs:
+        submission = await submit_video(jobs, REQUEST, max_paid_attempts=2)
+    assert submission.credits_estimate == PRICE
+
+
+async def test_a_claim_at_another_price_is_not_counted_beside_its_own_earlier_note(shop: Shop) -> None:
+    async with shop.worker(s3=shop.bucket.client, max_credits_per_day=PRICE) as jobs:
+        await jobs.spending.admit(KEY, 1, 0, PRICE - 10)
+        await submit_video(jobs, REQUEST)
+    assert await spent(shop) == PRICE
+
+
+POISONS = {
+    "corrupt": b"{",
+    "deep": b"[" * 100_000,
+    "empty": b"",
+    "of another API": JobRecord.claimed(REQUEST, "https://another.test", {}).model_dump_json().encode(),
+    "of a newer format": JobRecord.claimed(REQUEST, "http://x", {}).model_copy(update={"format": 9}).model_dump_json(),
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+async def test_a_record_that_cannot_be_read_counts_at_its_noted_estimate_and_stops_no_other_job(
+    shop: Shop, poison: str
+) -> None:
+    await shop.submit()
+    body = POISONS[poison]
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=RECORD, Body=body)
+    assert await buy(shop, 1, most=1.5 * PRICE) == "BudgetError"
+    assert await buy(shop, 1, most=2 * PRICE) != "BudgetError"
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        report = await credits_report(jobs, days=1, low_below=0)
+    assert sum(day.credits for day in report.days) == 2 * PRICE
+    assert [key for key, _ in report.problems] == [KEY]
+
+
+async def test_a_second_purchase_after_the_day_is_settled_counts(shop: Shop) -> None:
+    clock = Clock()
+    await shop.save(await shop.finished())
+    async with shop.worker(s3=shop.bucket.client, clock=clock) as jobs:
+        assert sum(one.credits for one in await jobs.spending.of_day(today())) == PRICE
+        await shop.change(lambda record: record.move("late_purchase", 1, task_id="sim_late"))
+        clock.now += 61
+        assert sum(one.credits for one in await jobs.spending.of_day(today())) == 2 * PRICE
+
+
+async def test_each_attempt_of_a_claim_that_was_taken_over_on_the_next_day_counts_once(shop: Shop) -> None:
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        await Spending(jobs.records, 10 * PRICE, lambda: DAY).admit(KEY, 1, 0, PRICE)
+    await shop.leave()
+    await shop.submit(times=AT_ONCE)
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        assert [one.credits for one in await jobs.spending.of_day(DAY)] == []
+        assert [one.credits for one in await jobs.spending.of_day(today())] == [PRICE]
+
+
+# -- by which clock ----------------------------------------------------------------------------------------------------
+
+
+async def at(shop: Shop, proxy: Proxy, here: datetime, by_s3: datetime, most: float | None, number: int = 0) -> str:
+    """Buy at a time that this machine's clock and that of S3 tell; returns the task, or what kept it from it."""
+    proxy.date = format_datetime(by_s3, usegmt=True)
+    s3 = replace(shop.bucket.server, endpoint_url=proxy.url).client()
+    async with shop.worker(s3=s3, wall=here.timestamp, max_credits_per_day=most) as jobs:
+        try:
+            return (await submit_video(jobs, VideoRequest(prompt=f"video {number}", duration=4), max_wait=0)).task_id
+        except LoovaError as error:
+            return str(error)
+
+
+MIDNIGHT = datetime(2026, 3, 29, tzinfo=UTC)
+NEXT = MIDNIGHT.date()
+DAY_BEFORE = NEXT - timedelta(days=1)
+
+
+async def counted_on(shop: Shop, *days: date) -> list[float]:
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        return [sum(one.credits for one in await jobs.spending.of_day(day)) for day in days]
+
+
+@pytest.mark.parametrize("most", [None, PRICE])
+@pytest.mark.parametrize(
+    ("here", "by_s3"),
+    [(-1, -1), (-1, 0), (0, -1), (0, 0), (-600, 200), (200, -600), (-899, 0), (899, -1)],
+)
+async def test_a_submit_near_midnight_counts_on_the_one_day_of_s3s_clock(
+    shop: Shop, proxy: Proxy, most: float | None, here: int, by_s3: int
+) -> None:
+    here_at, s3_at = (MIDNIGHT + timedelta(seconds=seconds) for seconds in (here, by_s3))
+    assert (await at(shop, proxy, here_at, s3_at, most)).startswith("sim_")
+    assert await counted_on(shop, DAY_BEFORE, NEXT) == ([PRICE, 0] if by_s3 < 0 else [0, PRICE])
+    # Another machine, whose clock is wrong the other way, sees the same day and the same budget.
+    other_at = s3_at - timedelta(seconds=here - by_s3)
+    assert "max_credits_per_day: 60 credits may be spent a day" in await at(shop, proxy, other_at, s3_at, PRICE, 1)
+    assert shop.totals["posted"] == 1
+
+
+@pytest.mark.parametrize("hours", [-24, -1, 1, 24])
+async def test_under_a_budget_two_clocks_that_disagree_by_far_buy_nothing_and_are_named(
+    shop: Shop, proxy: Proxy, hours: int
+) -> None:
+    noon = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    told = await at(shop, proxy, noon, noon + timedelta(hours=hours), PRICE)
+    assert f"the clock of S3 at {proxy.url} says {noon + timedelta(hours=hours):%Y-%m-%d %H:%M:%S} UTC" in told
+    assert f"the clock of this machine {noon:%Y-%m-%d %H:%M:%S} UTC" in told
+    assert shop.totals["posted"] == 0
+    assert shop.keys == set()
+
+
+async def test_without_a_budget_the_day_of_s3s_clock_counts_and_the_log_says_so(
+    shop: Shop, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    noon = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    with caplog.at_level(logging.WARNING):
+        assert (await at(shop, proxy, noon, noon + timedelta(days=1), None)).startswith("sim_")
+    assert "the submit counts for the day of S3's clock" in caplog.text
+    assert await counted_on(shop, DAY_BEFORE, NEXT) == [0, PRICE]
+
+
+@pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 10, 25)])
+async def test_a_budget_day_has_24_hours_of_utc_where_the_local_day_has_23_or_25(
+    shop: Shop, proxy: Proxy, day: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        for number, seconds in enumerate((-1, 0, 86_399, 86_400)):
+            moment = begin + timedelta(seconds=seconds)
+            assert (await at(shop, proxy, moment, moment, None, number)).startswith("sim_")
+        days = [day + timedelta(days=by) for by in (-1, 0, 1)]
+        assert await counted_on(shop, *days) == [PRICE, 2 * PRICE, PRICE]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
