@@ -1,4 +1,4 @@
-"""One prefix of one bucket: names, the probe for conditional writes, listings, and small JSON objects."""
+"""One prefix of one bucket: names, listings, and small JSON objects."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_loova.bucket_check import check_bucket
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
-from prefect_loova.polling import backoff
-from prefect_loova.s3_errors import S3_ERRORS, status_of, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-_PROBE_TRIES = 2  # nothing is at stake yet, and a wrong endpoint should be told soon
-
-_seen_conditional: set[tuple[str, str, str]] = set()
+PROBES = "_open/_probe"
+"""Where each process writes what shows that the bucket can be used: below `_open/`, as deleting is allowed there."""
 
 
 class Listed(NamedTuple):
@@ -90,42 +89,12 @@ class BucketPrefix:
         return f"s3://{self.bucket}/{object_key}"
 
     async def check_conditional_writes(self) -> None:
-        """Refuse a bucket that cannot be written, or whose server ignores conditions. Asked once in a process.
+        """Refuse a bucket that cannot carry job records and videos. It is asked once in a process (`bucket_check`).
 
         Raises:
-            StorageError: Says which, before anything is spent.
+            StorageError: Says what is missing, before anything is spent.
         """
-        probe = self.object_key("_probe")
-        known = (self.s3.meta.endpoint_url, self.bucket, probe)
-        if known in _seen_conditional:
-            return
-        body = b"prefect-loova: this object shows that the server honours conditional writes"
-        wrong = '"00000000000000000000000000000000"'
-        await self._refused_write(probe, body, {"IfNoneMatch": "*"}, may_succeed=True)
-        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": wrong}):
-            if not await self._refused_write(probe, body, condition):
-                raise StorageError(
-                    f"the S3 server at {known[0]} ignores {next(iter(condition))} on PutObject (bucket {self.bucket}): "
-                    "paying once rests on conditional writes, so nothing is submitted with it"
-                )
-        _seen_conditional.add(known)
-
-    async def _refused_write(self, key: str, body: bytes, condition: dict[str, str], may_succeed: bool = False) -> bool:
-        for attempt in range(_PROBE_TRIES):
-            try:
-                await asyncio.to_thread(self.s3.put_object, Bucket=self.bucket, Key=key, Body=body, **condition)  # type: ignore[arg-type]
-            except S3_ERRORS as error:
-                failure = storage_error(error, self.uri(key))
-                if status_of(error) == 412:
-                    return True
-                if not failure.transient:
-                    raise failure from None
-                if attempt + 1 == _PROBE_TRIES:
-                    raise failure from None
-                await self._sleep(backoff(attempt))
-            else:
-                return may_succeed
-        raise AssertionError("unreachable")
+        await check_bucket(self.s3, self.bucket, self.object_key(PROBES))
 
     async def object_size(self, object_key: str) -> int | None:
         """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""
@@ -153,7 +122,7 @@ class BucketPrefix:
         try:
             return await asyncio.to_thread(names)
         except S3_ERRORS as error:
-            failure = storage_error(error, self.uri(below))
+            failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
             if failure.http_status == 403:
                 hint = "listing it needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
                 failure = StorageError(f"{failure.message}: {hint}", http_status=403)
@@ -205,7 +174,7 @@ class BucketPrefix:
                 return None
             raise
         except S3_ERRORS as error:
-            raise storage_error(error, self.uri(object_key)) from None
+            raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
         return body
 
     async def put_bytes(self, object_key: str, content: bytes, content_type: str, **options: Any) -> None:
@@ -236,6 +205,7 @@ class BucketPrefix:
             answer = await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
             self.server_time = date_of(getattr(error, "response", None))
-            raise storage_error(error, self.uri(object_key)) from None
+            name = operation_of(operation.__name__)
+            raise storage_error(error, self.uri(object_key), self.s3, name) from None
         self.server_time = date_of(answer)
         return answer

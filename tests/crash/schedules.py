@@ -201,7 +201,9 @@ def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterat
     uploads = client.list_multipart_uploads(Bucket=stage.bucket, Prefix=place).get("Uploads", [])
     if uploads:
         yield f"{len(uploads)} multipart uploads were left behind"
-    entries = client.list_objects_v2(Bucket=stage.bucket, Prefix=f"{stage.prefix}/_open/").get("Contents", [])
+    # Straight below, as the index is read: a process that was killed may leave its probe's object further down.
+    index = {"Bucket": stage.bucket, "Prefix": f"{stage.prefix}/_open/", "Delimiter": "/"}
+    entries = client.list_objects_v2(**index).get("Contents", [])
     if state == "in_doubt" and [entry["Key"] for entry in entries] != [f"{stage.prefix}/_open/{REQUEST.key}"]:
         yield "it is in doubt, and the index of open jobs does not know it"
 

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prefect_loova.bucket import _seen_conditional
+from prefect_loova.bucket import PROBES
+from prefect_loova.bucket_check import count_as_checked
 from prefect_loova.client import FormFile
 from prefect_loova.errors import (
     InDoubtError,
@@ -184,7 +185,7 @@ class Protocol(RuleBasedStateMachine):
         self.gate = _Gate(self)
         self.loop.set_default_executor(self.gate)
         # Whether conditions are honoured is not in question here, and known from the start.
-        _seen_conditional.add(("memory", "bucket", "loova/_probe"))
+        count_as_checked(self.s3, "bucket", f"loova/{PROBES}")
 
     @initialize()
     def a_bucket(self) -> None:

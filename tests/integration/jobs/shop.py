@@ -149,7 +149,7 @@ class Shop:
     def keys(self) -> set[str]:
         found = self.bucket.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         index_of_days = "loova/_spend/"
-        return {one["Key"] for one in found if not one["Key"].startswith(index_of_days)} - {"loova/_probe"}
+        return {one["Key"] for one in found if not one["Key"].startswith(index_of_days)}
 
     @property
     def uploads(self) -> list[str]:
