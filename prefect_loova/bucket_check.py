@@ -231,6 +231,7 @@ class Probe:
         content, now = self._read()
         if content == body:
             return now  # the reply was lost, and the 412 is that to boto3's own repeat
+        self._operation = "PutObject"
         raise self._error(
             f"the S3 server refuses If-Match with the very ETag that it gave, {shown(etag, 80)}, as one that takes it "
             "only unquoted does, or one behind a proxy that makes ETags weak (W/). Paying once rests on conditional "

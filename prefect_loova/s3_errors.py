@@ -117,4 +117,5 @@ def code_of(error: Exception) -> str:
 
 
 def _sends_none(s3: S3Client | None) -> bool:
-    return s3 is not None and getattr(s3.meta.config, "request_checksum_calculation", None) == "when_required"
+    names = ("request_checksum_calculation", "response_checksum_validation")
+    return s3 is not None and all(getattr(s3.meta.config, name, None) == "when_required" for name in names)
