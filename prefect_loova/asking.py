@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flow_runs import asuspend_flow_run
@@ -16,7 +17,7 @@ from prefect_loova.doubt import decide
 from prefect_loova.errors import InDoubtError, InvalidRequestError, MoveRefusedError, TaskNotFoundError
 from prefect_loova.opening import open_jobs
 from prefect_loova.pages import escaped
-from prefect_loova.states import Decision, DecisionName
+from prefect_loova.states import Decision
 
 _MOST_QUESTIONS = 20
 
@@ -24,7 +25,7 @@ _MOST_QUESTIONS = 20
 class WhatToDo(RunInput):
     """What shall become of a job in doubt?"""
 
-    decision: DecisionName = Field(
+    decision: Literal["adopt", "submit-again", "give-up"] = Field(
         title="Decision",
         description="adopt: the task is in the Loova dashboard. submit-again: it is not, and a second payment is "
         "risked. give-up: no video is wanted any more.",
@@ -32,6 +33,11 @@ class WhatToDo(RunInput):
     task_id: str = Field("", title="Loova task", description="Only to adopt: its id in the dashboard.")
     who: str = Field(min_length=1, title="Who decides", description="Your name; it stays in the job record.")
     why: str = Field("", title="Why", description="What you saw; it stays in the job record.")
+    force: bool = Field(
+        False,
+        title="Adopt it all the same",
+        description="Only to adopt a task that contradicts what was sent; say why.",
+    )
 
 
 async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> None:
@@ -67,7 +73,7 @@ async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, buc
         try:
             async with open_jobs(credentials, bucket, prefix) as jobs:
                 task_id = answer.task_id.strip() or None
-                await decide(jobs, str(doubt.key), decision, task_id, attempt=doubt.attempt)
+                await decide(jobs, str(doubt.key), decision, task_id, attempt=doubt.attempt, force=answer.force)
         except (InvalidRequestError, TaskNotFoundError) as error:
             problem = str(error)
             logger.warning("the decision cannot be carried out: %s", problem)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_loova.comparing import differences
 from prefect_loova.doubt import described
 from prefect_loova.errors import (
     BudgetError,
@@ -47,6 +48,7 @@ class VideoOutcome(BaseModel):
     reason: str = Field("", description="Why there is no video.")
     task_id: str | None = Field(None, description="The Loova task.")
     video: str | None = Field(None, description="The video, as an s3:// URI.")
+    differs: str = Field("", description="How the video differs from what was asked for; empty where it does not.")
     credits_estimate: float = Field(description="The price by the table, in credits.")
     credits_charged: float = Field(0.0, description="What this run spent on it, or may have, in credits.")
 
@@ -101,6 +103,7 @@ class Order:
         reason: Why nothing can be done about it by this run.
         video: Where the record says that the video is, as an s3:// URI.
         size_bytes: How large the record says that it is.
+        differs: How the video differs from what was asked for.
     """
 
     request: VideoRequest
@@ -112,10 +115,13 @@ class Order:
     reason: str = ""
     video: str | None = None
     size_bytes: int | None = None
+    differs: str = ""
 
     def became(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """What became of it."""
-        known = {"task_id": self.submission.task_id, "video": self.video} if self.submission else {}
+        known: dict[str, object] = {}
+        if self.submission:
+            known = {"task_id": self.submission.task_id, "video": self.video, "differs": self.differs}
         return VideoOutcome.model_validate(
             {
                 "key": self.request.key,
@@ -136,6 +142,7 @@ class Order:
             "reused" if saved.reused and not charged else "saved",
             video=saved.video,
             task_id=saved.task_id,
+            differs=saved.differs,
             credits_charged=charged,
         )
 
@@ -301,6 +308,7 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
         reason=reason,
         video=jobs.records.uri(attempt.video.object_key) if attempt.video else None,
         size_bytes=attempt.video.size_bytes if attempt.video else None,
+        differs=differences(record.request, attempt.video) if attempt.video else "",
     )
 
 

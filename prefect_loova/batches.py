@@ -221,7 +221,10 @@ def _left(order: Order, queued: bool, found: CollectedVideos) -> VideoOutcome:
 
 def _log_outcome(outcome: VideoOutcome) -> None:
     told = outcome.video or outcome.reason
-    log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
+    if outcome.differs:
+        told = f"{told}, which differs from what was asked for: {outcome.differs}"
+    is_good = outcome.outcome in ("saved", "reused") and not outcome.differs
+    log = get_run_logger().info if is_good else get_run_logger().warning
     log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), told)
 
 

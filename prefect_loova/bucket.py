@@ -128,6 +128,24 @@ class BucketPrefix:
                 failure = StorageError(f"{failure.message}: {hint}", http_status=403)
             raise failure from None
 
+    async def folders(self) -> list[str]:
+        """The names of the folders straight below the prefix: one for each job that has a record, and the indexes.
+
+        Raises:
+            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        """
+        below = f"{self.prefix}/" if self.prefix else ""
+
+        def names() -> list[str]:
+            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
+            folders = (found for page in pages for found in page.get("CommonPrefixes", []))
+            return [found["Prefix"].removeprefix(below).removesuffix("/") for found in folders]
+
+        try:
+            return await asyncio.to_thread(names)
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(below)) from None
+
     async def get_json(self, object_key: str) -> tuple[Any, str] | None:
         """A small JSON object and its ETag, or None where it is missing (or may not be seen).
 

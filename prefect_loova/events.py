@@ -16,6 +16,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova.accounts import CreditsReport
+from prefect_loova.comparing import differences
 from prefect_loova.errors import shown
 from prefect_loova.jobs import Happening
 from prefect_loova.states import JobRecord
@@ -41,6 +42,7 @@ def _tell(bucket: str, happening: Happening, record: JobRecord, number: int) -> 
         "credits_cost": attempt.credits_cost,
         "video": f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
         "reason": attempt.reason,
+        "differs": (differences(record.request, attempt.video) or None) if attempt.video else None,
         "deployment": attempt.by.get("deployment"),
     }
     resource = {

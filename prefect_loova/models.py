@@ -388,6 +388,7 @@ class SavedVideo(_Value):
     duration_seconds: float | None = Field(None, description="How long it plays, in seconds, as the file says.")
     width: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
     height: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
+    differs: str = Field("", description="How it differs from what was asked for, in length or ratio; empty if not.")
     credits_estimate: float | None = Field(None, description="The price by the table, in credits.")
     credits_cost: float | None = Field(description="What Loova charged, in credits, where it said so.")
     times: dict[str, datetime] = Field({}, description="When the job came to each of its states.")

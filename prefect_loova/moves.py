@@ -21,6 +21,7 @@ MoveName = Literal[
     "adopt",
     "submit_again",
     "give_up",
+    "take_back",
     "succeed",
     "fail",
     "lease",
@@ -62,6 +63,9 @@ MOVES: Mapping[MoveName, Move] = {
     "adopt": _move("in_doubt", "submitted", "A person names the task that the lost submit made."),
     "submit_again": _move("in_doubt", "claimed", "A person risks a second payment.", appends=True),
     "give_up": _move("in_doubt", "abandoned", "A person wants no video any more."),
+    "take_back": _move(
+        "submitted succeeded saved failed", "in_doubt", "A person takes a wrong adoption back; the record keeps it."
+    ),
     "succeed": _move("submitted", "succeeded", "Loova says that the video is made."),
     "fail": _move("submitted", "failed", "Loova says that the task ended without a video."),
     "lease": _move("succeeded", "succeeded", "A collector takes, renews or takes over the right to save."),

@@ -42,6 +42,7 @@ class Mp4Facts:
         duration_seconds: The length of the picture's track.
         width: Of the coded picture, in pixels, before a rotation.
         height: Of the coded picture, in pixels, before a rotation.
+        is_turned: Whether a player turns the picture by a quarter, so that width and height change places.
         fragmented: Whether the media stand in fragments (`moof`) rather than under one index.
     """
 
@@ -50,6 +51,7 @@ class Mp4Facts:
     width: int
     height: int
     fragmented: bool
+    is_turned: bool = False
 
 
 class Mp4Check:
@@ -111,7 +113,12 @@ class Mp4Check:
         self._movie.check_chunks(self._media)
         track = self._movie.video
         return Mp4Facts(
-            self._position, self._movie.duration_seconds, track.width, track.height, self._movie.fragments > 0
+            self._position,
+            self._movie.duration_seconds,
+            track.width,
+            track.height,
+            self._movie.fragments > 0,
+            track.is_turned,
         )
 
     def _take_header(self, view: memoryview) -> memoryview:
@@ -196,6 +203,7 @@ class _Track:
     sizes: array[int]
     constant_size: int
     runs: array[int]
+    is_turned: bool = False
 
     @classmethod
     def read(cls, data: memoryview) -> _Track:
@@ -219,7 +227,7 @@ class _Track:
         runs = _table(_one(stbl, "stsc"), 4, "I", width=3)
         if (len(offsets) and (not runs or runs[0] != 1)) or any(first >= after for first, after in pairwise(runs[::3])):
             raise ValueError("the stsc table is out of order")
-        return cls(track_id, timescale, duration, width, height, offsets, sizes, constant, runs)
+        return cls(track_id, timescale, duration, width, height, offsets, sizes, constant, runs, _is_turned(tkhd))
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """Where each chunk of samples begins, and its size in bytes (at least: stz2's sizes are not read)."""
@@ -328,6 +336,15 @@ def _times(header: memoryview) -> tuple[int, int]:
     if not timescale:
         raise ValueError("a timescale of 0")
     return timescale, duration
+
+
+def _is_turned(tkhd: memoryview) -> bool:
+    """Whether the matrix of a track turns its picture by a quarter."""
+    at = 52 if tkhd[0] else 40
+    if len(tkhd) < at + 20:
+        return False
+    a, b, _, c, d = struct.unpack_from(">5i", tkhd, at)
+    return a == 0 and d == 0 and bool(b) and bool(c)
 
 
 def _table(data: memoryview, at: int, code: str, width: int = 1) -> array[int]:

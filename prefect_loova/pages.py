@@ -99,6 +99,7 @@ def _facts(saved: SavedVideo) -> Iterable[tuple[str, str]]:
     for kind in ("image_urls", "video_urls", "audio_urls"):
         yield kind.partition("_")[0].title() + "s", ", ".join(escaped(url, 200) for url in asked.get(kind, ()))
     yield "Made", escaped(_made(saved))
+    yield "Differs", f"**{escaped(saved.differs)}**" if saved.differs else ""
     yield "Cost", _cost(saved)
     yield "Paid", "by an earlier run" if saved.reused else "by this run"
     yield "Took", _took(saved.times)
@@ -166,6 +167,11 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
     if missing:
         lines += ["", *map(_missing, missing[:_MOST_ROWS]), *_left(len(missing) - _MOST_ROWS)]
     shown_rows = _LINE * min(len(there), _MOST_ROWS)
+    wrong = [video for video in there if video.differs]
+    if wrong:
+        lines += ["", "These videos differ from what was asked for:", ""]
+        lines += [f"- {escaped(v.name, 80)}: {escaped(v.differs, 200)}" for v in wrong[:_MOST_ROWS]]
+        lines += _left(len(wrong) - _MOST_ROWS)
     pictured = _that_fit(there, posters, MOST_GALLERY - sum(map(len, lines)) - shown_rows)
     if pictured:
         lines += ["", *_grid(list(pictured.values()))]
@@ -238,7 +244,7 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
             "where": video.video or "",
-            "reason": shown(video.reason, 300),
+            "reason": shown(video.reason or video.differs, 300),
             "loova task": video.task_id or "",
             "key": video.key,
         }

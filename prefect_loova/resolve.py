@@ -1,9 +1,10 @@
-"""The command for jobs in doubt: list them, look at one, or carry out what a person decided about it.
+"""The command for jobs in doubt: list them, look at one, carry out what a person decided, or take an adoption back.
 
     python -m prefect_loova.resolve --bucket my-bucket
     python -m prefect_loova.resolve KEY adopt TASK_ID --bucket my-bucket --why "found it in the dashboard"
     python -m prefect_loova.resolve KEY submit-again --bucket my-bucket
     python -m prefect_loova.resolve KEY give-up --bucket my-bucket
+    python -m prefect_loova.resolve KEY take-back --bucket my-bucket --why "it is another job's task"
 
 It needs no Prefect server, unless blocks are named. Exit codes: 0 listed or decided; 2 invalid input; 1 anything else.
 """
@@ -39,6 +40,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--who", metavar="NAME", help="who decides (default: your user name); it stays in the record")
     parser.add_argument("--why", metavar="TEXT", default="", help="what you saw; it stays in the record")
+    parser.add_argument(
+        "--force", action="store_true", help="adopt a task that contradicts what was sent; --why must say the reason"
+    )
     parser.add_place()
     return parser
 
@@ -50,7 +54,7 @@ async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
             decision = Decision(
                 what=args.decision, who=args.who or getpass.getuser(), when=datetime.now(UTC), why=args.why
             )
-            record = await decide(jobs, args.key, decision, args.task_id, attempt=args.attempt)
+            record = await decide(jobs, args.key, decision, args.task_id, attempt=args.attempt, force=args.force)
             told = _decided(jobs.name(record), record, decision)
             say(told) if args.json else print(told)
             return {"job": record.model_dump(mode="json", exclude_none=True)}
@@ -76,6 +80,7 @@ def _decided(name: str, record: JobRecord, decision: Decision) -> str:
         "adopt": "Ask for the same request again to have its video.",
         "submit-again": "Ask for the same request again: it is submitted once more.",
         "give-up": "It is never bought again; another take would be.",
+        "take-back": "It waits for a decision again. A video that was saved stays in the bucket, as no job's video.",
     }
     return f"{name} is {record.state}, decided by {shown(decision.who, 80)}. {then[decision.what]}"
 

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prefect_loova.comparing import differences
 from prefect_loova.errors import (
     LoovaError,
     StorageError,
@@ -26,7 +27,7 @@ from prefect_loova.polling import Deadline
 from prefect_loova.records import RecordMovedError, StoredRecord
 from prefect_loova.states import Attempt, JobRecord, Lease, StoredVideo
 from prefect_loova.transfer import Copied, Target, abort_uploads, copy_video
-from prefect_loova.waiting import ended, look
+from prefect_loova.waiting import check_task, ended, look
 
 MAX_BYTES = 8 * 1024**3
 """The largest video that is saved by default, in bytes."""
@@ -89,6 +90,7 @@ async def bring_video(
     while True:
         stored = await jobs.records.expect(submission.key)
         attempt = stored.record.attempt(submission.attempt)
+        check_task(jobs, stored.record, submission)
         try:
             if attempt.state == "saved":
                 if await _is_there(jobs, attempt):
@@ -96,7 +98,9 @@ async def bring_video(
                 log.warning(
                     "task %s: the saved video is gone from the bucket; asking Loova for it again", attempt.task_id
                 )
-                await jobs.records.advance(stored, stored.record.move("save_again", attempt.number))
+                await jobs.records.advance(
+                    stored, stored.record.move("save_again", attempt.number, task_id=attempt.task_id)
+                )
                 continue
             if attempt.state == "submitted":
                 await ended(jobs, submission, await _finished(jobs, submission))
@@ -128,7 +132,7 @@ async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
     """A video that the record says is saved, or None where its object is gone. Asks Loova nothing."""
     stored = await jobs.records.expect(submission.key)
     attempt = stored.record.attempt(submission.attempt)
-    if attempt.state != "saved" or not await _is_there(jobs, attempt):
+    if attempt.task_id != submission.task_id or attempt.state != "saved" or not await _is_there(jobs, attempt):
         return None
     return _saved(jobs, stored.record, attempt, submission)
 
@@ -223,6 +227,7 @@ def _saved(jobs: VideoJobs, record: JobRecord, attempt: Attempt, submission: Sub
         duration_seconds=video.duration_seconds,
         width=video.width,
         height=video.height,
+        differs=differences(record.request, video),
         credits_estimate=attempt.credits_estimate,
         credits_cost=attempt.credits_cost,
         times=attempt.times,
@@ -246,13 +251,17 @@ def _object_key(jobs: VideoJobs, record: JobRecord, attempt: Attempt) -> str:
     def taken(one: Attempt) -> str | None:
         return (one.video.object_key if one.video else None) or (one.saving.object_key if one.saving else None)
 
-    usual = jobs.records.object_key(record.key, "video.mp4")
-    others = {taken(one) for one in record.attempts if one.number != attempt.number}
     if known := taken(attempt):
         return known
-    if attempt.number == record.current.number and usual not in others:
-        return usual
-    return jobs.records.object_key(record.key, f"video-attempt-{attempt.number}.mp4")
+    others = {taken(one) for one in record.attempts if one.number != attempt.number}
+    # What was saved of an adoption that was taken back stays what it is, under the key that it has.
+    others |= {one.object_key for other in record.attempts for one in other.taken_back}
+    names = [f"video-attempt-{attempt.number}.mp4"]
+    names += [f"video-attempt-{attempt.number}-{count}.mp4" for count in range(2, len(others) + 3)]
+    if attempt.number == record.current.number:
+        names.insert(0, "video.mp4")
+    keys = (jobs.records.object_key(record.key, name) for name in names)
+    return next(key for key in keys if key not in others)
 
 
 def _ascii(text: str) -> str:
@@ -275,7 +284,7 @@ class _HeldLease:
     async def take(cls, jobs: VideoJobs, stored: StoredRecord, attempt: Attempt) -> _HeldLease:
         object_key = _object_key(jobs, stored.record, attempt)
         lease = Lease(holder=secrets.token_hex(8), seconds=jobs.times.lease, object_key=object_key)
-        record = stored.record.move("lease", attempt.number, saving=lease)
+        record = stored.record.move("lease", attempt.number, task_id=attempt.task_id, saving=lease)
         return cls(jobs, await jobs.records.advance(stored, record), attempt, lease, object_key)
 
     async def renew_for(self, upload_id: str) -> None:
@@ -287,7 +296,9 @@ class _HeldLease:
             await self._renew()
 
     async def _renew(self) -> None:
-        await self._change(lambda record: record.move("lease", self.attempt.number, saving=self._lease))
+        await self._change(
+            lambda record: record.move("lease", self.attempt.number, task_id=self.attempt.task_id, saving=self._lease)
+        )
         self._renewed = self.jobs.clock()
 
     async def _change(self, change: Callable[[JobRecord], JobRecord]) -> None:
@@ -318,6 +329,7 @@ class _HeldLease:
             duration_seconds=copied.duration_seconds,
             width=copied.width,
             height=copied.height,
+            is_turned=copied.is_turned,
         )
 
         was_first = True
@@ -328,7 +340,7 @@ class _HeldLease:
             was_first = record.attempt(self.attempt.number).state != "saved"
             if not was_first:
                 return record
-            return record.move("save", self.attempt.number, video=video, saving=None)
+            return record.move("save", self.attempt.number, task_id=self.attempt.task_id, video=video, saving=None)
 
         try:
             stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
@@ -343,6 +355,8 @@ class _HeldLease:
         """
         over = self._lease.model_copy(update={"seconds": 0.0})
         try:
-            await self._change(lambda record: record.move("lease", self.attempt.number, saving=over))
+            await self._change(
+                lambda record: record.move("lease", self.attempt.number, task_id=self.attempt.task_id, saving=over)
+            )
         except (RecordMovedError, StorageError) as error:
             log.debug("task %s: the lease was not released: %s", self.attempt.task_id, error)

@@ -15,19 +15,47 @@ refused by the move itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Literal, Self, TypeGuard, get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
-
+from prefect_loova.attempts import (
+    OPEN,
+    PURCHASED,
+    SETTLED,
+    Attempt,
+    Decision,
+    DecisionName,
+    Lease,
+    Stored,
+    StoredVideo,
+    TakenBack,
+    counted,
+    is_cost,
+)
 from prefect_loova.errors import MoveRefusedError, shown
 from prefect_loova.models import JobState, VideoRequest
 from prefect_loova.moves import MOVES, MoveName
 
-DecisionName = Literal["adopt", "submit-again", "give-up"]
-"""What a person may decide about a job in doubt."""
+__all__ = [
+    "FORMAT",
+    "MOVES",
+    "OPEN",
+    "PURCHASED",
+    "SETTLED",
+    "Attempt",
+    "Decision",
+    "DecisionName",
+    "JobRecord",
+    "Lease",
+    "MoveName",
+    "StoredVideo",
+    "TakenBack",
+    "counted",
+    "is_cost",
+    "moves_as_markdown",
+    "with_purchase",
+]
 
 FORMAT = 1
 """The format of a record. A newer one is refused, not misread."""
@@ -44,128 +72,14 @@ def moves_as_markdown() -> str:
     return "\n".join(["| Move | From | To | When |", "|---|---|---|---|", *rows])
 
 
-PURCHASED: frozenset[JobState] = frozenset({"submitted", "succeeded", "saved"})
-"""The states of an attempt that holds a Loova task which made, makes or may make a video."""
-
-OPEN: frozenset[JobState] = frozenset({"claimed", "submitting", "submitted", "succeeded", "in_doubt"})
-"""The states in which something is left to do or to decide."""
-
-SETTLED: frozenset[JobState] = frozenset({"succeeded", "saved", "failed"})
-"""The states whose cost is final: Loova named it when the task ended."""
+_DECISIONS: frozenset[MoveName] = frozenset({"adopt", "submit_again", "give_up", "take_back"})
+"""The moves that only a person makes."""
 
 _CLAIMS: frozenset[MoveName] = frozenset({"take_over", "claim_again", "buy_again"})
 """The moves by which a run gets the right to buy; each is counted against `max_paid_attempts`."""
 
 
-class _Stored(BaseModel):
-    # A record may carry fields of a newer version in the same format: they are kept, not dropped.
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Decision(_Stored):
-    """What a person decided about a job in doubt."""
-
-    what: DecisionName
-    """What was decided."""
-    who: str
-    """The name that was given; nothing checks it."""
-    when: datetime
-    """When, by the clock of the machine where it was said."""
-    why: str
-    """What the person saw."""
-
-
-class Lease(_Stored):
-    """The right to save, valid for `seconds` after the record was last written."""
-
-    holder: str
-    """The worker that saves, as a random token."""
-    seconds: float
-    """How long it holds after the last write."""
-    upload_id: str | None = None
-    """The multipart upload, where one was begun: whoever takes the lease over aborts it."""
-    object_key: str | None = None
-    """Where the video goes."""
-
-
-class StoredVideo(_Stored):
-    """The video in the bucket, as it was checked on the way."""
-
-    object_key: str
-    """The object's key in the bucket."""
-    size_bytes: int
-    """Its size."""
-    sha256: str
-    """Of the whole video, as hex digits."""
-    crc32: str | None = None
-    """Of the whole video, in base64, as S3 shows it."""
-    duration_seconds: float | None = None
-    """The length of the video."""
-    width: int | None = None
-    """Of the picture, in pixels."""
-    height: int | None = None
-    """Of the picture, in pixels."""
-
-
-class Attempt(_Stored):
-    """One attempt to buy the video: at most one POST of it is ever billed."""
-
-    number: int
-    """Counted from 1."""
-    state: JobState
-    """Where it stands."""
-    task_id: str | None = None
-    """The Loova task, once an answer or a person named it; it never changes."""
-    trace_id: str | None = None
-    """Loova's trace of the answer to the submit."""
-    credits_estimate: float
-    """The price by the table, in credits."""
-    credits_cost: float | None = None
-    """What Loova named, in credits."""
-    cost_is_early: bool = False
-    """Whether only the answer to the submit named the cost, and the answer that ended the task named none."""
-    budget_day: date | None = None
-    """The day (UTC, by S3's clock) whose budget this attempt counts for; None in records of earlier versions."""
-    by_decision: bool = False
-    """Whether a person decided to submit again: such an attempt is not counted against `max_paid_attempts`."""
-    credits_before: float | None = None
-    """The account's balance just before the POST: evidence for a person, nothing else."""
-    credits_after: float | None = None
-    """The balance when the answer was found to be lost."""
-    post_timeout_seconds: float | None = None
-    """How long the POST may take; some time after that it is in doubt."""
-    refusals: int = 0
-    """How often the submit was refused, or never left, before it was tried again."""
-    reason: str | None = None
-    """Why it was refused, failed or is in doubt."""
-    by: dict[str, str] = {}
-    """Who asked: host, process, flow run, deployment."""
-    times: dict[str, datetime] = {}
-    """When it came into each state; for people only."""
-    decision: Decision | None = None
-    """What a person decided, where it was in doubt."""
-    saving: Lease | None = None
-    """Who saves the video now, or did last."""
-    video: StoredVideo | None = None
-    """The video, once it is saved."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something is left to do or to decide. A doubt that a person resolved by buying again is not."""
-        return self.state in OPEN and not (self.state == "in_doubt" and self.decision)
-
-    @property
-    def is_undecided(self) -> bool:
-        """Whether it is in doubt and waits for a person."""
-        return self.state == "in_doubt" and self.decision is None
-
-    @property
-    def credits_counted(self) -> float:
-        """What budgets count for it, in credits: see `counted`."""
-        return counted(self.credits_estimate, self.credits_cost, self.state in SETTLED and not self.cost_is_early)
-
-
-class JobRecord(_Stored):
+class JobRecord(Stored):
     """One request and everything that was done to have its video. Change it by `move` only."""
 
     format: int = FORMAT
@@ -296,8 +210,10 @@ class JobRecord(_Stored):
             raise MoveRefusedError(f"attempt {attempt.number} cannot be submitted without a task id")
         if attempt.task_id not in (None, facts.get("task_id", attempt.task_id)) and not move.appends:
             raise MoveRefusedError(f"attempt {attempt.number} is task {attempt.task_id}: its task id is never changed")
-        if name in ("adopt", "submit_again", "give_up") and not isinstance(facts.get("decision"), Decision):
+        if name in _DECISIONS and not isinstance(facts.get("decision"), Decision):
             raise MoveRefusedError(f"{name.replace('_', ' ')} is a person's decision, which the record has to name")
+        if name == "take_back":
+            facts = self._taken_back(attempt, facts["decision"])
         if isinstance(facts.get("reason"), str):
             facts["reason"] = shown(facts["reason"])
         if move.appends:
@@ -311,6 +227,30 @@ class JobRecord(_Stored):
         times = attempt.times if move.after == attempt.state else attempt.times | {move.after: now or datetime.now(UTC)}
         merged = dict(attempt) | (attempt.model_extra or {}) | {"times": times} | facts | {"state": move.after}
         return self._with(Attempt.model_validate(merged))
+
+    @staticmethod
+    def _taken_back(attempt: Attempt, decision: Decision) -> dict[str, Any]:
+        """What an attempt becomes without the task that was adopted for it."""
+        adopted = attempt.decision
+        if adopted is None or adopted.what != "adopt" or attempt.task_id is None:
+            raise MoveRefusedError(
+                f"attempt {attempt.number} holds no task that a person adopted: nothing to take back"
+            )
+        kept = TakenBack(
+            task_id=attempt.task_id,
+            state=attempt.state,
+            adopted=adopted,
+            decision=decision,
+            credits_cost=attempt.credits_cost,
+            saving=attempt.saving,
+            video=attempt.video,
+        )
+        without = ("task_id", "credits_cost", "decision", "saving", "video")
+        return dict.fromkeys(without, None) | {
+            "cost_is_early": False,
+            "reason": f"the adoption of task {attempt.task_id} was taken back by {decision.who}",
+            "taken_back": (*attempt.taken_back, kept),
+        }
 
     def _check_payment(self, name: MoveName, attempt: Attempt, max_paid_attempts: int) -> None:
         """Refuse a move that leads to a POST while another attempt holds the video, may hold it, or is one too many."""
@@ -346,24 +286,6 @@ class JobRecord(_Stored):
         times = {state: now or datetime.now(UTC)}
         attempt = Attempt.model_validate({"number": len(self.attempts) + 1, "state": state, "times": times} | facts)
         return self.model_copy(update={"attempts": (*self.attempts, attempt)})
-
-
-def counted(estimate: float, cost: float | None, settled: bool) -> float:
-    """What a budget counts, in credits: the larger of estimate and cost, until Loova named the final cost.
-
-    Args:
-        estimate: The price by the table.
-        cost: What Loova named so far; a negative one, or one that is no number, is ignored.
-        settled: Whether the task has ended and Loova named its cost then.
-    """
-    if not is_cost(cost):
-        return estimate
-    return cost if settled else max(estimate, cost)
-
-
-def is_cost(cost: float | None) -> TypeGuard[float]:
-    """Whether this can be a cost: a finite number that is not negative."""
-    return cost is not None and math.isfinite(cost) and cost >= 0
 
 
 def with_purchase(record: JobRecord, number: int, task_id: str, **facts: Any) -> JobRecord:

@@ -289,6 +289,8 @@ async def save_video(
         )
         found = "was there already" if submission.state == "saved" else "is saved"
         logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, found, saved.size_bytes)
+        if saved.differs:
+            logger.warning("Loova task %s: the video differs from what was asked for: %s", saved.task_id, saved.differs)
         await showing.show_video(
             jobs,
             saved,

@@ -43,6 +43,7 @@ class Copied:
         duration_seconds: The length of the video.
         width: Of the picture, in pixels.
         height: Of the picture, in pixels.
+        is_turned: Whether a player turns the picture by a quarter.
     """
 
     size_bytes: int
@@ -51,6 +52,7 @@ class Copied:
     duration_seconds: float
     width: int
     height: int
+    is_turned: bool = False
 
 
 async def copy_video(
@@ -138,4 +140,12 @@ async def _copy_once(download: Download, upload: Upload, part_bytes: int, max_by
             await upload.write(chunk)
     facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
     await upload.commit()
-    return Copied(upload.size, sha256.hexdigest(), upload.crc32, facts.duration_seconds, facts.width, facts.height)
+    return Copied(
+        upload.size,
+        sha256.hexdigest(),
+        upload.crc32,
+        facts.duration_seconds,
+        facts.width,
+        facts.height,
+        facts.is_turned,
+    )

@@ -119,11 +119,12 @@ async def resolve_job(
     bucket: S3Bucket,
     prefix: str = DEFAULT_PREFIX,
     key: str = "",
-    decision: Literal["list", "adopt", "submit-again", "give-up"] = "list",
+    decision: Literal["list", "adopt", "submit-again", "give-up", "take-back"] = "list",
     task_id: str = "",
     attempt: int | None = None,
     who: str = "",
     why: str = "",
+    force: bool = False,
 ) -> list[JobInDoubt]:
     """List the jobs in doubt, after carrying out what a person decided about one of them.
 
@@ -135,11 +136,14 @@ async def resolve_job(
         prefix: Where in the bucket, below the block's own folder.
         key: The job's key, or its beginning.
         decision: `list`: none. `adopt`: its task is in the Loova dashboard. `submit-again`: it is not, and a second
-            payment is risked. `give-up`: no video is wanted any more.
+            payment is risked. `give-up`: no video is wanted any more. `take-back`: the task that was adopted is not
+            this job's; the job is in doubt again.
         task_id: Only to adopt: the Loova task.
-        attempt: The attempt decided about; the one in doubt, if not given.
+        attempt: The attempt decided about; the one in doubt (or with an adopted task), if not given.
         who: Who decides; the user of the process, if not given. It stays in the record.
         why: What the person saw. It stays in the record.
+        force: Only to adopt: take the task although what Loova says of it contradicts what was sent. `why` must say
+            the reason.
 
     Raises:
         InvalidRequestError: A key without a decision, a decision without a key, or as `doubt.decide` says.
@@ -151,7 +155,7 @@ async def resolve_job(
     async with open_jobs(credentials, bucket, prefix) as jobs:
         if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
-            record = await decide(jobs, key, made, task_id or None, attempt=attempt)
+            record = await decide(jobs, key, made, task_id or None, attempt=attempt, force=force)
             get_run_logger().info("%s: %s by %s, now %s", jobs.name(record), decision, made.who, record.state)
         try:
             waiting = await jobs_in_doubt(jobs)

@@ -9,12 +9,14 @@ from typing import Any
 from prefect_loova.errors import (
     LoovaError,
     MissingVideoUrlError,
+    MoveRefusedError,
     TaskNotFoundError,
     UnexpectedResponseError,
     WaitTimeoutError,
 )
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import Submission, VideoTask
+from prefect_loova.moves import MoveName
 from prefect_loova.polling import Deadline, PollSchedule
 from prefect_loova.states import JobRecord, is_cost
 
@@ -127,11 +129,27 @@ async def look(jobs: VideoJobs, task_id: str) -> VideoTask:
     return task
 
 
+def check_task(jobs: VideoJobs, record: JobRecord, submission: Submission) -> None:
+    """Refuse to go on with a task that is no longer its attempt's, because a person took its adoption back.
+
+    Raises:
+        MoveRefusedError: It is not.
+    """
+    attempt = record.attempt(submission.attempt)
+    if attempt.task_id != submission.task_id:
+        raise MoveRefusedError(
+            f"{jobs.name(record)}: attempt {attempt.number} does not hold task {submission.task_id} any more: its "
+            "adoption was taken back. Ask for the same request again to see how it is now",
+            task_id=submission.task_id,
+        )
+
+
 async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
     """Note in the record what a poll showed as the end of a task.
 
     Raises:
         TaskFailedError: It ended without a video.
+        MoveRefusedError: A person took the adoption of the task back.
     """
     # The cost that the submit named was early: without a final one, the larger of it and the price goes on counting.
     facts: dict[str, Any] = {"cost_is_early": True}
@@ -144,10 +162,12 @@ async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> Vid
 
     def change(record: JobRecord) -> JobRecord:
         nonlocal moved
+        check_task(jobs, record, submission)
         moved = record.attempt(submission.attempt).state == "submitted"
         if not moved:
             return record
-        return record.move("fail" if task.state == "failed" else "succeed", submission.attempt, **facts)
+        end: MoveName = "fail" if task.state == "failed" else "succeed"
+        return record.move(end, submission.attempt, task_id=submission.task_id, **facts)
 
     stored = await jobs.records.change(submission.key, change)
     if moved:

@@ -56,14 +56,12 @@ async def in_doubt(place: Place, loova) -> InDoubtError:
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.one_s3_server
-async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run_saves_it(
-    environment, place, loova, bucket
-):
+async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run_saves_it(lister, place, loova, bucket):
     error = await in_doubt(place, loova)
     (task,) = loova.ledger["tasks"]
     (shown,) = [line for line in str(error).splitlines() if "adopt TASK_ID" in line]
     words = shlex.split(shown.partition("python ")[2].replace("TASK_ID", task["task_id"]), comments=True)
-    done = await asyncio.to_thread(ran, *words, "--why", "found it", env=environment)
+    done = await asyncio.to_thread(ran, *words, "--why", "found it", env=lister)
     assert done.returncode == 0, done.stderr
     assert "is submitted, decided by" in done.stdout
     saved = await generate_video(REQUEST, credentials=place.credentials, bucket=place.bucket, poll_seconds=0.1)
@@ -97,7 +95,7 @@ async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova,
     [
         (("abc", "adopt"), "task_id: none was given"),
         (("abc", "give-up", "task"), "task_id: task was given"),
-        (("abc", "buy"), "decision: 'buy' was given: must be one of adopt, submit-again, give-up"),
+        (("abc", "buy"), "decision: 'buy' was given: must be one of adopt, submit-again, give-up, take-back"),
         (("abc", "give-up", "x", "y"), "unrecognized arguments"),
         (("0" * 64, "give-up", "--prefix", "../x"), "prefix"),
     ],

@@ -167,6 +167,11 @@ def _fail(future: Any, error: Exception) -> None:
         future.set_exception(error)
 
 
+def adopted(record: JobRecord) -> list[int]:
+    """The attempts whose task a person named."""
+    return [one.number for one in record.attempts if one.task_id and one.decision and one.decision.what == "adopt"]
+
+
 class Protocol(RuleBasedStateMachine):
     """Several workers want the same video."""
 
@@ -246,7 +251,8 @@ class Protocol(RuleBasedStateMachine):
         decision = Decision(what=what, **PERSON)
         try:
             if what == "adopt":
-                unknown = [task for task in self.billed if task not in {a.task_id for a in record.attempts}]
+                kept = {one.task_id for attempt in record.attempts for one in attempt.taken_back}
+                unknown = [task for task in self.billed if task not in kept | {a.task_id for a in record.attempts}]
                 record = record.move("adopt", task_id=unknown[0] if unknown else "task-wrong", decision=decision)
             else:
                 record = record.move("submit_again" if what == "submit-again" else "give_up", decision=decision)
@@ -255,6 +261,20 @@ class Protocol(RuleBasedStateMachine):
         self.allowed += what == "submit-again"
         body = record.model_copy(update={"write_id": f"person-{self.now}-{len(self.s3.objects)}"}).model_dump_json()
         self.s3.put_object(Key=f"loova/{REQUEST.key}/record.json", Body=body.encode())
+
+    @precondition(lambda self: (record := self.record()) is not None and adopted(record))
+    @rule()
+    def a_person_takes_an_adoption_back(self) -> None:
+        """The task was another job's: the attempt is in doubt again, and the index names the job."""
+        record = self.record()
+        assert record is not None
+        decision = Decision(what="take-back", **PERSON)
+        before = record.attempt(adopted(record)[0])
+        record = record.move("take_back", before.number, decision=decision)
+        assert record.attempt(before.number).taken_back[-1].task_id == before.task_id
+        body = record.model_copy(update={"write_id": f"person-{self.now}-{len(self.s3.objects)}"}).model_dump_json()
+        self.s3.put_object(Key=f"loova/{REQUEST.key}/record.json", Body=body.encode())
+        self.s3.put_object(Key=f"loova/_open/{REQUEST.key}", Body=b"{}")
 
     @invariant()
     def every_attempt_is_paid_once_at_most(self) -> None:
@@ -272,6 +292,7 @@ class Protocol(RuleBasedStateMachine):
     def a_task_id_that_a_living_worker_has_written_is_never_lost(self) -> None:
         record = self.record()
         known = {attempt.task_id for attempt in record.attempts} if record else set()
+        known |= {kept.task_id for attempt in (record.attempts if record else ()) for kept in attempt.taken_back}
         for worker in self.workers:
             done = worker.task is not None and worker.task.done() and not worker.task.cancelled()
             if worker.alive and done and worker.task is not None and worker.task.exception() is None:

@@ -41,6 +41,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "adopt": {"task_id": "t_adopted", "decision": DECISION},
     "submit_again": {"decision": DECISION.model_copy(update={"what": "submit-again"})},
     "give_up": {"decision": DECISION.model_copy(update={"what": "give-up"})},
+    "take_back": {"decision": DECISION.model_copy(update={"what": "take-back"})},
     "lease": {"saving": Lease(holder="w", seconds=60)},
     "save": {"video": VIDEO, "saving": None},
     "refused": {"reason": "no", "refusals": 1},
@@ -70,6 +71,12 @@ WAYS: dict[JobState, tuple[MoveName, ...]] = {
     "abandoned": ("begin", "doubt", "give_up"),
 }
 
+ADOPTED: dict[JobState, tuple[MoveName, ...]] = {
+    state: tuple(move for name in way for move in (("doubt", "adopt") if name == "bought" else (name,)))  # type: ignore[misc]
+    for state, way in WAYS.items()
+}
+"""The same ways, where a person adopted the task."""
+
 TABLE = {
     ("claimed", "take_over"): "claimed",
     ("claimed", "begin"): "submitting",
@@ -90,6 +97,10 @@ TABLE = {
     ("in_doubt", "submit_again"): "claimed",
     ("in_doubt", "give_up"): "abandoned",
     ("abandoned", "bought"): "submitted",
+    ("submitted", "take_back"): "in_doubt",
+    ("succeeded", "take_back"): "in_doubt",
+    ("saved", "take_back"): "in_doubt",
+    ("failed", "take_back"): "in_doubt",
 } | {(state, "late_purchase"): "submitted" for state in STATES}
 """The drawing of the design, written down a second time."""
 
@@ -99,7 +110,7 @@ APPENDS = {"claim", "buy_again", "late_purchase", "submit_again"}
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_move_leads_where_the_table_says_and_all_others_are_refused(state: JobState, name: MoveName) -> None:
-    record = moved(*WAYS[state])
+    record = moved(*(ADOPTED if name == "take_back" else WAYS)[state])
     assert record.state == state
     before = record.model_dump_json()
     if (state, name) not in TABLE:
@@ -162,13 +173,19 @@ def test_no_sequence_of_moves_shortens_the_record_or_loses_a_task(steps: list[An
         assert len(after.attempts) == len(record.attempts) + MOVES[name].appends
         assert [attempt.number for attempt in after.attempts] == [*range(1, len(after.attempts) + 1)]
         for old, new in zip(record.attempts, after.attempts, strict=False):
-            assert old.task_id in (None, new.task_id)
             assert set(old.times) <= set(new.times)
+            if name == "take_back" and old.number == target.number:
+                *before_it, kept = new.taken_back
+                assert (kept.task_id, kept.adopted, kept.state) == (old.task_id, old.decision, old.state)
+                assert (kept.saving, kept.video, tuple(before_it)) == (old.saving, old.video, old.taken_back)
+                continue
+            assert new.taken_back == old.taken_back
+            assert old.task_id in (None, new.task_id)
             assert old.decision is None or new.decision is not None
             if old.number != target.number:
                 assert new == old
         assert all(attempt.task_id for attempt in after.attempts if attempt.state in PURCHASED | {"failed"})
-        assert after.paid_attempts >= record.paid_attempts
+        assert after.paid_attempts >= record.paid_attempts - (name == "take_back")
         assert (after.key, after.api_origin, after.request) == (record.key, record.api_origin, record.request)
         assert JobRecord.model_validate_json(after.model_dump_json()) == after
         record = after
@@ -354,3 +371,35 @@ def test_a_record_and_its_attempts_cannot_be_changed_but_by_moves() -> None:
     for change in (lambda: setattr(record, "key", "x"), lambda: setattr(record.current, "state", "saved")):
         with pytest.raises(ValueError, match="frozen"):
             change()
+
+
+@pytest.mark.parametrize("state", ["submitted", "succeeded", "saved", "failed"])
+def test_only_a_task_that_a_person_adopted_can_be_taken_back(state: JobState) -> None:
+    with pytest.raises(MoveRefusedError, match="no task that a person adopted"):
+        moved(*WAYS[state]).move("take_back", **FACTS["take_back"])
+    with pytest.raises(MoveRefusedError, match="a person's decision"):
+        moved(*ADOPTED[state]).move("take_back")
+    record = moved(*ADOPTED[state]).move("take_back", **FACTS["take_back"])
+    attempt = record.current
+    assert (attempt.state, attempt.task_id, attempt.video, attempt.saving) == ("in_doubt", None, None, None)
+    assert record.is_open
+    assert record.undecided is not None
+    assert [(kept.task_id, kept.state) for kept in attempt.taken_back] == [("t_adopted", state)]
+    again = record.move("adopt", task_id="t_right", decision=DECISION)
+    assert (again.current.task_id, again.current.taken_back) == ("t_right", attempt.taken_back)
+
+
+def test_the_answer_may_still_name_a_task_that_was_taken_back() -> None:
+    record = moved(*ADOPTED["saved"]).move("take_back", **FACTS["take_back"])
+    assert with_purchase(record, 1, "t_adopted").current.task_id == "t_adopted"
+
+
+@pytest.mark.parametrize("name", ["succeed", "fail", "lease", "save", "save_again"])
+def test_a_step_about_a_task_that_was_taken_back_moves_nothing_of_the_task_after_it(name: MoveName) -> None:
+    state = {"succeed": "submitted", "fail": "submitted", "save_again": "saved"}.get(name, "succeeded")
+    for record in (
+        moved(*ADOPTED[state]),  # type: ignore[index]
+        moved(*ADOPTED["submitted"]).move("take_back", **FACTS["take_back"]),
+    ):
+        with pytest.raises(MoveRefusedError):
+            record.move(name, **FACTS.get(name, {}), task_id="t_of_before")

@@ -116,11 +116,21 @@ class Shop:
         return submission
 
     async def decide(
-        self, what: Any, task_id: str | None = None, times: JobTimes = TIMES, attempt: int | None = None
+        self,
+        what: Any,
+        task_id: str | None = None,
+        times: JobTimes = TIMES,
+        attempt: int | None = None,
+        key: str = KEY,
+        force: bool = False,
+        why: str = "looked in the dashboard",
+        s3: Any = None,
     ) -> JobRecord:
-        decision = Decision(what=what, who="a person", when=datetime.now(UTC), why="looked in the dashboard")
-        async with self.worker(times=times) as jobs:
-            return await decide(jobs, KEY, decision, task_id, attempt=attempt)
+        decision = Decision(what=what, who="a person", when=datetime.now(UTC), why=why)
+        # To adopt a task, all records have to be listed.
+        s3 = s3 or (self.bucket.client if what == "adopt" else None)
+        async with self.worker(s3=s3, times=times) as jobs:
+            return await decide(jobs, key, decision, task_id, attempt=attempt, force=force)
 
     async def change(self, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         async with self.worker() as jobs:
