@@ -21,6 +21,7 @@ from prefect_loova.errors import (
     first_of,
     shown,
 )
+from prefect_loova.former_keys import find
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import USD_PER_CREDIT, JobState, SavedVideo, Submission, VideoRequest
 from prefect_loova.states import PURCHASED, JobRecord
@@ -124,7 +125,7 @@ class Order:
             known = {"task_id": self.submission.task_id, "video": self.video, "differs": self.differs}
         return VideoOutcome.model_validate(
             {
-                "key": self.request.key,
+                "key": self.submission.key if self.submission else self.request.key,
                 "name": self.request.name,
                 "rows": self.rows,
                 "outcome": outcome,
@@ -251,7 +252,7 @@ async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_
 
     async def one(order: Order) -> Order:
         async with turn:
-            stored = await jobs.records.read(order.request.key)
+            stored = await find(jobs.records, order.request)
         return standing(jobs, order, stored.record if stored else None, max_paid_attempts)
 
     orders = merged(requests)

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from prefect_loova.errors import shown
-from prefect_loova.urls import url_problem, without_secrets, without_signature
+from prefect_loova.signatures import without_signature, without_signature_before
+from prefect_loova.urls import url_problem, without_secrets
 
 Frame = Literal["first", "last"]
 """Which frame of a video."""
@@ -97,6 +98,11 @@ class Medium:
         if self.frame or not self.pin:
             return None
         return self._content
+
+    @property
+    def identity_before(self) -> str | None:
+        """The identity that decided the first keys: it holds signatures that `identity` leaves out."""
+        return without_signature_before(self.place) if self.home == "web" else self.identity
 
     @property
     def frame_id(self) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prefect_loova.errors import InvalidRequestError, shown
 from prefect_loova.media import KINDS, Kind, Medium, media_problem, shown_media, unknown_references
+from prefect_loova.rules import cross_field_problems, violation
 
 Model = Literal["seedance_2_0", "seedance_2_0_fast"]
 """The models that Loova takes."""
@@ -147,9 +148,9 @@ class VideoRequest(_Value):
         try:
             request = handler(data)
         except ValidationError as error:
-            problems = [_problem(found["loc"], found["msg"], found["input"]) for found in error.errors()]
+            problems = [violation(found["loc"], found["msg"], found["input"]) for found in error.errors()]
         known = {problem.get("loc") for problem in problems}
-        problems += [problem for problem in _cross_field_problems(data) if problem.get("loc") not in known]
+        problems += [problem for problem in cross_field_problems(data) if problem.get("loc") not in known]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
         return request
@@ -161,14 +162,25 @@ class VideoRequest(_Value):
         Raises:
             InvalidRequestError: A medium's content is not known yet; `preparing` finds it out.
         """
-        canonical = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _hashed(self.canonical())
 
-    def canonical(self) -> dict[str, Any]:
+    @property
+    def key_before(self) -> str | None:
+        """The key that this request had while fewer signatures were known, or None where it is the same.
+
+        A record under it may hold the purchase (docs/decisions/0015).
+
+        Raises:
+            InvalidRequestError: As `key`.
+        """
+        before = _hashed(self.canonical(lambda medium: medium.identity_before))
+        return None if before == self.key else before
+
+    def canonical(self, identity: Callable[[Medium], str | None] = lambda medium: medium.identity) -> dict[str, Any]:
         """What decides the video, in one form: media by their content, or by their URL without its signature."""
         body = self.body()
         for field, texts in self.media().items():
-            body[field] = [_identity(f"{field}.{number}", text) for number, text in enumerate(texts)]
+            body[field] = [_identity(f"{field}.{number}", text, identity) for number, text in enumerate(texts)]
         return {"version": 1, "take": self.take} | body
 
     def shown(self) -> dict[str, Any]:
@@ -216,58 +228,19 @@ def name_of(request: Mapping[str, Any]) -> str:
     return f"{slug or 'video'} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
 
 
-def _identity(where: str, text: str) -> str:
-    identity = Medium.read(text).identity
+def _hashed(canonical: dict[str, Any]) -> str:
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(where: str, text: str, identity_of: Callable[[Medium], str | None]) -> str:
+    identity = identity_of(Medium.read(text))
     if identity is None:
         raise InvalidRequestError(
             f"{where}: {shown(repr(shown_media(text)), 120)} was given: its content is not known yet, and decides the "
             "request's key; the flows and submit_video find it out (prefect_loova.preparing)"
         )
     return identity
-
-
-def _problem(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
-    if rule == "Field required":
-        return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
-    if loc and loc[0] in KINDS and isinstance(value, str):
-        value = shown_media(value)
-    seen = shown(repr(value), 120)
-    rule = shown(rule, 300)
-    return InitErrorDetails(
-        type=PydanticCustomError("video_request", "{value} was given: {rule}", {"value": seen, "rule": rule}),
-        loc=loc,
-        input=seen,
-    )
-
-
-def _cross_field_problems(data: dict[str, Any]) -> list[InitErrorDetails]:
-    """The rules that look at several fields, applied to raw input, so that they join the other violations."""
-
-    def given(field: str) -> int:
-        value = data.get(field, ())
-        return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
-
-    prompt, mode = data.get("prompt"), data.get("function_mode", "omni_reference")
-    images, audios, videos = given("image_urls"), given("audio_urls"), given("video_urls")
-    problems = []
-    if isinstance(prompt, str) and not prompt.strip():
-        problems.append(_problem(("prompt",), "must not be blank", prompt))
-    if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
-        problems.append(_problem(("prompt",), "must be text without lone surrogates", prompt))
-    for field, count, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
-        if count > most:
-            problems.append(_problem((field,), f"at most {most} are allowed", f"{count} {KINDS[field]}s"))
-    if mode == "first_last_frames":
-        if not 1 <= images <= 2 and images <= 9:
-            rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
-            problems.append(_problem(("image_urls",), rule, f"{images} images"))
-        for field, count in (("audio_urls", audios), ("video_urls", videos)):
-            if count:
-                problems.append(_problem((field,), "first_last_frames takes images only", f"{count} {KINDS[field]}s"))
-    elif audios and not images and not videos:
-        rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
-        problems.append(_problem(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))
-    return problems
 
 
 JobState = Literal[

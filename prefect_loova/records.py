@@ -56,6 +56,10 @@ class RecordMovedError(Exception):
     """Another worker wrote the record in between; read it again."""
 
 
+class KeyClosedError(RecordMismatchError):
+    """The key is a former one of a request (`former_keys`): there is no job under it, and none may be bought."""
+
+
 class JobRecords(BucketPrefix):
     """The job records of one API below one prefix of one bucket.
 
@@ -233,6 +237,8 @@ class JobRecords(BucketPrefix):
         uri = self.uri(object_key)
         try:
             content = json.loads(answer["Body"].read())
+            if "closed_for" in content:
+                raise KeyClosedError(f"{uri} is a former key of a request; its job is {shown(content['closed_for'])}")
             if content["format"] > FORMAT:
                 raise RecordMismatchError(f"{uri} has format {content['format']}: upgrade prefect-loova to read it")
             record = JobRecord.model_validate(content)

@@ -33,6 +33,7 @@ from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
 from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, first_of, shown
 from prefect_loova.films import join_shots
+from prefect_loova.former_keys import find
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
@@ -209,7 +210,7 @@ class _State:
 
     async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> Order:
         """The order of a shot, by the job record of its prepared request."""
-        stored = await jobs.records.read(request.key)
+        stored = await find(jobs.records, request)
         order = standing(jobs, Order(request, (number,)), stored.record if stored else None, self.max_paid_attempts)
         if order.submission is not None and order.state == "saved":
             found = await saving.found(jobs, order.submission)

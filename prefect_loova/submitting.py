@@ -25,6 +25,7 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
+from prefect_loova.former_keys import close, find
 from prefect_loova.jobs import MAX_WAIT, VideoJobs
 from prefect_loova.models import JobState, Submission, VideoRequest
 from prefect_loova.moves import MoveName
@@ -69,7 +70,8 @@ async def submit_video(
     refusals, delivered = 0, 0.0
     delivery: Delivery | None = None
     while True:
-        stored = await jobs.records.read(request.key)
+        stored = await find(jobs.records, request)
+        key = stored.record.key if stored else request.key
         if stored is not None and stored.record.state in PURCHASED:
             return jobs.submission(stored.record, reused=True)
         try:
@@ -91,11 +93,11 @@ async def submit_video(
             refusals += 1
             log.info("Loova has no free place; asking again in %.0f s, for %.0f s at most", pause, deadline.left)
         except (RejectedError, NotSentError):
-            await jobs.records.note_ended(request.key)
+            await jobs.records.note_ended(key)
             raise
         if deadline.left <= 0:
             if isinstance(late, RejectedError):
-                await jobs.records.note_ended(request.key)
+                await jobs.records.note_ended(key)
             raise late
         await jobs.sleep(min(pause, deadline.left))
 
@@ -136,6 +138,7 @@ async def _claim(
     jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
 ) -> StoredRecord:
     """The right to buy what is free, at the price of today."""
+    await close(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits()
     if stored is None:
         day = await jobs.spending.admit(request.key, 1, 0, price)
@@ -145,7 +148,7 @@ async def _claim(
     move: MoveName = _CLAIMS[stored.record.state]
     facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
     attempt = stored.record.move(move, **facts).current
-    day = await jobs.spending.admit(request.key, attempt.number, attempt.refusals, price)
+    day = await jobs.spending.admit(stored.record.key, attempt.number, attempt.refusals, price)
     stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))
     # After the claim, because whoever ended the job before may only now take it out of the index.
     await jobs.records.note_open(stored.record)

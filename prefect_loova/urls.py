@@ -1,4 +1,4 @@
-"""Rules for URLs that this package sends on or follows: their form, their signatures, and where they lead."""
+"""Rules for URLs that this package sends on or follows: their form, what of them is shown, and where they lead."""
 
 from __future__ import annotations
 
@@ -6,40 +6,8 @@ import asyncio
 import ipaddress
 import re
 import socket
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-# Service SAS and account SAS: https://learn.microsoft.com/rest/api/storageservices/create-service-sas
-_AZURE_SAS = frozenset(
-    {
-        "sv",
-        "ss",
-        "srt",
-        "sr",
-        "st",
-        "se",
-        "sp",
-        "spr",
-        "sip",
-        "sig",
-        "si",
-        "sdd",
-        "ses",
-        "skoid",
-        "sktid",
-        "skt",
-        "ske",
-        "sks",
-        "skv",
-        "saoid",
-        "suoid",
-        "scid",
-        "rscc",
-        "rscd",
-        "rsce",
-        "rscl",
-        "rsct",
-    }
-)
 _LOCAL_NAMES = re.compile(r"(^|\.)(localhost|local|internal|lan|home\.arpa)$")
 
 
@@ -69,23 +37,6 @@ def url_problem(url: str) -> str | None:
     if parts.username or parts.password:
         return "must be a URL without a user name or password in it"
     return None
-
-
-def without_signature(url: str) -> str:
-    """A media URL as content identity: only known signature parameters are left out.
-
-    Those are `X-Amz-*` (S3), `X-Goog-*` (Google Cloud Storage) and, where `sig` and `sv` are both there, Azure's SAS.
-    """
-    parts = urlsplit(url)
-    names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    azure = _AZURE_SAS if {"sig", "sv"} <= names else frozenset[str]()
-
-    def signs(pair: str) -> bool:
-        name = pair.partition("=")[0].lower().replace("%2d", "-")
-        return name.startswith(("x-amz-", "x-goog-")) or name in azure
-
-    query = "&".join(pair for pair in parts.query.split("&") if not signs(pair))
-    return urlunsplit(parts._replace(query=query))
 
 
 def without_secrets(url: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_loova.signatures import without_signature
 from prefect_loova.urls import (
     is_public_address,
     names_private_host,
@@ -17,7 +18,6 @@ from prefect_loova.urls import (
     private_address_of,
     url_problem,
     without_secrets,
-    without_signature,
 )
 
 # Others share this machine: slow is not wrong.
