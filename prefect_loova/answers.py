@@ -30,6 +30,7 @@ from prefect_loova.errors import (
     shown,
 )
 from prefect_loova.models import CreditBalance, VideoTask
+from prefect_loova.redaction import hidden
 from prefect_loova.traces import trace_of_a_task, trace_of_a_task_in_text
 
 SUCCEEDED = frozenset({"succeeded", "success", "completed"})
@@ -109,7 +110,7 @@ class Answer:
         """This answer with a secret that the server echoes cut out of all that is shown; ids and URLs stay whole."""
 
         def cut(value: Any) -> Any:
-            return value.replace(secret, "[API key]") if isinstance(value, str) else value
+            return hidden(value, secret) if isinstance(value, str) else value
 
         def cut_all(values: dict[str, Any], but: str) -> dict[str, Any]:
             return {name: value if name == but else cut(value) for name, value in values.items()}

@@ -22,6 +22,7 @@ from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, 
 from prefect_loova.media import Medium, shown_media
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
+from prefect_loova.redaction import hidden
 from prefect_loova.tls import tls_context
 from prefect_loova.urls import names_private_host, origin, url_problem
 from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
@@ -255,7 +256,7 @@ class LoovaClient:
         )
 
     def _safe(self, error: BaseException) -> str:
-        text = str(error).replace(self._api_key, "[API key]")
+        text = hidden(str(error), self._api_key)
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -39,12 +39,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
+from prefect_loova.redaction import hidden
+
 Spent = Literal["no", "maybe", "yes"]
 
-_SCHEME = r"[a-z][a-z0-9+.-]{0,20}://"
-_URL_QUERY = re.compile(rf"({_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
-_URL_USER = re.compile(rf"({_SCHEME})[^\s/?#<>]*@", re.IGNORECASE)
-_SIGNATURE = re.compile(r"\b(x-(?:amz|goog)-[a-z-]+|signature|sig)=[^\s&\"'<>]+", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
 
 
@@ -56,9 +54,7 @@ def shown(text: object, limit: int = 500) -> str:
         limit: The most characters to keep.
     """
     # Bounded before the search as well: megabytes of `http://http://` would take minutes.
-    without_secrets = _URL_USER.sub(r"\1...@", _URL_QUERY.sub(r"\1?...", str(text)[: 8 * limit]))
-    without_secrets = _SIGNATURE.sub(r"\1=...", without_secrets)
-    line = _UNPRINTABLE.sub(" ", without_secrets).strip()
+    line = _UNPRINTABLE.sub(" ", hidden(str(text)[: 8 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

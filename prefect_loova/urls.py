@@ -8,6 +8,8 @@ import re
 import socket
 from urllib.parse import urlsplit
 
+from prefect_loova.redaction import hidden
+
 _LOCAL_NAMES = re.compile(r"(^|\.)(localhost|local|internal|lan|home\.arpa)$")
 
 
@@ -50,7 +52,8 @@ def without_secrets(url: str) -> str:
         harmless = False
     if not harmless:
         shown = re.sub(r"^([^/@]*//)?.*@", r"\1...@", shown, flags=re.DOTALL)
-    return f"{shown}{mark}..." if mark else shown
+    shown = hidden(shown)  # a proxy's path may hold another URL, encoded
+    return f"{shown}{mark}..." if mark and not shown.endswith("?...") else shown
 
 
 def is_public_address(address: str) -> bool:
