@@ -14,7 +14,7 @@ from prefect_loova.errors import StorageError
 from prefect_loova.models import JobState, VideoRequest
 from prefect_loova.polling import backoff
 from prefect_loova.records import JobRecords, KeyClosedError, RecordMovedError, StoredRecord
-from prefect_loova.states import FORMAT, PURCHASED
+from prefect_loova.states import FORMAT, PURCHASED, JobRecord
 
 _TRIES = 6
 _WEIGHT: tuple[JobState, ...] = (
@@ -99,4 +99,9 @@ async def _under_former_key(records: JobRecords, former: str) -> StoredRecord | 
 def _of_two(stored: StoredRecord | None, former: StoredRecord | None) -> StoredRecord | None:
     if stored is None or former is None:
         return stored or former
-    return former if _WEIGHT.index(former.record.state) > _WEIGHT.index(stored.record.state) else stored
+    return former if _weight(former.record) > _weight(stored.record) else stored
+
+
+def _weight(record: JobRecord) -> int:
+    waits = record.undecided is not None and record.state not in PURCHASED
+    return _WEIGHT.index("in_doubt" if waits else record.state)
