@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from prefect_loova.errors import UnusableVideoError
 from prefect_loova.film import Deadline, Film, FilmError, opened, pts_of
 from prefect_loova.pictures import png, turns
+from prefect_loova.tones import sdr
 
 
 def frame_of(video: BinaryIO | io.RawIOBase, which: Literal["first", "last"], *, max_seconds: float = 60.0) -> bytes:
@@ -78,4 +79,4 @@ def _last(film: Film) -> VideoFrame:
 
 def _picture(film: Film, frame: VideoFrame) -> bytes:
     steps = turns(frame)
-    return png(frame, film.shown_size(frame, steps), steps)
+    return png(sdr(frame), film.shown_size(frame, steps), steps)

@@ -20,6 +20,7 @@ from prefect_loova.film import Film, FilmError, pts_of
 from prefect_loova.join_output import close, new_mp4, write
 from prefect_loova.join_traits import Traits
 from prefect_loova.pictures import Canvas, canvas_matrix
+from prefect_loova.tones import sdr
 
 # The number of threads changes the bytes, so it is not that of the machine's processors.
 _PICTURE_OPTIONS = {"crf": "18", "preset": "veryfast", "threads": "2", "flags": "+bitexact"}
@@ -101,7 +102,7 @@ class EncodeJoin:
                     while shown is not None and self._frames < most and self._middle(first) < due:
                         self._show(shown)
                     end = pts_of(frame) + (frame.duration or 0)
-                    shown = canvas.drawn(frame)
+                    shown = canvas.drawn(sdr(frame))
             elif self._sound:
                 for sound in packet.decode():
                     assert isinstance(sound, AudioFrame)  # noqa: S101

@@ -36,7 +36,7 @@ _MATRICES = {
 }
 _FULL_RANGE = 2
 # Without these the result depends on the processor, and colours are off by several steps.
-_EXACT = (
+EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.BITEXACT
@@ -175,7 +175,7 @@ def png(frame: VideoFrame, size: tuple[int, int], steps: Steps) -> bytes:
         src_colorspace=matrix,
         src_color_range=colour_range,
         dst_color_range=ColorRange.JPEG,
-        interpolation=_EXACT,
+        interpolation=EXACT,
         threads=1,
     )
     upright = _filtered([rgb], steps)[0] if steps else rgb

@@ -29,6 +29,7 @@ from prefect_loova.film import (
     pts_of,
 )
 from prefect_loova.pictures import Steps, fitted, gif, jpeg, scaled, sheet, turns, webp
+from prefect_loova.tones import sdr
 
 MAX_DECODED = 1800
 """A video of more frames than this is sampled at the keyframes before the 27 times, not at the times themselves."""
@@ -155,20 +156,22 @@ def _look(film: Film, moving_bytes: int, deadline: Deadline) -> Previews:
     poster = thumbnail = b""
     width = height = 0
     taken: VideoFrame | None = None
+    shown: VideoFrame | None = None
     steps: Steps = ()
     for number, frame in enumerate(_samples(film)):
-        if frame is not taken:
+        if frame is not taken or shown is None:
             if not width:
                 # Once: a frame that was asked for its side data is kept until the garbage is collected.
                 steps = turns(frame)
                 width, height = film.shown_size(frame, steps)
-            cells.append(scaled(frame, fitted(width, height, CELL_SIDE), steps))
+            shown = sdr(frame)
+            cells.append(scaled(shown, fitted(width, height, CELL_SIDE), steps))
             taken = frame
         if number % 3 == 1 and not (in_sheet and in_sheet[-1] is cells[-1]):
             in_sheet.append(cells[-1])
         if number == SAMPLES // 2:
-            poster = jpeg(scaled(frame, fitted(width, height, POSTER_SIDE), steps), 4)
-            thumbnail = _thumbnail(frame, width, height, steps)
+            poster = jpeg(scaled(shown, fitted(width, height, POSTER_SIDE), steps), 4)
+            thumbnail = _thumbnail(shown, width, height, steps)
     rate = max(Fraction(PICTURES_A_SECOND), len(cells) / film.seconds).limit_denominator(1000)
     moving, moving_type = _moving(cells, rate, moving_bytes, deadline)
     return Previews(

@@ -39,6 +39,8 @@ def film(
     times: list[int] | None = None,
     movflags: str = "",
     colorspace: int | None = None,
+    transfer: int | None = None,
+    primaries: int | None = None,
     sound_seconds: int = 0,
     container: str = "mp4",
     codec: str = "libx264",
@@ -57,6 +59,8 @@ def film(
         times: When each frame is shown, in 24ths of a second.
         movflags: Of FFmpeg's mp4 muxer.
         colorspace: The matrix that is written down, as H.264 numbers them.
+        transfer: The transfer characteristics that are written down, likewise.
+        primaries: The colour primaries that are written down, likewise.
         sound_seconds: Silence of this length beside it.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the encoder.
@@ -74,6 +78,10 @@ def film(
                 stream.codec_context.sample_aspect_ratio = sar
             if colorspace is not None:
                 stream.codec_context.colorspace = colorspace
+            if transfer is not None:
+                stream.codec_context.color_trc = transfer
+            if primaries is not None:
+                stream.codec_context.color_primaries = primaries
             for number in range(frames):
                 frame = av.VideoFrame(*size, pix_fmt)
                 (paint or flat)(frame, number)

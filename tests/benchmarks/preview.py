@@ -3,10 +3,11 @@
     make bench-preview
     make bench-preview ARGS="--ffmpeg /path/to/ffmpeg"
 
-The video is 15 s of 1080p, 24 frames a second: the simulator's film, or grain, which compresses badly. Each measurement
-is a process of its own; the memory is the peak of its resident set, and that over what it was with everything imported.
-Where there is an `ffmpeg` command, the same pictures are made by it, all by one command that decodes once, of a local
-file. And the share of the whole run: the same flow where they have to be made and where they are there.
+The video is 15 s of 1080p, 24 frames a second: the simulator's film, or grain, which compresses badly, in SDR or HDR.
+Each measurement is a process of its own; the memory is the peak of its resident set, and that over what it was with
+everything imported. Where there is an `ffmpeg` command, the same pictures are made by it, all by one command that
+decodes once, of a local file. And the share of the whole run: the same flow where they have to be made and where they
+are there.
 """
 
 from __future__ import annotations
@@ -44,14 +45,18 @@ RUNS = 3
 SECONDS, FPS = 15, 24
 
 
-def grain() -> bytes:
-    """Coloured bars that move, under noise."""
+def grain(*, is_hdr: bool = False) -> bytes:
+    """Coloured bars that move, under noise; in 10 bits of PQ, if it is to be HDR."""
+    pix_fmt = "yuv420p10le" if is_hdr else "yuv420p"
     file, graph = io.BytesIO(), Graph()
-    steps = [("testsrc2", f"size=1920x1080:rate={FPS}"), ("noise", "alls=8:allf=t"), ("format", "yuv420p")]
+    steps = [("testsrc2", f"size=1920x1080:rate={FPS}"), ("noise", "alls=8:allf=t"), ("format", pix_fmt)]
     graph.link_nodes(*(graph.add(*step) for step in steps), graph.add("buffersink")).configure()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "26"})
-        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, pix_fmt
+        if is_hdr:
+            encoder = stream.codec_context
+            encoder.colorspace, encoder.color_primaries, encoder.color_trc = 9, 9, 16  # BT.2020 and PQ
         for number in range(SECONDS * FPS):
             frame = graph.vpull()
             frame.pts, frame.time_base = number, Fraction(1, FPS)
@@ -156,8 +161,13 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder) / "s3") as s3:
         client = s3_client(s3.endpoint_url, s3.access_key, s3.secret_key)
-        for name, content in (("simulated", render("preview", "16:9", SECONDS, 1080)), ("grain", grain())):
-            path = Path(folder) / f"{name}.mp4"
+        films = {
+            "simulated": render("preview", "16:9", SECONDS, 1080),
+            "grain": grain(),
+            "grain in HDR": grain(is_hdr=True),
+        }
+        for name, content in films.items():
+            path = Path(folder) / f"{name.replace(' ', '-')}.mp4"
             path.write_bytes(content)
             client.put_object(Bucket=s3.bucket, Key=path.name, Body=content)
             results[name] = {
@@ -166,7 +176,7 @@ def main() -> None:
                     "--measure", path, s3.endpoint_url, s3.access_key, s3.secret_key, s3.bucket
                 ),
             }
-            if arguments.ffmpeg:
+            if arguments.ffmpeg and name != "grain in HDR":
                 results[name]["ffmpeg_command"] = in_own_process("--command", arguments.ffmpeg, path)
         results["in_a_run"] = in_a_run(s3)
     report(results, arguments.ffmpeg)
@@ -175,7 +185,7 @@ def main() -> None:
 def report(results: dict[str, Any], ffmpeg: str | None) -> None:
     """Ours beside ffmpeg's commands, where there are any."""
     rows: list[list[str | float | int | None]] = []
-    for name in ("simulated", "grain"):
+    for name in ("simulated", "grain", "grain in HDR"):
         ours, theirs = results[name]["prefect_loova"], results[name].get("ffmpeg_command")
         size = f"{results[name]['video_mib']} MiB"
         rows.append(
