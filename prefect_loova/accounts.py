@@ -64,7 +64,8 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
     available = (await jobs.loova.get_credits()).available
     sums: dict[tuple[date, str, str], list[Spent]] = {}
     problems: dict[str, str] = {}
-    for back in range(days):
+    # Tomorrow as well: S3's clock, whose day counts, may be ahead of this machine's.
+    for back in range(-1, days):
         for spent in await jobs.spending.of_day(today() - timedelta(days=back)):
             if spent.problem:
                 problems[spent.key] = spent.problem

@@ -53,6 +53,12 @@ class VideoOutcome(BaseModel):
     credits_estimate: float = Field(description="The price by the table, in credits.")
     credits_charged: float = Field(0.0, description="What this run spent on it, or may have, in credits.")
 
+    @property
+    def line(self) -> str:
+        """How it ended, what this run spent on it, and why, as one line of an error."""
+        spent = f"{self.credits_charged:g} credits spent" if self.credits_charged else "no credits spent"
+        return f"{self.name}: {self.outcome.replace('_', ' ')}, {spent}, {self.reason}"
+
 
 class BatchReport(BaseModel):
     """What became of every request of a batch, in the order that they were given."""

@@ -230,5 +230,4 @@ def _log_outcome(outcome: VideoOutcome) -> None:
 
 def _what_failed(report: BatchReport) -> str:
     missing = [video for video in report.videos if video.outcome not in ("saved", "reused")]
-    told = [f"{video.name}: {video.outcome.replace('_', ' ')}, {video.reason}" for video in missing]
-    return "\n".join([report.summary, *first_of(told, 10)])
+    return "\n".join([report.summary, *first_of([video.line for video in missing], 10)])

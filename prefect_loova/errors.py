@@ -100,7 +100,14 @@ class LoovaError(Exception):
         self.loova_message = None if loova_message is None else shown(loova_message)
         self.credits_spent = credits_spent
 
-    def __str__(self) -> str:
+    @property
+    def why(self) -> str:
+        """What happened, in our words and Loova's, without what it says of one job: its task and its credits."""
+        return ": ".join(filter(None, (self.message, self.loova_message)))
+
+    @property
+    def details(self) -> str:
+        """What is known besides, as `(task_id: ..., credits spent: ...)`; empty where nothing is."""
         known: dict[str, Any] = {
             "Loova says": self.loova_message,
             "task_id": self.task_id,
@@ -110,7 +117,10 @@ class LoovaError(Exception):
             "credits spent": None if self.credits_spent == "no" else self.credits_spent,
         }
         details = ", ".join(f"{name}: {shown(value)}" for name, value in known.items() if value is not None)
-        return f"{self.message} ({details})" if details else self.message
+        return f"({details})" if details else ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.message, self.details)))
 
 
 class InvalidRequestError(LoovaError):
@@ -201,6 +211,11 @@ class BatchError(LoovaError):
     def __init__(self, message: str, *, report: Any = None, **known: Any) -> None:
         super().__init__(message, **known)
         self.report = report
+
+    def __str__(self) -> str:
+        # The first line is about the batch, and so are the details; each line below is about one job.
+        batch, *jobs = self.message.split("\n")
+        return "\n".join([" ".join(filter(None, (batch, self.details))), *jobs])
 
 
 class TaskFailedError(LoovaError):

@@ -146,13 +146,15 @@ class _Run:
     def _learn_from(self, error: Exception, order: Order) -> None:
         """What one refusal says about the rest of the batch."""
         if isinstance(error, AuthenticationError):
-            self.stopped = self.stopped or f"an earlier one of this batch was refused: {shown(error)}"
+            self.stopped = self.stopped or f"an earlier one of this batch was refused: {shown(error.why)}"
         if isinstance(error, _TOO_DEAR) and order.price < self.refused[0]:
-            self.refused = order.price, f"one of this price was refused: {shown(error)}"
+            self.refused = order.price, f"one of this price was refused: {shown(error.why)}"
         if isinstance(error, InDoubtError) and not error.found:
             self.doubts += 1
             if self.doubts >= _DOUBTS_IN_A_ROW:
-                self.stopped = self.stopped or f"{self.doubts} answers in a row were lost, the last one: {shown(error)}"
+                self.stopped = (
+                    self.stopped or f"{self.doubts} answers in a row were lost, the last one: {shown(error.why)}"
+                )
 
     async def _saved(self, order: Order, submission: Submission, charged: float) -> None:
         async with self.saves:

@@ -341,5 +341,5 @@ def _not_joined(report: StoryReport, problem: Exception) -> str:
 
 def _what_failed(report: StoryReport) -> str:
     missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
-    told = [f"shot {one.rows[0]}, {one.name}: {one.outcome.replace('_', ' ')}, {one.reason}" for one in missing]
+    told = [f"shot {one.rows[0]}, {one.line}" for one in missing]
     return "\n".join([report.summary, *first_of(told, 10)])

@@ -203,9 +203,8 @@ async def _note(
 
     def change(record: JobRecord) -> JobRecord:
         refusals = record.attempt(number).refusals + (move == "refused")
-        reason = ": ".join(filter(None, (error.message, error.loova_message)))
         try:
-            return record.move(move, number, reason=reason, refusals=refusals, trace_id=error.trace_id, **facts)
+            return record.move(move, number, reason=error.why, refusals=refusals, trace_id=error.trace_id, **facts)
         except MoveRefusedError:
             return record
 

@@ -22,6 +22,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
 from prefect_loova import VideoRequest
+from prefect_loova.command import Place
+from tests.integration.conftest import block_of
 
 SERVE = """
 from prefect_loova import generate_video
@@ -74,8 +76,10 @@ async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova
 
 
 @pytest.mark.one_s3_server
-async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, place, loova):
+async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, credentials, bucket, loova):
     """Twice in doubt: the second question must not be answered by the first answer."""
+    # To adopt a task, all records have to be listed.
+    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     loova.fail("lost_request")
     loova.fail("lost_reply")
     run = await started(await parameters_of(place, on_in_doubt="suspend"), timeout=0)

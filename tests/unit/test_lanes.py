@@ -16,6 +16,7 @@ from prefect_loova import VideoRequest
 from prefect_loova.batch import BatchReport, Order, Plan, RunBudget, merged
 from prefect_loova.errors import (
     AuthenticationError,
+    BatchError,
     BudgetError,
     InDoubtError,
     InsufficientCreditsError,
@@ -304,3 +305,26 @@ def test_a_final_cost_that_can_be_no_cost_leaves_what_was_reserved(at_end: float
     report, _ = made(loova, new(9), most=4 * PRICE, places=1)
     assert len(loova.submits) == 4
     assert report.credits_charged == 4 * PRICE
+
+
+def test_what_a_job_that_cost_nothing_says_of_credits_is_its_own():
+    """In a batch of which others were paid for, in doubt, or refused: each row's credits are the row's."""
+    errors = {
+        "video 1": RejectedError("a bad prompt"),
+        "video 2": InDoubtError("lost", key="k", attempt=1, credits_spent="maybe"),
+        "video 3": WaitTimeoutError("still running", credits_spent="yes", task_id="t"),
+        "video 4": AuthenticationError("a wrong key", credits_spent="maybe"),
+    }
+    report, _ = made(Loova(errors=errors), new(7), places=1)
+    error = BatchError(
+        "\n".join([report.summary, *(video.line for video in report.videos)]), report=report, credits_spent="yes"
+    )
+    batch, *rows = str(error).split("\n")
+    assert batch.endswith("(credits spent: yes)")
+    for video, row in zip(report.videos, rows, strict=True):
+        told = f"{video.credits_charged:g} credits spent" if video.credits_charged else "no credits spent"
+        assert f"{video.outcome.replace('_', ' ')}, {told}, " in row
+        if not video.credits_charged:
+            assert "credits spent: " not in row, row
+    assert [video.credits_charged for video in report.videos] == [60, 0, 60, 60, 60, 0, 0]
+    assert "a wrong key" in rows[-1]
