@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -18,7 +19,14 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_loova.answers import Answer, read_credits, read_submit, read_task
-from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, NotSentError, UnexpectedResponseError
+from prefect_loova.errors import (
+    InDoubtError,
+    InvalidRequestError,
+    LoovaError,
+    NotSentError,
+    SuspendedError,
+    UnexpectedResponseError,
+)
 from prefect_loova.media import Medium, shown_media
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
@@ -34,6 +42,10 @@ USER_AGENT = f"prefect-loova/{version('prefect-loova')}"
 
 _MOST_BYTES = 4 * 1024 * 1024
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_STEPS_BEFORE = ("connection.", "proxy.", "http11.response_closed.")
+"""The steps of httpcore that come before a request, or after all; also those of a CONNECT to a proxy."""
+_LAST_READ = 1.0
+"""For how many seconds more the answer to a submit is read when its time is over."""
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 # Where the base URL is http: a context that trusts nobody, without the 20 ms that loading certificates takes.
@@ -157,15 +169,19 @@ class LoovaClient:
         """The whole time that a submit may take, in seconds: `submit_timeout`, and more where files go with it."""
         return self.submit_timeout + sum(len(file.content) for file in files) / _SLOWEST
 
-    async def submit_video(self, request: VideoRequest, files: Sequence[FormFile] = ()) -> VideoTask:
+    async def submit_video(
+        self, request: VideoRequest, files: Sequence[FormFile] = (), *, is_fresh: Callable[[], bool] = lambda: True
+    ) -> VideoTask:
         """Buy one video: a single POST, never repeated (create-seedance-2-video-task).
 
         Args:
             request: The video to be made; its media must be URLs here.
             files: Media that are sent along, as a multipart form. Only the vendor's own client describes that form.
+            is_fresh: Asked last of all, when the body is to leave: if it says no, the body does not leave.
 
         Raises:
             InvalidRequestError: Refused here; nothing was sent.
+            SuspendedError: It was too late to send it; nothing was bought.
             NotSentError: The POST never left; nothing was bought.
             RejectedError: Loova said no; nothing was bought.
             InDoubtError: It was sent, and no answer tells whether it was bought.
@@ -173,14 +189,19 @@ class LoovaClient:
         self.check(request)
         content = _content_of(request, files)
         most = self.submit_seconds(files)
-        # A fresh connection: one that the server has just closed would look like a lost answer.
-        async with self._http(httpx.Timeout(most, connect=min(self._timeout, self.submit_timeout / 2))) as http:
+        sending = _Sending(most, is_fresh)
+        # A fresh connection: one that the server has just closed would look like a lost answer. The whole time is
+        # watched by `_Sending`: a timeout of httpx would throw away an answer that lies in the socket.
+        timeout = httpx.Timeout(None, connect=min(self._timeout, self.submit_timeout / 2))
+        async with self._http(timeout) as http:
             try:
-                async with asyncio.timeout(most):
-                    answer = await self._answer(http, "POST", "/v1/video/seedance-2", **content)
-            except _NOT_SENT as error:
-                raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
+                trace = {"trace": sending.trace}
+                answer = await sending.result(
+                    self._answer(http, "POST", "/v1/video/seedance-2", extensions=trace, **content)
+                )
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
+                if isinstance(error, _NOT_SENT) or sending.surely_not_sent:
+                    raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
                 message = f"the submit was sent to {self.origin} and its answer is lost: {self._safe(error)}"
                 raise InDoubtError(message, credits_spent="maybe") from None
         return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
@@ -258,6 +279,67 @@ class LoovaClient:
     def _safe(self, error: BaseException) -> str:
         text = hidden(str(error), self._api_key)
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class _Sending:
+    """One POST on its way: whether its body may still leave, whether it may have left, and its answer within a time.
+
+    Args:
+        seconds: How long it may take in all.
+        is_fresh: Whether it may still be sent.
+    """
+
+    def __init__(self, seconds: float, is_fresh: Callable[[], bool]) -> None:
+        self._seconds = seconds
+        self._is_fresh = is_fresh
+        self._ends = math.inf
+        self._is_connecting = False
+        self._may_have_left = False
+
+    @property
+    def surely_not_sent(self) -> bool:
+        """Whether httpcore was seen to connect, and to do nothing else. A transport that tells nothing is not known."""
+        return self._is_connecting and not self._may_have_left
+
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Called by httpcore before and after each of its steps. A step of an unknown name counts as sending."""
+        if event.endswith((".complete", ".failed")):
+            return  # It ends a step that was seen to begin.
+        request = info.get("request")
+        is_tunnel = request is not None and request.method == b"CONNECT"
+        if is_tunnel or event.startswith(_STEPS_BEFORE):
+            self._is_connecting = True
+            return
+        is_late = asyncio.get_running_loop().time() >= self._ends
+        if event == "http11.send_request_body.started" and (is_late or not self._is_fresh()):
+            raise SuspendedError(
+                "this process was stopped for too long just before the submit left, so it was not sent; nothing was "
+                "bought"
+            )
+        self._may_have_left = True
+
+    async def result(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which this runs.
+
+        A process that was stopped, or whose loop was held up, for longer than the time has an answer in its socket
+        that nobody has read: once the POST has left, the loop goes on for a moment.
+
+        Raises:
+            TimeoutError: There is none in time.
+        """
+        self._ends = asyncio.get_running_loop().time() + self._seconds
+        working = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({working}, timeout=self._seconds)
+            if not done and self._may_have_left:
+                await asyncio.wait({working}, timeout=_LAST_READ)
+        finally:
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+        if working.cancelled():
+            raise TimeoutError
+        return working.result()
 
 
 def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, Any]:

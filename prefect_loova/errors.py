@@ -5,6 +5,7 @@ LoovaError
 ├── InvalidRequestError            refused here, before anything was sent
 ├── BudgetError                    it would go over a budget; nothing was sent
 ├── NotSentError                   the submit never left this machine (connection refused, DNS)
+│   └── SuspendedError             this process was stopped just before the submit left
 ├── RejectedError                  Loova said no to a submit; nothing was bought
 │   ├── AuthenticationError        the API key is missing, wrong or revoked
 │   ├── InsufficientCreditsError   not enough API credits
@@ -144,6 +145,13 @@ class NotSentError(LoovaError):
     """The submit never left this machine, so nothing was bought; it may be tried again."""
 
     may_retry = True
+
+
+class SuspendedError(NotSentError):
+    """This process, or its machine, was stopped for so long that its submit was not sent after all.
+
+    `submit_video` begins again by itself, within its `max_wait`.
+    """
 
 
 class RejectedError(LoovaError):

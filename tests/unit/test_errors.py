@@ -95,6 +95,7 @@ def test_a_transient_storage_error_stays_transient_in_a_pickle() -> None:
 
 RETRIED = {
     "NotSentError",
+    "SuspendedError",
     "UnexpectedResponseError",
     "TransferError",
     "VideoUrlRefusedError",
