@@ -22,6 +22,7 @@ from prefect_loova.errors import (
     NotSentError,
     RejectedError,
     StorageError,
+    SuspendedError,
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
@@ -92,11 +93,14 @@ async def submit_video(
             late, pause = refusal, min(backoff(refusals, first=5.0, most=60.0), deadline.left)
             refusals += 1
             log.info("Loova has no free place; asking again in %.0f s, for %.0f s at most", pause, deadline.left)
+        except SuspendedError as stopped:
+            late, pause = stopped, jobs.times.look_again
+            log.warning("%s: %s; beginning again", key, stopped)
         except (RejectedError, NotSentError):
             await jobs.records.note_ended(key)
             raise
         if deadline.left <= 0:
-            if isinstance(late, RejectedError):
+            if isinstance(late, RejectedError | NotSentError):
                 await jobs.records.note_ended(key)
             raise late
         await jobs.sleep(min(pause, deadline.left))
@@ -159,11 +163,11 @@ async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: 
     """The one paid POST, between the two writes that guard it."""
     number = stored.record.current.number
     seconds = jobs.loova.submit_seconds(delivery.files)
-    stored = await _begin(jobs, stored, number, seconds, await jobs.balance())
+    stored, is_fresh = await _begin(jobs, stored, number, seconds, await jobs.balance())
     try:
         if stop.is_set():
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
-        task = await jobs.loova.submit_video(delivery.request, delivery.files)
+        task = await jobs.loova.submit_video(delivery.request, delivery.files, is_fresh=is_fresh)
     except (RejectedError, NotSentError) as error:
         await _note(jobs, stored, number, "refused", error)
         raise
@@ -183,13 +187,19 @@ async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: 
 
 async def _begin(
     jobs: VideoJobs, stored: StoredRecord, number: int, seconds: float, balance: float | None
-) -> StoredRecord:
+) -> tuple[StoredRecord, Callable[[], bool]]:
+    """Write `submitting`; returns whether it is still so young that the POST may leave."""
     facts: dict[str, Any] = {"post_timeout_seconds": seconds, "credits_before": balance, "by": jobs.by}
     for attempt in range(_PURCHASE_TRIES):
         before = jobs.clock(), jobs.wall()
+
+        def age(before: tuple[float, float] = before) -> float:
+            return max(jobs.clock() - before[0], jobs.wall() - before[1])
+
         stored = await jobs.records.advance(stored, stored.record.move("begin", number, **facts))
-        if max(jobs.clock() - before[0], jobs.wall() - before[1]) <= jobs.times.fresh_for:
-            return stored
+        if age() <= jobs.times.fresh_for:
+            # Connecting may take longer than that. While the POST's own time runs, nobody doubts the job.
+            return stored, lambda: age() <= seconds
         log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
     slow = StorageError(f"{jobs.name(stored.record)}: S3 is too slow to submit safely", transient=True)
     await _note(jobs, stored, number, "refused", slow)

@@ -135,7 +135,10 @@ class _Loova:
     def submit_seconds(self, files: Sequence[FormFile]) -> float:
         return TIMEOUT
 
-    async def submit_video(self, request: VideoRequest, files: Sequence[FormFile]) -> VideoTask:
+    async def submit_video(
+        self, request: VideoRequest, files: Sequence[FormFile], *, is_fresh: Callable[[], bool]
+    ) -> VideoTask:
+        assert is_fresh()  # no time has passed since it was written
         future = asyncio.get_running_loop().create_future()
         lost = InDoubtError("the answer is lost", credits_spent="maybe")
         operation = Operation(self._worker, "post", self._bill, future, lost)

@@ -7,7 +7,9 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -20,9 +22,11 @@ from prefect_loova.errors import (
     LoovaError,
     RejectedError,
     StorageError,
+    SuspendedError,
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
+from prefect_loova.jobs import JobTimes
 from prefect_loova.submitting import submit_video
 from tests.integration.jobs.shop import (
     AT_ONCE,
@@ -362,3 +366,63 @@ async def test_an_s3_that_stays_slow_is_given_up_without_a_post(shop: Shop, whic
     assert (clock.writes, shop.totals["posted"], shop.states) == (1 + 8 + 1, 0, ["rejected"])
     await shop.submit()
     assert shop.totals["posted"] == 1
+
+
+# -- a machine that sleeps between the record and the POST -------------------------------------------------------------
+
+
+class Sleepy:
+    """A wall clock; `asleep` is called at its second look after a write of the record, just before the body leaves."""
+
+    def __init__(self, proxy: Proxy, asleep: Callable[[int], float]) -> None:
+        self._proxy, self._asleep = proxy, asleep
+        self._writes, self._slept = -1, 0.0
+
+    def __call__(self) -> float:
+        writes = record_writes(self._proxy)
+        if writes == self._writes:
+            self._slept += self._asleep(writes)
+        self._writes = writes
+        return time.time() + self._slept
+
+
+async def test_a_machine_that_slept_before_its_post_left_begins_again_and_buys_once(shop: Shop, proxy: Proxy) -> None:
+    wall = Sleepy(proxy, lambda writes: 86_400 if writes == 2 else 0)
+    submission = await shop.submit(s3=through(proxy, shop.bucket), wall=wall)
+    assert not submission.reused
+    assert shop.states == ["submitted"]
+    assert shop.record.current.refusals == 1
+    assert shop.totals["billed"] == 1
+
+
+async def test_what_a_person_bought_again_while_the_first_buyer_slept_is_bought_once(shop: Shop, proxy: Proxy) -> None:
+    async def meanwhile() -> None:
+        with pytest.raises(InDoubtError):
+            await shop.submit(times=AT_ONCE, max_wait=20)
+        await shop.decide("submit-again", attempt=1)
+        assert not (await shop.submit()).reused
+
+    def asleep(writes: int) -> float:
+        if writes == 2:
+            other = threading.Thread(target=asyncio.run, args=(meanwhile(),))
+            other.start()
+            other.join()
+        return 0
+
+    submission = await shop.submit(s3=through(proxy, shop.bucket), submit_timeout=1, wall=Sleepy(proxy, asleep))
+    assert (submission.attempt, submission.reused) == (2, True)
+    assert shop.states == ["rejected", "submitted"]
+    assert shop.totals["billed"] == 1
+
+
+async def test_a_submit_that_never_leaves_ends_with_the_time_that_it_has(shop: Shop, proxy: Proxy) -> None:
+    clock = Clock()
+    wall = Sleepy(proxy, lambda _: 86_400)
+    with pytest.raises(SuspendedError, match="nothing was bought"):
+        await shop.submit(
+            s3=through(proxy, shop.bucket), max_wait=20, wall=wall, clock=clock, sleep=clock.sleep, times=JobTimes()
+        )
+    assert shop.totals["billed"] == 0
+    assert shop.states == ["rejected"]
+    assert 5 < len(clock.slept) < 15
+    assert shop.keys == {RECORD}
