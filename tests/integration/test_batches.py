@@ -90,6 +90,18 @@ async def test_one_bad_video_does_not_stop_the_others_and_the_run_says_what_is_m
     assert loova.ledger["totals"]["billed"] == 6
 
 
+async def test_of_twenty_videos_eight_that_are_refused_by_a_code_are_told_and_twelve_are_bought(place, loova):
+    for number in range(0, 16, 2):
+        loova.fail("refused_by_code", prompt=f"video {number} ", times=None)
+    twenty = [VideoRequest(prompt=f"video {number} of 20", duration=4) for number in range(20)]
+    report = await batch(twenty, place, on_failure="report")
+    assert (report.count("saved"), report.count("in_doubt"), report.count()) == (12, 0, 20)
+    reasons = [video.reason for video in report.videos if video.reason]
+    assert len(reasons) == 8
+    assert all("words that are not allowed" in reason for reason in reasons)
+    assert (loova.ledger["totals"]["billed"], loova.ledger["totals"]["posted"]) == (12, 20)
+
+
 async def test_submits_that_a_killed_run_left_do_not_stop_the_run_after_it(place, loova):
     await left_in_the_middle_of_the_submit(requests(4), place)
     with pytest.raises(BatchError, match="12 videos: 8 saved, 4 in doubt; 720 credits"):

@@ -151,6 +151,37 @@ async def test_over_the_budget_of_the_day_the_rest_stays_queued(shop: Shop) -> N
     assert (len(found.submitted), found.queued, shop.totals["billed"]) == (1, 2, 1)
 
 
+@pytest.mark.parametrize("fault", ["refused_by_code", "refused_as_success", "prompt_refused"])
+async def test_of_twenty_queued_eight_that_are_refused_are_told_and_the_other_twelve_are_bought(
+    shop: Shop, fault: str
+) -> None:
+    for number in range(0, 16, 2):
+        shop.loova.fail(fault, prompt=f"video {number} ", times=None)
+    async with shop.worker() as jobs:
+        await queue(jobs, [VideoRequest(prompt=f"video {number} of 20", duration=4) for number in range(20)])
+    saved, reasons = set(), []
+    for _ in range(6):
+        found = await collected(shop)
+        saved |= {video.key for video in found.saved}
+        reasons += [reason for _, reason in found.failed]
+        assert (found.in_doubt, found.problems) == ([], [])
+    assert (shop.totals["billed"], shop.totals["posted"], len(saved)) == (12, 20, 12)
+    assert len(reasons) == 8
+    assert all("Loova says: The prompt" in reason for reason in reasons)
+    assert found.queued == 0
+
+
+@pytest.mark.parametrize(
+    "fault", ["delayed_by_the_limit", "delayed_by_the_limit_with_429", "accepted_without_data", "accepted_in_chinese"]
+)
+async def test_a_queued_job_that_may_have_been_taken_is_posted_once_in_five_passes(shop: Shop, fault: str) -> None:
+    shop.loova.fail(fault)
+    await queued(shop, 1)
+    for _ in range(5):
+        assert len((await collected(shop)).in_doubt) == 1
+    assert (shop.totals["posted"], shop.totals["billed"]) == (1, 1)
+
+
 async def test_a_queued_job_whose_request_is_refused_is_told_and_queued_no_more(shop: Shop) -> None:
     await queued(shop, 2)
     shop.loova.fail("prompt_refused")
