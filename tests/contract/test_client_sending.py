@@ -210,8 +210,12 @@ async def test_a_loop_that_is_held_up_for_longer_than_the_timeout_reads_the_answ
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             async with LoovaClient("key", url, submit_timeout=1.5) as loova:
-                asyncio.get_running_loop().call_later(0.5, time.sleep, 2.0)
-                assert (await loova.submit_video(CITY)).task_id == "record_id"
+
+                def held_up_soon() -> bool:
+                    asyncio.get_running_loop().call_later(0.3, time.sleep, 2.5)
+                    return True
+
+                assert (await loova.submit_video(CITY, is_fresh=held_up_soon)).task_id == "record_id"
         finally:
             answering.communicate(b"")
 

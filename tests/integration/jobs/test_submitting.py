@@ -23,6 +23,7 @@ from prefect_loova.errors import (
     RejectedError,
     StorageError,
     SuspendedError,
+    TaskFailedError,
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
@@ -366,6 +367,46 @@ async def test_an_s3_that_stays_slow_is_given_up_without_a_post(shop: Shop, whic
     assert (clock.writes, shop.totals["posted"], shop.states) == (1 + 8 + 1, 0, ["rejected"])
     await shop.submit()
     assert shop.totals["posted"] == 1
+
+
+# -- what Loova sends is bounded ---------------------------------------------------------------------------------------
+
+
+async def test_texts_of_megabytes_from_loova_leave_a_small_record(shop: Shop) -> None:
+    long = "x" * 700_000
+    shop.loova.fail(on="submit", envelope={"trace_id": long, "message": long, "data": {"status": long, "model": long}})
+    submission = await shop.submit()
+    result = {"status": "failed", "error_message": long, "finished_at": long}
+    shop.loova.fail(on="poll", envelope={"trace_id": long, "data": {"status": long, "result": result}}, times=None)
+    with pytest.raises(TaskFailedError) as caught:
+        await shop.wait(submission)
+    assert len(str(caught.value)) < 2_000
+    assert len(shop.bytes_of(RECORD)) < 10_000
+    assert sum(len(shop.bytes_of(key)) for key in shop.keys) < 20_000
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [{"code": 400, "message": "x" * 700_000, "data": None}, {"code": 200, "data": {"task_id": "t" * 700_000}}],
+    ids=["a refusal", "a task id that is too long"],
+)
+async def test_texts_of_megabytes_in_a_refusal_or_a_doubt_leave_a_small_record(
+    shop: Shop, envelope: dict[str, Any]
+) -> None:
+    shop.loova.fail(on="submit", apply=False, envelope=envelope | {"trace_id": "x" * 700_000})
+    with pytest.raises((RejectedError, InDoubtError)):
+        await shop.submit()
+    assert len(shop.bytes_of(RECORD)) < 10_000
+    if shop.states == ["in_doubt"]:
+        assert "data.task_id: 'tttt" in (shop.record.current.reason or "")
+        assert "700,000 characters, SHA-256" in (shop.record.current.reason or "")
+
+
+async def test_json_nested_deeply_is_one_answer_like_others(shop: Shop) -> None:
+    shop.loova.fail(on="submit", body='{"data":' + "[" * 200_000)
+    with pytest.raises(InDoubtError):
+        await shop.submit()
+    assert (shop.states, shop.totals["posted"]) == (["in_doubt"], 1)
 
 
 # -- a machine that sleeps between the record and the POST -------------------------------------------------------------
