@@ -6,10 +6,10 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_loova.ages import date_of
 from prefect_loova.bucket_check import check_bucket
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
@@ -49,15 +49,6 @@ def checked_prefix(prefix: str) -> str:
     if problem:
         raise InvalidRequestError(f"prefix: {shown(repr(prefix), 120)} was given: {problem}")
     return "/".join(segments)
-
-
-def date_of(answer: Any) -> datetime | None:
-    """S3's clock as an answer or an error of boto3 shows it (`Date`), or None where it shows none that can be read."""
-    try:
-        date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    except (KeyError, ValueError, TypeError):
-        return None
-    return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 class BucketPrefix:

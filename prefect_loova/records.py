@@ -13,16 +13,15 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from prefect_loova.ages import THIS_PROCESS, Ages
 from prefect_loova.bucket import BucketPrefix
 from prefect_loova.errors import RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
-from prefect_loova.s3_errors import S3_ERRORS, code_of, status_of, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, code_of, host_of, status_of, storage_error
 from prefect_loova.states import FORMAT, JobRecord
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class StoredRecord:
     Attributes:
         record: What it says.
         etag: What the next write is conditional on.
-        age: Seconds since it was last written: `Date` minus `Last-Modified` of one answer, so by the server's clock.
+        age: Seconds since it was last written, or fewer, by the server's clock or since this process first saw it.
     """
 
     record: JobRecord
@@ -69,6 +68,7 @@ class JobRecords(BucketPrefix):
         prefix: Everything of one video lives under `{prefix}/{key}/`, the index of open jobs under `{prefix}/_open/`.
         api_origin: The API that these records are of; a record of another one is refused.
         sleep: How to wait between tries of a write whose outcome is unknown, in seconds.
+        ages: Knows how old what it reads is.
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class JobRecords(BucketPrefix):
         api_origin: str,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        ages: Ages = THIS_PROCESS,
     ) -> None:
         super().__init__(s3, bucket, prefix, sleep=sleep)
         self.api_origin = api_origin
+        self._ages = ages
 
     def record_key(self, key: str) -> str:
         """The S3 key of a request's job record."""
@@ -106,7 +108,7 @@ class JobRecords(BucketPrefix):
                     return None
                 if code_of(error) in ("AccessDenied", "403", "Forbidden"):
                     return None
-                failure = storage_error(error, self.uri(object_key))
+                failure = storage_error(error, self.uri(object_key), self.s3, "GetObject")
                 if not failure.transient or attempt + 1 == _WRITE_TRIES:
                     raise failure from None
                 await self._sleep(backoff(attempt))
@@ -181,7 +183,7 @@ class JobRecords(BucketPrefix):
                     False,
                 )
             except S3_ERRORS as error:
-                failure = storage_error(error, self.uri(object_key))
+                failure = storage_error(error, self.uri(object_key), self.s3, "PutObject")
                 refused = status_of(error) == 412
                 if not refused and not failure.transient:
                     raise failure from None
@@ -251,14 +253,5 @@ class JobRecords(BucketPrefix):
             raise RecordMismatchError(
                 f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix"
             )
-        return StoredRecord(record, etag, _age(answer))
-
-
-def _age(answer: Any) -> float:
-    """Seconds since the object was written, by one clock; 0, the careful answer, where the server does not tell."""
-    try:
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        written: datetime = answer["LastModified"]
-        return max(0.0, (now - written).total_seconds())
-    except (KeyError, ValueError, TypeError):
-        return 0.0
+        host = host_of(self.s3.meta.endpoint_url)
+        return StoredRecord(record, etag, self._ages.age_of(answer, f"{host} {uri}", record.write_id, host))

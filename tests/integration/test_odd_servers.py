@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
+from prefect_loova.ages import Ages
 from prefect_loova.bucket_check import check_bucket
 from prefect_loova.client import LoovaClient
-from prefect_loova.errors import StorageError
+from prefect_loova.errors import InDoubtError, StorageError, WaitTimeoutError
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import VideoRequest
 from prefect_loova.records import JobRecords
 from prefect_loova.saving import save_video
 from prefect_loova.simulator import LoovaSimulator
+from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
 from prefect_loova.waiting import wait_for_video
 from tests.odd_s3 import B2_400, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
@@ -75,6 +77,20 @@ class Row:
     operation: str
     transient: bool = False
     requests: int = 12
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
 
 
 def words(refusal: tuple[int, str, str]) -> str:
@@ -246,3 +262,62 @@ async def test_a_cancelled_submit_leaves_no_object_of_the_probe(s3: OddS3) -> No
     while s3.objects or "DELETE" not in s3.asked[-1]:
         assert time.monotonic() < until, s3.asked
         await asyncio.sleep(0.01)
+
+
+# -- how old a job is ---------------------------------------------------------------------------------------------
+
+NO_USABLE_DATE = {
+    "no Date": Odd(date=None),
+    "a Date that is none": Odd(date="soon"),
+    "a Date that stands still": Odd(date="Thu, 01 Jan 1970 00:00:00 GMT"),
+    "no Last-Modified": Odd(tells_when=False),
+    "neither": Odd(date=None, tells_when=False),
+}
+
+
+@pytest.mark.parametrize("name", NO_USABLE_DATE)
+async def test_without_a_usable_date_a_dead_workers_claim_is_taken_over_all_the_same_and_not_before_its_time(
+    s3: OddS3, loova: LoovaSimulator, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.odd = NO_USABLE_DATE[name]
+    clock = Clock()
+    async with LoovaClient(loova.api_key, loova.base_url) as api:
+        records = JobRecords(s3.client(), f"ageless-{abs(hash(name))}", "loova", api.origin, ages=Ages(clock))
+        jobs = VideoJobs(api, records, sleep=clock.sleep, clock=clock)
+        await records.create(JobRecord.claimed(REQUEST, api.origin, {"host": "a dead one"}))
+        with pytest.raises(WaitTimeoutError):
+            await submit_video(jobs, REQUEST, max_wait=25)
+        assert (loova.ledger["totals"]["posted"], clock.now) == (0, 25)
+        assert not (await submit_video(jobs, REQUEST, max_wait=25)).reused
+    assert (loova.ledger["totals"]["posted"], clock.now) == (1, pytest.approx(31, abs=2))
+    is_told = name != "a Date that stands still"  # it can be read, and is merely never later
+    assert ("that can be used" in caplog.text) == is_told
+    assert caplog.text.count("that can be used") <= 1
+
+
+async def test_without_a_usable_date_an_overdue_submit_is_in_doubt_and_never_sent_again(
+    s3: OddS3, loova: LoovaSimulator
+) -> None:
+    s3.odd = Odd(date=None)
+    clock = Clock()
+    async with LoovaClient(loova.api_key, loova.base_url) as api:
+        records = JobRecords(s3.client(), "ageless", "loova", api.origin, ages=Ages(clock))
+        jobs = VideoJobs(api, records, sleep=clock.sleep, clock=clock)
+        stored = await records.create(JobRecord.claimed(REQUEST, api.origin, {"host": "a dead one"}))
+        await records.advance(stored, stored.record.move("begin", post_timeout_seconds=60))
+        with pytest.raises(InDoubtError):
+            await submit_video(jobs, REQUEST, max_wait=200)
+    assert loova.ledger["totals"]["posted"] == 0
+    assert clock.now == pytest.approx(91, abs=2)
+
+
+async def test_an_age_begins_again_with_each_version_of_a_record(s3: OddS3) -> None:
+    s3.odd = Odd(date=None)
+    clock = Clock()
+    records = JobRecords(s3.client(), "versions", "loova", "https://api.loova.test", ages=Ages(clock))
+    stored = await records.create(JobRecord.claimed(REQUEST, records.api_origin, {}))
+    assert (await records.expect(REQUEST.key)).age == 0
+    clock.now = 40
+    assert (await records.expect(REQUEST.key)).age == 40
+    await records.advance(stored, stored.record)
+    assert (await records.expect(REQUEST.key)).age == 0
