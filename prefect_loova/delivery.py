@@ -147,7 +147,7 @@ class _Deliverer:
         try:
             await asyncio.to_thread(self.jobs.records.s3.head_object, Bucket=bucket, Key=key, VersionId=version)
         except S3_ERRORS as error:
-            failure = storage_error(error, medium.place)
+            failure = storage_error(error, medium.place, self.jobs.records.s3, "HeadObject")
             if failure.transient:
                 raise failure from None
             return False

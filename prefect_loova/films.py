@@ -112,7 +112,7 @@ def _upload(jobs: VideoJobs, key: str, file: BinaryIO, options: dict[str, Any]) 
             ExtraArgs=options | {"ContentType": "video/mp4"},
         )
     except S3_ERRORS as error:
-        raise storage_error(error, jobs.records.uri(key)) from None
+        raise storage_error(error, jobs.records.uri(key), jobs.records.s3, "PutObject") from None
 
 
 def _previews(file: BinaryIO) -> Previews | None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from prefect_loova.asking import ask_what_to_do
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InDoubtError
+from prefect_loova.errors import InDoubtError, StorageError
 from prefect_loova.former_keys import find
 from prefect_loova.jobs import MAX_WAIT
 from prefect_loova.lineage import tag_this_run, tagged
@@ -117,5 +117,11 @@ async def generate_video(
 async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> bool:
     """Whether there is nothing to submit: waiting for what runs already needs no slot."""
     async with open_jobs(credentials, bucket, prefix) as jobs:
-        stored = await find(jobs.records, request)
+        try:
+            await jobs.records.check_conditional_writes()
+            stored = await find(jobs.records, request)
+        except StorageError as error:
+            if error.transient:
+                return False  # the submit is a task, which Prefect tries again
+            raise
     return stored is not None and stored.record.state in PURCHASED

@@ -13,6 +13,8 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    ProxyConnectionError,
+    SSLError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -52,7 +54,8 @@ def storage_error(error: Exception, uri: str, s3: S3Client | None = None, operat
     """
     status, code, said = status_of(error), code_of(error), words_of(error)
     if isinstance(error, _LOST):
-        reason, transient = f"no answer from S3 ({type(error).__name__})", True
+        why = f": {shown(error, 300)}" if isinstance(error, SSLError | ProxyConnectionError) else ""
+        reason, transient = f"no answer from S3 ({type(error).__name__}{why})", True
     elif not isinstance(error, ClientError):
         reason, transient = f"S3 cannot be used: {shown(error)}", False
     elif code == "NoSuchBucket":
@@ -80,10 +83,10 @@ def refuses_checksums(error: Exception) -> bool:
 def where_of(error: Exception | None, s3: S3Client | None, operation: str = "") -> str:
     """` (GetObject at s3.example.com)`, as far as it is known."""
     operation = operation or str(getattr(error, "operation_name", ""))
-    known = getattr(error, "kwargs", {}).get("endpoint_url") if error else None
-    url = s3.meta.endpoint_url if s3 else known
+    url = s3.meta.endpoint_url if s3 else getattr(error, "kwargs", {}).get("endpoint_url")
     host = host_of(url) if isinstance(url, str) else ""
-    return f" ({' at '.join(filter(None, (operation, host)))})" if operation or host else ""
+    known = " ".join(filter(None, (operation, host and f"at {host}")))
+    return f" ({known})" if known else ""
 
 
 def operation_of(method: str) -> str:

@@ -120,13 +120,13 @@ class S3File(io.RawIOBase):
                     return b""  # an empty object has no first byte
                 if status_of(error) == 412:
                     raise self._replaced() from None
-                raise storage_error(error, self._uri) from None
+                raise storage_error(error, self._uri, self._s3, "GetObject") from None
             try:
                 self._learn(answer, start)
                 body = answer["Body"].read()
             except S3_ERRORS as error:
                 if not left:
-                    raise storage_error(error, self._uri) from None
+                    raise storage_error(error, self._uri, self._s3, "GetObject") from None
             else:
                 if len(body) == min(self._block_bytes, self.size - start):
                     return body

@@ -132,6 +132,8 @@ async def prepare_media(
         StorageError: The bucket cannot be read or written.
     """
     async with open_jobs(credentials, bucket, prefix) as jobs:
+        if not request.is_prepared:
+            await jobs.records.check_conditional_writes()
         return await Preparing(jobs, local_files()).one(request)
 
 
@@ -176,6 +178,7 @@ async def submit_video(
     """
     logger = get_run_logger()
     async with open_jobs(credentials, bucket, prefix) as jobs:
+        await jobs.records.check_conditional_writes()
         request = await Preparing(jobs, local_files()).one(request)
         submission = await submitting.submit_video(
             jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts

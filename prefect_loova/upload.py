@@ -187,7 +187,8 @@ class Upload:
         except StorageError as error:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
-            log.warning("an unfinished upload was left behind: %s", _failure(error, self._uri))
+            failure = _failure(error, self._uri, self._s3, "AbortMultipartUpload")
+            log.warning("an unfinished upload was left behind: %s", failure)
 
     async def _empty_buffer(self) -> bytearray:
         self._raise_failures()
@@ -225,7 +226,7 @@ class Upload:
         try:
             answer = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
         except S3_ERRORS as error:
-            raise _failure(error, self._uri) from None
+            raise _failure(error, self._uri, self._s3, "UploadPart") from None
         finally:
             self._free.put_nowait(body)
         known = ("ETag", "ChecksumCRC32")
@@ -241,7 +242,7 @@ class Upload:
             answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
         except S3_ERRORS as error:
             if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
-                raise _failure(error, self._uri) from None
+                raise _failure(error, self._uri, self._s3, "CreateMultipartUpload") from None
             self._checksums = False
             return await self._create()
         self._upload_id = answer.get("UploadId")
@@ -255,7 +256,8 @@ class Upload:
             confirmed = await (self._put() if self._upload_id is None else self._complete())
         except S3_ERRORS as error:
             # boto3 repeats by itself: what it saw last need not be what the first request did.
-            await self._settle(_failure(error, self._uri))
+            operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
+            await self._settle(_failure(error, self._uri, self._s3, operation))
         else:
             if not confirmed:
                 problem = f"{self._uri}: S3 did not confirm what was sent, and does not hold it"
@@ -291,7 +293,7 @@ class Upload:
             try:
                 found = await self._call("head_object")
             except S3_ERRORS as error:
-                if not _failure(error, self._uri).transient:
+                if not _failure(error, self._uri, self._s3).transient:
                     raise failure from None
                 await self._sleep(backoff(attempt))
             else:
@@ -358,7 +360,7 @@ async def abort_uploads(
     try:
         return await to_its_end(asyncio.to_thread(abort))
     except S3_ERRORS as error:
-        raise _failure(error, f"s3://{bucket}/{key}") from None
+        raise _failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
 
 
 def _abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:
@@ -378,9 +380,9 @@ def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-def _failure(error: Exception, uri: str) -> StorageError:
+def _failure(error: Exception, uri: str, s3: S3Client, operation: str = "") -> StorageError:
     """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
-    failure = storage_error(error, uri)
+    failure = storage_error(error, uri, s3, operation)
     failure.credits_spent = "yes"
     failure.transient = failure.transient or code_of(error) in _TRY_AGAIN
     return failure
