@@ -88,6 +88,9 @@ STORJ_411 = Odd(
 SCALITY_400 = trailers((400, "BadRequest", "trailing checksum is not supported"))
 
 
+GCS_403 = trailers((403, "SignatureDoesNotMatch", "Invalid argument."))
+
+
 class OddS3:
     """The server, as a context manager; any bucket is there.
 

@@ -27,7 +27,7 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
 from prefect_loova.waiting import wait_for_video
-from tests.odd_s3 import B2_400, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
+from tests.odd_s3 import B2_400, GCS_403, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
 
 REQUEST = VideoRequest(prompt="a server of its own kind", duration=4)
 CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
@@ -105,6 +105,7 @@ TABLE = {
     "B2, 400 to checksum headers": Row(B2_400, f"Unsupported header 'x-amz-.*{CHECKSUMS}", "PutObject"),
     "Storj, 411 to a body without length": Row(STORJ_411, f"MissingContentLength: .*{CHECKSUMS}", "PutObject"),
     "Scality, 400 to trailers": Row(SCALITY_400, f"trailing checksum is not supported.*{CHECKSUMS}", "PutObject"),
+    "Google, 403 to trailers": Row(GCS_403, f"{CHECKSUMS}.*SignatureDoesNotMatch: Invalid argument", "PutObject"),
     "a proxy that makes ETags weak": Row(
         Odd(etag="W/{}"), "refuses If-Match with the very ETag .*W/.*proxy", "PutObject"
     ),
