@@ -27,6 +27,7 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
 from prefect_loova.waiting import wait_for_video
+from tests.docs_blocks import GUIDES, example
 from tests.odd_s3 import B2_400, GCS_403, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
 
 REQUEST = VideoRequest(prompt="a server of its own kind", duration=4)
@@ -178,6 +179,17 @@ async def test_with_the_setting_that_the_error_names_a_video_is_bought_and_saved
         assert saved.sha256 == loova.sha256(bought.task_id)
     assert s3.objects[f"loova/{REQUEST.key}/video.mp4"][0]
     assert (loova.ledger["totals"]["posted"], s3.uploads) == (1, {})
+
+
+async def test_both_ways_of_the_guide_to_set_it_help(s3: OddS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.odd = B2_400
+    settings = example("bucket.md")["parameters"].get_params_override()["config"]
+    names = ("request_checksum_calculation", "response_checksum_validation")
+    await check_bucket(s3.client(**{name: getattr(settings, name) for name in names}), "by-the-block", "probes")
+    for name, value in re.findall(r"export (\w+)=(\w+)", GUIDES["bucket.md"]):
+        monkeypatch.setenv(name, value)
+    await check_bucket(s3.client(), "by-the-environment", "probes")
+    assert len(s3.asked) == 18
 
 
 async def test_a_server_that_refuses_to_be_asked_for_checksums_is_named_by_the_probes_read(s3: OddS3) -> None:
