@@ -112,13 +112,20 @@ class Answer:
         def cut(value: Any) -> Any:
             return hidden(value, secret) if isinstance(value, str) else value
 
+        def cut_short(value: str | None) -> str | None:
+            text: str | None = cut(value)
+            for size in range(len(secret) - 1, 7, -1):  # Where a text was cut to its bound, a secret was cut too.
+                text = text and text.replace(secret[:size], "[API key]")
+            return text
+
         def cut_all(values: dict[str, Any], but: str) -> dict[str, Any]:
             return {name: value if name == but else cut(value) for name, value in values.items()}
 
         data = self.data and cut_all(self.data, "task_id")
         if data and isinstance(data.get("result"), dict):
             data["result"] = cut_all(data["result"], "video_url")
-        return replace(self, trace_id=cut(self.trace_id), message=cut(self.message), data=data, trace=cut(self.trace))
+        trace_id, message, trace = cut_short(self.trace_id), cut_short(self.message), cut_short(self.trace)
+        return replace(self, trace_id=trace_id, message=message, data=data, trace=trace)
 
     def error(self, kind: type[LoovaError], message: str, spent: Spent = "no") -> LoovaError:
         """An error that carries what the answer tells."""

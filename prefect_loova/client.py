@@ -26,12 +26,14 @@ from prefect_loova.errors import (
     NotSentError,
     SuspendedError,
     UnexpectedResponseError,
+    shown,
 )
 from prefect_loova.media import Medium, shown_media
 from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.polling import backoff, retry_after
 from prefect_loova.redaction import hidden
 from prefect_loova.tls import tls_context
+from prefect_loova.traces import trace_of_a_task_in_text
 from prefect_loova.urls import names_private_host, origin, url_problem
 from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
 
@@ -189,20 +191,23 @@ class LoovaClient:
         self.check(request)
         content = _content_of(request, files)
         most = self.submit_seconds(files)
-        sending = _Sending(most, is_fresh)
+        sending, arrived = _Sending(most, is_fresh), bytearray()
         # A fresh connection: one that the server has just closed would look like a lost answer. The whole time is
         # watched by `_Sending`: a timeout of httpx would throw away an answer that lies in the socket.
         timeout = httpx.Timeout(None, connect=min(self._timeout, self.submit_timeout / 2))
         async with self._http(timeout) as http:
             try:
-                trace = {"trace": sending.trace}
+                content["extensions"] = {"trace": sending.trace}
                 answer = await sending.result(
-                    self._answer(http, "POST", "/v1/video/seedance-2", extensions=trace, **content)
+                    self._answer(http, "POST", "/v1/video/seedance-2", arrived=arrived, **content)
                 )
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
                 if isinstance(error, _NOT_SENT) or sending.surely_not_sent:
                     raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
                 message = f"the submit was sent to {self.origin} and its answer is lost: {self._safe(error)}"
+                named = trace_of_a_task_in_text(bytes(arrived)) if arrived else None
+                if named:
+                    message += f"; of what arrived of it, {hidden(named, self._api_key)} may name the task"
                 raise InDoubtError(message, credits_spent="maybe") from None
         return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
 
@@ -255,9 +260,11 @@ class LoovaClient:
                 await self._sleep(pause)
         raise failure
 
-    async def _answer(self, http: httpx.AsyncClient, method: str, path: str, **content: Any) -> Answer:
+    async def _answer(
+        self, http: httpx.AsyncClient, method: str, path: str, arrived: bytearray | None = None, **content: Any
+    ) -> Answer:
         headers = {"Authorization": f"Bearer {self._api_key}"}
-        body = bytearray()
+        body = bytearray() if arrived is None else arrived
         async with http.stream(method, self.base_url + path, headers=headers, **content) as response:
             async for chunk in response.aiter_bytes():
                 body += chunk
@@ -277,7 +284,7 @@ class LoovaClient:
         )
 
     def _safe(self, error: BaseException) -> str:
-        text = hidden(str(error), self._api_key)
+        text = shown(hidden(str(error), self._api_key), 300)
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -267,6 +267,31 @@ async def test_a_submit_without_a_clear_answer_is_sent_once_and_in_doubt(name: s
     assert pauses == []
 
 
+@pytest.mark.parametrize(
+    "part",
+    [answer(SUBMITTED)[:-20], answer(SUBMITTED)[:-75], http(200, answer(SUBMITTED)[60:-2] + b" " * 5_000_000)],
+    ids=["all but the end", "to the task id", "too long"],
+)
+async def test_a_doubt_shows_the_task_that_a_lost_answer_names_in_what_arrived(part: bytes) -> None:
+    async with (
+        serving(first(part, close)) as server,
+        LoovaClient(KEY, server.base_url, submit_timeout=5) as loova,
+    ):
+        with pytest.raises(InDoubtError, match="record_id") as caught:
+            await loova.submit_video(CITY)
+    assert caught.value.task_id is None
+    assert len(server.requests) == 1
+
+
+async def test_garbage_of_a_server_makes_no_error_large() -> None:
+    garbage = b"HTTP/9 " + b"x" * 60_000 + b"\r\n\r\n"
+    async with serving(garbage) as server, LoovaClient(KEY, server.base_url, sleep=Pauses()) as loova:
+        for call in (loova.submit_video(CITY), loova.get_credits()):
+            with pytest.raises(LoovaError) as caught:
+                await call
+            assert len(str(caught.value)) < 1_000
+
+
 @pytest.mark.parametrize("error", ["ReadTimeout", "WriteTimeout", "ReadError", "WriteError", "CloseError",
                                    "RemoteProtocolError", "LocalProtocolError", "DecodingError"])  # fmt: skip
 async def test_an_error_after_the_connection_stands_is_a_doubt(error: str) -> None:

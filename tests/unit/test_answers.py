@@ -666,6 +666,14 @@ def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole(
     assert "K1234" not in f"{answer.message}{answer.trace_id}"
 
 
+@pytest.mark.parametrize("before", [*range(90, 125), *range(170, 205), *range(1_970, 2_005)])
+def test_a_secret_at_the_bound_of_a_text_is_cut_out_whole(before: int) -> None:
+    text = "é" * before + "Bearer-0123456789-abcdef" + "é" * 3_000
+    body = envelope(400, text, {"id": text}, trace_id=text)
+    answer = Answer.read(400, body).without("Bearer-0123456789-abcdef")
+    assert "Bearer-0" not in f"{answer.message}{answer.trace_id}{answer.trace}"
+
+
 def test_a_key_that_is_a_word_of_the_envelope_does_not_spoil_a_purchase() -> None:
     for key in ("data", "task_id", "a", "200", "t"):
         assert read_submit(Answer.read(200, envelope(data={"task_id": "task"})).without(key)).task_id == "task"
