@@ -41,7 +41,7 @@ class Decision(Stored):
     """When, by the clock of the machine where it was said."""
     why: str
     """What the person saw."""
-    overruled: tuple[str, ...] = ()
+    overruled: tuple[str, ...] | None = None
     """What spoke against an adoption that was forced."""
 
 
@@ -75,7 +75,7 @@ class StoredVideo(Stored):
     """Of the picture, in pixels."""
     height: int | None = None
     """Of the picture, in pixels."""
-    is_turned: bool = False
+    is_turned: bool | None = None
     """Whether a player turns the picture by a quarter, so that width and height change places."""
 
 
@@ -120,12 +120,12 @@ class Attempt(Stored):
     """The price by the table, in credits."""
     credits_cost: float | None = None
     """What Loova named, in credits."""
-    cost_is_early: bool = False
-    """Whether only the answer to the submit named the cost, and the answer that ended the task named none."""
+    cost_is_early: bool | None = None
+    """True where only the answer to the submit named the cost, and the answer that ended the task named none."""
     budget_day: date | None = None
     """The day (UTC, by S3's clock) whose budget this attempt counts for; None in records of earlier versions."""
-    by_decision: bool = False
-    """Whether a person decided to submit again: such an attempt is not counted against `max_paid_attempts`."""
+    by_decision: bool | None = None
+    """True where a person decided to submit again: such an attempt is not counted against `max_paid_attempts`."""
     credits_before: float | None = None
     """The account's balance just before the POST: evidence for a person, nothing else."""
     credits_after: float | None = None
@@ -146,8 +146,8 @@ class Attempt(Stored):
     """Who saves the video now, or did last."""
     video: StoredVideo | None = None
     """The video, once it is saved."""
-    taken_back: tuple[TakenBack, ...] = ()
-    """The tasks that were adopted for it and taken back."""
+    taken_back: tuple[TakenBack, ...] | None = None
+    """The tasks that were adopted for it and taken back, where there are any."""
 
     @property
     def is_open(self) -> bool:

@@ -143,14 +143,26 @@ class BucketPrefix:
         Raises:
             StorageError: It cannot be read, or is no JSON.
         """
+        found = await self.get_tagged(object_key)
+        try:
+            return (json.loads(found[0]), found[1]) if found else None
+        except ValueError as error:
+            raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
+
+    async def get_tagged(self, object_key: str) -> tuple[bytes, str] | None:
+        """A small object and its ETag, or None where it is missing (or may not be seen).
+
+        Raises:
+            StorageError: It cannot be read.
+        """
         try:
             answer = await self._call(object_key, self.s3.get_object)
-            return json.loads(await asyncio.to_thread(answer["Body"].read)), answer["ETag"]
+            return await asyncio.to_thread(answer["Body"].read), answer["ETag"]
         except StorageError as error:
             if error.http_status in (403, 404):
                 return None
             raise
-        except (ValueError, *S3_ERRORS) as error:
+        except S3_ERRORS as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
 
     async def put_json(self, object_key: str, content: Any, **condition: str) -> None:

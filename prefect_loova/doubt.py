@@ -77,7 +77,7 @@ async def decide(
     number = which(jobs, stored.record, attempt)
     if task_id:
         overruled = await check_adoption(jobs, stored.record, number, task_id, force=force)
-        decision = decision.model_copy(update={"overruled": overruled})
+        decision = decision.model_copy(update={"overruled": overruled or None})
 
     def change(record: JobRecord) -> JobRecord:
         facts: dict[str, Any] = {"task_id": task_id} if task_id else {}

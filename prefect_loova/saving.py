@@ -255,7 +255,7 @@ def _object_key(jobs: VideoJobs, record: JobRecord, attempt: Attempt) -> str:
         return known
     others = {taken(one) for one in record.attempts if one.number != attempt.number}
     # What was saved of an adoption that was taken back stays what it is, under the key that it has.
-    others |= {one.object_key for other in record.attempts for one in other.taken_back}
+    others |= {one.object_key for other in record.attempts for one in other.taken_back or ()}
     names = [f"video-attempt-{attempt.number}.mp4"]
     names += [f"video-attempt-{attempt.number}-{count}.mp4" for count in range(2, len(others) + 3)]
     if attempt.number == record.current.number:
@@ -329,7 +329,7 @@ class _HeldLease:
             duration_seconds=copied.duration_seconds,
             width=copied.width,
             height=copied.height,
-            is_turned=copied.is_turned,
+            is_turned=copied.is_turned or None,
         )
 
         was_first = True

@@ -14,13 +14,13 @@ attempt counts on one day. See docs/decisions/0005 and 0012.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
 
 from prefect_loova.errors import BudgetError, StorageError, shown
 from prefect_loova.polling import Clock, backoff
@@ -166,7 +166,7 @@ class Spending:
             if by_s3 not in (None, day):
                 day = by_s3
                 found = await self._turn(day)
-            last = Entry.named(str(found[0].get("last"))) if found else None
+            last = found[0] if found else None
             entries = await self._entries(day)
             if last is not None and last not in entries:
                 # Whoever took the turn died before it noted the submit, or has yet to.
@@ -195,9 +195,18 @@ class Spending:
         turn = self.records.object_key("_spend", f"{day}.json")
         raise StorageError(f"{self.records.uri(turn)} is written by others all the time", transient=True)
 
-    async def _turn(self, day: date) -> tuple[dict[str, Any], str] | None:
-        found = await self.records.get_json(self.records.object_key("_spend", f"{day}.json"))
-        return (found[0] if isinstance(found[0], dict) else {}, found[1]) if found else None
+    async def _turn(self, day: date) -> tuple[Entry | None, str] | None:
+        """The submit that was admitted last, and what the next turn is conditional on."""
+        key = self.records.object_key("_spend", f"{day}.json")
+        found = await self.records.get_tagged(key)
+        if found is None:
+            return None
+        try:
+            return Entry.named(str(json.loads(found[0])["last"])), found[1]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            # Nobody's turn stands in it; the next one replaces it, and the notes say what was admitted.
+            log.warning("%s is no turn of a budget and is replaced", self.records.uri(key))
+            return None, found[1]
 
     def _day_here(self) -> date:
         return self._day() if self._day else datetime.fromtimestamp(self._wall(), UTC).date()

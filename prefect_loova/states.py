@@ -247,9 +247,9 @@ class JobRecord(Stored):
         )
         without = ("task_id", "credits_cost", "decision", "saving", "video")
         return dict.fromkeys(without, None) | {
-            "cost_is_early": False,
+            "cost_is_early": None,
             "reason": f"the adoption of task {attempt.task_id} was taken back by {decision.who}",
-            "taken_back": (*attempt.taken_back, kept),
+            "taken_back": (*(attempt.taken_back or ()), kept),
         }
 
     def _check_payment(self, name: MoveName, attempt: Attempt, max_paid_attempts: int) -> None:

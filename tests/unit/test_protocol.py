@@ -254,7 +254,7 @@ class Protocol(RuleBasedStateMachine):
         decision = Decision(what=what, **PERSON)
         try:
             if what == "adopt":
-                kept = {one.task_id for attempt in record.attempts for one in attempt.taken_back}
+                kept = {one.task_id for attempt in record.attempts for one in attempt.taken_back or ()}
                 unknown = [task for task in self.billed if task not in kept | {a.task_id for a in record.attempts}]
                 record = record.move("adopt", task_id=unknown[0] if unknown else "task-wrong", decision=decision)
             else:
@@ -295,7 +295,7 @@ class Protocol(RuleBasedStateMachine):
     def a_task_id_that_a_living_worker_has_written_is_never_lost(self) -> None:
         record = self.record()
         known = {attempt.task_id for attempt in record.attempts} if record else set()
-        known |= {kept.task_id for attempt in (record.attempts if record else ()) for kept in attempt.taken_back}
+        known |= {kept.task_id for attempt in (record.attempts if record else ()) for kept in attempt.taken_back or ()}
         for worker in self.workers:
             done = worker.task is not None and worker.task.done() and not worker.task.cancelled()
             if worker.alive and done and worker.task is not None and worker.task.exception() is None:

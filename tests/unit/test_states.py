@@ -175,9 +175,9 @@ def test_no_sequence_of_moves_shortens_the_record_or_loses_a_task(steps: list[An
         for old, new in zip(record.attempts, after.attempts, strict=False):
             assert set(old.times) <= set(new.times)
             if name == "take_back" and old.number == target.number:
-                *before_it, kept = new.taken_back
+                *before_it, kept = new.taken_back or ()
                 assert (kept.task_id, kept.adopted, kept.state) == (old.task_id, old.decision, old.state)
-                assert (kept.saving, kept.video, tuple(before_it)) == (old.saving, old.video, old.taken_back)
+                assert (kept.saving, kept.video, tuple(before_it)) == (old.saving, old.video, old.taken_back or ())
                 continue
             assert new.taken_back == old.taken_back
             assert old.task_id in (None, new.task_id)
@@ -384,7 +384,7 @@ def test_only_a_task_that_a_person_adopted_can_be_taken_back(state: JobState) ->
     assert (attempt.state, attempt.task_id, attempt.video, attempt.saving) == ("in_doubt", None, None, None)
     assert record.is_open
     assert record.undecided is not None
-    assert [(kept.task_id, kept.state) for kept in attempt.taken_back] == [("t_adopted", state)]
+    assert [(kept.task_id, kept.state) for kept in attempt.taken_back or ()] == [("t_adopted", state)]
     again = record.move("adopt", task_id="t_right", decision=DECISION)
     assert (again.current.task_id, again.current.taken_back) == ("t_right", attempt.taken_back)
 

@@ -111,7 +111,7 @@ async def test_where_records_may_not_be_listed_only_force_adopts_and_the_record_
     decision = (await shop.decide("adopt", task_id, s3=limited, force=True)).current.decision
     assert decision is not None
     assert decision.why == "looked in the dashboard"
-    assert ["without listing" in told for told in decision.overruled] == [True]
+    assert ["without listing" in told for told in decision.overruled or ()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ async def test_what_loova_says_of_a_task_and_contradicts_the_submit_is_refused_u
     assert shop.states == ["in_doubt"]
     decision = (await shop.decide("adopt", shop.task_ids[0], force=True)).current.decision
     assert decision is not None
-    assert [told[:5] for told in decision.overruled] == [says[:5]]
+    assert [told[:5] for told in decision.overruled or ()] == [says[:5]]
 
 
 # -- taking back -------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ async def test_a_wrong_adoption_is_taken_back_and_the_right_task_is_saved(shop: 
     stale = await shop.submit() if state != "failed" else None
     record = await shop.decide("take-back", why="it is somebody else's")
     assert (record.state, record.current.task_id) == ("in_doubt", None)
-    (kept,) = record.current.taken_back
+    (kept,) = record.current.taken_back or ()
     assert (kept.task_id, kept.state, kept.decision.why) == (wrong, state, "it is somebody else's")
     assert await doubts(shop) == [(KEY, 1)]
     assert OPEN in shop.keys

@@ -241,6 +241,15 @@ async def test_a_record_that_cannot_be_read_counts_at_its_noted_estimate_and_sto
     assert [key for key, _ in report.problems] == [KEY]
 
 
+@pytest.mark.parametrize("turn", [b"{", b"[]", b"null", b"", b"[" * 100_000, b'{"last": 5}', b"\xff"])
+async def test_a_turn_that_nobody_wrote_here_is_replaced_and_the_notes_count(shop: Shop, turn: bytes) -> None:
+    await shop.submit()
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=f"loova/_spend/{today()}.json", Body=turn)
+    assert await buy(shop, 1, most=1.5 * PRICE) == "BudgetError"
+    assert await buy(shop, 1, most=2 * PRICE) != "BudgetError"
+    assert await buy(shop, 2, most=2 * PRICE) == "BudgetError"
+
+
 async def test_a_second_purchase_after_the_day_is_settled_counts(shop: Shop) -> None:
     clock = Clock()
     await shop.save(await shop.finished())
