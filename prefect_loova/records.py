@@ -213,7 +213,13 @@ class JobRecords(BucketPrefix):
             StorageError: The bucket cannot be written.
         """
         entry = {"key": record.key, "api_origin": record.api_origin, "request": record.request}
-        await self.put_json(self.object_key("_open", record.key), entry)
+        for attempt in range(_WRITE_TRIES):
+            try:
+                return await self.put_json(self.object_key("_open", record.key), entry)
+            except StorageError as error:
+                if not error.transient or attempt + 1 == _WRITE_TRIES:
+                    raise
+                await self._sleep(backoff(attempt))
 
     async def note_ended(self, key: str) -> None:
         """Take a job out of the index of open jobs, and put it back if it is open after all.
@@ -221,10 +227,16 @@ class JobRecords(BucketPrefix):
         Raises:
             StorageError: The bucket cannot be written.
         """
-        await self.delete(self.object_key("_open", key))
+        failure: StorageError | None = None
+        try:
+            await self.delete(self.object_key("_open", key))
+        except StorageError as error:  # its reply may be lost, and the entry gone
+            failure = error
         stored = await self.read(key)
         if stored is not None and stored.record.is_open:
             await self.note_open(stored.record)
+        if failure is not None:
+            raise failure
 
     async def open_keys(self) -> list[str]:
         """The keys in the index of open jobs.

@@ -210,9 +210,12 @@ async def _note(
     jobs: VideoJobs, stored: StoredRecord, number: int, move: MoveName, error: LoovaError, **facts: Any
 ) -> JobRecord:
     """Write what the answer to a submit was, when it bought nothing or nobody knows; the error goes before S3's."""
+    tried = stored.record.attempt(number).refusals
 
     def change(record: JobRecord) -> JobRecord:
-        refusals = record.attempt(number).refusals + (move == "refused")
+        if record.attempt(number).refusals != tried:
+            return record  # noted already, and perhaps tried again by another worker: that try is not ours
+        refusals = tried + (move == "refused")
         try:
             return record.move(move, number, reason=error.why, refusals=refusals, trace_id=error.trace_id, **facts)
         except MoveRefusedError:
@@ -229,13 +232,22 @@ async def _note_purchase(
     jobs: VideoJobs, stored: StoredRecord, number: int, task_id: str, facts: dict[str, Any]
 ) -> JobRecord:
     """Make the task id durable, whatever happened to the record meanwhile."""
+    began = stored.record
+    # Whoever ended an earlier try, or gave this one up, may have taken the job out of the index meanwhile.
+    may_be_unlisted = number > 1 or began.attempt(number).refusals > 0
+
+    def change(record: JobRecord) -> JobRecord:
+        nonlocal may_be_unlisted
+        may_be_unlisted = may_be_unlisted or record is not began
+        return with_purchase(record, number, task_id, **facts)
+
     for attempt in range(_PURCHASE_TRIES):
         try:
-            noted = await _advance_or_change(
-                jobs, stored, lambda record: with_purchase(record, number, task_id, **facts)
-            )
+            noted = await _advance_or_change(jobs, stored, change)
             bought = next(attempt for attempt in noted.record.attempts if attempt.task_id == task_id)
             jobs.tell("submitted", noted.record, bought.number)
+            if may_be_unlisted:
+                await _note_open_again(jobs, noted.record)
             return noted.record
         except StorageError as error:
             failure = error
@@ -247,6 +259,18 @@ async def _note_purchase(
     )
     log.error("%s (task %s)", message, task_id)
     raise StorageError(message, task_id=task_id, trace_id=facts.get("trace_id"), credits_spent="yes")
+
+
+async def _note_open_again(jobs: VideoJobs, record: JobRecord) -> None:
+    """Put a purchase that is durable into the index of open jobs; where S3 does not take it, the record still has it."""
+    try:
+        await jobs.records.note_open(record)
+    except StorageError as error:
+        log.error(
+            "%s may be missing in the index of open jobs (%s): collectors may not see it; ask for the same request again",
+            jobs.name(record),
+            error,
+        )
 
 
 async def _advance_or_change(

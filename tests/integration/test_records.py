@@ -350,6 +350,15 @@ async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, 
     assert OPEN not in keys(bucket)
 
 
+async def test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost(bucket: Bucket, proxy: Proxy) -> None:
+    records = records_of(bucket, through(proxy, bucket, 1))
+    await records.note_open((await records.create(claimed())).record)
+    proxy.harm(Harm(what="drop", when="after", matching="^DELETE"))
+    with pytest.raises(StorageError, match="no answer from S3"):
+        await records.note_ended(KEY)
+    assert OPEN in keys(bucket)
+
+
 async def test_age_is_counted_by_the_server(bucket: Bucket) -> None:
     await records_of(bucket).create(claimed())
     young = (await records_of(bucket).expect(KEY)).age

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prefect_loova.collecting import collect
 from prefect_loova.doubt import job_in_doubt, jobs_in_doubt
 from prefect_loova.errors import (
     AbandonedError,
@@ -131,6 +132,19 @@ async def test_a_late_answer_wins_over_giving_up(shop: Shop) -> None:
     assert shop.states == ["submitted"]
     await shop.wait(await shop.submit())
     await shop.save(await shop.submit())
+
+
+async def test_a_late_answer_after_giving_up_is_in_the_index_again_and_collected(shop: Shop) -> None:
+    """The interleaving of docs/decisions/0018: giving up took the job out of the index, and the purchase came later."""
+    shop.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(shop.submit())
+    await overdue(shop)
+    await shop.decide("give-up")
+    assert OPEN not in shop.keys
+    await late
+    assert OPEN in shop.keys
+    async with shop.worker(shop.bucket.client) as jobs:
+        assert [saved.task_id for saved in (await collect(jobs)).saved] == shop.task_ids
 
 
 async def test_a_late_answer_beside_a_second_purchase_is_kept_and_both_are_saved(shop: Shop) -> None:

@@ -161,6 +161,32 @@ async def test_the_owner_of_a_claim_that_was_taken_over_does_not_post(shop: Shop
     assert shop.totals["posted"] == 1
 
 
+async def test_a_refusal_that_is_noted_already_is_not_noted_again_over_another_workers_try(
+    shop: Shop, proxy: Proxy
+) -> None:
+    """The interleaving of docs/decisions/0018: the reply to the note is lost, and another worker claims and submits."""
+    s3, seen = shop.bucket.client, []
+
+    def another_submits(line: str) -> None:
+        if record_writes(proxy) == 3 and line.startswith("GET") and "record.json" in line and not seen:
+            seen.append(line)
+            record = shop.record.move("claim_again").move("begin", post_timeout_seconds=60)
+            body = record.model_copy(update={"write_id": "another worker's"}).model_dump_json()
+            s3.put_object(Bucket=shop.bucket, Key=RECORD, Body=body.encode())
+
+    shop.loova.fail("too_many_running_tasks")
+    proxy.harm(Harm(what="drop", when="after", at=2, matching=PUT_RECORD))
+    proxy.watch = another_submits
+    try:
+        with pytest.raises(WaitTimeoutError):
+            await shop.submit(s3=through(proxy, shop.bucket), max_wait=0.5, times=PATIENT)
+    finally:
+        proxy.watch = None
+    assert seen
+    assert shop.states == ["submitting"]
+    assert shop.totals["posted"] == 1
+
+
 async def test_a_submit_left_behind_is_in_doubt_when_it_is_overdue_and_never_posted_again(shop: Shop) -> None:
     await shop.leave("begin", post_timeout_seconds=1)
     with pytest.raises(WaitTimeoutError):
