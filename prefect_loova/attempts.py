@@ -146,6 +146,10 @@ class Attempt(Stored):
     """Who saves the video now, or did last."""
     video: StoredVideo | None = None
     """The video, once it is saved."""
+    at_least_bytes: int | None = None
+    """How large the video is at least, where a download ended at its bound: it is not begun again under that bound."""
+    unchecked: StoredVideo | None = None
+    """What Loova's URL gave where that was not a whole mp4: kept as it came, and never the saved video."""
     taken_back: tuple[TakenBack, ...] | None = None
     """The tasks that were adopted for it and taken back, where there are any."""
 

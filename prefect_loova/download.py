@@ -8,49 +8,43 @@ in `_HEADERS`: no API key, no cookie, no credentials.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
 from prefect_loova.client import USER_AGENT
-from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError, shown
+from prefect_loova.errors import NotWholeVideoError, TransferError, shown
+from prefect_loova.fetching import Fetch, SlowAnswerError, refused
 from prefect_loova.polling import backoff, retry_after
-from prefect_loova.urls import is_public_address, private_address_of, url_problem
 
-MAX_REDIRECTS = 3
 LONGEST_PAUSE = 60.0
 """The longest pause before another try, in seconds, also where the host asks for more."""
 
 PIECE_BYTES = 256 * 1024
 """The most that is read from the wire at a time: as much as asyncio does."""
 
+LEAST_RATE = 8 * 1024
+"""The fewest bytes per second that a connection must bring, while it is read."""
+
+SLOW_SECONDS = 60.0
+"""For how long a connection may be slower than that, in seconds."""
+
+SLOW_TRIES = 3
+"""How many connections of one download may be too slow."""
+
+REFILL_BYTES = 64 * 1024
+"""How many new bytes a connection must have brought for a break not to count: the tries begin again at their number."""
+
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
 _NOT_VIDEO = re.compile(r"\s*(text/html|application/(xhtml\+xml|([\w.-]+\+)?json|xml)|text/xml)\b", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_TELLS_CONTENTS = ("etag", "last-modified")
 _TRY_AGAIN = frozenset({408, 425, 429})
-
-_downloading: ContextVar[bool] = ContextVar("_downloading", default=False)
-
-
-class _WithoutQuery(logging.Filter):
-    """httpx logs each URL whole, and httpcore each `Location`: here they are signed, so they lose their query."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if _downloading.get():
-            record.msg, record.args = shown(record.getMessage(), 2000), ()
-        return True
-
-
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(_WithoutQuery())
 
 
 class StartOverError(Exception):
@@ -73,8 +67,12 @@ class Download:
         http: Sends the requests; nothing of its headers, cookies and auth is used.
         allow_private: Whether `http` and addresses off the public internet are allowed.
         max_bytes: The most bytes to accept.
-        tries: How many requests may fail before this gives up.
+        tries: How many requests in a row may fail before this gives up; a connection that brought new bytes begins the
+            count again.
         read_timeout: Seconds without a byte after which a connection counts as broken.
+        least_rate: The fewest bytes per second that a connection must bring. One that brings less for `slow_seconds` is
+            given up; after `SLOW_TRIES` of them the download ends.
+        slow_seconds: Over how many seconds of reading the rate is taken.
         is_look: Whether only to look: then plain `http` and any announced type are taken.
         sleep: How to wait between two tries, in seconds.
 
@@ -92,21 +90,27 @@ class Download:
         max_bytes: int,
         tries: int = 10,
         read_timeout: float = 30.0,
+        least_rate: float = LEAST_RATE,
+        slow_seconds: float = SLOW_SECONDS,
         is_look: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.announced: int | None = None
         self.received = 0
         self._url = url
-        self._http = http
-        self._allow_private = allow_private
+        self._fetch = Fetch(http, allow_private=allow_private, read_timeout=read_timeout, is_look=is_look)
         self._max_bytes = max_bytes
-        self._tries_left = tries
+        self._tries = self._tries_left = tries
+        self._slow_left = SLOW_TRIES
+        self._furthest = 0
+        self._least_rate = least_rate
+        self._slow_seconds = slow_seconds
         self._is_look = is_look
-        self._timeout = httpx.Timeout(read_timeout, connect=min(read_timeout, 15.0)).as_dict()
+        self._read_timeout = read_timeout
         self._sleep = sleep
         self._failures = 0
         self._validator: str | None = None
+        self._seen: dict[str, str] = {}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The content from its first byte to its last.
@@ -115,13 +119,13 @@ class Download:
             StartOverError: Throw away what came and call this again; that is one of the tries.
             VideoUrlRefusedError: The host refuses, or a redirect leads where this package does not go.
             NotWholeVideoError: It is not a video by its type, larger than allowed, or was cut short in every try.
-            TransferError: No try brought a byte.
+            TransferError: No try brought a byte, or the host is too slow.
         """
-        self.announced, self.received, self._validator = None, 0, None
+        self.announced, self.received, self._validator, self._seen = None, 0, None, {}
         while True:
             try:
-                async with self._open() as response:
-                    self._read_head(response)
+                async with self._fetch.answer(self._url, self._headers) as (response, url):
+                    self._read_head(response, url)
                     async for chunk in self._body(response):
                         self.received += len(chunk)
                         self._check_size(self.received)
@@ -133,6 +137,11 @@ class Download:
             except StartOverError:
                 await self._wait_for_next_try("other content than before")
                 raise
+            except SlowAnswerError as error:
+                self._slow_left -= 1
+                if not self._slow_left:
+                    raise TransferError(f"the video's host is too slow: {error}", credits_spent="yes") from None
+                await self._wait_for_next_try(str(error), was_slow=True)
             except _BrokenOffError as error:
                 await self._wait_for_next_try(str(error), error.wait)
             except (httpx.TransportError, httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
@@ -140,33 +149,30 @@ class Download:
             if self.received and self._validator is None:
                 raise StartOverError
 
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[httpx.Response]:
-        """The answer behind at most `MAX_REDIRECTS` redirects, each address checked before and after connecting."""
-        url = self._url
-        for _ in range(MAX_REDIRECTS + 1):
-            check_address = await self._check_address(url)
-            response = await self._send(self._request(url))
-            try:
-                if check_address:
-                    _check_peer(response, url)
-                if not response.has_redirect_location:
-                    yield response
-                    return
-                url = urljoin(url, response.headers["location"])
-            finally:
-                await response.aclose()
-        raise _refused(f"the URL redirects more than {MAX_REDIRECTS} times")
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        token = _downloading.set(True)
-        try:
-            return await self._http.send(request, stream=True, auth=None, follow_redirects=False)
-        finally:
-            _downloading.reset(token)
-
     async def _body(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """The body in pieces as they arrive, which are larger than those of httpx and take half its time.
+        """The body in pieces as they arrive, at no less than the least rate. Only time spent reading counts."""
+        least = self._least_rate * self._slow_seconds
+        async with aclosing(self._pieces(response)) as pieces:
+            left, seen = self._slow_seconds, 0
+            while True:
+                began = time.monotonic()
+                deadline = asyncio.timeout(left)
+                try:
+                    async with deadline:
+                        piece = await anext(pieces, None)
+                except TimeoutError:
+                    if not deadline.expired():
+                        raise
+                    raise SlowAnswerError(f"{seen} bytes within {self._slow_seconds:g} s") from None
+                if piece is None:
+                    return
+                left, seen = left - (time.monotonic() - began), seen + len(piece)
+                if seen >= least:
+                    left, seen = self._slow_seconds, 0
+                yield piece
+
+    async def _pieces(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The body in pieces, which are larger than those of httpx and take half its time.
 
         Once httpx has handed on what came with the head, all else of a body of known length is still on the wire.
         """
@@ -180,41 +186,21 @@ class Download:
         else:
             return
         while left > 0:
-            piece = await wire.read(min(left, PIECE_BYTES), self._timeout["read"])
+            piece = await wire.read(min(left, PIECE_BYTES), self._read_timeout)
             if not piece:
                 return
             left -= len(piece)
             yield piece
 
-    def _request(self, url: str) -> httpx.Request:
-        headers = dict(_HEADERS)
+    @property
+    def _headers(self) -> dict[str, str]:
         if self.received and self._validator:
-            headers |= {"Range": f"bytes={self.received}-", "If-Range": self._validator}
-        try:
-            # Not client.build_request, which would add the client's own headers, cookies and auth.
-            return httpx.Request("GET", url, headers=headers, extensions={"timeout": self._timeout})
-        except httpx.InvalidURL:
-            raise _refused(f"{shown(url)} is not a URL") from None
+            return _HEADERS | {"Range": f"bytes={self.received}-", "If-Range": self._validator}
+        return _HEADERS
 
-    async def _check_address(self, url: str) -> bool:
-        """Refuse a URL that must not be followed; tells whether the peer's address is to be checked as well."""
-        problem = url_problem(url)
-        if problem:
-            raise _refused(f"the URL {shown(url)} {problem}")
-        if self._allow_private:
-            return False
-        if urlsplit(url).scheme != "https" and not self._is_look:
-            raise _refused(f"the URL {shown(url)} is not https")
-        if _is_proxied(url):
-            return False
-        address = await private_address_of(url)
-        if address:
-            raise _refused(f"the URL {shown(url)} leads to the private address {address}")
-        return True
-
-    def _read_head(self, response: httpx.Response) -> None:
+    def _read_head(self, response: httpx.Response, url: str) -> None:
         """Check status and headers, and note length and validator of the content."""
-        status, where = response.status_code, shown(response.request.url)
+        status, where = response.status_code, shown(url)
         if status in _TRY_AGAIN or status >= 500:
             raise _BrokenOffError(
                 f"HTTP {status}", retry_after(response.headers.get("retry-after"), most=LONGEST_PAUSE)
@@ -223,9 +209,9 @@ class Download:
             raise StartOverError
         if status != (206 if self.received else 200):
             hint = ": it has expired, or never was valid" if status in (401, 403, 404, 410) else ""
-            raise _refused(f"the URL {where} answers HTTP {status}{hint}", status)
+            raise refused(f"the URL {where} answers HTTP {status}{hint}", status)
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            raise _refused(f"{where} sends the video with a Content-Encoding that was not asked for", status)
+            raise refused(f"{where} sends the video with a Content-Encoding that was not asked for", status)
         if self.received:
             self._read_range(response)
             return
@@ -233,6 +219,7 @@ class Download:
         if _NOT_VIDEO.match(kind) and not self._is_look:
             raise NotWholeVideoError(f"{where} answers with {shown(kind, 80)}, not a video", credits_spent="yes")
         self._validator = _validator(response)
+        self._seen = {name: response.headers[name] for name in _TELLS_CONTENTS if name in response.headers}
         self.announced = _length(response)
         if self.announced is not None:
             self._check_size(self.announced)
@@ -242,8 +229,7 @@ class Download:
         if not matched or int(matched[1]) != self.received:
             raise StartOverError
         total = self.announced if matched[3] == "*" else int(matched[3])
-        tag = response.headers.get("etag")
-        changed = bool(tag) and str(self._validator).startswith('"') and tag != self._validator
+        changed = any(response.headers.get(name, seen) != seen for name, seen in self._seen.items())
         if changed or total != (self.announced or total):
             raise StartOverError
         if total is not None:
@@ -253,12 +239,18 @@ class Download:
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise NotWholeVideoError(
-                f"the video is larger than the bound of {self._max_bytes} bytes", credits_spent="yes"
+                f"the video is larger than the bound of {self._max_bytes} bytes: max_bytes allows more",
+                at_least_bytes=size,
+                credits_spent="yes",
             )
         if self.announced is not None and self.received > self.announced:
             raise NotWholeVideoError("the host sent more bytes than it announced", credits_spent="yes")
 
-    async def _wait_for_next_try(self, problem: str, wait: float | None = None) -> None:
+    async def _wait_for_next_try(self, problem: str, wait: float | None = None, was_slow: bool = False) -> None:
+        # Further than ever: a host that cannot go on where it broke off gets there once.
+        if self.received >= self._furthest + REFILL_BYTES and not was_slow:
+            self._tries_left = self._tries
+        self._furthest = max(self._furthest, self.received)
         self._tries_left -= 1
         if self._tries_left <= 0:
             of = "" if self.announced is None else f" of {self.announced}"
@@ -271,21 +263,6 @@ class Download:
         pause = backoff(self._failures, most=LONGEST_PAUSE)
         self._failures += 1
         await self._sleep(max(pause, wait or 0.0))
-
-
-def _is_proxied(url: str) -> bool:
-    """Whether a configured proxy connects in our place, by the rules that httpx takes from the environment."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.netloc)
-
-
-def _check_peer(response: httpx.Response, url: str) -> None:
-    """Refuse an answer from a private address: a name may resolve to another one than when it was checked."""
-    stream = response.extensions.get("network_stream")
-    peer = stream.get_extra_info("server_addr") if stream is not None else None
-    if peer and not is_public_address(str(peer[0])):
-        raise _refused(f"the URL {shown(url)} leads to the private address {peer[0]}")
 
 
 def _length(response: httpx.Response) -> int | None:
@@ -305,7 +282,3 @@ def _validator(response: httpx.Response) -> str | None:
         return modified if age.total_seconds() >= 1 else None
     except (KeyError, ValueError, TypeError):
         return None
-
-
-def _refused(message: str, status: int | None = None) -> VideoUrlRefusedError:
-    return VideoUrlRefusedError(message, http_status=status, credits_spent="yes")

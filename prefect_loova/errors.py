@@ -263,7 +263,15 @@ class VideoUrlRefusedError(TransferError):
 
 
 class NotWholeVideoError(TransferError):
-    """What arrived is not a whole mp4: cut short, not a video, or over the size bound."""
+    """What arrived is not a whole mp4: cut short, not a video, or over the size bound.
+
+    Attributes:
+        at_least_bytes: Where it is over the size bound, the size as far as it is known.
+    """
+
+    def __init__(self, message: str, *, at_least_bytes: int | None = None, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.at_least_bytes = at_least_bytes
 
 
 class PreviewError(LoovaError):

@@ -1,20 +1,17 @@
-"""Bring the video of a finished Loova task into the bucket, once, under a lease in the job record.
-
-The lease keeps two collectors from aborting each other's uploads: only an expired one is taken over, and only then is
-what it left behind aborted.
-"""
+"""Bring the video of a finished Loova task into the bucket, once, under a lease in the job record."""
 
 from __future__ import annotations
 
 import logging
 import re
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefect_loova.comparing import differences
 from prefect_loova.errors import (
     LoovaError,
+    NotWholeVideoError,
     StorageError,
     TaskFailedError,
     TransferError,
@@ -22,11 +19,13 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs import VideoJobs
+from prefect_loova.lease import HeldLease, stored_video
+from prefect_loova.leftovers import abort_uploads
 from prefect_loova.models import SavedVideo, Submission, VideoTask
 from prefect_loova.polling import Deadline
-from prefect_loova.records import RecordMovedError, StoredRecord
-from prefect_loova.states import Attempt, JobRecord, Lease, StoredVideo
-from prefect_loova.transfer import Copied, Target, abort_uploads, copy_video
+from prefect_loova.records import RecordMovedError
+from prefect_loova.states import Attempt, JobRecord, StoredVideo
+from prefect_loova.transfer import Copied, Target, copy_video
 from prefect_loova.waiting import check_task, ended, look
 
 MAX_BYTES = 8 * 1024**3
@@ -122,10 +121,18 @@ async def bring_video(
                     told = True
                 await jobs.sleep(min(jobs.times.look_again, deadline.left))
                 continue
-            lease = await _HeldLease.take(jobs, stored, attempt)
+            if attempt.at_least_bytes is not None and attempt.at_least_bytes > max_bytes:
+                raise NotWholeVideoError(
+                    f"the video is larger than the bound of {max_bytes} bytes: an earlier download saw "
+                    f"{attempt.at_least_bytes} bytes; max_bytes allows more",
+                    task_id=attempt.task_id,
+                    at_least_bytes=attempt.at_least_bytes,
+                    credits_spent="yes",
+                )
+            lease = await HeldLease.take(jobs, stored, attempt)
         except RecordMovedError:
             continue
-        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes, max_seconds), True
+        return await _save_under(lease, submission, dict(upload_options or {}), max_bytes, max_seconds)
 
 
 async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
@@ -138,60 +145,96 @@ async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
 
 
 async def _save_under(
-    lease: _HeldLease, submission: Submission, options: dict[str, Any], max_bytes: int, max_seconds: float
-) -> SavedVideo:
+    lease: HeldLease, submission: Submission, options: dict[str, Any], max_bytes: int, max_seconds: float
+) -> tuple[SavedVideo, bool]:
     jobs, attempt = lease.jobs, lease.attempt
     metadata = {"task-id": attempt.task_id or "", "request-key": submission.key, "model": submission.model}
     target = Target(jobs.records.bucket, lease.object_key, {k: _ascii(v) for k, v in metadata.items()}, options)
+    kept: list[StoredVideo] = []
     try:
-        if attempt.saving is not None:
-            await abort_uploads(jobs.records.s3, target.bucket, target.key, attempt.saving.upload_id, options=options)
-        try:
-            copied = await _copy(lease, submission, target, max_bytes, max_seconds)
-        except VideoUrlRefusedError as error:
-            log.warning("task %s: %s; asking Loova once more for the URL", attempt.task_id, error)
-            copied = await _copy(lease, submission, target, max_bytes, max_seconds)
+        copied = await lease.while_held(_bring(lease, submission, target, kept, max_bytes, max_seconds))
+        record, was_first = await lease.saved(copied)
     except BaseException as error:
-        await lease.release()
-        if not isinstance(error, Exception):  # cancelled, or a signal
-            again = "ask for the same request again to have it"
-            log.warning("Loova task %s: saving was cancelled, and nothing is lost: %s", attempt.task_id, again)
-        if isinstance(error, LoovaError):
-            error.task_id = error.task_id or attempt.task_id
-            error.credits_spent = "yes"
-        if isinstance(error, RecordMovedError):
+        facts: dict[str, Any] = {}
+        if isinstance(error, NotWholeVideoError):
+            facts = {"at_least_bytes": error.at_least_bytes, "unchecked": kept[0] if kept else attempt.unchecked}
+        is_lost = isinstance(error, RecordMovedError) or not await lease.release(**facts)
+        if not (is_lost and isinstance(error, RecordMovedError | StorageError)):
+            _say_more(error, jobs, attempt, facts.get("unchecked"))
+            raise
+        # Whoever took over aborts what is left here, so that S3 may refuse a part before a renewal is refused.
+        record, was_first = (await jobs.records.expect(submission.key)).record, False
+        now = record.attempt(attempt.number)
+        if (now.state, now.task_id) != ("saved", attempt.task_id):
             raise TransferError(
                 "another worker took over saving this video", task_id=attempt.task_id, credits_spent="yes"
             ) from None
-        raise
-    record, was_first = await lease.saved(copied)
     if was_first:
         jobs.tell("saved", record, attempt.number)
     await jobs.records.note_ended(submission.key)
-    return _saved(jobs, record, record.attempt(attempt.number), submission)
+    return _saved(jobs, record, record.attempt(attempt.number), submission), was_first
 
 
-async def _copy(
-    lease: _HeldLease, submission: Submission, target: Target, max_bytes: int, max_seconds: float
+def _say_more(error: BaseException, jobs: VideoJobs, attempt: Attempt, unchecked: StoredVideo | None) -> None:
+    """Add to the error that ended saving what is known of the task."""
+    if not isinstance(error, Exception):  # cancelled, or a signal
+        again = "ask for the same request again to have it"
+        log.warning("Loova task %s: saving was cancelled, and nothing is lost: %s", attempt.task_id, again)
+    if isinstance(error, LoovaError):
+        error.task_id = error.task_id or attempt.task_id
+        error.credits_spent = "yes"
+        if unchecked is not None:
+            where = jobs.records.uri(unchecked.object_key)
+            error.message += f"; what came is kept, unchecked, at {where} ({unchecked.size_bytes} bytes)"
+
+
+async def _bring(
+    lease: HeldLease,
+    submission: Submission,
+    target: Target,
+    kept: list[StoredVideo],
+    max_bytes: int,
+    max_seconds: float,
 ) -> Copied:
-    task = await _finished(lease.jobs, submission)
-    if task.video_url is None:
-        raise TaskFailedError(
-            "Loova now says that the task failed; the record keeps that it had succeeded",
-            trace_id=task.trace_id,
-            loova_message=task.error_message,
-        )
-    return await copy_video(
-        task.video_url,
-        lease.jobs.records.s3,
+    """Clear away what the last holder of the lease left, and copy the video, or `kept` what is no whole mp4."""
+    unchecked = replace(
         target,
-        allow_private=lease.jobs.loova.is_private,
-        max_bytes=max_bytes,
-        on_upload=lease.renew_for,
-        on_progress=lease.renew_when_due,
-        sleep=lease.jobs.sleep,
-        total_timeout=max_seconds,
+        key=f"{target.key.removesuffix('.mp4')}.unchecked",
+        options={**target.options, "ContentType": "application/octet-stream"},
     )
+    left = lease.attempt.saving
+    if left is not None:
+        for one in (target, unchecked):
+            s3 = lease.jobs.records.s3
+            await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
+
+    async def copy() -> Copied:
+        task = await _finished(lease.jobs, submission)
+        if task.video_url is None:
+            raise TaskFailedError(
+                "Loova now says that the task failed; the record keeps that it had succeeded",
+                trace_id=task.trace_id,
+                loova_message=task.error_message,
+            )
+        return await copy_video(
+            task.video_url,
+            lease.jobs.records.s3,
+            target,
+            allow_private=lease.jobs.loova.is_private,
+            max_bytes=max_bytes,
+            on_upload=lease.renew_for,
+            on_commit=lease.renew,
+            unchecked=None if lease.attempt.unchecked else unchecked,
+            on_unchecked=lambda copied: kept.append(stored_video(unchecked.key, copied)),
+            sleep=lease.jobs.sleep,
+            total_timeout=max_seconds,
+        )
+
+    try:
+        return await copy()
+    except VideoUrlRefusedError as error:
+        log.warning("task %s: %s; asking Loova once more for the URL", lease.attempt.task_id, error)
+        return await copy()
 
 
 async def _finished(jobs: VideoJobs, submission: Submission) -> VideoTask:
@@ -245,118 +288,6 @@ def _no_video(attempt: Attempt) -> LoovaError:
     )
 
 
-def _object_key(jobs: VideoJobs, record: JobRecord, attempt: Attempt) -> str:
-    """Where the video goes. A second task of the same request gets a name of its own, and each keeps the one it has."""
-
-    def taken(one: Attempt) -> str | None:
-        return (one.video.object_key if one.video else None) or (one.saving.object_key if one.saving else None)
-
-    if known := taken(attempt):
-        return known
-    others = {taken(one) for one in record.attempts if one.number != attempt.number}
-    # What was saved of an adoption that was taken back stays what it is, under the key that it has.
-    others |= {one.object_key for other in record.attempts for one in other.taken_back or ()}
-    names = [f"video-attempt-{attempt.number}.mp4"]
-    names += [f"video-attempt-{attempt.number}-{count}.mp4" for count in range(2, len(others) + 3)]
-    if attempt.number == record.current.number:
-        names.insert(0, "video.mp4")
-    keys = (jobs.records.object_key(record.key, name) for name in names)
-    return next(key for key in keys if key not in others)
-
-
 def _ascii(text: str) -> str:
     """A metadata value that every S3 server takes."""
     return re.sub(r"[^\x20-\x7e]", "?", text)[:256]
-
-
-class _HeldLease:
-    """The right to save one attempt's video, held by this worker as long as its writes go through."""
-
-    def __init__(self, jobs: VideoJobs, stored: StoredRecord, attempt: Attempt, lease: Lease, object_key: str) -> None:
-        self.jobs = jobs
-        self.attempt = attempt
-        self.object_key = object_key
-        self._stored = stored
-        self._lease = lease
-        self._renewed = jobs.clock()
-
-    @classmethod
-    async def take(cls, jobs: VideoJobs, stored: StoredRecord, attempt: Attempt) -> _HeldLease:
-        object_key = _object_key(jobs, stored.record, attempt)
-        lease = Lease(holder=secrets.token_hex(8), seconds=jobs.times.lease, object_key=object_key)
-        record = stored.record.move("lease", attempt.number, task_id=attempt.task_id, saving=lease)
-        return cls(jobs, await jobs.records.advance(stored, record), attempt, lease, object_key)
-
-    async def renew_for(self, upload_id: str) -> None:
-        self._lease = self._lease.model_copy(update={"upload_id": upload_id})
-        await self._renew()
-
-    async def renew_when_due(self, _stored_bytes: int) -> None:
-        if self.jobs.clock() - self._renewed > self._lease.seconds / 4:
-            await self._renew()
-
-    async def _renew(self) -> None:
-        await self._change(
-            lambda record: record.move("lease", self.attempt.number, task_id=self.attempt.task_id, saving=self._lease)
-        )
-        self._renewed = self.jobs.clock()
-
-    async def _change(self, change: Callable[[JobRecord], JobRecord]) -> None:
-        """Write the record while the lease is ours, whatever else moved in it.
-
-        Raises:
-            RecordMovedError: Another worker took the lease over.
-        """
-
-        def while_held(record: JobRecord) -> JobRecord:
-            held = record.attempt(self.attempt.number).saving
-            if held is None or held.holder != self._lease.holder:
-                raise RecordMovedError
-            return change(record)
-
-        try:
-            self._stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordMovedError:
-            self._stored = await self.jobs.records.change(self._stored.record.key, while_held)
-
-    async def saved(self, copied: Copied) -> tuple[JobRecord, bool]:
-        """Returns the record, and whether it was this worker that saved the video."""
-        video = StoredVideo(
-            object_key=self.object_key,
-            size_bytes=copied.size_bytes,
-            sha256=copied.sha256,
-            crc32=copied.crc32,
-            duration_seconds=copied.duration_seconds,
-            width=copied.width,
-            height=copied.height,
-            is_turned=copied.is_turned or None,
-        )
-
-        was_first = True
-
-        def change(record: JobRecord) -> JobRecord:
-            nonlocal was_first
-            # A worker that took the lease over may have saved the same video meanwhile.
-            was_first = record.attempt(self.attempt.number).state != "saved"
-            if not was_first:
-                return record
-            return record.move("save", self.attempt.number, task_id=self.attempt.task_id, video=video, saving=None)
-
-        try:
-            stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordMovedError:
-            stored = await self.jobs.records.change(self._stored.record.key, change)
-        return stored.record, was_first
-
-    async def release(self) -> None:
-        """Let others save at once; if that fails, the lease runs out by itself.
-
-        It stays in the record, over: if its upload could not be aborted, the next one has to.
-        """
-        over = self._lease.model_copy(update={"seconds": 0.0})
-        try:
-            await self._change(
-                lambda record: record.move("lease", self.attempt.number, task_id=self.attempt.task_id, saving=over)
-            )
-        except (RecordMovedError, StorageError) as error:
-            log.debug("task %s: the lease was not released: %s", self.attempt.task_id, error)

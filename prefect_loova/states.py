@@ -245,7 +245,7 @@ class JobRecord(Stored):
             saving=attempt.saving,
             video=attempt.video,
         )
-        without = ("task_id", "credits_cost", "decision", "saving", "video")
+        without = ("task_id", "credits_cost", "decision", "saving", "video", "at_least_bytes", "unchecked")
         return dict.fromkeys(without, None) | {
             "cost_is_early": None,
             "reason": f"the adoption of task {attempt.task_id} was taken back by {decision.who}",

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import logging
 import secrets
-import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +14,11 @@ from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from prefect_loova.cancelling import to_its_end
 from prefect_loova.errors import StorageError
+from prefect_loova.leftovers import ALWAYS_EVEN_ABORT, abort, abort_uploads, failure
 from prefect_loova.polling import backoff
-from prefect_loova.s3_errors import S3_ERRORS, code_of, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, code_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,14 +37,12 @@ CLOSE_SECONDS = 10.0
 SETTLE_TRIES = 5
 """How often S3 is asked whether an upload whose outcome is unknown was completed."""
 
-PROGRESS_SECONDS = 15.0
-"""How often progress is reported while bytes arrive and no part is full."""
+COMMIT_TRIES = 4
+"""How often the last request is sent where S3 refuses it because of an object that is there, or of a race."""
 
-_ALWAYS_EVEN_ABORT = frozenset({"RequestPayer", "ExpectedBucketOwner"})
-_ALWAYS = _ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
+_ALWAYS = ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
 _UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
-_TRY_AGAIN = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
-_MAY_NOT_LIST = frozenset({"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"})
+_CONDITION_FAILED = frozenset({409, 412})
 
 
 @dataclass(frozen=True)
@@ -66,31 +62,14 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Progress:
-    """Tells the caller how much is stored, one call at a time."""
-
-    def __init__(self, report: Callable[[int], Awaitable[None]]) -> None:
-        self._report = report
-        self._lock = asyncio.Lock()
-        self._due = time.monotonic() + PROGRESS_SECONDS
-        self.stored = 0
-
-    async def report(self) -> None:
-        """Tell it now."""
-        async with self._lock:
-            self._due = time.monotonic() + PROGRESS_SECONDS
-            await self._report(self.stored)
-
-    async def report_when_due(self) -> None:
-        """Tell it if `PROGRESS_SECONDS` have passed since the last time."""
-        if time.monotonic() >= self._due:
-            await self.report()
-
-
 class Upload:
     """One object that is written to S3 from front to back: in one piece if it fits into a part, else in parts.
 
     `commit` is the only way by which it appears in the bucket; `close` clears away whatever is there without it.
+
+    The last request is conditional: it makes an object where there is none, or replaces the very object that was seen
+    there while the caller still had the right to save. So a request that is held up, or a worker that was stopped,
+    changes nothing in the bucket after another worker has saved.
     """
 
     def __init__(
@@ -98,7 +77,7 @@ class Upload:
         s3: S3Client,
         target: Target,
         on_upload: Callable[[str], Awaitable[None]],
-        progress: Progress,
+        on_commit: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self.part_bytes = 0
@@ -107,16 +86,16 @@ class Upload:
         self._s3 = s3
         self._target = target
         self._on_upload = on_upload
-        self._progress = progress
+        self._on_commit = on_commit
         self._sleep = sleep
         self._crc = 0
         self._uri = f"s3://{target.bucket}/{target.key}"
         self._copy_id = secrets.token_hex(16)
         self._object = {"ContentType": "video/mp4"} | {
-            name: value for name, value in target.options.items() if not name.startswith("Checksum")
+            name: value for name, value in target.options.items() if not name.startswith(("Checksum", "If"))
         }
         self._object["Metadata"] = {**self._object.get("Metadata", {}), **target.metadata, "copy-id": self._copy_id}
-        self._common = {name: value for name, value in target.options.items() if name in _ALWAYS_EVEN_ABORT}
+        self._common = {name: value for name, value in target.options.items() if name in ALWAYS_EVEN_ABORT}
         self._always = {name: value for name, value in target.options.items() if name in _ALWAYS}
         # The user's client says so where a server (R2, Ceph, an older MinIO) does not know them.
         self._checksums = getattr(s3.meta.config, "request_checksum_calculation", None) != "when_required"
@@ -133,7 +112,6 @@ class Upload:
         self._sending: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="loova-upload")
         self._calls: set[Future[Any]] = set()
-        progress.stored = 0
 
     @property
     def crc32(self) -> str:
@@ -142,7 +120,6 @@ class Upload:
 
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes; waits while all buffers are full."""
-        await self._progress.report_when_due()
         self._crc = zlib.crc32(chunk, self._crc)
         self.size += len(chunk)
         view = memoryview(chunk)
@@ -161,11 +138,13 @@ class Upload:
 
         Raises:
             StorageError: S3 does not take it; the object is as it was before.
+            Exception: What `on_commit` raises; the object is as it was before.
         """
         del self._buffer[self._filled :]
         if self._upload_id is not None:
             await self._send_part()
             await asyncio.gather(*self._sending)
+        await self._on_commit()
         await to_its_end(self._finish())
 
     async def close(self) -> None:
@@ -183,12 +162,12 @@ class Upload:
             if self._may_have_twin:
                 await abort_uploads(self._s3, *place, self._upload_id, options=self._target.options)
             elif self._upload_id is not None:
-                await asyncio.to_thread(_abort, self._s3, *place, {self._upload_id}, self._common)
+                await asyncio.to_thread(abort, self._s3, *place, {self._upload_id}, self._common)
         except StorageError as error:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
-            failure = _failure(error, self._uri, self._s3, "AbortMultipartUpload")
-            log.warning("an unfinished upload was left behind: %s", failure)
+            problem = failure(error, self._uri, self._s3, "AbortMultipartUpload")
+            log.warning("an unfinished upload was left behind: %s", problem)
 
     async def _empty_buffer(self) -> bytearray:
         self._raise_failures()
@@ -222,17 +201,14 @@ class Upload:
         self._sending.add(asyncio.create_task(self._part(self._count, self._buffer)))
 
     async def _part(self, number: int, body: bytearray) -> None:
-        size = len(body)
         try:
             answer = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
         except S3_ERRORS as error:
-            raise _failure(error, self._uri, self._s3, "UploadPart") from None
+            raise failure(error, self._uri, self._s3, "UploadPart") from None
         finally:
             self._free.put_nowait(body)
         known = ("ETag", "ChecksumCRC32")
         self._parts[number] = {"PartNumber": number} | {name: answer[name] for name in known if name in answer}
-        self._progress.stored += size
-        await self._progress.report()
 
     async def _create(self) -> None:
         """Begin a multipart upload, with a checksum of the whole object if the server can."""
@@ -242,7 +218,7 @@ class Upload:
             answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
         except S3_ERRORS as error:
             if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
-                raise _failure(error, self._uri, self._s3, "CreateMultipartUpload") from None
+                raise failure(error, self._uri, self._s3, "CreateMultipartUpload") from None
             self._checksums = False
             return await self._create()
         self._upload_id = answer.get("UploadId")
@@ -252,56 +228,86 @@ class Upload:
         self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
 
     async def _finish(self) -> None:
-        try:
-            confirmed = await (self._put() if self._upload_id is None else self._complete())
-        except S3_ERRORS as error:
+        operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
+        condition = {"IfNoneMatch": "*"}
+        for attempt in range(COMMIT_TRIES):
+            code = ""
+            problem = StorageError(
+                f"{self._uri}: S3 did not confirm what was sent, and does not hold it",
+                transient=True,
+                credits_spent="yes",
+            )
+            try:
+                if await (self._put(condition) if self._upload_id is None else self._complete(condition)):
+                    break
+            except S3_ERRORS as error:
+                problem, code = failure(error, self._uri, self._s3, operation), code_of(error)
             # boto3 repeats by itself: what it saw last need not be what the first request did.
-            operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
-            await self._settle(_failure(error, self._uri, self._s3, operation))
-        else:
-            if not confirmed:
-                problem = f"{self._uri}: S3 did not confirm what was sent, and does not hold it"
-                await self._settle(StorageError(problem, transient=True, credits_spent="yes"))
+            found = await self._found(problem)
+            if found is not None and found["Metadata"].get("copy-id") == self._copy_id:
+                if found["ContentLength"] == self.size:
+                    break
+                raise problem
+            if problem.http_status not in _CONDITION_FAILED and code not in ("NoSuchKey", "NoSuchUpload"):
+                raise problem
+            # As long as the caller has the right to save, no record names the object that is there.
+            await self._on_commit()
+            if code == "NoSuchUpload" or attempt + 1 == COMMIT_TRIES:
+                raise problem
+            log.warning("%s: replacing an object that no job record names", self._uri)
+            await self._sleep(backoff(attempt))
+            condition = {"IfNoneMatch": "*"} if found is None else {"IfMatch": found["ETag"]}
         self._committed = True
 
-    async def _put(self) -> bool:
+    async def _put(self, condition: dict[str, str]) -> bool:
         """Put the object; tells whether S3 confirmed it. Something between may say 200 by itself, without an ETag."""
         try:
             whole = {"ChecksumCRC32": self.crc32} if self._checksums else {}
-            answer = await self._call("put_object", **self._object, **whole, Body=self._buffer)
+            answer = await self._call("put_object", **self._object, **whole, **condition, Body=self._buffer)
         except S3_ERRORS as error:
             if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
                 raise
             self._checksums = False
-            return await self._put()
+            return await self._put(condition)
         return bool(answer.get("ETag"))
 
-    async def _complete(self) -> bool:
-        """Complete the upload; tells whether S3 confirmed the checksum of the whole, and so the length."""
+    async def _complete(self, condition: dict[str, str]) -> bool:
+        """Complete the upload; tells whether S3 confirmed the checksum of the whole, and so the length.
+
+        Where the server knows no condition here, the fence is the abort by whoever takes the lease over.
+        """
         whole = {}
         if self._full_checksum:
             whole = {"ChecksumCRC32": self.crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
         parts = [self._parts[number] for number in sorted(self._parts)]
-        answer = await self._call(
-            "complete_multipart_upload", UploadId=self._upload_id, MultipartUpload={"Parts": parts}, **whole
-        )
+        try:
+            answer = await self._call(
+                "complete_multipart_upload",
+                UploadId=self._upload_id,
+                MultipartUpload={"Parts": parts},
+                **whole,
+                **condition,
+            )
+        except S3_ERRORS as error:
+            if not condition or code_of(error) not in _UNKNOWN_PARAMETER:
+                raise
+            return await self._complete({})
         return bool(answer.get("ChecksumCRC32") == self.crc32)
 
-    async def _settle(self, failure: StorageError) -> None:
-        """Ask S3 whether the object is this one after all, and raise `failure` if not."""
+    async def _found(self, problem: StorageError) -> Any:
+        """The object that is there as S3 shows it, or None where there is none; raises `problem` if nothing tells."""
         for attempt in range(SETTLE_TRIES):
             try:
-                found = await self._call("head_object")
+                return await self._call("head_object")
             except S3_ERRORS as error:
-                if not _failure(error, self._uri, self._s3).transient:
-                    raise failure from None
+                answer = failure(error, self._uri, self._s3, "HeadObject")
+                if answer.http_status == 404:
+                    return None
+                if not answer.transient:
+                    raise problem from None
                 await self._sleep(backoff(attempt))
-            else:
-                if found["Metadata"].get("copy-id") == self._copy_id and found["ContentLength"] == self.size:
-                    return
-                raise failure
-        failure.transient = True
-        raise failure
+        problem.transient = True
+        raise problem
 
     async def _call(self, method: str, **arguments: Any) -> Any:
         """One request to S3, in a thread of this upload."""
@@ -320,69 +326,5 @@ class Upload:
         return operation(**arguments, ContentMD5=_base64(hashlib.md5(body, usedforsecurity=False).digest()))
 
 
-async def abort_uploads(
-    s3: S3Client,
-    bucket: str,
-    key: str,
-    upload_id: str | None = None,
-    *,
-    keep: str | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> int:
-    """Abort what an earlier copy to this key left behind; only for whoever holds the lease of saving it.
-
-    Args:
-        s3: A boto3 S3 client.
-        bucket: The bucket's name.
-        key: The object's key; uploads of other keys are never touched.
-        upload_id: An upload that is known, from the expired lease.
-        keep: An upload to leave alone.
-        options: The `options` of the target.
-
-    Returns:
-        How many uploads were aborted. Uploads nobody noted are found only where listing them is permitted.
-
-    Raises:
-        StorageError: S3 cannot be reached, or refuses to abort.
-    """
-    common = {name: value for name, value in (options or {}).items() if name in _ALWAYS_EVEN_ABORT}
-
-    def abort() -> int:
-        ids = {upload_id} if upload_id else set()
-        try:
-            for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key, **common):
-                ids |= {found["UploadId"] for found in page.get("Uploads", []) if found["Key"] == key}
-        except ClientError as error:
-            if code_of(error) not in _MAY_NOT_LIST:
-                raise
-        return _abort(s3, bucket, key, ids - {keep}, common)
-
-    try:
-        return await to_its_end(asyncio.to_thread(abort))
-    except S3_ERRORS as error:
-        raise _failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
-
-
-def _abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:
-    """Abort uploads that may be gone already; tells how many were not."""
-    aborted = 0
-    for upload_id in upload_ids:
-        try:
-            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, **options)
-            aborted += 1
-        except ClientError as error:
-            if code_of(error) != "NoSuchUpload":
-                raise
-    return aborted
-
-
 def _base64(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
-
-
-def _failure(error: Exception, uri: str, s3: S3Client, operation: str = "") -> StorageError:
-    """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
-    failure = storage_error(error, uri, s3, operation)
-    failure.credits_spent = "yes"
-    failure.transient = failure.transient or code_of(error) in _TRY_AGAIN
-    return failure

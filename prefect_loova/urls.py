@@ -10,6 +10,22 @@ from urllib.parse import urlsplit
 
 from prefect_loova.redaction import hidden
 
+# IANA's special-purpose registries, https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-. Python's
+# `is_global` changed between 3.11 and 3.14, and takes 64:ff9b::10.0.0.1 and 2002:a00:1:: for public.
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        """
+        0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+        192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3
+        2001::/23 2001:db8::/32 3fff::/20
+        """.split(),  # noqa: SIM905
+    )
+)
+# All else of IPv6 is not: ::a.b.c.d, 64:ff9b:1::/48, fc00::/7, fe80::/10. Teredo is in 2001::/23.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_MAPPED, _NAT64 = ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96")
+
 _LOCAL_NAMES = re.compile(r"(^|\.)(localhost|local|internal|lan|home\.arpa)$")
 
 
@@ -36,6 +52,11 @@ def url_problem(url: str) -> str | None:
         return "must be an https:// or http:// URL"
     if not parts.hostname:
         return "must be a URL with a host"
+    if (
+        any(not 0 < len(label) < 64 for label in parts.hostname.removesuffix(".").split("."))
+        and ":" not in parts.hostname
+    ):
+        return "must be a URL with a host whose names between the dots have 1 to 63 characters"
     if parts.username or parts.password:
         return "must be a URL without a user name or password in it"
     return None
@@ -57,10 +78,16 @@ def without_secrets(url: str) -> str:
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address is one of the public internet."""
+    """Whether an IP address is one of the public internet, by IANA's tables: the same on every Python."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_global and not ip.is_multicast
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in _MAPPED or ip in _NAT64:
+            return is_public_address(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip.sixtofour is not None:
+            return is_public_address(str(ip.sixtofour))
+        if ip not in _PUBLIC_IPV6:
+            return False
+    return not any(ip in network for network in _NOT_PUBLIC)
 
 
 def names_private_host(url: str) -> bool:
@@ -77,14 +104,14 @@ def names_private_host(url: str) -> bool:
         return "." not in host or _LOCAL_NAMES.search(host) is not None
 
 
-async def private_address_of(url: str) -> str | None:
-    """The first address that the URL's host resolves to and that is not public, or None.
+async def addresses_of(url: str) -> list[str]:
+    """The addresses that the URL's host resolves to, in the order in which they should be tried.
 
     Raises:
         OSError: The name does not resolve.
+        UnicodeError: It is no name.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     found = await asyncio.get_running_loop().getaddrinfo(parts.hostname or "", port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    return next((address for address in addresses if not is_public_address(address)), None)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -33,7 +33,9 @@ class Reply:
         announce: A Content-Length other than the true one.
         cut: Close the connection after so many bytes of this answer's body.
         stall: Go silent after so many bytes of this answer's body.
-        pace: Seconds between two blocks of 64 KiB.
+        pace: Seconds between two blocks of the body.
+        block: The size of such a block.
+        head_pace: Seconds between two bytes of the head.
         headers: Further headers.
     """
 
@@ -47,6 +49,8 @@ class Reply:
     cut: int | None = None
     stall: int | None = None
     pace: float = 0.0
+    block: int = 65536
+    head_pace: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
 
     def but(self, **changes: object) -> Reply:
@@ -120,10 +124,14 @@ class VideoHost:
         else:
             headers["Content-Length"] = str(len(body) if reply.announce is None else reply.announce)
         lines = [f"HTTP/1.1 {status} Said", *(f"{name}: {value}" for name, value in (headers | reply.headers).items())]
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        for at in range(0, len(head), 1 if reply.head_pace else len(head)):
+            writer.write(head[at : at + 1] if reply.head_pace else head)
+            await writer.drain()
+            await asyncio.sleep(reply.head_pace)
         stop = min(len(body) if at is None else at for at in (reply.cut, reply.stall, None))
-        for at in range(0, stop, 65536):
-            block = body[at : min(at + 65536, stop)]
+        for at in range(0, stop, reply.block):
+            block = body[at : min(at + reply.block, stop)]
             writer.write(b"%x\r\n%b\r\n" % (len(block), block) if reply.chunked else block)
             await writer.drain()
             self.sent += len(block)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prefect_loova import mp4
 from prefect_loova.errors import NotWholeVideoError
 from prefect_loova.mp4 import Mp4Check, Mp4Facts
+from prefect_loova.mp4_index import compact_sizes
 from tests.video_host import rendered
 
 LAYOUTS = {
@@ -190,6 +191,94 @@ def test_room_in_front_of_the_ftyp_box_and_unknown_boxes_are_tolerated() -> None
 def test_fragments_without_their_own_index_are_whole_where_the_length_is_known() -> None:
     cut = without(rendered("frag_keyframe+empty_moov"), b"mfra")
     assert check(cut, length_is_known=True).fragmented
+
+
+FRAGMENTED = ("frag_keyframe+empty_moov", "frag_keyframe", "cmaf+frag_every_frame", "dash+frag_keyframe+global_sidx")
+
+
+@pytest.mark.parametrize("movflags", FRAGMENTED)
+@pytest.mark.parametrize("kept", ["1 byte", "half", "all but 1 byte"])
+def test_a_fragment_with_less_media_than_its_samples_have_is_refused(movflags: str, kept: str) -> None:
+    video = without(rendered(movflags), b"mfra")
+    (kind, begin, end) = boxes(video)[-1]
+    assert kind == b"mdat" and check(video, length_is_known=True)
+    size = {"1 byte": 1, "half": (end - begin - 8) // 2, "all but 1 byte": end - begin - 9}[kept]
+    short = video[:begin] + box(b"mdat", video[begin + 8 : begin + 8 + size])
+    endless = video[:begin] + struct.pack(">I4s", 0, b"mdat") + video[begin + 8 : begin + 8 + size]
+    for broken in (short, endless):
+        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+            check(broken, length_is_known=True)
+
+
+def a_fragment(*, flags: int, tfhd: bytes, runs: list[bytes]) -> bytes:
+    """A `moof` box of the video's track."""
+    header = box(b"tfhd", struct.pack(">II", flags, 1) + tfhd)
+    return box(b"moof", box(b"traf", header + b"".join(box(b"trun", run) for run in runs)))
+
+
+WAYS: dict[str, tuple[int, bytes, list[bytes]]] = {
+    "sizes of each sample": (0x20000, b"", [struct.pack(">IIiII", 0x201, 2, 0, 60, 40)]),
+    "durations and sizes": (0x20000, b"", [struct.pack(">IIiIIII", 0x301, 2, 0, 1, 60, 1, 40)]),
+    "all fields": (0x20000, b"", [struct.pack(">IIiIIIIIIIII", 0xF05, 2, 0, 7, 1, 60, 0, 0, 1, 40, 0, 0)]),
+    "one size for all": (0x20010, struct.pack(">I", 50), [struct.pack(">IIi", 0x1, 2, 0)]),
+    "a duration and a size for all": (0x20018, struct.pack(">II", 1, 50), [struct.pack(">IIi", 0x1, 2, 0)]),
+    "two runs, the second behind the first": (
+        0x20010,
+        struct.pack(">I", 50),
+        [struct.pack(">IIi", 0x1, 1, 0), struct.pack(">II", 0, 1)],
+    ),
+    "an offset in the file": (0x11, struct.pack(">QI", 0, 50), [struct.pack(">II", 0, 2)]),
+    "no offset at all": (0x10, struct.pack(">I", 50), [struct.pack(">II", 0, 2)]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_samples_of_a_fragment_are_found_in_each_way_to_say_where_they_are(way: str) -> None:
+    flags, tfhd, runs = WAYS[way]
+    before = without(rendered("frag_keyframe+empty_moov"), b"mfra")
+    length = len(a_fragment(flags=flags, tfhd=tfhd, runs=runs))
+    if flags & 0x1:
+        tfhd = struct.pack(">Q", len(before) + length + 8) + tfhd[8:]
+    elif struct.unpack(">I", runs[0][:4])[0] & 0x1:
+        runs = [runs[0][:8] + struct.pack(">i", length + 8) + runs[0][12:], *runs[1:]]
+    fragment = a_fragment(flags=flags, tfhd=tfhd, runs=runs)
+    assert check(before, fragment, box(b"mdat", bytes(100)), length_is_known=True).fragmented
+    for size in (1, 50, 99):
+        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+            check(before, fragment, box(b"mdat", bytes(size)), length_is_known=True)
+
+
+def test_compact_sizes_of_samples_are_read_so_that_a_file_cut_in_its_media_is_refused() -> None:
+    fast = rendered("faststart")
+    (_, begin, _) = boxes(fast)[-1]
+    compact, at = fast, 0
+    while (at := compact.find(b"stsz", at + 1)) > 0 and at < begin:
+        constant, count = struct.unpack_from(">II", compact, at + 8)
+        sizes = struct.unpack_from(f">{count}I", compact, at + 16)
+        assert not constant and max(sizes) < 2**16 and count >= 4
+        small = struct.pack(f">II{count}H", 16, count, *sizes)
+        stz2 = box(b"stz2", bytes(4) + small) + box(b"free", bytes(2 * count - 8))
+        compact = compact[: at - 4] + stz2 + compact[at - 4 + len(stz2) :]
+    assert len(compact) == len(fast) and b"stz2" in compact
+    endless = compact[:begin] + struct.pack(">I", 0) + compact[begin + 4 :]
+    assert check(endless) == check(fast)
+    for length in (len(endless) - 1, len(endless) - 500, begin + 100):
+        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+            check(endless[:length])
+
+
+@pytest.mark.parametrize(
+    ("bits", "entries", "sizes"),
+    [
+        (4, bytes([0x12, 0x3F, 0x40]), [1, 2, 3, 15, 4]),
+        (8, bytes([1, 2, 3, 255, 4]), [1, 2, 3, 255, 4]),
+        (16, struct.pack(">5H", 1, 2, 3, 65535, 4), [1, 2, 3, 65535, 4]),
+    ],
+)
+def test_sizes_of_each_width_are_read(bits: int, entries: bytes, sizes: list[int]) -> None:
+    assert list(compact_sizes(memoryview(struct.pack(">III", 0, bits, 5) + entries))) == sizes
+    with pytest.raises(ValueError, match="cut short"):
+        compact_sizes(memoryview(struct.pack(">III", 0, bits, 5) + entries[:-1]))
 
 
 def test_the_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

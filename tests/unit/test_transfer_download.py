@@ -1,13 +1,17 @@
-"""Where a download goes and what it sends along; nothing here connects to anything."""
+"""Where a download goes and what it sends along; nothing here leaves this machine."""
 
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
 from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError
+from tests.video_host import Reply, VideoHost
 
 PUBLIC = "https://93.184.216.34"
 VIDEO = f"{PUBLIC}/v.mp4?X-Amz-Signature=c0ffee"
@@ -162,6 +166,103 @@ async def test_no_signature_reaches_the_log(caplog: pytest.LogCaptureFixture) ->
     await read(redirects(f"{PUBLIC}/1?X-Amz-Signature=c0ffee"))
     assert "93.184.216.34/v.mp4?..." in caplog.text
     assert "c0ffee" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["", "//93.184.216.34", PUBLIC])
+async def test_no_token_of_a_redirect_reaches_the_log(
+    caplog: pytest.LogCaptureFixture, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a connection: httpcore logs the headers of an answer, in whatever form they are."""
+    caplog.set_level(logging.DEBUG)
+    secret = "?token=c0ffee&auth_key=c0ffee"
+    async with VideoHost() as host, httpx.AsyncClient() as http:
+        redirect = {"Location": f"{scheme or host.url('')}/path-c0ffee{secret}", "Set-Cookie": "CloudFront=c0ffee"}
+        relative = redirect | {"Location": f"/path-c0ffee{secret}#c0ffee"}
+        host.replies = [Reply(status=302, headers=relative), Reply(status=302, headers=redirect), Reply(b"video")]
+        download = Download(host.url("/v"), http, allow_private=True, max_bytes=10**6, tries=1, read_timeout=1)
+        with contextlib.suppress(TransferError):
+            assert b"".join([chunk async for chunk in download.chunks()]) == b"video"
+    assert "receive_response_headers.complete" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
+    assert not [line for line in told if "token=" in line or "auth_key" in line or "CloudFront" in line]
+    assert not [line for line in told if "c0ffee" in line and "HTTP Request" not in line]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://[bad", "https://[::1", "https://a..b/v", f"https://{'a' * 64}.test/v", "https://host:port/v"],
+)
+@pytest.mark.parametrize("at_first", [True, False], ids=["the URL", "a redirect"])
+async def test_what_is_no_url_is_refused_in_words(location: str, at_first: bool) -> None:
+    url = f"{location}?s=c0ffee"
+    with pytest.raises(VideoUrlRefusedError, match="URL") as caught:
+        await read(redirects(url), *([url] if at_first else []))
+    assert "c0ffee" not in str(caught.value)
+
+
+async def test_a_redirect_over_the_wire_to_what_is_no_url_is_refused_at_once() -> None:
+    redirect = Reply(status=302, headers={"Location": "https://[bad?s=c0ffee"})
+    async with VideoHost(redirect) as host, httpx.AsyncClient() as http:
+        download = Download(host.url("/v"), http, allow_private=True, max_bytes=10**6)
+        with pytest.raises(VideoUrlRefusedError, match="not a URL"):
+            await anext(download.chunks())
+    assert len(host.asked) == 1
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
+    """The n-th look-up of a name finds these addresses, the last ones again and again."""
+    left = list(answers)
+
+    def getaddrinfo(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in found]
+        return [
+            (family, socket.SOCK_STREAM, 6, "", (address, port))
+            for family, address in zip(families, found, strict=True)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+async def test_a_name_that_leads_elsewhere_after_it_was_checked_is_asked_where_it_was_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with VideoHost(Reply(b"a secret of the house")) as host:
+        resolving(monkeypatch, ["3ffe::1"], ["127.0.0.1"])  # the first is public, and of a network that was given back
+        async with httpx.AsyncClient() as http:
+            url = f"http://rebound.test:{host.port}/v"
+            download = Download(
+                url, http, allow_private=False, max_bytes=10**6, tries=1, read_timeout=0.3, is_look=True
+            )
+            with pytest.raises(TransferError):
+                await anext(download.chunks())
+    assert host.asked == []
+
+
+@pytest.mark.parametrize("private", ["10.0.0.1", "127.0.0.1", "169.254.169.254"])
+async def test_a_name_with_any_private_address_is_refused(monkeypatch: pytest.MonkeyPatch, private: str) -> None:
+    resolving(monkeypatch, ["93.184.216.34", private])
+    with pytest.raises(VideoUrlRefusedError, match=f"private address {private}"):
+        await read(redirects(), "https://rebound.test/v")
+
+
+async def test_a_name_is_asked_at_each_of_its_addresses_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, ["93.184.216.34", "2606:4700::1111", "93.184.216.35"])
+    asked: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) < 3:
+            raise httpx.ConnectError("nobody there")
+        return httpx.Response(200, stream=httpx.ByteStream(b"video"))
+
+    assert await read(handler, "https://v\u00eddeo.test:8443/v.mp4?a=b") == b"video"
+    assert [request.url.host for request in asked] == ["93.184.216.34", "2606:4700::1111", "93.184.216.35"]
+    for request in asked:
+        assert request.headers["host"] == "xn--vdeo-vpa.test:8443"
+        assert request.extensions["sni_hostname"] == "xn--vdeo-vpa.test"
+        assert (request.url.port, request.url.raw_path) == (8443, b"/v.mp4?a=b")
+        assert request.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 400, 304, 204, 206, 300])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from prefect_loova.signatures import without_signature
 from prefect_loova.urls import (
+    addresses_of,
     is_public_address,
     names_private_host,
     origin,
-    private_address_of,
     url_problem,
     without_secrets,
 )
@@ -104,6 +104,87 @@ def test_a_public_host_is_not_taken_for_a_private_one(host: str) -> None:
     assert not names_private_host(f"https://{host}/a.png")
 
 
+ADDRESSES = {
+    "8.8.8.8": True,
+    "1.1.1.1": True,
+    "172.15.255.255": True,
+    "172.32.0.0": True,
+    "100.63.255.255": True,
+    "100.128.0.0": True,
+    "192.0.1.0": True,
+    "223.255.255.255": True,
+    "0.0.0.0": False,
+    "10.0.0.1": False,
+    "100.64.0.1": False,
+    "127.0.0.1": False,
+    "169.254.169.254": False,
+    "172.16.0.1": False,
+    "172.31.255.255": False,
+    "192.0.0.9": False,  # public from Python 3.13 on, and no host of the internet
+    "192.0.2.1": False,
+    "192.168.0.1": False,
+    "198.18.0.1": False,
+    "198.51.100.1": False,
+    "203.0.113.1": False,
+    "224.0.0.1": False,
+    "240.0.0.1": False,
+    "255.255.255.255": False,
+    "2606:4700::1111": True,
+    "2a00:1450:4001:80b::200e": True,
+    "3ffe::1": True,
+    "::": False,
+    "::1": False,
+    "::8.8.8.8": False,
+    "::10.0.0.1": False,
+    "::127.0.0.1": False,
+    "::ffff:8.8.8.8": True,
+    "::ffff:10.0.0.1": False,
+    "::ffff:169.254.169.254": False,
+    "::ffff:0:10.0.0.1": False,
+    "64:ff9b::8.8.8.8": True,
+    "64:ff9b::10.0.0.1": False,
+    "64:ff9b::169.254.169.254": False,
+    "64:ff9b:1::8.8.8.8": False,
+    "64:ff9b:1::10.0.0.1": False,
+    "2002:808:808::1": True,  # 6to4 of 8.8.8.8
+    "2002:a00:1::1": False,  # of 10.0.0.1
+    "2002:7f00:1::": False,  # of 127.0.0.1
+    "2002:a9fe:a9fe::": False,  # of 169.254.169.254
+    "2001:0:808:808::f5ff:fffe": False,  # Teredo of 10.0.0.1
+    "2001:0:a00:1::f7f7:f7f7": False,  # Teredo of 8.8.8.8 by a server at 10.0.0.1
+    "2001:1::1": False,
+    "2001:2::1": False,
+    "2001:20::1": False,
+    "2001:db8::1": False,
+    "2001:200::1": True,
+    "3fff::1": False,
+    "100::1": False,
+    "5f00::1": False,
+    "fc00::1": False,
+    "fd12:3456::1": False,
+    "fe80::1": False,
+    "fe80::1%eth0": False,
+    "fec0::1": False,
+    "ff02::1": False,
+    "4000::1": False,
+}
+"""Whether each is an address of the public internet, on every Python."""
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_which_addresses_are_public(address: str) -> None:
+    assert is_public_address(address) == ADDRESSES[address]
+
+
+@given(st.ip_addresses(v=4))
+def test_an_address_that_holds_another_is_no_more_public_than_that(address: Any) -> None:
+    public, high, low = is_public_address(str(address)), int(address) >> 16, int(address) & 0xFFFF
+    assert is_public_address(f"64:ff9b::{address}") == public
+    assert is_public_address(f"2002:{high:x}:{low:x}::1") == public
+    assert not is_public_address(f"::{address}")
+    assert not is_public_address(f"2001:0:808:808::{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}")
+
+
 @given(st.ip_addresses())
 def test_a_mapped_address_is_as_public_as_the_address_in_it(address: Any) -> None:
     public = is_public_address(str(address))
@@ -114,7 +195,7 @@ def test_a_mapped_address_is_as_public_as_the_address_in_it(address: Any) -> Non
     assert names_private_host(f"https://{host}/") == (not public)
 
 
-async def test_a_name_is_private_if_any_of_its_addresses_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_addresses_of_a_name_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"public.test": ["8.8.8.8"], "rebound.test": ["8.8.8.8", "10.0.0.1"], "six.test": ["fe80::1%eth0"]}
 
     async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
@@ -123,11 +204,10 @@ async def test_a_name_is_private_if_any_of_its_addresses_is(monkeypatch: pytest.
         return [(0, 0, 0, "", (address, port)) for address in answers[host]]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    assert await private_address_of("https://public.test/a") is None
-    assert await private_address_of("https://rebound.test/a") == "10.0.0.1"
-    assert await private_address_of("https://six.test/a") == "fe80::1%eth0"
+    for host, found in answers.items():
+        assert await addresses_of(f"https://{host}/a") == found
     with pytest.raises(OSError, match="unknown"):
-        await private_address_of("https://nowhere.test/a")
+        await addresses_of("https://nowhere.test/a")
 
 
 @pytest.mark.parametrize(

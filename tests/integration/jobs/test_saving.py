@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +24,7 @@ from prefect_loova.models import Submission
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord, Lease
 from tests.integration.jobs.shop import (
+    FOR_EVER,
     KEY,
     MIB,
     OPEN,
@@ -34,6 +38,7 @@ from tests.integration.jobs.shop import (
 )
 from tests.proxy import Harm, Proxy
 from tests.s3_servers import Bucket
+from tests.video_host import Reply, VideoHost, long_video, rendered
 
 
 async def test_a_saved_video_is_whole_and_says_where_it_is_from(shop: Shop) -> None:
@@ -113,6 +118,10 @@ async def test_a_url_that_expires_at_once_is_refused_after_two_looks(bucket: Buc
         assert shop.totals["polls"] == polls + 2
 
 
+UNCHECKED = f"loova/{KEY}/video.unchecked"
+KEPT = {"short", "no moov"}
+"""What arrives whole, as far as its host says, and is no whole mp4."""
+
 BAD_VIDEOS: dict[str, tuple[dict[str, Any], type[LoovaError]]] = {
     "404 for ever": ({"fault": "video_404", "times": None}, VideoUrlRefusedError),
     "403 for ever": ({"fault": "video_403", "times": None}, VideoUrlRefusedError),
@@ -133,13 +142,14 @@ def assert_lease_is_over(shop: Shop) -> None:
 
 
 async def assert_unsaved_and_then_saved(
-    shop: Shop, submission: Submission, error: type[LoovaError], **how: Any
+    shop: Shop, submission: Submission, error: type[LoovaError], kept: bool = False, **how: Any
 ) -> None:
     with pytest.raises(error) as failed:
         await shop.save(submission, **how)
     assert (failed.value.task_id, failed.value.credits_spent) == (submission.task_id, "yes")
     assert "signature=" not in str(failed.value)
-    assert (shop.states, shop.keys, shop.uploads) == (["succeeded"], {RECORD, OPEN}, [])
+    left = {RECORD, OPEN, UNCHECKED} if kept else {RECORD, OPEN}
+    assert (shop.states, shop.keys, shop.uploads) == (["succeeded"], left, [])
     assert_lease_is_over(shop)
     shop.loova.clear_faults()
     saved = await shop.save(submission)
@@ -152,7 +162,7 @@ async def test_a_bad_video_leaves_no_object_and_may_be_saved_later(shop: Shop, c
     fields, error = BAD_VIDEOS[case]
     submission = await shop.finished()
     shop.loova.fail(**fields)
-    await assert_unsaved_and_then_saved(shop, submission, error)
+    await assert_unsaved_and_then_saved(shop, submission, error, kept=case in KEPT)
 
 
 async def test_a_video_over_the_bound_leaves_no_object(shop: Shop) -> None:
@@ -174,7 +184,64 @@ def large(bucket: Bucket) -> Iterator[Shop]:
 async def test_a_large_video_that_breaks_off_leaves_no_upload(large: Shop) -> None:
     submission = await large.finished()
     large.loova.fail("video_without_moov", times=None)
-    await assert_unsaved_and_then_saved(large, submission, NotWholeVideoError)
+    await assert_unsaved_and_then_saved(large, submission, NotWholeVideoError, kept=True)
+
+
+WEBM = b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm" + bytes(range(256)) * 9
+
+
+@pytest.mark.parametrize("size", [None, 12 * MIB], ids=["small", "large"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["of known length", "chunked"])
+async def test_what_is_no_mp4_is_kept_unchecked_and_never_counts_as_the_video(
+    bucket: Bucket, size: int | None, chunked: bool
+) -> None:
+    content = WEBM + random.Random(3).randbytes(size) if size else WEBM
+    async with VideoHost(Reply(content, chunked=chunked)) as host:
+        with LoovaSimulator(generation_seconds=0, short_side=64, video_origin=host.url("")) as loova:
+            shop = Shop(bucket, loova)
+            submission = await shop.finished()
+            for number in range(2):
+                with pytest.raises(NotWholeVideoError, match="not a whole mp4") as caught:
+                    await shop.save(submission)
+                assert f"is kept, unchecked, at s3://{bucket}/{UNCHECKED} ({len(content)} bytes)" in str(caught.value)
+                assert len(host.asked) == 2 + number  # kept once
+            attempt = shop.record.current
+            assert (attempt.state, attempt.video, shop.keys) == ("succeeded", None, {RECORD, OPEN, UNCHECKED})
+            assert attempt.unchecked is not None
+            assert (attempt.unchecked.object_key, attempt.unchecked.size_bytes) == (UNCHECKED, len(content))
+            assert attempt.unchecked.sha256 == hashlib.sha256(content).hexdigest()
+            assert (shop.bytes_of(UNCHECKED), shop.uploads) == (content, [])
+            head = bucket.client.head_object(Bucket=bucket, Key=UNCHECKED)
+            assert head["ContentType"] == "application/octet-stream"
+            host.replies = [Reply(rendered())]
+            saved = await shop.save(submission)
+            assert shop.bytes_of() == rendered() and saved.size_bytes == len(rendered())
+
+
+async def test_a_page_or_an_empty_answer_is_not_kept(shop: Shop) -> None:
+    for fault in ("video_html", "video_empty"):
+        submission = await shop.finished()
+        shop.loova.fail(fault, times=None)
+        with pytest.raises(NotWholeVideoError) as caught:
+            await shop.save(submission)
+        assert "unchecked" not in str(caught.value) and shop.keys == {RECORD, OPEN}
+        shop.loova.clear_faults()
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["of known length", "chunked"])
+async def test_a_video_over_the_bound_is_asked_for_once_and_again_only_under_a_larger_bound(
+    bucket: Bucket, chunked: bool
+) -> None:
+    async with VideoHost(Reply(long_video(MIB), chunked=chunked)) as host:
+        with LoovaSimulator(generation_seconds=0, short_side=64, video_origin=host.url("")) as loova:
+            shop = Shop(bucket, loova)
+            submission = await shop.finished()
+            for max_bytes in (MIB // 2, MIB // 2, 1000):
+                with pytest.raises(NotWholeVideoError, match=f"larger than the bound of {max_bytes} bytes") as caught:
+                    await shop.save(submission, max_bytes=max_bytes)
+                assert caught.value.task_id == submission.task_id
+            assert len(host.asked) == 1
+            assert (await shop.save(submission, max_bytes=MIB)).size_bytes == MIB
 
 
 async def test_a_cancelled_save_leaves_no_upload_and_no_lease(large: Shop, proxy: Proxy) -> None:
@@ -258,6 +325,76 @@ async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(
     saving = large.record.current.saving
     assert saving is not None
     assert (saving.holder, large.states) == ("another", ["succeeded"])
+
+
+async def test_a_lease_is_renewed_while_all_parts_are_stuck_on_a_slow_s3(large: Shop, proxy: Proxy) -> None:
+    submission = await large.finished()
+    proxy.harm(Harm(what="delay", matching="^PUT .*partNumber", seconds=4.5, times=9))
+    slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
+    await until(lambda: (saving := large.record.current.saving) and saving.upload_id)
+    holder = large.record.current.saving
+    assert holder is not None
+    others = 0
+    while not slow.done():
+        if large.record.current.state == "succeeded":
+            with contextlib.suppress(WaitTimeoutError):
+                await large.save(submission)
+            others += 1
+            saving = large.record.current.saving
+            assert saving is None or saving.holder == holder.holder
+        await asyncio.sleep(0.3)
+    assert (await slow).sha256 == large.loova.sha256(submission.task_id)
+    assert others > 5 and large.totals["video_requests"] == 1 and large.uploads == []
+
+
+async def test_a_saver_whose_lease_is_lost_stops_at_once(shop: Shop) -> None:
+    submission = await shop.finished()
+    shop.loova.fail(on="video", delay_seconds=20, times=None)
+    slow = asyncio.create_task(shop.save(submission))
+    await until(lambda: shop.record.current.saving)
+    await shop.change(lambda record: record.move("lease", saving=Lease(holder="another", seconds=1000)))
+    async with asyncio.timeout(5):
+        with pytest.raises(TransferError, match="another worker took over"):
+            await slow
+
+
+async def test_a_saver_that_lost_its_lease_before_its_last_answer_does_not_record_its_video(
+    shop: Shop, proxy: Proxy
+) -> None:
+    """Its successor may have replaced the object meanwhile: the record would have a wrong checksum."""
+    submission = await shop.finished()
+    proxy.harm(Harm(what="delay", when="after", matching=r"^PUT .*video\.mp4", seconds=1.5))
+    slow = asyncio.create_task(shop.save(submission, s3=through(proxy, shop.bucket), times=PATIENT))
+    await until(lambda: VIDEO in shop.keys)
+    await shop.change(lambda record: record.move("lease", saving=Lease(holder="another", seconds=1000)))
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=VIDEO, Body=b"the successor's")
+    with pytest.raises(TransferError, match="another worker took over"):
+        await slow
+    saving = shop.record.current.saving
+    assert saving is not None and saving.holder == "another"
+    assert (shop.states, shop.bytes_of()) == (["succeeded"], b"the successor's")
+
+
+@pytest.mark.parametrize("held", [b"", b"somebody's own object"], ids=["an empty object", "another object"])
+async def test_an_object_that_no_record_names_is_replaced(shop: Shop, held: bytes) -> None:
+    """A worker that died between its last request and the record left it there, or a person."""
+    submission = await shop.finished()
+    shop.bucket.client.put_object(Bucket=shop.bucket, Key=VIDEO, Body=held)
+    saved = await shop.save(submission)
+    assert saved.sha256 == shop.loova.sha256(submission.task_id)
+    assert shop.bytes_of() != held and len(shop.bytes_of()) == saved.size_bytes
+
+
+async def test_uploads_that_may_not_be_aborted_do_not_keep_a_video_out_of_the_bucket(
+    large: Shop, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    submission = await large.finished()
+    left = await leftover(large, seconds=0)
+    body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    proxy.harm(Harm(what="answer", status=403, matching="^DELETE .*uploadId", body=body, times=FOR_EVER))
+    saved = await large.save(submission, s3=through(proxy, large.bucket), times=PATIENT)
+    assert saved.sha256 == large.loova.sha256(submission.task_id)
+    assert large.uploads == [left] and "s3:AbortMultipartUpload" in caplog.text
 
 
 async def test_a_saved_video_that_was_deleted_is_brought_again_and_not_bought(shop: Shop) -> None:
