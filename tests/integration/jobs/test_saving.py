@@ -329,7 +329,7 @@ async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(
 
 async def test_a_lease_is_renewed_while_all_parts_are_stuck_on_a_slow_s3(large: Shop, proxy: Proxy) -> None:
     submission = await large.finished()
-    proxy.harm(Harm(what="delay", matching="^PUT .*partNumber", seconds=4.5, times=9))
+    proxy.harm(Harm(what="delay", matching="^PUT .*partNumber", seconds=3.5, times=9))
     slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
     await until(lambda: (saving := large.record.current.saving) and saving.upload_id)
     holder = large.record.current.saving
