@@ -38,7 +38,7 @@ from prefect_loova.errors import (
     shown,
 )
 from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import JobInDoubt, SavedVideo, Submission, VideoRequest
+from prefect_loova.models import STORED, JobInDoubt, SavedVideo, Submission, VideoRequest
 from prefect_loova.records import RecordMovedError, StoredRecord, is_key
 from prefect_loova.states import Attempt
 from prefect_loova.waiting import ended, look
@@ -322,7 +322,7 @@ class _Pass:
             content = entry[0]
             if content["api_origin"] != self.jobs.loova.origin:
                 raise ValueError("it is for another API")
-            return VideoRequest.model_validate(content["request"]), int(content["max_paid_attempts"])
+            return VideoRequest.model_validate(content["request"], context=STORED), int(content["max_paid_attempts"])
         except (ValidationError, KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{self.jobs.records.uri(name)} is no queued request: {shown(error)}") from None
 

@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -81,6 +82,10 @@ _Audios = Annotated[tuple[Annotated[str, _medium("audio")], ...], _Several]
 _Videos = Annotated[tuple[Annotated[str, _medium("video")], ...], _Several]
 
 
+STORED: Mapping[str, bool] = MappingProxyType({"was_stored": True})
+"""The validation context of a request that an earlier version may have stored: rules that came later are not asked."""
+
+
 class VideoRequest(_Value):
     """One video to be made: what Loova's submit call takes, and which take of it.
 
@@ -140,7 +145,7 @@ class VideoRequest(_Value):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _report_all_together(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _report_all_together(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
         data = dict(data)
@@ -150,7 +155,11 @@ class VideoRequest(_Value):
         except ValidationError as error:
             problems = [violation(found["loc"], found["msg"], found["input"]) for found in error.errors()]
         known = {problem.get("loc") for problem in problems}
-        problems += [problem for problem in cross_field_problems(data) if problem.get("loc") not in known]
+        problems += [
+            problem
+            for problem in cross_field_problems(data, was_stored=info.context is STORED)
+            if problem.get("loc") not in known
+        ]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
         return request

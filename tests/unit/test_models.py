@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.models import VideoRequest, VideoTask
+from prefect_loova.models import STORED, VideoRequest, VideoTask
 
 # Others share this machine: slow is not wrong.
 
@@ -82,6 +83,9 @@ def test_what_the_reference_allows_is_accepted(fields: dict[str, Any]) -> None:
         ({"prompt": None}, "prompt", "None", "valid string"),
         ({"prompt": 5}, "prompt", "5", "valid string"),
         ({"prompt": "a\ud800b"}, "prompt", r"a\ud800b", "lone surrogates"),
+        ({"prompt": "a\0b"}, "prompt", r"a\x00b", "U+0000 is at character 2"),
+        ({"image_urls": ["a\x85.png"]}, "image_urls.0", r"a\x85.png", "control characters"),
+        ({"image_urls": ["https://cdn.test/\x9b.png"]}, "image_urls.0", r"\x9b.png", "control characters"),
         ({"model": "seedance_3"}, "model", "'seedance_3'", "'seedance_2_0' or 'seedance_2_0_fast'"),
         ({"model": None}, "model", "None", "'seedance_2_0'"),
         ({"function_mode": "magic"}, "function_mode", "'magic'", "'first_last_frames'"),
@@ -261,7 +265,9 @@ def test_a_foreign_text_in_a_violation_stays_on_one_line_and_is_bounded() -> Non
 
 # Identity.
 
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"], include_characters="\t\n\r"), min_size=1, max_size=20
+).filter(str.strip)
 PATHS = st.from_regex(r"https://[a-z]{1,8}\.test/[a-z0-9]{1,8}\.(png|mp4)(\?[a-z]{1,3}=[a-z0-9]{0,4})?", fullmatch=True)
 REQUESTS = st.fixed_dictionaries(
     {"prompt": NAMES},
@@ -365,6 +371,45 @@ def test_any_other_parameter_of_a_media_url_counts(pair: str) -> None:
 def test_what_only_resembles_a_signature_counts(query: str) -> None:
     with_query = VideoRequest(prompt="x", image_urls=[f"https://h.test/a?{query}"])
     assert with_query.key != VideoRequest(prompt="x", image_urls=["https://h.test/a"]).key
+
+
+@pytest.mark.parametrize("code", [*range(32), *range(0x7F, 0xA0)], ids=hex)
+def test_a_control_character_is_refused_in_every_text_but_tabs_and_new_lines(code: int) -> None:
+    assert unicodedata.category(chr(code)) == "Cc"
+    if chr(code) in "\t\n\r":
+        assert VideoRequest(prompt=f"a{chr(code)}b").prompt == f"a{chr(code)}b"
+        return
+    for fields in ({"prompt": f"a{chr(code)}b"}, {"prompt": "x", "image_urls": [f"a{chr(code)}b.png"]}):
+        with pytest.raises(ValidationError, match="control characters"):
+            VideoRequest.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a family 👩‍👩‍👧‍👦 and a flag 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+        "قطة\u200f تمشي \u202bعربي\u202c",
+        "חתול \u2067רץ\u2069",
+        "می‌خواهم",
+        "แมว กำลัง วิ่ง",
+        "猫が走る\u3000ゆっくり",
+        "soft\u00adhyphen, narrow\u202fspace, line\u2028and paragraph\u2029separators, \ufeffmark",
+        "e\u0301 and é",
+        "two\r\nlines\tand a tab",
+    ],
+)
+def test_text_of_every_language_is_accepted_as_it_is(prompt: str) -> None:
+    assert VideoRequest(prompt=prompt).prompt == prompt
+
+
+def test_a_request_that_was_stored_before_the_rule_can_still_be_read() -> None:
+    fields = {"prompt": "a\0b", "image_urls": ["a\x85.png"]}
+    request = VideoRequest.model_validate(fields, context=STORED)
+    assert (request.prompt, request.image_urls) == ("a\0b", ("a\x85.png",))
+    with pytest.raises(ValidationError, match="must not be blank"):
+        VideoRequest.model_validate(fields | {"prompt": " "}, context=STORED)
+    with pytest.raises(ValidationError, match="control characters"):
+        VideoRequest.model_validate(fields, context={"was_stored": True})
 
 
 GOLDEN = [

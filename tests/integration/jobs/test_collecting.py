@@ -9,7 +9,7 @@ import pytest
 
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.models import VideoRequest
+from prefect_loova.models import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.spending import Spending
 from prefect_loova.states import Lease
@@ -272,6 +272,14 @@ async def test_a_video_that_another_worker_saves_is_left_to_it(shop: Shop) -> No
     await shop.change(lambda record: record.move("lease", 1, saving=lease))
     found = await collected(shop, times=PATIENT)
     assert (found.saved, found.problems) == ([], [])
+
+
+async def test_a_prompt_that_was_queued_before_control_characters_were_refused_is_bought(shop: Shop) -> None:
+    async with shop.worker(s3=shop.bucket.client) as jobs:
+        await queue(jobs, [VideoRequest.model_validate({"prompt": "a\x0bcat", "duration": 4}, context=STORED)])
+        found = await collect(jobs)
+    assert [one.prompt for one in found.submitted] == ["a\x0bcat"]
+    assert shop.totals["posted"] == 1
 
 
 async def test_a_url_that_may_be_signed_is_not_queued(shop: Shop) -> None:
