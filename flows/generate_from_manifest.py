@@ -15,6 +15,8 @@ import sys
 
 from prefect_loova import BatchReport, generate_from_manifest
 from prefect_loova.command import Parser, Place, amount, in_place, run, seconds
+from prefect_loova.manifest import read_manifest
+from prefect_loova.manifests import Manifest
 
 __all__ = ["generate_from_manifest"]
 
@@ -38,6 +40,8 @@ def main(args: argparse.Namespace) -> None:
     """Make the videos and print what became of them."""
 
     async def make(where: Place) -> BatchReport:
+        # Before a run and perhaps a Prefect server is started; the flow reads the list again.
+        read_manifest(await Manifest(args.manifest, where.bucket).read(), args.manifest)
         return await generate_from_manifest(
             args.manifest,
             credentials=where.credentials,

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from prefect_loova import StoryReport, generate_storyboard
 from prefect_loova.command import Parser, Place, amount, place, run, seconds, simulated, to_disk
+from prefect_loova.manifests import Manifest
+from prefect_loova.storyboard import read_storyboard
 
 __all__ = ["generate_storyboard"]
 
@@ -35,7 +37,8 @@ def parser() -> Parser:
 
 
 async def make(args: argparse.Namespace, where: Place) -> StoryReport:
-    """Run the flow."""
+    """Read the storyboard, before a run and perhaps a Prefect server is started; then run the flow."""
+    read_storyboard(await Manifest(args.storyboard, where.bucket, what="storyboard").read(), args.storyboard)
     return await generate_storyboard(
         args.storyboard,
         credentials=where.credentials,

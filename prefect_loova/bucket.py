@@ -17,6 +17,8 @@ from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+(/[^\s/]+)*")
+_BUCKET_URI = re.compile(r"s3://([A-Za-z0-9._-]{1,255})/?([^?#]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 PROBES = "_open/_probe"
 """Where each process writes what shows that the bucket can be used: below `_open/`, as deleting is allowed there."""
@@ -27,6 +29,20 @@ class Listed(NamedTuple):
 
     name: str
     written: datetime
+
+
+def checked_bucket(name: str) -> str:
+    """A bucket's name, or the ARN of an access point.
+
+    Raises:
+        InvalidRequestError: It is a URI, a URL or a path, or has characters that no bucket's name has.
+    """
+    if _BUCKET.fullmatch(name):
+        return name
+    of_uri = _BUCKET_URI.match(name)
+    hint = f", {of_uri[1]}" if of_uri else ""
+    below = f"; what follows it goes into the prefix ({shown(repr(of_uri[2]), 80)})" if of_uri and of_uri[2] else ""
+    raise InvalidRequestError(f"bucket: {shown(repr(name), 120)} was given: give the name{hint}{below}")
 
 
 def checked_prefix(prefix: str) -> str:
@@ -65,7 +81,7 @@ class BucketPrefix:
         self, s3: S3Client, bucket: str, prefix: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self.s3 = s3
-        self.bucket = bucket
+        self.bucket = checked_bucket(bucket)
         self.prefix = checked_prefix(prefix)
         self.server_time: datetime | None = None
         """S3's `Date` in the answer to the latest read or write of an object here; None where it named none."""

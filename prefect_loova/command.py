@@ -29,6 +29,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from prefect_loova.bucket import checked_bucket
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import (
     AbandonedError,
@@ -134,6 +135,8 @@ async def place(args: argparse.Namespace) -> Place:
     """
     if not args.bucket and not args.s3_block:
         raise InvalidRequestError("bucket: is missing; give --bucket NAME, --s3-block BLOCK, or try it with --simulate")
+    if args.bucket:
+        checked_bucket(args.bucket)
     try:
         credentials = await _load(LoovaCredentials, args.credentials) or LoovaCredentials.from_env()
     except InvalidRequestError as error:

@@ -10,12 +10,14 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from prefect_loova.batch import BatchReport
+from prefect_loova.cells import media_of, whole_number
 from prefect_loova.errors import InvalidRequestError, first_of, shown
 from prefect_loova.models import VideoRequest
 
@@ -31,14 +33,17 @@ COLUMNS = tuple(VideoRequest.model_fields)
 _LISTS = ("image_urls", "audio_urls", "video_urls")
 _NUMBERS = ("duration", "take")
 _TOLD = 50
+_SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[^\S\r\n]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _BROKEN_FORMULAS = ("#REF!", "#NAME?", "#VALUE!", "#N/A", "#DIV/0!", "#NULL!", "#NUM!")
 
 
 def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> list[VideoRequest]:
     """The requests of a manifest, one for each row, in its order.
 
-    A `.csv` has a header with column names; several URLs in a cell are separated by spaces; an empty cell is the
-    default. A `.jsonl` has one object a line.
+    A `.csv` has a header with column names, separated by commas, semicolons or tabs; several media in a cell are
+    separated by spaces or commas, and those with spaces are in quotes; an empty cell is the default. A `.jsonl` has one
+    object a line; null is the default.
 
     Args:
         content: The file, in UTF-8, with or without a BOM.
@@ -49,7 +54,7 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
         InvalidRequestError: Everything that is wrong with it, by line and column.
     """
     text = _decoded(content, name)
-    if name.lower().endswith(".csv"):
+    if name.lower().endswith((".csv", ".tsv")):
         rows = _csv_rows(text, name)
     elif name.lower().endswith((".jsonl", ".ndjson")):
         rows = _json_rows(text)
@@ -89,14 +94,18 @@ def _decoded(content: bytes, name: str) -> str:
 def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line number, and the fields that the row gives, or what is wrong with it."""
     csv.field_size_limit(1024**2)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    told, skipped = _SEPARATOR_LINE.match(text), 0
+    if told:
+        text, skipped = text[told.end() :], 1
+    separator = told[1] if told else _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise InvalidRequestError(f"manifest: {shown(name, 200)}, line 1: {shown(error)}") from None
-    columns = _checked_header(header or [], name)
+        raise InvalidRequestError(f"manifest: {shown(name, 200)}, line {1 + skipped}: {shown(error)}") from None
+    columns = _checked_header(header or [], name, 1 + skipped)
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + skipped
         try:
             cells = next(reader)
         except StopIteration:
@@ -109,10 +118,23 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]
         yield line, _fields(columns, cells)
 
 
-def _checked_header(header: list[str], name: str) -> list[str]:
+def _separator(text: str) -> str:
+    """What separates the columns, by the header: the mark between the most column names, else a comma."""
+    header = [text.partition("\n")[0].partition("\r")[0]]
+
+    def names(mark: str) -> int:
+        with suppress(csv.Error):
+            return sum(cell.strip() in COLUMNS for cells in csv.reader(header, delimiter=mark) for cell in cells)
+        return 0
+
+    return max(_SEPARATORS, key=names)
+
+
+def _checked_header(header: list[str], name: str, line: int) -> list[str]:
+    """The columns by name; one without a name is there for the empty cells that Excel adds."""
     columns = [column.strip() for column in header]
     problems = []
-    for column in columns:
+    for column in filter(None, columns):
         if column not in COLUMNS:
             close = get_close_matches(column.lower(), COLUMNS, 1)
             problems.append(f"unknown column {shown(repr(column), 80)}" + (f" (is it {close[0]}?)" if close else ""))
@@ -121,29 +143,35 @@ def _checked_header(header: list[str], name: str) -> list[str]:
     if "prompt" not in columns:
         problems.append("there is no column prompt")
     if problems:
-        separator = next((mark for mark in (";", "\t", "|") if any(mark in column for column in columns)), None)
-        hint = f"; the columns must be separated by commas, not by {separator!r}" if separator else ""
         told = "; ".join(dict.fromkeys(problems))
         raise InvalidRequestError(
-            f"manifest: {shown(name, 200)}, line 1: {told}{hint}. Columns are {', '.join(COLUMNS)}"
+            f"manifest: {shown(name, 200)}, line {line}: {told}. Columns are {', '.join(COLUMNS)}, separated by "
+            "commas, semicolons or tabs"
         )
     return columns
 
 
 def _fields(columns: list[str], cells: list[str]) -> dict[str, Any] | str:
+    while len(cells) > len(columns) and not cells[-1].strip():
+        cells = cells[:-1]
     if len(cells) != len(columns):
-        return f"{len(cells)} cells for {len(columns)} columns: a cell with a comma or a line break needs quotes"
+        return f"{len(cells)} cells for {len(columns)} columns: a cell with a separator or a line break needs quotes"
     fields: dict[str, Any] = {}
     for column, cell in zip(columns, cells, strict=True):
         value = cell.strip()
-        if value.startswith("=") or value in _BROKEN_FORMULAS:
-            return f"{column}: {shown(repr(value), 80)} was given: a formula, or what is left of one, not its value"
         if not value:
             continue
+        if not column:
+            return f"{shown(repr(value), 80)} was given in a column without a name"
+        if value.startswith("=") or value in _BROKEN_FORMULAS:
+            return f"{column}: {shown(repr(value), 80)} was given: a formula, or what is left of one, not its value"
         if column in _LISTS:
-            fields[column] = value.split()
+            try:
+                fields[column] = media_of(value)
+            except ValueError as error:
+                return f"{column}: {shown(repr(value), 80)} was given: {error}"
         elif column in _NUMBERS:
-            fields[column] = int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value
+            fields[column] = whole_number(value)
         else:
             fields[column] = cell if column == "prompt" else value
     return fields
@@ -158,7 +186,10 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         except (ValueError, RecursionError) as error:
             yield line, f"no JSON object of a request: {shown(error, 200)}"
             continue
-        yield line, row if isinstance(row, dict) else f"{shown(content, 80)} was given: must be an object"
+        if not isinstance(row, dict):
+            yield line, f"{shown(content, 80)} was given: must be an object"
+            continue
+        yield line, {field: value for field, value in row.items() if value is not None or field not in COLUMNS}
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova.batch import BatchReport
+from prefect_loova.bucket import checked_bucket
+from prefect_loova.cells import HOW
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.manifest import MAX_BYTES, report_as_csv, report_name
 from prefect_loova.opening import local_files
 from prefect_loova.preparing import LocalFiles
-from prefect_loova.s3_errors import S3_ERRORS, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, status_of, storage_error
+
+_IN_A_LIST = LocalFiles(hint=f"{LocalFiles.hint}; in a cell of a list, {HOW}")
 
 
 class Manifest:
@@ -47,14 +52,15 @@ class Manifest:
                 f"the working directory, {within}"
             )
         if self.name.startswith("s3://"):
-            return LocalFiles(allowed=folder is not None, base=folder, within=folder)
-        return LocalFiles(base=Path(self.name).parent, within=folder or within)
+            return replace(_IN_A_LIST, allowed=folder is not None, base=folder, within=folder)
+        return replace(_IN_A_LIST, base=Path(self.name).parent, within=folder or within)
 
     async def read(self) -> bytes:
         """Its bytes.
 
         Raises:
             InvalidRequestError: There is no such file or object, or it may not be read.
+            StorageError: S3 cannot be reached, or does not answer as it should: the list may be as it should.
         """
         try:
             return await asyncio.to_thread(self._read)
@@ -65,7 +71,11 @@ class Manifest:
                 f"{self._what}: {shown(self.name, 200)} cannot be read: {error.strerror}"
             ) from None
         except S3_ERRORS as error:
-            raise InvalidRequestError(f"{self._what}: {storage_error(error, shown(self.name, 200)).message}") from None
+            failure = storage_error(error, shown(self.name, 200))
+            told = f"{self._what}: {failure.message}"
+            if status_of(error) in (400, 403, 404):  # no such place, or not for these credentials
+                raise InvalidRequestError(told) from None
+            raise StorageError(told, transient=failure.transient, http_status=failure.http_status) from None
 
     async def write_report(self, report: BatchReport) -> None:
         """Write the report beside it. That it cannot be written is only told: the videos are what was paid for."""
@@ -100,4 +110,4 @@ class Manifest:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise InvalidRequestError(f"{self._what}: {shown(uri, 200)} was given: must be s3://BUCKET/KEY")
-        return bucket, key
+        return checked_bucket(bucket), key

@@ -191,7 +191,11 @@ def _shot(number: int, given: Any, shared: dict[str, Any]) -> tuple[Shot, list[s
         problems.append(f"continue: {shown(repr(goes_on), 80)} was given: must be true or false")
     elif goes_on and number == 1:
         problems.append("continue: there is no shot before the first one")
-    shot = Shot(number, {str(key): value for key, value in fields.items() if key in _FIELDS}, goes_on is True)
+    shot = Shot(
+        number,
+        {str(key): value for key, value in fields.items() if key in _FIELDS and value is not None},
+        goes_on is True,
+    )
     try:
         _ = shot.request
     except ValidationError as error:

@@ -81,9 +81,8 @@ def test_the_line_of_a_row_is_where_it_begins_in_the_file():
         ("prompt,aspect", "unknown column 'aspect'"),
         ("ratio", "there is no column prompt"),
         ("prompt,prompt", "column prompt stands there twice"),
-        ("prompt;ratio", "must be separated by commas, not by ';'"),
-        ("prompt\tratio", "must be separated by commas, not by '\\t'"),
-        ("prompt,", "unknown column ''"),
+        ("prompt;aspect", "unknown column 'aspect'"),
+        ("prompt\taspect", "unknown column 'aspect'"),
     ],
 )
 def test_a_wrong_header_is_refused_and_the_columns_are_named(header, says):
@@ -167,3 +166,57 @@ def test_in_a_report_no_cell_is_a_formula():
 
 def test_the_report_stands_beside_the_manifest():
     assert report_name("s3://b/a.b/prompts.jsonl") == "s3://b/a.b/prompts.report.csv"
+
+
+KITE = [VideoRequest(prompt="a kite, red", duration=5), VideoRequest(prompt="a boat")]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ('prompt,duration\n"a kite, red",5\na boat,\n', "list.csv"),
+        ("prompt;duration\na kite, red;5\na boat;\n", "list.csv"),
+        ("prompt\tduration\na kite, red\t5\na boat\t\n", "list.csv"),
+        ("prompt\tduration\na kite, red\t5\na boat\t\n", "list.tsv"),
+        ("duration|prompt\n5|a kite, red\n|a boat\n", "list.csv"),
+        ("sep=;\r\nprompt;duration\r\na kite, red;5\r\na boat;\r\n", "list.csv"),
+        ('"sep=;"\nprompt;duration\na kite, red;5\na boat;\n', "list.csv"),
+        ("SEP=\t\nprompt\tduration\na kite, red\t5\na boat\t\n", "list.csv"),
+        ("\ufeffsep=;\nprompt;duration\na kite, red;5\na boat;\n", "list.csv"),
+        ("\ufeffprompt;duration\r\na kite, red;5,0\r\na boat;\r\n", "list.csv"),
+        ('prompt,duration,,\n"a kite, red",5.0,,\na boat,,,\n,,,\n', "list.csv"),
+        ('prompt,duration\n"a kite, red",5.0,,\na boat,,\n', "list.csv"),
+        ('prompt,,duration\n"a kite, red",,5\na boat,,\n', "list.csv"),
+        ('{"prompt": "a kite, red", "duration": 5.0, "ratio": null, "take": null}\n{"prompt": "a boat"}', "list.jsonl"),
+        ('{"prompt": "a kite, red", "duration": 5, "image_urls": null}\n{"prompt": "a boat"}', "list.ndjson"),
+    ],
+)
+def test_a_list_is_read_as_what_it_is(content, name):
+    assert read_manifest(content.encode(), name) == KITE
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("prompt,\na,b\n", "line 2: 'b' was given in a column without a name"),
+        ("prompt,duration\na,5,6\n", "line 2: 3 cells for 2 columns"),
+        ("prompt;duration\na;5;6\n", "line 2: 3 cells for 2 columns"),
+        ("sep=;\nprompt;duration\na;99\n", "line 3: duration: 99"),
+        ("sep=;\nprompt;aspect\na;b\n", "line 1 + 1"),
+        ("prompt,duration\na,5.5\n", "line 2: duration: '5.5' was given"),
+        (
+            'prompt,image_urls\na,"""my cat.png"\n',
+            "line 2: image_urls: '\"my cat.png' was given: a quote is not closed",
+        ),
+        ('{"prompt": null}', "line 1: prompt: is missing"),
+        ('{"prompt": "a", "promt": null}', "line 1: promt"),
+    ],
+)
+def test_what_is_really_wrong_with_a_list_is_told(content, says):
+    told = refused(content, "list.jsonl" if content.startswith("{") else "list.csv")
+    assert says.replace("1 + 1", "2") in told
+
+
+def test_several_media_with_spaces_in_their_names_fit_into_one_cell():
+    content = 'prompt,image_urls\na,"""pics/my cat.png"", dog.png"\n'
+    assert read_manifest(content.encode(), "list.csv")[0].image_urls == ("pics/my cat.png", "dog.png")
