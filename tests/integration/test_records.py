@@ -24,7 +24,7 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
 from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket, S3Server
+from tests.s3_servers import Bucket, S3Server, minimal_policy
 
 ORIGIN = "https://api.loova.test"
 REQUEST = VideoRequest(prompt="a record")
@@ -451,6 +451,44 @@ async def test_a_bucket_that_cannot_be_used_is_found_out_before_the_submit(
     assert (refused.value.credits_spent, refused.value.transient) == ("no", False)
     assert loova.ledger["totals"]["posted"] == 0
     assert keys(new_bucket) == set()
+
+
+PERMISSIONS = {
+    "s3:PutObject": "S3 refuses access.*PutObject at",
+    "s3:GetObject": "S3 refuses access.*GetObject at .*s3:GetObject, and kms:Decrypt",
+    "s3:DeleteObject": "S3 refuses access.*DeleteObject at .*s3:DeleteObject below _open/",
+    "s3:AbortMultipartUpload": None,  # a warning: the video can be recorded and saved
+}
+
+
+def actions_of(statement: dict[str, Any]) -> list[str]:
+    return [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+
+
+def test_every_permission_of_the_policy_that_may_not_be_left_out_is_in_the_table() -> None:
+    statements = minimal_policy("bucket", "loova")["Statement"]
+    assert sorted(action for one in statements for action in actions_of(one)) == sorted(PERMISSIONS)
+
+
+@pytest.mark.parametrize("missing", PERMISSIONS)
+async def test_each_permission_without_which_a_paid_video_is_lost_is_missed_before_the_submit(
+    new_bucket: Bucket, loova: LoovaSimulator, missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = minimal_policy(new_bucket, "loova")
+    for statement in policy["Statement"]:
+        statement["Action"] = [action for action in actions_of(statement) if action != missing]
+    policy["Statement"] = [statement for statement in policy["Statement"] if statement["Action"]]
+    s3 = new_bucket.server.client_of(*new_bucket.server.add_user(policy))
+    message = PERMISSIONS[missing]
+    if message is None:
+        await submit(loova, new_bucket, s3)
+        # SeaweedFS lets whoever may write an upload abort it.
+        assert ("s3:AbortMultipartUpload" in caplog.text) == (new_bucket.server.name == "moto")
+        return
+    with pytest.raises(StorageError, match=message) as refused:
+        await submit(loova, new_bucket, s3)
+    assert (refused.value.credits_spent, loova.ledger["totals"]["posted"]) == ("no", 0)
+    assert len(keys(new_bucket)) == (missing == "s3:DeleteObject")
 
 
 async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
