@@ -199,3 +199,29 @@ def test_a_duration_reads_as_a_person_says_it(seconds: float, told: str) -> None
 
 def test_the_credits_page_has_a_row_for_a_day() -> None:
     assert "| 2026-11-24 | `seedance_2_0` | nightly | 2 | 120 | 60 |" in credits_page(credits())
+
+
+DIFFERS = "it plays 5.0 s, and 4 s were asked for"
+
+
+def test_a_video_that_differs_from_its_request_says_so_on_its_page_and_on_that_of_its_batch() -> None:
+    assert DIFFERS in plain(video_page(saved(differs=DIFFERS)))
+    assert "Differs" not in video_page(saved())
+    report = BatchReport(videos=(outcome(0), outcome(1, differs=DIFFERS)))
+    page = plain(gallery(report, {}))
+    assert page.count(DIFFERS) == 1
+    assert "These videos differ from what was asked for" in page
+    assert [row["reason"] for row in outcome_rows(report)] == ["", DIFFERS]
+    assert "differ from" not in gallery(BatchReport(videos=(outcome(0),)), {})
+
+
+def test_the_credits_page_names_the_jobs_that_count_at_their_estimate() -> None:
+    report = credits().model_copy(update={"problems": (("a" * 64, "is not a <b>job</b> record"),)})
+    page = plain(credits_page(report))
+    assert f"job {'a' * 64}: is not a <b>job</b> record" in page.replace("`", "")
+    assert "estimate" not in credits_page(credits())
+
+
+def plain(page: str) -> str:
+    """A page without the backslashes that escape."""
+    return re.sub(r"\\(.)", r"\1", page)
