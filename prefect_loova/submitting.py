@@ -262,12 +262,13 @@ async def _note_purchase(
 
 
 async def _note_open_again(jobs: VideoJobs, record: JobRecord) -> None:
-    """Put a purchase that is durable into the index of open jobs; where S3 does not take it, the record still has it."""
+    """Put a durable purchase into the index of open jobs; where S3 does not take it, the record still has it."""
     try:
         await jobs.records.note_open(record)
     except StorageError as error:
         log.error(
-            "%s may be missing in the index of open jobs (%s): collectors may not see it; ask for the same request again",
+            "%s may be missing in the index of open jobs (%s), so collectors may not see it; ask for the same request "
+            "again",
             jobs.name(record),
             error,
         )
