@@ -1,0 +1,73 @@
+"""The record protocol in every order of what its workers send, with a bounded number of harms.
+
+`make test` runs the smaller searches, `make test-protocol` all of them; both print what they saw.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.protocol.scenario import Scenario, submit_twice_at_most
+from tests.protocol.search import BrokenPromiseError, Found, Search
+
+EVERYTHING = "CRASH_EVERYTHING" in os.environ
+
+FEW = [
+    Scenario("two workers, one harm"),
+    Scenario("a worker and a collector, one harm", workers=1, collectors=1),
+]
+MORE = [
+    Scenario("two workers, one harm, one refusal", refusals=1),
+    Scenario("two workers and a person who gives up, one harm", persons=("give-up",)),
+    Scenario("a worker and two persons, two harms", workers=1, persons=("submit-again", "give-up"), harms=2),
+    Scenario("two workers and a collector, one harm", collectors=1),
+    Scenario("two workers and a collector, one refusal", collectors=1, harms=0, refusals=1),
+    Scenario("a worker and two collectors, one harm", workers=1, collectors=2),
+    Scenario("two workers and a person who submits again, one harm", persons=("submit-again",)),
+    Scenario("two workers and a person who adopts, one harm", persons=("adopt",)),
+    Scenario(
+        "a worker and two persons, one of whom adopts, two harms", workers=1, persons=("submit-again", "adopt"), harms=2
+    ),
+    Scenario(
+        "a worker that may buy twice and a collector, no video, one harm",
+        workers=1,
+        collectors=1,
+        work=submit_twice_at_most,
+        fails=True,
+    ),
+    Scenario(
+        "two workers that may buy twice and a collector, no video",
+        collectors=1,
+        work=submit_twice_at_most,
+        fails=True,
+        harms=0,
+    ),
+    Scenario("three workers, one harm", workers=3),
+    Scenario("three workers, two harms, 14 steps", workers=3, harms=2, most_depth=14),
+    Scenario("two workers, two harms", harms=2),
+]
+
+
+@pytest.mark.parametrize("scenario", FEW + MORE * EVERYTHING, ids=lambda scenario: scenario.name)
+def test_no_order_of_requests_breaks_a_promise(scenario: Scenario) -> None:
+    found = _searched(scenario)
+    print(f"\n{found}")
+    assert found.terminal or scenario.most_depth
+    assert not found.unlike, found.unlike[0]
+
+
+def _searched(scenario: Scenario) -> Found:
+    """In a thread of its own: the code leaves signals alone there."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(Search(scenario).run)
+        if isinstance(error := found.exception(), BrokenPromiseError):
+            pytest.fail(str(error), pytrace=False)
+        return found.result()
+    finally:
+        logging.disable(logging.NOTSET)
