@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from prefect_loova.errors import shown
@@ -40,6 +41,8 @@ _IN_TEXT = re.compile(
 )
 _IN_LOCATION = re.compile(r"(?:task|record|job|generation|status|result)s?\b|id=", re.IGNORECASE)
 _LONGEST_PATH = 200
+_LONGEST_WORD = 200
+_MOST_VALUES = 10_000
 
 
 class _Leaf(NamedTuple):
@@ -78,25 +81,32 @@ def _of_location(location: str | None) -> str | None:
 def _leaves(envelope: Any) -> Iterator[_Leaf]:
     """Each value that is no container; in a loop, as JSON may be nested deeper than calls may."""
     waiting = [_Leaf("", envelope, False)]
-    while waiting:
+    for number in count():
+        if not waiting:
+            return
+        if number > _MOST_VALUES:
+            yield _Leaf("the body", f"over {_MOST_VALUES:,} values", True)
+            return
         leaf = waiting.pop()
         path, value, below = leaf
         if isinstance(value, dict):
-            for name, inner in value.items():
+            for name, inner in islice(value.items(), _MOST_VALUES + 1):
                 is_documented = name == "trace_id" or (name == "code" and not path)
                 if name not in _SENT and not (is_documented and not isinstance(inner, dict | list)):
                     inner_path = f"{path}.{name[:60]}" if path else name[:60]
                     is_named = below or bool(_words_of(name) & (_NAMES | _NAMES_OF_MANY))
                     waiting.append(_Leaf(inner_path[-_LONGEST_PATH:], inner, is_named))
         elif isinstance(value, list):
-            waiting += [_Leaf(path or "body", inner, below or path in ("", "data")) for inner in value]
+            waiting += [
+                _Leaf(path or "body", inner, below or path in ("", "data")) for inner in value[: _MOST_VALUES + 1]
+            ]
         else:
             yield leaf
 
 
 def _words_of(name: str) -> set[str]:
-    found = {word.lower() for word in _WORDS.findall(name[:200])}
-    return found | {"id"} if name[:200].lower().endswith("id") else found
+    found = {word.lower() for word in _WORDS.findall(name[:_LONGEST_WORD])}
+    return found | {"id"} if name[:_LONGEST_WORD].lower().endswith("id") else found
 
 
 def _may_be_an_id(leaf: _Leaf) -> bool:
@@ -106,7 +116,7 @@ def _may_be_an_id(leaf: _Leaf) -> bool:
     name = path.rpartition(".")[2]
     words = _words_of(name)
     if isinstance(value, str) and words & {"status", "state"}:
-        return below or "running" in value.lower() or speaks_of_acceptance(value)
+        return below or len(value) > _LONGEST_WORD or "running" in value.lower() or speaks_of_acceptance(value)
     if path in ("", "data", "body"):
         return True  # `data` that is no object
     if words & _NAMES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -393,6 +394,28 @@ def test_no_text_of_loovas_makes_an_error_large() -> None:
             submitted(http, body)
         assert len(repr(vars(caught.value))) < 5_000
         assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"reason": ["no"] * 700_000},
+        {"reason": [[]] * 200_000},
+        {"reasons": [{"why": "no"}] * 200_000},
+        {f"r{number}": "no" for number in range(200_000)},
+        {"state": LONG},
+        {"reason": f"{'task ' * 600_000}"},
+        {"reason": "-" * 3_000_000},
+        {"text": " ".join(["created"] * 300_000)},
+    ],
+    ids=["texts", "lists", "objects", "fields", "a state", "words", "dashes", "created"],
+)
+def test_megabytes_are_searched_for_a_task_in_a_short_time(data: Any) -> None:
+    body = envelope(400, "no", data)
+    started = time.process_time()
+    with pytest.raises(LoovaError):
+        submitted(400, body)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("length", [200, 999, 1_000])
