@@ -33,7 +33,13 @@ _ESCAPE = re.compile(
 _KEPT = frozenset("\"'<>`")  # they end a URL in a text: decoded, they would end it before its secret does
 _ROUNDS = 8
 
-_RUN = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}(?:\r?\n[A-Za-z0-9+/_-]+={0,2})*")
+_BREAK = (
+    r"(?:\r?\n|(?:%(?:25)*0d)?%(?:25)*0a|\\+(?:r\\+)?n|(?:&(?:amp;)*#(?:13|x0*d);?)?&(?:amp;)*#(?:10|x0*a);?"
+    r"|(?:\\+u000d)?\\+u000a)"
+)
+"""The end of a line of base64, itself encoded or not."""
+_RUN = re.compile(rf"[a-z0-9+/_-]{{16,}}={{0,2}}(?:{_BREAK}[a-z0-9+/_-]+={{0,2}})*", re.IGNORECASE)
+_BETWEEN = re.compile(rf"{_BREAK}|\s", re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
 _URL = re.compile(rf"[a-z]{{2}}://|{_SIGNATURE.pattern}", re.IGNORECASE)
 _SHORTEST_KEY = 8
@@ -103,7 +109,7 @@ def _character(escape: re.Match[str]) -> str:
 
 def _holds(run: str, key: str) -> bool:
     """Whether a run of base64 or hex digits holds a URL, a signature or the key."""
-    packed = re.sub(r"\s", "", run).replace("-", "+").replace("_", "/").rstrip("=")
+    packed = _BETWEEN.sub("", run).replace("-", "+").replace("_", "/").rstrip("=")
     found = []
     for start in range(4):
         part = packed[start:]
