@@ -21,6 +21,12 @@ FEW = [
     Scenario("a worker and a collector, one harm", workers=1, collectors=1),
 ]
 MORE = [
+    Scenario(
+        "two workers and two persons, two lost answers",
+        persons=("submit-again", "give-up"),
+        harms=2,
+        kinds=frozenset({"lost"}),
+    ),
     Scenario("two workers, one harm, one refusal", refusals=1),
     Scenario("two workers and a person who gives up, one harm", persons=("give-up",)),
     Scenario("a worker and two persons, two harms", workers=1, persons=("submit-again", "give-up"), harms=2),
