@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect_loova.ages import date_of
 from prefect_loova.bucket_check import check_bucket
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.s3_calls import call_s3
 from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _BUCKET_URI = re.compile(r"s3://([A-Za-z0-9._-]{1,255})/?([^?#]*)", re.IGNORECAS
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 PROBES = "_open/_probe"
 """Where each process writes what shows that the bucket can be used: below `_open/`, as deleting is allowed there."""
+LISTING_SECONDS = 300.0
+"""How long a listing may take, in seconds: of 10,000 names it has ten pages."""
 
 
 class Listed(NamedTuple):
@@ -43,6 +46,14 @@ def checked_bucket(name: str) -> str:
     hint = f", {of_uri[1]}" if of_uri else ""
     below = f"; what follows it goes into the prefix ({shown(repr(of_uri[2]), 80)})" if of_uri and of_uri[2] else ""
     raise InvalidRequestError(f"bucket: {shown(repr(name), 120)} was given: give the name{hint}{below}")
+
+
+def strong(etag: str) -> str:
+    """An ETag as a condition of a write takes it: a proxy that compresses marks them as weak (`W/"..."`).
+
+    The mark is the proxy's; what stands in the quotes is the server's, and the server compares it.
+    """
+    return etag.removeprefix("W/")
 
 
 def checked_prefix(prefix: str) -> str:
@@ -127,7 +138,7 @@ class BucketPrefix:
             return [Listed(found["Key"].removeprefix(below), found["LastModified"]) for found in objects]
 
         try:
-            return await asyncio.to_thread(names)
+            return await call_s3(names, seconds=LISTING_SECONDS)
         except S3_ERRORS as error:
             failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
             if failure.http_status == 403:
@@ -162,7 +173,7 @@ class BucketPrefix:
         found = await self.get_tagged(object_key)
         try:
             return (json.loads(found[0]), found[1]) if found else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
 
     async def get_tagged(self, object_key: str) -> tuple[bytes, str] | None:
@@ -173,12 +184,12 @@ class BucketPrefix:
         """
         try:
             answer = await self._call(object_key, self.s3.get_object)
-            return await asyncio.to_thread(answer["Body"].read), answer["ETag"]
+            return await call_s3(answer["Body"].read), strong(answer["ETag"])
         except StorageError as error:
             if error.http_status in (403, 404):
                 return None
             raise
-        except S3_ERRORS as error:
+        except (KeyError, *S3_ERRORS) as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
 
     async def put_json(self, object_key: str, content: Any, **condition: str) -> None:
@@ -205,7 +216,7 @@ class BucketPrefix:
             if answer["ContentLength"] > most:
                 answer["Body"].close()
                 return None
-            body: bytes = await asyncio.to_thread(answer["Body"].read)
+            body: bytes = await call_s3(answer["Body"].read)
         except StorageError as error:
             if error.http_status in (403, 404):
                 return None
@@ -239,7 +250,7 @@ class BucketPrefix:
 
     async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            answer = await asyncio.to_thread(operation, Bucket=self.bucket, Key=object_key, **arguments)
+            answer = await call_s3(operation, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
             self.server_time = date_of(getattr(error, "response", None))
             name = operation_of(operation.__name__)

@@ -22,10 +22,12 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import JobInDoubt
 from prefect_loova.moves import MoveName
+from prefect_loova.polling import backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
 from prefect_loova.states import Decision, JobRecord
 
 _READS_AT_ONCE = 16
+_LOOKS = 6
 _MOVES: dict[str, MoveName] = {
     "adopt": "adopt",
     "submit-again": "submit_again",
@@ -180,11 +182,12 @@ async def full_key(jobs: VideoJobs, beginning: str) -> str:
 
 async def _up_to_date(jobs: VideoJobs, key: str) -> StoredRecord:
     key = await full_key(jobs, key)
-    while True:
+    for conflict in range(_LOOKS):
         try:
             return await doubt_what_is_overdue(jobs, await jobs.records.expect(key))
         except RecordMovedError:
-            continue
+            await jobs.sleep(backoff(conflict, first=0.1))
+    raise jobs.records.moved_each_time(key, _LOOKS)
 
 
 async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:

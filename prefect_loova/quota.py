@@ -91,14 +91,16 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
     await places(limit)
     until = time.monotonic() + (float("inf") if max_wait is None else max(max_wait, 5.0))
     gate = _gate(limit)
-    async with gate.turn:
+    try:
+        async with asyncio.timeout(None if max_wait is None else until - time.monotonic()):
+            await gate.turn.acquire()
+    except TimeoutError:
+        raise _no_slot(limit, max_wait) from None
+    try:
         while gate.closed_until < time.monotonic():
             seconds = min(timeout, until - time.monotonic())
             if seconds <= 0:
-                raise WaitTimeoutError(
-                    f"no slot of the concurrency limit {limit} was had within max_wait ({max_wait:.0f} s): none "
-                    "came free, or the Prefect server was too busy to give one; nothing was bought. Run it again"
-                )
+                raise _no_slot(limit, max_wait)
             held = _slot_of(limit, seconds)
             try:
                 async with asyncio.timeout(seconds + 5):
@@ -120,7 +122,16 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
             except Exception as error:
                 get_run_logger().warning("the concurrency limit %s is not used: %s", limit, shown(error))
                 break
+    finally:
+        gate.turn.release()
     return None
+
+
+def _no_slot(limit: str, max_wait: float | None) -> WaitTimeoutError:
+    return WaitTimeoutError(
+        f"no slot of the concurrency limit {limit} was had within max_wait ({max_wait or 0:.0f} s): none "
+        "came free, or the Prefect server was too busy to give one; nothing was bought. Run it again"
+    )
 
 
 class _Gate:

@@ -13,14 +13,15 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from prefect_loova.ages import THIS_PROCESS, Ages
-from prefect_loova.bucket import BucketPrefix
+from prefect_loova.bucket import BucketPrefix, strong
 from prefect_loova.errors import RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
+from prefect_loova.s3_calls import call_s3
 from prefect_loova.s3_errors import S3_ERRORS, code_of, host_of, status_of, storage_error
 from prefect_loova.states import FORMAT, JobRecord
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _WRITE_TRIES = 6
+_CHANGE_TRIES = 12
 
 
 def is_key(name: str) -> bool:
@@ -89,30 +91,38 @@ class JobRecords(BucketPrefix):
         """The S3 key of a request's job record."""
         return self.object_key(key, "record.json")
 
-    async def read(self, key: str) -> StoredRecord | None:
-        """The record of a request, or None where there is none (or nothing tells: S3 answers 403 for a missing key
-        where `s3:ListBucket` is not granted; creating it then tells).
+    async def read(self, key: str, *, denied_is_missing: bool = True) -> StoredRecord | None:
+        """The record of a request, or None where there is none.
+
+        Args:
+            key: The request's key.
+            denied_is_missing: Whether 403 counts as missing, as S3 answers it for a missing key where `s3:ListBucket`
+                is not granted: for those who create the record then, which tells.
 
         Raises:
             StorageError: The bucket cannot be read.
             RecordMismatchError: The record is of another API, or of a newer format.
         """
-        object_key = self.record_key(key)
         for attempt in range(_WRITE_TRIES):
             try:
-                return await asyncio.to_thread(self._get, object_key)
-            except S3_ERRORS as error:
-                if code_of(error) in ("NoSuchKey", "404") or (
-                    status_of(error) == 404 and code_of(error) != "NoSuchBucket"
-                ):
-                    return None
-                if code_of(error) in ("AccessDenied", "403", "Forbidden"):
-                    return None
-                failure = storage_error(error, self.uri(object_key), self.s3, "GetObject")
-                if not failure.transient or attempt + 1 == _WRITE_TRIES:
-                    raise failure from None
+                return await self._look(key, denied_is_missing)
+            except StorageError as error:
+                if not error.transient or attempt + 1 == _WRITE_TRIES:
+                    raise
                 await self._sleep(backoff(attempt))
         raise AssertionError("unreachable")
+
+    async def _look(self, key: str, denied_is_missing: bool = True) -> StoredRecord | None:
+        """One try of `read`."""
+        object_key = self.record_key(key)
+        try:
+            return await call_s3(self._get, object_key=object_key)
+        except S3_ERRORS as error:
+            if code_of(error) in ("NoSuchKey", "404") or (status_of(error) == 404 and code_of(error) != "NoSuchBucket"):
+                return None
+            if denied_is_missing and code_of(error) in ("AccessDenied", "403", "Forbidden"):
+                return None
+            raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
 
     async def expect(self, key: str) -> StoredRecord:
         """The record of a request that has one.
@@ -133,25 +143,28 @@ class JobRecords(BucketPrefix):
             RecordMovedError: There is one already.
             StorageError: The bucket cannot be written.
         """
-        return await self._write(record, {"IfNoneMatch": "*"}, before=None)
+        return await self._write(record, before=None)
 
     async def advance(self, stored: StoredRecord, record: JobRecord) -> StoredRecord:
         """Write the next record of a request, if it is still as `stored` shows it.
 
         Raises:
             RecordMovedError: Another worker wrote in between.
-            StorageError: The bucket cannot be written, or the record is gone.
+            StorageError: The bucket cannot be written, the record is gone, or the server refuses its own ETag.
         """
-        return await self._write(record, {"IfMatch": stored.etag}, before=stored.etag)
+        return await self._write(record, before=stored)
 
     async def change(self, key: str, change: Callable[[JobRecord], JobRecord]) -> StoredRecord:
-        """Apply a change to the record as it stands, however often others write in between.
+        """Apply a change to the record as it stands, also where others write in between.
 
         Args:
             key: The request's key.
             change: From a record to the next one; the same record means that there is nothing to write.
+
+        Raises:
+            StorageError: The bucket cannot be read or written, or others wrote in between each time.
         """
-        for attempt in range(60):
+        for attempt in range(_CHANGE_TRIES):
             stored = await self.expect(key)
             record = change(stored.record)
             if record is stored.record:
@@ -159,52 +172,76 @@ class JobRecords(BucketPrefix):
             try:
                 return await self.advance(stored, record)
             except RecordMovedError:
-                await self._sleep(backoff(attempt, first=0.05, most=2.0))
-        raise StorageError(f"{self.uri(self.record_key(key))} is written by others all the time", transient=True)
+                await self._sleep(backoff(attempt, first=0.05, most=10.0))
+        raise self.moved_each_time(key, _CHANGE_TRIES)
 
-    async def _write(self, record: JobRecord, condition: dict[str, str], before: str | None) -> StoredRecord:
+    def moved_each_time(self, key: str, times: int) -> StorageError:
+        """The error of a caller that gives up after so many conflicts."""
+        return StorageError(
+            f"{self.uri(self.record_key(key))}: PutObject was refused {times} times, because others wrote the record "
+            "in between each time. Nothing is lost; run it again when fewer workers ask for this request",
+            transient=True,
+        )
+
+    async def _write(self, record: JobRecord, before: StoredRecord | None) -> StoredRecord:
+        """One write under the condition that the record is still as it was before, or that there was none."""
         record = record.model_copy(update={"write_id": secrets.token_hex(16)})
         object_key = self.record_key(record.key)
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
+        etag = before.etag if before else None
         for attempt in range(_WRITE_TRIES):
+            condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+            written, failure = await self._put(object_key, body, condition)
+            if written is not None:
+                return StoredRecord(record, written)
+            refused = failure.http_status == 412
             try:
-                answer = await asyncio.to_thread(
-                    self.s3.put_object,
-                    Bucket=self.bucket,
-                    Key=object_key,
-                    Body=body,
-                    ContentType="application/json",
-                    **condition,  # type: ignore[arg-type]
-                )
-                if answer.get("ETag"):
-                    return StoredRecord(record, answer["ETag"])
-                failure, refused = (
-                    StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True),
-                    False,
-                )
-            except S3_ERRORS as error:
-                failure = storage_error(error, self.uri(object_key), self.s3, "PutObject")
-                refused = status_of(error) == 412
-                if not refused and not failure.transient:
-                    raise failure from None
-            try:
-                seen = await self.read(record.key)
+                seen = await self._look(record.key)
             except StorageError as error:
                 if not error.transient:
                     raise
-                seen, refused = None, False
             else:
                 if seen is not None and seen.record.write_id == record.write_id:
                     return StoredRecord(record, seen.etag)
-                if refused or (seen is not None and seen.etag != before):
-                    if seen is None:
-                        raise StorageError(
-                            f"{self.uri(object_key)} is there but may not be read (s3:GetObject), or was deleted"
-                        )
+                if before is not None and seen is not None and seen.record == before.record:
+                    etag = seen.etag
+                    if refused:
+                        failure = self._refuses_its_etag(object_key)
+                elif seen is not None:
                     raise RecordMovedError
-            # The outcome is unknown and the record is as it was: the same write again, with the same write_id.
-            await self._sleep(backoff(attempt))
+                elif refused:
+                    raise StorageError(
+                        f"{self.uri(object_key)} is there but may not be read (s3:GetObject), or was deleted"
+                    )
+            # The outcome is unknown, or the record is as it was: the same write again, with the same write_id.
+            if attempt + 1 < _WRITE_TRIES:
+                await self._sleep(backoff(attempt))
         raise failure
+
+    async def _put(self, object_key: str, body: bytes, condition: dict[str, Any]) -> tuple[str | None, StorageError]:
+        """The ETag of what was written, or None and why it is not known to be written.
+
+        Raises:
+            StorageError: It surely was not written, and another try would not help.
+        """
+        where: dict[str, Any] = {"Bucket": self.bucket, "Key": object_key, "ContentType": "application/json"}
+        try:
+            answer = await call_s3(self.s3.put_object, Body=body, **where, **condition)
+        except S3_ERRORS as error:
+            failure = storage_error(error, self.uri(object_key), self.s3, "PutObject")
+            if status_of(error) != 412 and not failure.transient:
+                raise failure from None
+            return None, failure
+        unknown = StorageError(f"{self.uri(object_key)}: no ETag in S3's answer to PutObject", transient=True)
+        return strong(answer["ETag"]) if answer.get("ETag") else None, unknown
+
+    def _refuses_its_etag(self, object_key: str) -> StorageError:
+        return StorageError(
+            f"{self.uri(object_key)}: the S3 server at {self.s3.meta.endpoint_url} refuses PutObject with If-Match "
+            f"and the ETag that it gave for this very object (412, {_WRITE_TRIES} times). It compares ETags in another "
+            "form, or a proxy in front of it changes them: job records need If-Match as S3 has it (docs/bucket.md)",
+            http_status=412,
+        )
 
     async def note_open(self, record: JobRecord) -> None:
         """Put a job into the index of open jobs.
@@ -254,12 +291,15 @@ class JobRecords(BucketPrefix):
             if "closed_for" in content:
                 raise KeyClosedError(f"{uri} is a former key of a request; its job is {shown(content['closed_for'])}")
             if content["format"] > FORMAT:
-                raise RecordMismatchError(f"{uri} has format {content['format']}: upgrade prefect-loova to read it")
+                raise RecordMismatchError(
+                    f"a newer version of prefect-loova wrote this: {uri} has format {shown(content['format'], 20)}: "
+                    "upgrade prefect-loova to read it"
+                )
             record = JobRecord.model_validate(content)
             if not record.attempts or self.record_key(record.key) != object_key:
                 raise ValueError("no attempts, or another request's record")
-            etag = answer["ETag"]
-        except (ValueError, KeyError, TypeError, ValidationError):
+            etag = strong(answer["ETag"])
+        except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
             raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
         if record.api_origin != self.api_origin:
             raise RecordMismatchError(

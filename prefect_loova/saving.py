@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from prefect_loova.cancelling import to_its_end
 from prefect_loova.comparing import differences
 from prefect_loova.errors import (
     LoovaError,
@@ -22,8 +23,8 @@ from prefect_loova.jobs import VideoJobs
 from prefect_loova.lease import HeldLease, stored_video
 from prefect_loova.leftovers import abort_uploads
 from prefect_loova.models import SavedVideo, Submission, VideoTask
-from prefect_loova.polling import Deadline
-from prefect_loova.records import RecordMovedError
+from prefect_loova.polling import Deadline, backoff
+from prefect_loova.records import RecordMovedError, StoredRecord
 from prefect_loova.states import Attempt, JobRecord, StoredVideo
 from prefect_loova.transfer import Copied, Target, copy_video
 from prefect_loova.waiting import check_task, ended, look
@@ -33,6 +34,9 @@ MAX_BYTES = 8 * 1024**3
 
 MAX_SECONDS = 4 * 3600.0
 """How long one download and upload of a video may take by default, in seconds."""
+
+_CONFLICTS_AT_ONCE = 3
+"""After so many conflicts the deadline counts; before, one more look tells who was faster."""
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ async def bring_video(
 ) -> tuple[SavedVideo, bool]:
     """As `save_video`, and whether the video was brought into the bucket by this call."""
     deadline = Deadline(max_wait, jobs.clock)
-    told = False
+    told, conflicts = False, 0
     while True:
         stored = await jobs.records.expect(submission.key)
         attempt = stored.record.attempt(submission.attempt)
@@ -97,9 +101,12 @@ async def bring_video(
                 log.warning(
                     "task %s: the saved video is gone from the bucket; asking Loova for it again", attempt.task_id
                 )
-                await jobs.records.advance(
+                # Before, so that no crash leaves it out of the index; after, as whoever ended it may take it out.
+                await jobs.records.note_open(stored.record)
+                stored = await jobs.records.advance(
                     stored, stored.record.move("save_again", attempt.number, task_id=attempt.task_id)
                 )
+                await jobs.records.note_open(stored.record)
                 continue
             if attempt.state == "submitted":
                 await ended(jobs, submission, await _finished(jobs, submission))
@@ -131,8 +138,18 @@ async def bring_video(
                 )
             lease = await HeldLease.take(jobs, stored, attempt)
         except RecordMovedError:
+            conflicts += 1
+            if conflicts > _CONFLICTS_AT_ONCE and deadline.left <= 0:
+                raise _another_saves(jobs, stored, attempt, conflicts) from None
+            await jobs.sleep(backoff(conflicts - 1, first=0.1, most=30.0))
             continue
         return await _save_under(lease, submission, dict(upload_options or {}), max_bytes, max_seconds)
+
+
+def _another_saves(jobs: VideoJobs, stored: StoredRecord, attempt: Attempt, conflicts: int) -> StorageError:
+    error = jobs.records.moved_each_time(stored.record.key, conflicts)
+    error.task_id, error.credits_spent = attempt.task_id, "yes"
+    return error
 
 
 async def found(jobs: VideoJobs, submission: Submission) -> SavedVideo | None:
@@ -158,7 +175,7 @@ async def _save_under(
         facts: dict[str, Any] = {}
         if isinstance(error, NotWholeVideoError):
             facts = {"at_least_bytes": error.at_least_bytes, "unchecked": kept[0] if kept else attempt.unchecked}
-        is_lost = isinstance(error, RecordMovedError) or not await lease.release(**facts)
+        is_lost = isinstance(error, RecordMovedError) or not await to_its_end(lease.release(**facts))
         if not (is_lost and isinstance(error, RecordMovedError | StorageError)):
             _say_more(error, jobs, attempt, facts.get("unchecked"))
             raise

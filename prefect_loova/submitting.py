@@ -37,6 +37,8 @@ from prefect_loova.states import PURCHASED, JobRecord, with_purchase
 
 _PURCHASE_TRIES = 8
 _CLAIMS: dict[JobState, MoveName] = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}
+_CONFLICTS_AT_ONCE = 3
+"""After so many conflicts in a row the deadline counts; before, one more look tells who was faster."""
 _DELIVERY_SECONDS = 60.0
 """For how long a look at the media is good."""
 
@@ -68,7 +70,7 @@ async def submit_video(
     jobs.loova.check(request)
     deadline = Deadline(max_wait, jobs.clock)
     await jobs.records.check_conditional_writes()
-    refusals, delivered = 0, 0.0
+    refusals, conflicts, delivered = 0, 0, 0.0
     delivery: Delivery | None = None
     while True:
         stored = await find(jobs.records, request)
@@ -88,7 +90,11 @@ async def submit_video(
             late: LoovaError = _somebody_elses(jobs, stored.record)
             pause = jobs.times.look_again
         except RecordMovedError:
-            continue
+            conflicts += 1
+            late, pause = jobs.records.moved_each_time(request.key, conflicts), backoff(conflicts - 1, most=30.0)
+            if conflicts <= _CONFLICTS_AT_ONCE:
+                await jobs.sleep(min(pause, jobs.times.look_again))
+                continue
         except TooManyRunningTasksError as refusal:
             late, pause = refusal, min(backoff(refusals, first=5.0, most=60.0), deadline.left)
             refusals += 1

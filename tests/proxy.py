@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import struct
@@ -28,7 +29,9 @@ class Harm:
 
     Attributes:
         at: Which of the matching requests, counted from 0.
-        what: kill, drop, reset, answer, delay, corrupt (one bit) or truncate (half of the body, its length put right).
+        what: kill, drop, reset, answer, delay, corrupt (one bit) or truncate (half of the body, its length put right);
+            drip (an answer that never ends, one byte a second), weaken (ETags become weak, as behind a proxy that
+            compresses) or wrong_etag (another one each time).
         when: See `When`.
         matching: A regular expression on `METHOD path`.
         status: Of an answer.
@@ -40,7 +43,9 @@ class Harm:
     """
 
     at: int = 0
-    what: Literal["kill", "drop", "reset", "answer", "delay", "corrupt", "truncate"] = "drop"
+    what: Literal["kill", "drop", "reset", "answer", "delay", "corrupt", "truncate", "drip", "weaken", "wrong_etag"] = (
+        "drop"
+    )
     when: When = "before"
     matching: str = ""
     status: int = 500
@@ -307,6 +312,9 @@ class Proxy:
         elif harm.what == "answer":
             client.sock.sendall(_answer(harm))
             return False
+        elif harm.what == "drip":
+            self._drip(client, harm)
+            return False
         elif harm.when == "mid_request":
             server.sock.sendall(_part(request, harm))
             self._end(client, harm, server)
@@ -327,6 +335,9 @@ class Proxy:
             reply.body = _flipped(reply.body)
         elif harm.what == "truncate" and harm.when == "after":
             _halve(reply)
+        elif harm.what in ("weaken", "wrong_etag"):
+            etag = rb'W/"' if harm.what == "weaken" else b'"' + secrets.token_hex(2).encode()
+            reply.head = re.sub(rb'(?i)(\r\netag: *)"', rb"\g<1>" + etag, reply.head)
         elif harm.what == "answer":
             client.sock.sendall(_answer(harm))
             return False
@@ -336,6 +347,13 @@ class Proxy:
             self._end(client, harm)
             return False
         return True
+
+    def _drip(self, client: _Wire, harm: Harm) -> None:
+        headers = "".join(f"{name}: {value}\r\n" for name, value in harm.headers)
+        client.sock.sendall(f"HTTP/1.1 {harm.status} Simulated\r\n{headers}Content-Length: 1000000\r\n\r\n".encode())
+        while not self._closed and harm in (one for one, *_ in self._harms):
+            client.sock.sendall(b" ")
+            time.sleep(1.0)
 
     def _end(self, client: _Wire, harm: Harm, *others: _Wire) -> None:
         if harm.what == "kill" and self._kill is not None:

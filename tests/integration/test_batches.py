@@ -246,6 +246,31 @@ async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(cap
     assert "no slot of the concurrency limit full came free in 1 s: submitting without one" in caplog.text
 
 
+async def test_a_waiter_behind_another_one_ends_at_its_own_max_wait():
+    async with get_client() as client:
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="one", limit=1))
+
+    async def waits(max_wait: float) -> None:
+        async with slot("one", max_wait=max_wait):
+            raise AssertionError("there is none")
+
+    @flow
+    async def both() -> float:
+        async with concurrency("one", lease_duration=60):
+            first = asyncio.create_task(waits(30))
+            await asyncio.sleep(1)  # it has its turn now
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(WaitTimeoutError, match="no slot of the concurrency limit one"):
+                await waits(1)
+            took = asyncio.get_running_loop().time() - started
+            assert not first.done()
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+        return took
+
+    assert await both() < 10
+
+
 async def test_no_slot_within_max_wait_is_an_error_before_anything_is_bought():
     async with get_client() as client:
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="taken", limit=1))

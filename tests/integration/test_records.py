@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from prefect_loova.bucket import checked_prefix
 from prefect_loova.client import LoovaClient
@@ -20,6 +22,7 @@ from prefect_loova.errors import InvalidRequestError, RecordMismatchError, Stora
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import VideoRequest
 from prefect_loova.records import JobRecords, RecordMovedError
+from prefect_loova.s3_calls import call_s3
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.states import JobRecord
 from prefect_loova.submitting import submit_video
@@ -184,6 +187,77 @@ def increment(endpoint_url: str, access_key: str, secret_key: str, bucket: str, 
             await records.change(KEY, counted)
 
     asyncio.run(work())
+
+
+# -- ETags in another form ---------------------------------------------------------------------------------------------
+
+
+class Slept:
+    """How long was slept, without sleeping."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
+async def test_etags_that_a_proxy_made_weak_are_compared_by_what_the_server_gave(bucket: Bucket, proxy: Proxy) -> None:
+    proxy.harm(Harm(what="weaken", when="after", times=FOR_EVER))
+    records = records_of(bucket, through(proxy, bucket))
+    stored = await records.create(claimed())
+    stored = await records.advance(stored, counted(stored.record))
+    stored = await records.advance(await records.expect(KEY), counted(stored.record))
+    assert stored_json(bucket)["attempts"][0]["refusals"] == 2
+
+
+@pytest.mark.parametrize("harm", ["refuses the right one", "gives another one each time"])
+async def test_a_server_that_refuses_its_own_etag_is_named_after_few_requests(
+    bucket: Bucket, proxy: Proxy, harm: str
+) -> None:
+    stored = await records_of(bucket).create(claimed())
+    proxy.harm(
+        Harm(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER)
+        if harm == "refuses the right one"
+        else Harm(what="wrong_etag", when="after", times=FOR_EVER)
+    )
+    slept = Slept()
+    records = records_of(bucket, through(proxy, bucket), sleep=slept)
+    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it gave") as failed:
+        await records.change(KEY, counted)
+    assert proxy.url in str(failed.value)
+    assert len(proxy.seen) <= 15
+    assert slept.seconds > 7
+    assert stored_json(bucket)["write_id"] == stored.record.write_id
+
+
+async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_error(bucket: Bucket) -> None:
+    await records_of(bucket).create(claimed())
+    other, slept = records_of(bucket), Slept()
+    records = records_of(bucket, sleep=slept)
+
+    def meanwhile(record: JobRecord) -> JobRecord:
+        raw = stored_json(bucket) | {"write_id": secrets.token_hex(16)}
+        bucket.client.put_object(Bucket=bucket, Key=RECORD, Body=json.dumps(raw).encode())
+        return counted(record)
+
+    with pytest.raises(StorageError, match="others wrote the record in between each time"):
+        await records.change(KEY, meanwhile)
+    assert 20 < slept.seconds < 120
+    assert (await other.expect(KEY)).record.attempts[0].refusals == 0
+
+
+async def test_an_answer_that_never_ends_is_given_up(bucket: Bucket, proxy: Proxy) -> None:
+    s3, where = through(proxy, bucket), {"Bucket": bucket, "Key": RECORD}
+    await call_s3(s3.put_object, **where, Body=b"{}")
+    proxy.harm(Harm(what="drip", status=200, times=FOR_EVER))
+    body = (await call_s3(s3.get_object, **where))["Body"]
+    started = asyncio.get_running_loop().time()
+    for call in (partial(s3.put_object, **where, Body=b"{}"), body.read):
+        with pytest.raises(ReadTimeoutError):
+            await call_s3(call, seconds=1.5)
+    assert asyncio.get_running_loop().time() - started < 6
 
 
 # -- replies that are lost ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import subprocess
 import sys
 import threading
@@ -209,6 +210,54 @@ async def test_a_submit_left_behind_is_not_in_doubt_before_its_timeout(shop: Sho
     with pytest.raises(WaitTimeoutError):
         await shop.submit(max_wait=0.3, times=AT_ONCE)
     assert shop.states == ["submitting"]
+
+
+# -- conflicts that never end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_wait", [0, 600])
+async def test_a_server_that_refuses_its_own_etags_ends_the_submit_with_an_error_that_says_so(
+    shop: Shop, proxy: Proxy, max_wait: float
+) -> None:
+    await shop.submit()  # the probe is over
+    await shop.change(lambda record: record.move("fail"))
+    proxy.harm(Harm(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER))
+    proxy.seen.clear()
+    clock = Clock()
+    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it gave") as failed:
+        await shop.submit(
+            s3=through(proxy, shop.bucket), max_wait=max_wait, max_paid_attempts=2, clock=clock, sleep=clock.sleep
+        )
+    assert failed.value.credits_spent == "no"
+    assert len(proxy.seen) < 30
+    assert shop.totals["posted"] == 1
+
+
+async def test_others_who_write_the_record_all_the_time_end_the_submit_at_its_deadline(
+    shop: Shop, proxy: Proxy
+) -> None:
+    """The record moves between each read and the write after it."""
+    await shop.leave("begin", post_timeout_seconds=0)
+    writers = shop.bucket.client
+
+    def moves(line: str) -> None:
+        if line.startswith("PUT") and "record.json" in line:
+            raw = json.loads(writers.get_object(Bucket=shop.bucket, Key=RECORD)["Body"].read())
+            raw["write_id"] = secrets.token_hex(16)
+            writers.put_object(Bucket=shop.bucket, Key=RECORD, Body=json.dumps(raw).encode())
+
+    proxy.watch = moves
+    clock = Clock()
+    try:
+        with pytest.raises(StorageError, match="others wrote the record in between each time"):
+            await shop.submit(
+                s3=through(proxy, shop.bucket), times=AT_ONCE, max_wait=300, clock=clock, sleep=clock.sleep
+            )
+    finally:
+        proxy.watch = None
+    assert clock.now == pytest.approx(300, abs=5)
+    assert len(proxy.seen) < 150
+    assert shop.totals["posted"] == 0
 
 
 # -- cancellation ------------------------------------------------------------------------------------------------------
