@@ -144,6 +144,8 @@ class Attempt(Stored):
     """What a person decided, where it was in doubt."""
     saving: Lease | None = None
     """Who saves the video now, or did last."""
+    save_failures: int = 0
+    """How often it could not be saved: collectors wait longer after each time."""
     video: StoredVideo | None = None
     """The video, once it is saved."""
     at_least_bytes: int | None = None

@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_loova.ages import date_of
 from prefect_loova.bucket_check import check_bucket
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
-from prefect_loova.s3_calls import call_s3
+from prefect_loova.s3_calls import THREADS, call_s3
 from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
 
 if TYPE_CHECKING:
@@ -28,10 +29,12 @@ LISTING_SECONDS = 300.0
 
 
 class Listed(NamedTuple):
-    """An object as a listing shows it: its name below the folder, and when S3 wrote it, by S3's clock."""
+    """An object as a listing shows it: its name below the folder, when S3 wrote it, and its age, by S3's clock."""
 
     name: str
     written: datetime
+    age: float = 0.0
+    """In seconds; 0, the careful answer, where the server does not tell the time."""
 
 
 def checked_bucket(name: str) -> str:
@@ -78,6 +81,10 @@ def checked_prefix(prefix: str) -> str:
     return "/".join(segments)
 
 
+def _age(now: datetime | None, found: Any) -> float:
+    return max(0.0, (now - found["LastModified"]).total_seconds()) if now else 0.0
+
+
 class BucketPrefix:
     """What stands below one prefix of one bucket.
 
@@ -86,10 +93,17 @@ class BucketPrefix:
         bucket: The bucket's name.
         prefix: Where in the bucket.
         sleep: How to wait between tries, in seconds.
+        threads: Where boto3's calls run.
     """
 
     def __init__(
-        self, s3: S3Client, bucket: str, prefix: str, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        s3: S3Client,
+        bucket: str,
+        prefix: str,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        threads: Executor = THREADS,
     ) -> None:
         self.s3 = s3
         self.bucket = checked_bucket(bucket)
@@ -97,6 +111,7 @@ class BucketPrefix:
         self.server_time: datetime | None = None
         """S3's `Date` in the answer to the latest read or write of an object here; None where it named none."""
         self._sleep = sleep
+        self._threads = threads
 
     def object_key(self, *parts: str) -> str:
         """The S3 key of something below the prefix."""
@@ -114,13 +129,25 @@ class BucketPrefix:
         """
         await check_bucket(self.s3, self.bucket, self.object_key(PROBES))
 
-    async def object_size(self, object_key: str) -> int | None:
-        """The size of an object in bytes, or None where it is not there (403 counts as missing, as S3 answers it)."""
+    async def object_size(self, object_key: str, *, denied_is_missing: bool = False) -> int | None:
+        """The size of an object in bytes, or None where S3 says that it is not there (404).
+
+        Args:
+            object_key: Where.
+            denied_is_missing: Whether 403 counts as missing too: for those who write the object then.
+
+        Raises:
+            StorageError: Any other answer. With 403 the object may be there: S3 answers so to a key that may not read
+                it, and, without `s3:ListBucket`, also where there is none.
+        """
         try:
             answer = await self._call(object_key, self.s3.head_object)
         except StorageError as error:
-            if error.http_status in (403, 404):
+            if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
+            if error.http_status == 403:
+                hint = "it may be there: s3:GetObject on it, or s3:ListBucket, lets S3 tell (docs/bucket.md)"
+                raise StorageError(f"{error.message}; {hint}", http_status=403) from None
             raise
         return int(answer["ContentLength"])
 
@@ -134,11 +161,14 @@ class BucketPrefix:
 
         def names() -> list[Listed]:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
-            objects = (found for page in pages for found in page.get("Contents", []))
-            return [Listed(found["Key"].removeprefix(below), found["LastModified"]) for found in objects]
+            return [
+                Listed(found["Key"].removeprefix(below), found["LastModified"], _age(date_of(page), found))
+                for page in pages
+                for found in page.get("Contents", [])
+            ]
 
         try:
-            return await call_s3(names, seconds=LISTING_SECONDS)
+            return await call_s3(names, threads=self._threads, seconds=LISTING_SECONDS)
         except S3_ERRORS as error:
             failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
             if failure.http_status == 403:
@@ -160,33 +190,37 @@ class BucketPrefix:
             return [found["Prefix"].removeprefix(below).removesuffix("/") for found in folders]
 
         try:
-            return await asyncio.to_thread(names)
+            return await call_s3(names, threads=self._threads, seconds=LISTING_SECONDS)
         except S3_ERRORS as error:
             raise storage_error(error, self.uri(below)) from None
 
-    async def get_json(self, object_key: str) -> tuple[Any, str] | None:
-        """A small JSON object and its ETag, or None where it is missing (or may not be seen).
+    async def get_json(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[Any, str] | None:
+        """A small JSON object and its ETag, or None where it is missing.
+
+        Args:
+            object_key: Where.
+            denied_is_missing: Whether 403 counts as missing, as S3 answers it without `s3:ListBucket`.
 
         Raises:
             StorageError: It cannot be read, or is no JSON.
         """
-        found = await self.get_tagged(object_key)
+        found = await self.get_tagged(object_key, denied_is_missing=denied_is_missing)
         try:
             return (json.loads(found[0]), found[1]) if found else None
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
 
-    async def get_tagged(self, object_key: str) -> tuple[bytes, str] | None:
-        """A small object and its ETag, or None where it is missing (or may not be seen).
+    async def get_tagged(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[bytes, str] | None:
+        """A small object and its ETag, or None where it is missing; see `get_json`.
 
         Raises:
             StorageError: It cannot be read.
         """
         try:
             answer = await self._call(object_key, self.s3.get_object)
-            return await call_s3(answer["Body"].read), strong(answer["ETag"])
+            return await call_s3(answer["Body"].read, threads=self._threads), strong(answer["ETag"])
         except StorageError as error:
-            if error.http_status in (403, 404):
+            if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
             raise
         except (KeyError, *S3_ERRORS) as error:
@@ -216,7 +250,7 @@ class BucketPrefix:
             if answer["ContentLength"] > most:
                 answer["Body"].close()
                 return None
-            body: bytes = await call_s3(answer["Body"].read)
+            body: bytes = await call_s3(answer["Body"].read, threads=self._threads)
         except StorageError as error:
             if error.http_status in (403, 404):
                 return None
@@ -250,7 +284,7 @@ class BucketPrefix:
 
     async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            answer = await call_s3(operation, Bucket=self.bucket, Key=object_key, **arguments)
+            answer = await call_s3(operation, threads=self._threads, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
             self.server_time = date_of(getattr(error, "response", None))
             name = operation_of(operation.__name__)

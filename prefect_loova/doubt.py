@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect_loova.adopting import check_adoption, holder_of
 from prefect_loova.errors import (
     InDoubtError,
     InvalidRequestError,
-    LoovaError,
     MoveRefusedError,
     StorageError,
     shown,
@@ -24,7 +24,7 @@ from prefect_loova.models import JobInDoubt
 from prefect_loova.moves import MoveName
 from prefect_loova.polling import backoff
 from prefect_loova.records import RecordMovedError, StoredRecord
-from prefect_loova.states import Decision, JobRecord
+from prefect_loova.states import Attempt, Decision, JobRecord
 
 _READS_AT_ONCE = 16
 _LOOKS = 6
@@ -136,15 +136,15 @@ async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
     async def look(key: str) -> list[JobInDoubt]:
         async with turn:
             try:
-                stored = await jobs.records.read(key)
+                stored = await jobs.records.read(key, denied_is_missing=False)
                 if stored is None:
                     return []
                 record = (await doubt_what_is_overdue(jobs, stored)).record
                 return [described(jobs, record, doubt.number, now) for doubt in record.doubts]
             except RecordMovedError:
                 return []  # somebody is at work on it
-            except LoovaError as error:
-                log.warning("job %s cannot be read: %s", key, error)
+            except Exception as error:
+                log.warning("job %s cannot be read: %s: %s", key, type(error).__name__, shown(error))
                 return []
 
     looks = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
@@ -253,7 +253,7 @@ def described(jobs: VideoJobs, record: JobRecord, number: int, credits_now: floa
         place=jobs.place,
         prompt=str(record.request.get("prompt", "")),
         model=str(record.request.get("model", "")),
-        submitted_at=attempt.times["submitting"],
+        submitted_at=_submitted_at(attempt),
         reason=attempt.reason,
         trace_id=attempt.trace_id,
         credits_estimate=attempt.credits_estimate,
@@ -272,6 +272,12 @@ def _adopted(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> i
         waiting = " and ".join(map(str, numbers))
         raise MoveRefusedError(f"{jobs.name(record)}: attempts {waiting} hold adopted tasks: name one of them")
     return numbers[0] if wanted is None else wanted
+
+
+def _submitted_at(attempt: Attempt) -> datetime:
+    """When the submit was sent; of a record that does not tell, the latest time before that it does tell."""
+    known = attempt.times.get("submitting") or max(attempt.times.values(), default=datetime.fromtimestamp(0, UTC))
+    return known if known.tzinfo else known.replace(tzinfo=UTC)
 
 
 def _undecided(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> int:

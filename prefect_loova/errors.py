@@ -302,7 +302,15 @@ class StorageError(LoovaError):
 
 
 class RecordMismatchError(StorageError):
-    """The job record was written for another API origin, or by a newer version of this package."""
+    """The job record was written for another API origin, or by a newer version of this package.
+
+    Attributes:
+        is_other_api: Whether it is another API's: it is in nobody's way.
+    """
+
+    def __init__(self, message: str, *, is_other_api: bool = False, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.is_other_api = is_other_api
 
 
 def may_retry(error: object) -> bool:

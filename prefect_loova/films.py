@@ -51,7 +51,7 @@ async def join_shots(
     records, folder = jobs.records, film_id(videos)
     film, facts = records.object_key(FILMS, folder, "video.mp4"), records.object_key(FILMS, folder, "film.json")
     known = await records.get_json(facts)
-    if known is not None and await records.object_size(film) == known[0]["size_bytes"]:
+    if known is not None and await records.object_size(film, denied_is_missing=True) == known[0]["size_bytes"]:
         return dict(known[0])
     with tempfile.TemporaryFile() as file:
         made = await asyncio.to_thread(_join, jobs, videos, file)

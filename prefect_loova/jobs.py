@@ -49,6 +49,17 @@ class JobTimes(BaseModel):
     doubt_after: float = Field(30.0, ge=0, description="Seconds after a POST's timeout at which it is in doubt.")
     fresh_for: float = Field(5.0, gt=0, description="The most seconds between writing `submitting` and the POST.")
     lease: float = Field(120.0, gt=0, description="Seconds for which a collector may save without renewing its lease.")
+    may_run: float = Field(
+        4 * 3600.0,
+        ge=0,
+        description="Seconds for which a task that gives no usable answer, or a job in doubt, counts as running.",
+    )
+    save_again_after: float = Field(
+        60.0, ge=0, description="Seconds until a collector saves again what could not be saved; doubled each time."
+    )
+    forget_after: float = Field(
+        24 * 3600.0, ge=0, description="Age of an entry in the index of open jobs without a record, in seconds."
+    )
     look_again: float = Field(2.0, gt=0, description="Seconds between looks at a record that another worker moves.")
 
 

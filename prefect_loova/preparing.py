@@ -210,7 +210,7 @@ class Preparing:
         """A frame of a pinned video as an object of its own; what is there already is not taken again."""
         object_key = self.jobs.records.object_key(MEDIA, f"{video.frame_id}.png")
         frame = Medium("s3", self.jobs.records.uri(object_key), pin=f"frame={video.frame_id}")
-        if not self.upload or await self.jobs.records.object_size(object_key):
+        if not self.upload or await self.jobs.records.object_size(object_key, denied_is_missing=True):
             return frame
 
         def taken() -> bytes:
@@ -236,7 +236,7 @@ class Preparing:
             log.warning("%s: %s; going on", medium.place, doubt)
 
     async def _put(self, object_key: str, content: bytes, media_type: str) -> None:
-        if self.upload and await self.jobs.records.object_size(object_key) != len(content):
+        if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
             await self.jobs.records.put_bytes(object_key, content, media_type)
 
 

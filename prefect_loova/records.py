@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from prefect_loova.ages import THIS_PROCESS, Ages
 from prefect_loova.bucket import BucketPrefix, strong
 from prefect_loova.errors import RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
-from prefect_loova.s3_calls import call_s3
+from prefect_loova.s3_calls import THREADS, call_s3
 from prefect_loova.s3_errors import S3_ERRORS, code_of, host_of, status_of, storage_error
 from prefect_loova.states import FORMAT, JobRecord
 
@@ -71,6 +72,7 @@ class JobRecords(BucketPrefix):
         api_origin: The API that these records are of; a record of another one is refused.
         sleep: How to wait between tries of a write whose outcome is unknown, in seconds.
         ages: Knows how old what it reads is.
+        threads: Where boto3's calls run.
     """
 
     def __init__(
@@ -82,8 +84,9 @@ class JobRecords(BucketPrefix):
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         ages: Ages = THIS_PROCESS,
+        threads: Executor = THREADS,
     ) -> None:
-        super().__init__(s3, bucket, prefix, sleep=sleep)
+        super().__init__(s3, bucket, prefix, sleep=sleep, threads=threads)
         self.api_origin = api_origin
         self._ages = ages
 
@@ -116,7 +119,7 @@ class JobRecords(BucketPrefix):
         """One try of `read`."""
         object_key = self.record_key(key)
         try:
-            return await call_s3(self._get, object_key=object_key)
+            return await call_s3(self._get, threads=self._threads, object_key=object_key)
         except S3_ERRORS as error:
             if code_of(error) in ("NoSuchKey", "404") or (status_of(error) == 404 and code_of(error) != "NoSuchBucket"):
                 return None
@@ -226,7 +229,7 @@ class JobRecords(BucketPrefix):
         """
         where: dict[str, Any] = {"Bucket": self.bucket, "Key": object_key, "ContentType": "application/json"}
         try:
-            answer = await call_s3(self.s3.put_object, Body=body, **where, **condition)
+            answer = await call_s3(self.s3.put_object, threads=self._threads, Body=body, **where, **condition)
         except S3_ERRORS as error:
             failure = storage_error(error, self.uri(object_key), self.s3, "PutObject")
             if status_of(error) != 412 and not failure.transient:
@@ -303,7 +306,8 @@ class JobRecords(BucketPrefix):
             raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
         if record.api_origin != self.api_origin:
             raise RecordMismatchError(
-                f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix"
+                f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix",
+                is_other_api=True,
             )
         host = host_of(self.s3.meta.endpoint_url)
         return StoredRecord(record, etag, self._ages.age_of(answer, f"{host} {uri}", record.write_id, host))

@@ -172,9 +172,10 @@ async def _save_under(
         copied = await lease.while_held(_bring(lease, submission, target, kept, max_bytes, max_seconds))
         record, was_first = await lease.saved(copied)
     except BaseException as error:
-        facts: dict[str, Any] = {}
+        failed = isinstance(error, Exception) and not isinstance(error, RecordMovedError)
+        facts: dict[str, Any] = {"save_failures": attempt.save_failures + failed}
         if isinstance(error, NotWholeVideoError):
-            facts = {"at_least_bytes": error.at_least_bytes, "unchecked": kept[0] if kept else attempt.unchecked}
+            facts |= {"at_least_bytes": error.at_least_bytes, "unchecked": kept[0] if kept else attempt.unchecked}
         is_lost = isinstance(error, RecordMovedError) or not await to_its_end(lease.release(**facts))
         if not (is_lost and isinstance(error, RecordMovedError | StorageError)):
             _say_more(error, jobs, attempt, facts.get("unchecked"))
@@ -223,7 +224,13 @@ async def _bring(
     if left is not None:
         for one in (target, unchecked):
             s3 = lease.jobs.records.s3
-            await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
+            try:
+                await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
+            except StorageError as error:
+                if error.transient:
+                    raise
+                # That S3 does not allow it is no reason to lose a video that is paid for.
+                log.warning("an unfinished upload was left behind, and costs storage until it is aborted: %s", error)
 
     async def copy() -> Copied:
         task = await _finished(lease.jobs, submission)

@@ -153,8 +153,12 @@ async def _claim(
     if stored is None:
         day = await jobs.spending.admit(request.key, 1, 0, price)
         record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day)
+        before = jobs.clock(), jobs.wall()
         await jobs.records.note_open(record)
-        return await jobs.records.create(record)
+        stored = await jobs.records.create(record)
+        if max(jobs.clock() - before[0], jobs.wall() - before[1]) > jobs.times.forget_after / 2:
+            await jobs.records.note_open(record)  # a collector may have forgotten an entry that old
+        return stored
     move: MoveName = _CLAIMS[stored.record.state]
     facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
     attempt = stored.record.move(move, **facts).current

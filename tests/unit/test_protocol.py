@@ -338,7 +338,7 @@ class Protocol(RuleBasedStateMachine):
             self.timers.append((self.now + seconds, worker, lambda: future.done() or future.set_result(None)))
             await future
 
-        records = JobRecords(self.s3, "bucket", "loova", ORIGIN, sleep=sleep)  # type: ignore[arg-type]
+        records = JobRecords(self.s3, "bucket", "loova", ORIGIN, sleep=sleep, threads=self.gate)  # type: ignore[arg-type]
         jobs = VideoJobs(
             _Loova(self, worker),  # type: ignore[arg-type]
             records,

@@ -68,7 +68,11 @@ async def test_asked_where_a_missing_key_answers_403_it_is_bought_once_and_saved
     await shop.wait(submission, s3=s3)
     saved = await shop.save(submission, s3=s3)
     shop.bucket.client.delete_object(Bucket=shop.bucket, Key=VIDEO)
-    assert (await shop.save(submission, s3=s3)).sha256 == saved.sha256
+    requests = shop.totals["video_requests"]
+    with pytest.raises(StorageError, match=r"it may be there: s3:GetObject on it, or s3:ListBucket") as unknown:
+        await shop.save(submission, s3=s3)  # 403 is never taken for gone
+    assert (unknown.value.task_id, shop.totals["video_requests"]) == (submission.task_id, requests)
+    assert (await shop.save(submission)).sha256 == saved.sha256
     assert (await shop.submit(s3=s3)).reused
     assert shop.totals["posted"] == 1
 
