@@ -224,13 +224,7 @@ async def _bring(
     if left is not None:
         for one in (target, unchecked):
             s3 = lease.jobs.records.s3
-            try:
-                await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
-            except StorageError as error:
-                if error.transient:
-                    raise
-                # That S3 does not allow it is no reason to lose a video that is paid for.
-                log.warning("an unfinished upload was left behind, and costs storage until it is aborted: %s", error)
+            await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
 
     async def copy() -> Copied:
         task = await _finished(lease.jobs, submission)
