@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_loova.errors import LoovaError, shown
@@ -50,6 +50,7 @@ PARAMETERS = sorted(
     {name for one in SIGNATURES for name in one.needs if "signature" in name} - {"x-oss-signature-version"}
 )
 SECRETS = st.text("ABCabcxyz0123456789+/=~_-.", min_size=12, max_size=80).filter(lambda text: text.strip(".=-_~"))
+KEYS = st.text("ABCabcxyz0123456789+/=~_-.", min_size=8, max_size=80).filter(lambda text: text.strip(".=-_~"))
 
 
 def encoded(text: str, names: Sequence[str]) -> str:
@@ -78,12 +79,40 @@ def test_no_signature_is_shown_however_the_url_is_encoded(secret: str, name: str
             assert value not in line
 
 
-@given(SECRETS, CHAINS)
+@given(KEYS, CHAINS)
+@example("000000000000", ["json, every character", "base64, lines", "percent"])
+@example("00000000=_________", ["percent, lower case", "percent", "base64, lines", "percent"])
+@example("00000000==/", ["percent", "percent, every character", "base64, lines", "percent"])
+@example("000000000000", ["html, decimal", "base64, lines", "html, decimal with zeros"])
+@example("0000000A", ["base64, url"])
 def test_no_api_key_is_left_however_it_is_encoded(key: str, chain: list[str]) -> None:
     for text in (encoded(f"Bearer {key}", chain), f"invalid key {encoded(key, chain)}, try another"):
         line = hidden(text, key)
         assert key not in line
         assert encoded(key, chain) not in line
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n    ", "\r\n\t"])
+@given(name=st.sampled_from(list(ENCODERS)), outer=st.sampled_from(list(ENCODERS)))
+def test_base64_in_lines_is_one_run_however_its_line_ends_are_encoded(end: str, name: str, outer: str) -> None:
+    lines = base64.b64encode(b"the key that you sent, loova-secret-key, is not valid").decode()
+    text = encoded(end.join(lines[start : start + 30] for start in range(0, len(lines), 30)), [name, outer])
+    line = hidden(f"invalid: {text}", "loova-secret-key")
+    assert line.startswith("invalid: ")
+    assert not any(part in line for part in (lines[24:30], lines[30:40]))
+
+
+def test_base64_that_another_base64_precedes_is_read_from_its_own_start() -> None:
+    lines = [base64.b64encode(text).decode() for text in (b"an image of a cat", b"loova-secret-key")]
+    assert hidden("\n".join(lines), "loova-secret-key") == f"{lines[0]}\n..."
+
+
+def test_a_piece_of_which_a_part_is_hidden_shows_no_query() -> None:
+    packed = base64.b64encode(b"loova-secret-key").decode()
+    assert hidden(f"at https://{packed}/a?password=SECRET, no", "loova-secret-key") == "at ... no"
+    assert (
+        hidden("https://h.test/a?user=loova-secret-key&password=SECRET", "loova-secret-key") == "https://h.test/a?..."
+    )
 
 
 @given(SECRETS, st.sampled_from(list(ENCODERS)))
@@ -147,6 +176,8 @@ def test_text_without_queries_and_escapes_is_left_alone(text: str) -> None:
         "&",
         "%2525E7",
         "A" * 16 + "\n",
+        "A" * 16 + "&#00010;",
+        "A%5Cn",
         "aHR0",
         "https%3A%2F%2F",
         "&amp;#37;25",
