@@ -49,6 +49,10 @@ S3_REQUESTS = (
     ("PutObject loova/KEY/record.json", "succeeded: its price and time are known, whoever saves it"),
     ("GetObject loova/KEY/record.json", "the save may be of another process than the wait"),
     ("PutObject loova/KEY/record.json", "the lease: two collectors do not abort each other's uploads"),
+    (
+        "PutObject loova/KEY/record.json",
+        "the lease is still ours: a saver that was stopped overwrites nothing",
+    ),
     ("PutObject loova/KEY/video.mp4", "the video"),
     ("PutObject loova/KEY/record.json", "saved: size and checksum of what stands in the bucket"),
     ("DeleteObject loova/_open/KEY", "collectors look at it no more"),

@@ -46,6 +46,7 @@ def test_every_example_is_run_by_a_test():
         "in-the-ui.md": 1,
         "in-doubt.md": 1,
         "testing.md": 2,
+        "bucket.md": 1,
     }
 
 

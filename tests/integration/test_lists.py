@@ -80,7 +80,7 @@ def block(endpoint: str, access_key: str = "a", secret_key: str = "b") -> S3Buck
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Bucket]:
-    with EmbeddedS3(tmp_path_factory.mktemp("s3"), "my-videos", server="moto") as s3:
+    with EmbeddedS3(tmp_path_factory.mktemp("s3"), "my-videos", server="seaweedfs") as s3:
         yield block(s3.endpoint_url, s3.access_key, s3.secret_key)
 
 

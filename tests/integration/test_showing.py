@@ -210,7 +210,7 @@ async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
 
 async def test_a_link_that_cannot_be_signed_fails_no_saved_video(place, bucket, request_of, caplog):
     saved = await made(request_of(), place, preview="none")
-    records = JobRecords(bucket.limited_client, "no bucket's name", PREFIX, origin(place.credentials.base_url))
+    records = JobRecords(bucket.limited_client, "arn:of:no:bucket", PREFIX, origin(place.credentials.base_url))
     async with place.credentials.get_client() as loova:
         await show_video(VideoJobs(loova, records), saved, made=True, preview="none", player_seconds=60)
     assert f"Loova task {saved.task_id}: the video is saved, but is not shown (" in caplog.text

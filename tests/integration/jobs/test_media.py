@@ -30,6 +30,7 @@ from prefect_loova.preparing import LocalFiles, Preparing
 from prefect_loova.submitting import submit_video
 from tests.films import film, sound
 from tests.integration.jobs.shop import Clock, Shop
+from tests.logs import logged
 from tests.media_host import Host
 from tests.s3_servers import minimal_policy
 
@@ -288,7 +289,7 @@ async def test_a_doubt_about_a_medium_is_a_warning_and_it_is_decoded_once(
             caplog.clear()
             for prompt in ("a cat", "another cat"):
                 await submit_video(jobs, await Preparing(jobs).one(asked(medium, prompt=prompt)))
-            told = [record for record in caplog.records if "it is a moving picture" in record.getMessage()]
+            told = [record for record in logged(caplog) if "it is a moving picture" in record.getMessage()]
             assert len(told) == 1
     assert shop.totals["billed"] == 4
 

@@ -60,7 +60,9 @@ async def test_each_record_is_read_as_it_was_written(path: Path, shop: Shop) -> 
         for record in records.values():
             read = (await jobs.records.expect(record["key"])).record
             kept = json.loads(read.model_dump_json(exclude_none=True))
-            assert kept == kept | record
+            attempts = zip(kept.pop("attempts"), record["attempts"], strict=True)
+            assert all(new == new | old for new, old in attempts)
+            assert kept == {name: value for name, value in record.items() if name != "attempts"}
 
 
 async def test_asking_again_pays_only_for_what_was_not_paid(path: Path, shop: Shop) -> None:
@@ -128,7 +130,7 @@ def test_requests_blocks_and_results_are_read(path: Path) -> None:
     for name, request in stored["requests"].items():
         read = VideoRequest.model_validate(request["stored"])
         assert read.model_dump(mode="json") == request["stored"], name
-        assert read.key == request["key"], name
+        assert request["key"] in (read.key, read.key_before), name
     block = LoovaCredentials.model_validate(stored["block"])
     assert block.api_key.get_secret_value() == "a-key"
     assert block.max_credits_per_day == 900
