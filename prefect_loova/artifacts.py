@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
@@ -53,9 +53,10 @@ async def publish_story(report: StoryReport, moving: Picture | None, posters: Ma
     await _publish(acreate_table_artifact, outcome_rows(report.shots), "loova-story-table", report.summary)
 
 
-async def publish_jobs_in_doubt(jobs: list[JobInDoubt]) -> None:
-    """Show the jobs that wait for a person."""
-    await _publish(acreate_markdown_artifact, doubts_page(jobs), "loova-in-doubt", "Jobs that wait for a person")
+async def publish_jobs_in_doubt(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] = ()) -> None:
+    """Show the jobs that wait for a person, and those that could not be looked at: key and reason."""
+    page = doubts_page(jobs, problems)
+    await _publish(acreate_markdown_artifact, page, "loova-in-doubt", "Jobs that wait for a person")
 
 
 async def publish_prices(table: str) -> None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_loova.comparing import differences
-from prefect_loova.doubt import described
 from prefect_loova.errors import (
     BudgetError,
     InDoubtError,
-    InvalidRequestError,
     LoovaError,
     WaitTimeoutError,
-    first_of,
     shown,
 )
-from prefect_loova.former_keys import find
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import USD_PER_CREDIT, JobState, SavedVideo, Submission, VideoRequest
-from prefect_loova.states import PURCHASED, JobRecord
-
-_READS_AT_ONCE = 16
-_TOLD = 50
 
 Outcome = Literal["failed", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
 """What became of a request, those that need a person first.
@@ -111,6 +101,7 @@ class Order:
         video: Where the record says that the video is, as an s3:// URI.
         size_bytes: How large the record says that it is.
         differs: How the video differs from what was asked for.
+        links: The same request by other signed links, which had other keys in earlier versions.
     """
 
     request: VideoRequest
@@ -123,6 +114,7 @@ class Order:
     video: str | None = None
     size_bytes: int | None = None
     differs: str = ""
+    links: tuple[VideoRequest, ...] = ()
 
     def became(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """What became of it."""
@@ -232,100 +224,6 @@ def price_table(orders: Sequence[Order]) -> str:
     return "\n".join([*head, *rows, "", told])
 
 
-def merged(requests: Iterable[VideoRequest]) -> list[Order]:
-    """Each request once, by its key, in the order given; its rows say where it stood."""
-    rows: dict[str, list[int]] = {}
-    first: dict[str, VideoRequest] = {}
-    for row, request in enumerate(requests, 1):
-        rows.setdefault(request.key, []).append(row)
-        first.setdefault(request.key, request)
-    return [Order(request, tuple(rows[key])) for key, request in first.items()]
-
-
-async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1) -> list[Order]:
-    """Look at the job record of every request, and say what it may cost yet. Spends nothing.
-
-    Args:
-        jobs: The API and the bucket.
-        requests: The videos to be made.
-        max_paid_attempts: How often each may be bought in all, when Loova fails to make it.
-
-    Raises:
-        InvalidRequestError: All requests whose media URLs this API may not be given.
-        StorageError: A record cannot be read.
-    """
-    turn = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def one(order: Order) -> Order:
-        async with turn:
-            stored = await find(jobs.records, order.request)
-        return standing(jobs, order, stored.record if stored else None, max_paid_attempts)
-
-    orders = merged(requests)
-    problems = []
-    for order in orders:
-        try:
-            jobs.loova.check(order.request)
-        except InvalidRequestError as error:
-            problems.append(f"request {', '.join(map(str, order.rows))}: {error.message}")
-    if problems:
-        raise InvalidRequestError("\n".join(first_of(problems, _TOLD)))
-    return list(await asyncio.gather(*map(one, orders)))
-
-
-def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_attempts: int) -> Order:
-    """The order as its job record shows it."""
-    request, estimate = order.request, order.request.estimate_credits()
-    if record is None:
-        return Order(request, order.rows, price=estimate)
-    attempt = record.current
-    bought = attempt.state in PURCHASED
-    doubt = record.undecided or (attempt if attempt.state == "in_doubt" else None)
-    reason = ""
-    state = attempt.state
-    if bought:
-        pass
-    elif doubt is not None:
-        state, job = "in_doubt", described(jobs, record, doubt.number, None)
-        reason = (
-            f"submitted at {job.when}, and the answer is lost ({job.reason}); a person decides: "
-            f"python -m prefect_loova.resolve {job.key} {job.place}"
-        )
-    elif any(one.state == "abandoned" for one in record.attempts):
-        reason = "a person gave it up; another take would be bought"
-    elif attempt.state in ("failed", "rejected") and not record.may_buy(max_paid_attempts):
-        reason = str(jobs.failed(record))
-    mine = jobs.by.get("root_flow_run")
-    price = 0.0 if bought or reason else estimate
-    return Order(
-        request,
-        order.rows,
-        state=state,
-        price=price,
-        spent=sum(
-            one.credits_counted
-            for one in record.attempts
-            if mine
-            and one.by.get("root_flow_run") == mine
-            and one.state not in ("claimed", "rejected")
-            # One that is being submitted is in the price, where there is one.
-            and not (price and one is attempt and one.state == "submitting")
-        ),
-        submission=jobs.submission(record, reused=True) if bought else None,
-        reason=reason,
-        video=jobs.records.uri(attempt.video.object_key) if attempt.video else None,
-        size_bytes=attempt.video.size_bytes if attempt.video else None,
-        differs=differences(record.request, attempt.video) if attempt.video else "",
-    )
-
-
-async def is_there(jobs: VideoJobs, order: Order) -> bool:
-    """Whether the video stands in the bucket, as large as the record said when the batch was priced."""
-    if order.video is None:
-        return False
-    return await jobs.records.object_size(order.video.removeprefix(jobs.records.uri(""))) == order.size_bytes
-
-
 async def admitted(
     jobs: VideoJobs,
     orders: Sequence[Order],
@@ -338,7 +236,7 @@ async def admitted(
 
     Args:
         jobs: The API and the bucket.
-        orders: What `priced` returned.
+        orders: What `pricing.priced` returned.
         max_credits: The credits that the run may spend, or None for no bound.
         keep_credits: The credits that must be left in the account.
         over_budget: What to do when the batch may cost more. `refuse`: nothing is started. `stop`: as many are started

@@ -12,7 +12,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova import saving
 from prefect_loova.artifacts import publish_batch, publish_prices
-from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, is_there, money, price_table, priced
+from prefect_loova.batch import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table
 from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
@@ -23,6 +23,7 @@ from prefect_loova.lineage import tag_this_run, tagged
 from prefect_loova.models import SavedVideo, Submission, VideoRequest
 from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
 from prefect_loova.preparing import LocalFiles, Preparing
+from prefect_loova.pricing import is_there, priced
 from prefect_loova.progress import batch_progress
 from prefect_loova.quota import LIMIT, places, slot
 from prefect_loova.showing import Preview, posters
@@ -67,7 +68,11 @@ class Batch:
         table = price_table(orders)
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
-        return BatchReport(videos=tuple(_as_it_stands(order) for order in orders))
+        report = BatchReport(videos=tuple(_as_it_stands(order) for order in orders))
+        for video in report.videos:
+            if video.outcome in ("failed", "in_doubt"):
+                _log_outcome(video)
+        return report
 
     async def make(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect_loova.adopting import check_adoption, holder_of
 from prefect_loova.errors import (
     InDoubtError,
     InvalidRequestError,
+    LoovaError,
     MoveRefusedError,
     StorageError,
     shown,
@@ -124,12 +126,35 @@ async def _hold_alone(jobs: VideoJobs, record: JobRecord, number: int, task_id: 
     )
 
 
+@dataclass(frozen=True)
+class Doubts:
+    """What a look at all open jobs found.
+
+    Attributes:
+        in_doubt: The jobs that wait for a person, the oldest first.
+        problems: The open jobs that could not be read, which may wait for a person as well: key and reason.
+    """
+
+    in_doubt: list[JobInDoubt]
+    problems: list[tuple[str, str]]
+
+
 async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
-    """All jobs that wait for a person, the oldest first. Submits that are overdue become in doubt by this.
+    """All jobs that wait for a person, as `look_for_doubts` finds them; those that cannot be read are in the log only.
+
+    Raises:
+        StorageError: As `look_for_doubts`.
+    """
+    return (await look_for_doubts(jobs)).in_doubt
+
+
+async def look_for_doubts(jobs: VideoJobs) -> Doubts:
+    """Look at all open jobs for those that wait for a person. Submits that are overdue become in doubt by this.
 
     Raises:
         StorageError: The index of open jobs may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
+    problems: list[tuple[str, str]] = []
     turn = asyncio.Semaphore(_READS_AT_ONCE)
     now = await jobs.balance()
 
@@ -144,12 +169,15 @@ async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
             except RecordMovedError:
                 return []  # somebody is at work on it
             except Exception as error:
-                log.warning("job %s cannot be read: %s: %s", key, type(error).__name__, shown(error))
+                why = shown(error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}")
+                log.warning("job %s cannot be read: %s", key, why)
+                problems.append((key, why))
                 return []
 
     looks = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
     found = [one for some in looks for one in some]
-    return sorted(found, key=lambda one: (one.submitted_at.isoformat(), one.key, one.attempt))
+    found.sort(key=lambda one: (one.submitted_at.isoformat(), one.key, one.attempt))
+    return Doubts(found, sorted(problems))
 
 
 async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:

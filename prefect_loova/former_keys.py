@@ -8,7 +8,7 @@ knows only the former key, cannot buy the same link meanwhile. See docs/decision
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from prefect_loova.errors import StorageError
 from prefect_loova.models import JobState, VideoRequest
@@ -43,7 +43,31 @@ async def find(records: JobRecords, request: VideoRequest) -> StoredRecord | Non
     former = request.key_before
     if former is None or (stored is not None and stored.record.state in PURCHASED):
         return stored
-    return _of_two(stored, await _under_former_key(records, former))
+    return _of_two(stored, await _under_former_key(records.read, former))
+
+
+async def find_any(records: JobRecords, requests: Sequence[VideoRequest]) -> tuple[VideoRequest, StoredRecord | None]:
+    """As `find`, for one video that is asked for by several links: each link may have a former key of its own.
+
+    Args:
+        records: Where the job records are.
+        requests: The same video, by each link. All have the same key.
+
+    Returns:
+        The request whose record says most, and that record. To go on with that request finds the record again.
+
+    Raises:
+        StorageError: One of the records cannot be read.
+    """
+    found = requests[0], await records.read_or_list(requests[0].key)
+    for request in requests:
+        if found[1] is not None and found[1].record.state in PURCHASED:
+            break
+        if request.key_before is not None:
+            former = await _under_former_key(records.read_or_list, request.key_before)
+            if former is not None and _of_two(found[1], former) is former:
+                found = request, former
+    return found
 
 
 async def close(
@@ -89,9 +113,9 @@ async def close(
     raise StorageError(f"{uri} cannot be written, or is there and may not be read (s3:GetObject): {failure.message}")
 
 
-async def _under_former_key(records: JobRecords, former: str) -> StoredRecord | None:
+async def _under_former_key(read: Callable[[str], Awaitable[StoredRecord | None]], former: str) -> StoredRecord | None:
     try:
-        return await records.read(former)
+        return await read(former)
     except KeyClosedError:
         return None
 

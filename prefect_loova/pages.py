@@ -252,9 +252,14 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
     ]
 
 
-def doubts_page(jobs: Sequence[JobInDoubt]) -> str:
-    """The jobs that wait for a person, each with what is known of it and the commands to decide."""
-    return "\n\n".join(map(_doubt, jobs)) or "No job is in doubt."
+def doubts_page(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] = ()) -> str:
+    """The jobs that wait for a person, each with the commands to decide, and what could not be looked at, by key."""
+    page = "\n\n".join(map(_doubt, jobs))
+    if not problems:
+        return page or "No job is in doubt."
+    rows = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in problems[:_MOST_ROWS]]
+    told = ["### These jobs have problems, and may wait for a person too", "", *rows, *_left(len(problems) - len(rows))]
+    return "\n\n".join(filter(None, [page, "\n".join(told)]))
 
 
 def _doubt(job: JobInDoubt) -> str:

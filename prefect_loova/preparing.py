@@ -30,7 +30,7 @@ from prefect_loova.media import KINDS, Kind, Medium, refused
 from prefect_loova.media_objects import MEDIA, check_content, look_at, opened, unusable
 from prefect_loova.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
 from prefect_loova.models import VideoRequest
-from prefect_loova.records import is_key
+from prefect_loova.records import KeyClosedError, is_key
 
 _REQUESTS_AT_ONCE = 8
 _TOLD = 50
@@ -199,9 +199,14 @@ class Preparing:
         if bucket != self.jobs.records.bucket or not is_key(key):
             return None
         try:
-            stored = await self.jobs.records.read(key)
-        except RecordMismatchError:
-            return None
+            stored = await self.jobs.records.read_or_list(key)
+        except StorageError as error:
+            if isinstance(error, KeyClosedError) or (isinstance(error, RecordMismatchError) and error.is_other_api):
+                return None
+            if error.transient:
+                raise
+            # Another identity would be another request, which is paid again.
+            raise ValueError(f"its job record cannot be read: {error.message}") from None
         videos = [attempt.video for attempt in stored.record.attempts if attempt.video] if stored else []
         known = ((video.object_key, video.size_bytes, video.sha256) for video in videos)
         return next((sha256 for *place, sha256 in known if place == [object_key, size]), None)

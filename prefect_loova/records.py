@@ -115,6 +115,25 @@ class JobRecords(BucketPrefix):
                 await self._sleep(backoff(attempt))
         raise AssertionError("unreachable")
 
+    async def read_or_list(self, key: str) -> StoredRecord | None:
+        """As `read`, but 403 counts as missing only where S3 may not list: else S3 answers 404 for what is missing.
+
+        Raises:
+            StorageError: As `read`, or the record is there and may not be read.
+        """
+        try:
+            return await self.read(key, denied_is_missing=False)
+        except StorageError as denied:
+            if denied.http_status != 403:
+                raise
+            try:
+                await self.listed(key)
+            except StorageError as error:
+                if error.http_status == 403:
+                    return None
+                raise
+            raise
+
     async def _look(self, key: str, denied_is_missing: bool = True) -> StoredRecord | None:
         """One try of `read`."""
         object_key = self.record_key(key)

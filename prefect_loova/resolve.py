@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, get_args
 
 from prefect_loova.command import Parser, Place, in_place, run, say
-from prefect_loova.doubt import decide, job_in_doubt, jobs_in_doubt
+from prefect_loova.doubt import Doubts, decide, job_in_doubt, look_for_doubts
 from prefect_loova.errors import InvalidRequestError, shown
 from prefect_loova.models import JobInDoubt
 from prefect_loova.opening import open_jobs
@@ -58,10 +58,25 @@ async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
             told = _decided(jobs.name(record), record, decision)
             say(told) if args.json else print(told)
             return {"job": record.model_dump(mode="json", exclude_none=True)}
-        found = await jobs_in_doubt(jobs) if args.key is None else [await job_in_doubt(jobs, args.key)]
+        if args.key is None:
+            found = await look_for_doubts(jobs)
+        else:
+            found = Doubts([await job_in_doubt(jobs, args.key)], [])
         if not args.json:
-            print("\n\n".join(map(_shown, found)) or "No job is in doubt.")
-        return {"jobs": [job.model_dump(mode="json", exclude_none=True) for job in found]}
+            print("\n\n".join(map(_shown, found.in_doubt)) or _none(found))
+        for key, reason in found.problems:
+            say(f"job {key} cannot be read, and may be in doubt: {reason}")
+        return {
+            "jobs": [job.model_dump(mode="json", exclude_none=True) for job in found.in_doubt],
+            "problems": [{"key": key, "reason": reason} for key, reason in found.problems],
+        }
+
+
+def _none(found: Doubts) -> str:
+    count = len(found.problems)
+    if not count:
+        return "No job is in doubt."
+    return f"No job that can be read is in doubt; {count} open {'job' if count == 1 else 'jobs'} cannot be read."
 
 
 def _shown(job: JobInDoubt) -> str:

@@ -269,7 +269,8 @@ class Spending:
     async def _read(self, key: str) -> tuple[JobRecord | None, str]:
         """The record of a key, or why it cannot be read: one bad record stops no other purchase."""
         try:
-            stored = await self.records.read(key)
+            # The index was listed, so S3 answers 404 for a record that is missing.
+            stored = await self.records.read(key, denied_is_missing=False)
         except Exception as error:
             if isinstance(error, StorageError) and error.transient:
                 raise

@@ -25,15 +25,13 @@ from prefect_loova.batch import (
     admitted,
     money,
     price_table,
-    standing,
 )
 from prefect_loova.batches import Batch
 from prefect_loova.cancelling import task_group
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.delivery import warn_of_references
-from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, first_of, shown
+from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, StorageError, first_of, shown
 from prefect_loova.films import join_shots
-from prefect_loova.former_keys import find
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.lineage import tag_this_run, tagged
@@ -43,6 +41,7 @@ from prefect_loova.opening import open_jobs
 from prefect_loova.pages import Picture
 from prefect_loova.preparing import Preparing
 from prefect_loova.preview_objects import load_moving
+from prefect_loova.pricing import as_recorded
 from prefect_loova.progress import batch_progress
 from prefect_loova.quota import places
 from prefect_loova.showing import posters
@@ -210,10 +209,14 @@ class _State:
 
     async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> Order:
         """The order of a shot, by the job record of its prepared request."""
-        stored = await find(jobs.records, request)
-        order = standing(jobs, Order(request, (number,)), stored.record if stored else None, self.max_paid_attempts)
+        order = await as_recorded(jobs, Order(request, (number,)), self.max_paid_attempts)
         if order.submission is not None and order.state == "saved":
-            found = await saving.found(jobs, order.submission)
+            try:
+                found = await saving.found(jobs, order.submission)
+            except StorageError as error:
+                if error.transient:
+                    raise
+                found, order = None, replace(order, reason=f"its video cannot be looked at: {shown(error)}")
             if found is not None:
                 self.saved[number] = found
         self.orders[number] = order
@@ -225,7 +228,7 @@ class _State:
         if shot.number in self.saved:
             return order.is_saved(self.saved[shot.number], order.spent)
         if order.submission is not None:
-            return order.became("submitted")
+            return order.became("failed" if order.reason else "submitted", order.reason)
         if order.state == "in_doubt":
             return order.became("in_doubt", order.reason)
         if not order.price:
@@ -267,7 +270,9 @@ class _Run:
         try:
             order = self.state.orders[number]
             if not order.request.is_prepared:
+                before = order.spent
                 order = await self.state.look(self.jobs, number, await self.prepare(self.state.request(number)))
+                self.budget.spent += order.spent - before
         except Exception as error:
             return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {shown(error)}")
         if number in self.state.saved:

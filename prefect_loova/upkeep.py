@@ -15,7 +15,7 @@ from prefect_loova.accounts import CreditsReport, credits_report
 from prefect_loova.artifacts import publish_credits, publish_jobs_in_doubt
 from prefect_loova.collecting import CollectedVideos, collect
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.doubt import decide, jobs_in_doubt
+from prefect_loova.doubt import decide, look_for_doubts
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.events import tell_credits_low
 from prefect_loova.models import JobInDoubt
@@ -68,8 +68,10 @@ async def collect_videos(
     logger.info(found.summary)
     for failed, reason in found.failed:
         logger.warning("job %s: %s", failed, reason)
-    if found.in_doubt:
-        await publish_jobs_in_doubt(found.in_doubt)
+    for key_of_it, reason in found.problems:
+        logger.warning("job %s: %s", key_of_it, reason)
+    if found.in_doubt or found.problems:
+        await publish_jobs_in_doubt(found.in_doubt, found.problems)
     where: dict[str, Any] = {"credentials": credentials, "bucket": bucket, "prefix": prefix}
     for saved in found.saved:
         try:
@@ -158,11 +160,13 @@ async def resolve_job(
             record = await decide(jobs, key, made, task_id or None, attempt=attempt, force=force)
             get_run_logger().info("%s: %s by %s, now %s", jobs.name(record), decision, made.who, record.state)
         try:
-            waiting = await jobs_in_doubt(jobs)
+            waiting = await look_for_doubts(jobs)
         except StorageError as error:
             if decision == "list":
                 raise
             get_run_logger().warning("it is decided, but what is left cannot be listed: %s", error)
             return []
-    await publish_jobs_in_doubt(waiting)
-    return waiting
+    for unread, reason in waiting.problems:
+        get_run_logger().warning("job %s cannot be read, and may be in doubt: %s", unread, reason)
+    await publish_jobs_in_doubt(waiting.in_doubt, waiting.problems)
+    return waiting.in_doubt

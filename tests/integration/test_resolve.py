@@ -90,6 +90,21 @@ async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova,
         assert secret not in listed.stdout + listed.stderr + as_json.stdout
 
 
+def test_the_command_names_the_jobs_that_it_cannot_read(lister, bucket):
+    for key in (f"loova/_open/{REQUEST.key}", f"loova/{REQUEST.key}/record.json"):
+        bucket.client.put_object(Bucket=bucket, Key=key, Body=b"not JSON")
+    arguments = ("-m", "prefect_loova.resolve", "--bucket", bucket.name)
+    listed = ran(*arguments, env=lister)
+    assert (listed.returncode, listed.stdout) == (
+        0,
+        "No job that can be read is in doubt; 1 open job cannot be read.\n",
+    )
+    assert f"job {REQUEST.key} cannot be read, and may be in doubt: s3://" in listed.stderr
+    as_json = json.loads(ran(*arguments, "--json", env=lister).stdout)
+    assert (as_json["jobs"], [one["key"] for one in as_json["problems"]]) == ([], [REQUEST.key])
+    assert "is not a job record" in as_json["problems"][0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

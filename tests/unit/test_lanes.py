@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
-from prefect_loova.batch import BatchReport, Order, Plan, RunBudget, merged
+from prefect_loova.batch import BatchReport, Order, Plan, RunBudget
 from prefect_loova.errors import (
     AuthenticationError,
     BatchError,
@@ -26,6 +26,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.lanes import Steps, work_off
 from prefect_loova.models import SavedVideo, Submission, VideoTask
+from prefect_loova.pricing import merged
 from tests.virtual_time import run
 
 PRICE = 60.0  # 4 s at 15 credits

@@ -17,6 +17,7 @@ from prefect_loova.pages import (
     Links,
     Picture,
     credits_page,
+    doubts_page,
     duration,
     escaped,
     gallery,
@@ -225,3 +226,13 @@ def test_the_credits_page_names_the_jobs_that_count_at_their_estimate() -> None:
 def plain(page: str) -> str:
     """A page without the backslashes that escape."""
     return re.sub(r"\\(.)", r"\1", page)
+
+
+def test_the_page_of_doubts_names_what_could_not_be_looked_at() -> None:
+    problems = [("ab" * 32, "s3://b/loova/x/record.json is not a job record <b>"), ("cd" * 32, "denied")]
+    page = doubts_page([], problems)
+    assert "No job is in doubt" not in page
+    assert all(f"`{key}`" in page for key, _ in problems)
+    assert "<b>" not in html(page)
+    assert "300 more are not shown" in doubts_page([], [(f"{n:064}", "denied") for n in range(800)]).replace(",", "")
+    assert doubts_page([]) == "No job is in doubt."

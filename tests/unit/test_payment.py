@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from prefect_loova.batch import Order, standing
+from prefect_loova.batch import Order
 from prefect_loova.jobs import VideoJobs
 from prefect_loova.models import VideoRequest
+from prefect_loova.pricing import standing
 from prefect_loova.spending import Entry, _spent
 from prefect_loova.states import Attempt, Decision, JobRecord, MoveRefusedError, counted
 

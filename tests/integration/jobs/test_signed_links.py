@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.batch import priced
 from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
@@ -19,6 +18,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.models import Submission, VideoRequest
+from prefect_loova.pricing import priced
 from prefect_loova.states import Decision, JobRecord
 from prefect_loova.submitting import submit_video
 from tests.integration.jobs.shop import AT_ONCE, PATIENT, TIMES, Shop, through, until
@@ -127,6 +127,36 @@ async def test_a_worker_of_an_earlier_version_does_not_buy_what_a_newer_one_boug
     assert closed == {"format": 2, "closed_for": asked("s1").key, "api_origin": shop.loova.origin}
     assert shop.totals["posted"] == 1
     assert (await bought(shop, asked("s1"))).reused
+
+
+@pytest.mark.parametrize("link", ["s1", "s2", "s3"])
+async def test_a_batch_finds_what_was_bought_by_any_of_the_links_to_one_picture(shop: Shop, link: str) -> None:
+    before = await bought(shop, asked(link, AsBefore))
+    async with shop.worker() as jobs:
+        (order,) = await priced(jobs, [asked("s1"), asked("s2"), asked("s2"), asked("s3")])
+        assert (order.rows, order.price) == ((1, 2, 3, 4), 0)
+        assert order.submission is not None
+        assert order.submission.task_id == before.task_id
+        assert (await submit_video(jobs, order.request)).task_id == before.task_id
+    assert shop.totals["posted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [(["begin", "doubt"], InDoubtError), (["begin", "bought", "fail"], TaskFailedError)],
+    ids=["in doubt", "failed"],
+)
+async def test_a_batch_buys_nothing_past_what_the_second_link_holds(
+    shop: Shop, moves: list[str], expected: type[LoovaError]
+) -> None:
+    await left(shop, asked("s1", AsBefore), "begin", "refused")
+    await left(shop, asked("s2", AsBefore), *moves)
+    async with shop.worker() as jobs:
+        (order,) = await priced(jobs, [asked("s1"), asked("s2")])
+        assert (order.price, bool(order.reason)) == (0, True)
+        with pytest.raises(expected):
+            await submit_video(jobs, order.request)
+    assert shop.totals["posted"] == 0
 
 
 @pytest.mark.parametrize("turn", range(3))
