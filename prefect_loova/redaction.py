@@ -29,7 +29,7 @@ _PIECE = re.compile(r"[^\s\"'<>]+")
 
 _ESCAPE = re.compile(
     r"%(?:25)*(?P<percent>[0-7][0-9a-f])"
-    r"|(?<!\\)\\+(?:(?:u00|u\{0{0,4}|x)(?P<code>[0-7][0-9a-f])\}?|(?P<letter>[/nrt]))"
+    r"|(?<!\\)\\+(?:(?:u00|x)(?P<code>[0-7][0-9a-f])|u\{0*(?P<braced>[0-7]?[0-9a-f])\}|(?P<letter>[/nrt]))"
     r"|&(?:amp;)*(?:#0*(?P<decimal>\d{1,7})|#x0*(?P<hex>[0-9a-f]{1,6})|(?P<name>[a-z]{2,20})(?=;));?",
     re.IGNORECASE,
 )
@@ -94,7 +94,7 @@ def _meaning(escape: re.Match[str]) -> str:
     if escape["name"]:
         character = html5.get(f"{escape['name']};", "")
         return character if len(character) == 1 and character.isascii() else ""
-    code = escape["percent"] or escape["code"] or escape["hex"]
+    code = escape["percent"] or escape["code"] or escape["braced"] or escape["hex"]
     number = int(code, 16) if code else int(escape["decimal"])
     return chr(number) if number < 0x80 else ""
 

@@ -28,23 +28,39 @@ ENCODERS: dict[str, Encoder] = {
     "html, decimal": lambda text: "".join(f"&#{ord(c)};" for c in text),
     "html, decimal with zeros": lambda text: "".join(c if c.isalnum() else f"&#{ord(c):05};" for c in text),
     "html, hex": lambda text: "".join(c if c.isalnum() else f"&#x{ord(c):X};" for c in text),
+    "html, hex with zeros": lambda text: "".join(f"&#x{ord(c):010x};" for c in text),
     "html, names": lambda text: (
         text.replace("&", "&amp;").replace("/", "&sol;").replace("?", "&quest;").replace("=", "&equals;")
+    ),
+    "html, names of line ends": lambda text: (
+        text.replace("&", "&AMP;").replace("\n", "&NewLine;").replace("+", "&plus;")
     ),
     "json": json.dumps,
     "json, slashes": lambda text: json.dumps(text).replace("/", r"\/"),
     "json, as Go writes it": lambda text: json.dumps(text).replace("&", r"\u0026").replace("=", r"\u003D"),
     "json, every character": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
     "python": lambda text: "".join(c if c.isalnum() else f"\\x{ord(c):02x}" for c in text),
+    "python, every character": lambda text: "".join(
+        f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text
+    ),
+    "javascript, braces": lambda text: "".join(c if c.isalnum() else f"\\u{{{ord(c):x}}}" for c in text),
     "repr": repr,
 }
+
+
+def in_lines(text: str, size: int, end: str) -> str:
+    return end.join(text[start : start + size] for start in range(0, len(text), size))
+
+
 PACKERS: dict[str, Encoder] = {
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
     "base64, later": lambda text: base64.b64encode(b"a:" + text.encode()).decode(),
     "base64, url": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
     "base64, lines": lambda text: base64.encodebytes(text.encode()).decode().strip(),
+    "base64, lines of mail": lambda text: in_lines(base64.b64encode(text.encode()).decode(), 64, "\r\n"),
     "hex": lambda text: text.encode().hex(),
     "hex, upper case": lambda text: text.encode().hex().upper(),
+    "hex, lines": lambda text: in_lines(text.encode().hex(), 32, "\n"),
 }
 PARAMETERS = sorted(
     {name for one in SIGNATURES for name in one.needs if "signature" in name} - {"x-oss-signature-version"}
@@ -96,7 +112,7 @@ def test_no_api_key_is_left_however_it_is_encoded(key: str, chain: list[str]) ->
 @given(name=st.sampled_from(list(ENCODERS)), outer=st.sampled_from(list(ENCODERS)))
 def test_base64_in_lines_is_one_run_however_its_line_ends_are_encoded(end: str, name: str, outer: str) -> None:
     lines = base64.b64encode(b"the key that you sent, loova-secret-key, is not valid").decode()
-    text = encoded(end.join(lines[start : start + 30] for start in range(0, len(lines), 30)), [name, outer])
+    text = encoded(in_lines(lines, 30, end), [name, outer])
     line = hidden(f"invalid: {text}", "loova-secret-key")
     assert line.startswith("invalid: ")
     assert not any(part in line for part in (lines[24:30], lines[30:40]))
@@ -178,6 +194,8 @@ def test_text_without_queries_and_escapes_is_left_alone(text: str) -> None:
         "A" * 16 + "\n",
         "A" * 16 + "&#00010;",
         "A%5Cn",
+        "\\u{0",
+        "&#0",
         "aHR0",
         "https%3A%2F%2F",
         "&amp;#37;25",
