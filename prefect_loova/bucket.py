@@ -14,7 +14,7 @@ from prefect_loova.ages import date_of
 from prefect_loova.bucket_check import check_bucket
 from prefect_loova.errors import InvalidRequestError, StorageError, shown
 from prefect_loova.s3_calls import THREADS, call_s3
-from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, operation_of, storage_error, where_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -223,8 +223,11 @@ class BucketPrefix:
             if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
             raise
-        except (KeyError, *S3_ERRORS) as error:
-            raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
+        except KeyError:
+            where = where_of(None, self.s3, "GetObject")
+            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True) from None
+        except S3_ERRORS as error:
+            raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
 
     async def put_json(self, object_key: str, content: Any, **condition: str) -> None:
         """Write a small JSON object.
@@ -237,7 +240,8 @@ class BucketPrefix:
             object_key, self.s3.put_object, Body=body, ContentType="application/json", **condition
         )
         if not answer.get("ETag"):
-            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer", transient=True)
+            where = where_of(None, self.s3, "PutObject")
+            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True)
 
     async def get_bytes(self, object_key: str, most: int) -> bytes | None:
         """A small object, or None where it is missing (or may not be seen), or larger than `most` bytes.

@@ -209,7 +209,11 @@ class LoovaClient:
                 if named:
                     message += f"; of what arrived of it, {hidden(named, self._api_key)} may name the task"
                 raise InDoubtError(message, credits_spent="maybe") from None
-        return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
+        try:
+            return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
+        except LoovaError as error:
+            error.request = f"POST /v1/video/seedance-2 at {self._host}"
+            raise
 
     async def get_task(self, task_id: str) -> VideoTask:
         """Look at one Loova task once (get-task-status).
@@ -243,11 +247,20 @@ class LoovaClient:
         tries = tries or self._read_tries
         if self._reads is None:
             raise RuntimeError("use the client as `async with LoovaClient(...) as loova:`")
+        try:
+            return await self._read_again_and_again(self._reads, path, parse, params, tries)
+        except LoovaError as error:
+            error.request = f"GET {path} at {self._host}"
+            raise
+
+    async def _read_again_and_again(
+        self, http: httpx.AsyncClient, path: str, parse: Callable[[Answer], T], params: dict[str, str], tries: int
+    ) -> T:
         for attempt in range(tries):
             pause = None
             try:
                 async with asyncio.timeout(2 * self._timeout):
-                    answer = await self._answer(self._reads, "GET", path, params=params)
+                    answer = await self._answer(http, "GET", path, params=params)
                 if not {answer.http_status, answer.code} & _AGAIN:
                     return parse(answer)
                 pause = retry_after(answer.retry_after)
@@ -282,6 +295,10 @@ class LoovaClient:
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             follow_redirects=False,
         )
+
+    @property
+    def _host(self) -> str:
+        return self.origin.partition("://")[2]
 
     def _safe(self, error: BaseException) -> str:
         text = shown(hidden(str(error), self._api_key), 300)

@@ -21,6 +21,7 @@ from prefect_loova.client import USER_AGENT
 from prefect_loova.errors import NotWholeVideoError, TransferError, shown
 from prefect_loova.fetching import Fetch, SlowAnswerError, refused
 from prefect_loova.polling import backoff, retry_after
+from prefect_loova.s3_errors import host_of
 
 LONGEST_PAUSE = 60.0
 """The longest pause before another try, in seconds, also where the host asks for more."""
@@ -140,7 +141,9 @@ class Download:
             except SlowAnswerError as error:
                 self._slow_left -= 1
                 if not self._slow_left:
-                    raise TransferError(f"the video's host is too slow: {error}", credits_spent="yes") from None
+                    raise TransferError(
+                        f"the video's host is too slow: {error}{self.where}", credits_spent="yes"
+                    ) from None
                 await self._wait_for_next_try(str(error), was_slow=True)
             except _BrokenOffError as error:
                 await self._wait_for_next_try(str(error), error.wait)
@@ -191,6 +194,11 @@ class Download:
                 return
             left -= len(piece)
             yield piece
+
+    @property
+    def where(self) -> str:
+        """` (GET at videos.example.com)`, for an error."""
+        return f" (GET at {host_of(self._url)})"
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -257,7 +265,7 @@ class Download:
             kind = NotWholeVideoError if self.received else TransferError
             raise kind(
                 f"the video's transfer broke off at byte {self.received}{of}, again and again; "
-                f"the last time with {shown(problem, 200)}",
+                f"the last time with {shown(problem, 200)}{self.where}",
                 credits_spent="yes",
             )
         pause = backoff(self._failures, most=LONGEST_PAUSE)

@@ -76,6 +76,7 @@ class LoovaError(Exception):
         code: The `code` of Loova's envelope.
         loova_message: The `message` of Loova's envelope, as one harmless line.
         credits_spent: Whether credits may have been spent: `no`, `maybe` or `yes`.
+        request: The request that failed, as `GET /v1/tasks at api.loova.ai`, where it is known.
     """
 
     may_retry: ClassVar[bool] = False
@@ -100,6 +101,7 @@ class LoovaError(Exception):
         self.code = code
         self.loova_message = None if loova_message is None else shown(loova_message)
         self.credits_spent = credits_spent
+        self.request: str | None = None
 
     @property
     def why(self) -> str:
@@ -115,6 +117,7 @@ class LoovaError(Exception):
             "trace_id": self.trace_id,
             "HTTP": self.http_status,
             "code": self.code,
+            "request": self.request,
             "credits spent": None if self.credits_spent == "no" else self.credits_spent,
         }
         details = ", ".join(f"{name}: {shown(value)}" for name, value in known.items() if value is not None)

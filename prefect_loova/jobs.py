@@ -104,7 +104,7 @@ class VideoJobs:
         self.times = times or JobTimes()
         self.by = dict(by or {})
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
-        self.spending = Spending(records, max_credits_per_day, clock=clock, wall=wall)
+        self.spending = Spending(records, max_credits_per_day, clock=clock, wall=wall, sleep=sleep)
         self.media = media or MediaRules()
         self.tell = tell
         self.sleep = sleep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from prefect_loova.cancelling import to_its_end
 from prefect_loova.errors import StorageError
+from prefect_loova.s3_calls import call_s3
 from prefect_loova.s3_errors import S3_ERRORS, code_of, status_of, storage_error
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 ALWAYS_EVEN_ABORT = frozenset({"RequestPayer", "ExpectedBucketOwner"})
 """The upload options that every request needs, also one that aborts."""
+
+ABORT_SECONDS = 120.0
+"""How long it may take to find and abort the uploads of one key, in seconds."""
 
 _TRY_AGAIN = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
 _DENIED = frozenset({401, 403, 405, 501})
@@ -65,7 +68,7 @@ async def abort_uploads(
         return abort(s3, bucket, key, ids - {keep}, common)
 
     try:
-        return await to_its_end(asyncio.to_thread(abort_all))
+        return await to_its_end(call_s3(abort_all, seconds=ABORT_SECONDS))
     except S3_ERRORS as error:
         raise failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
 

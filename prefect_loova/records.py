@@ -23,7 +23,7 @@ from prefect_loova.bucket import BucketPrefix, strong
 from prefect_loova.errors import RecordMismatchError, StorageError, shown
 from prefect_loova.polling import backoff
 from prefect_loova.s3_calls import THREADS, call_s3
-from prefect_loova.s3_errors import S3_ERRORS, code_of, host_of, status_of, storage_error
+from prefect_loova.s3_errors import S3_ERRORS, code_of, host_of, status_of, storage_error, where_of
 from prefect_loova.states import FORMAT, JobRecord
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ class JobRecords(BucketPrefix):
             if status_of(error) != 412 and not failure.transient:
                 raise failure from None
             return None, failure
-        unknown = StorageError(f"{self.uri(object_key)}: no ETag in S3's answer to PutObject", transient=True)
+        server = where_of(None, self.s3, "PutObject")
+        unknown = StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{server}", transient=True)
         return strong(answer["ETag"]) if answer.get("ETag") else None, unknown
 
     def _refuses_its_etag(self, object_key: str) -> StorageError:
@@ -322,7 +323,8 @@ class JobRecords(BucketPrefix):
                 raise ValueError("no attempts, or another request's record")
             etag = strong(answer["ETag"])
         except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
-            raise StorageError(f"{uri} is not a job record of prefect-loova; nothing was changed") from None
+            where = where_of(None, self.s3, "GetObject")
+            raise StorageError(f"{uri} is not a job record of prefect-loova{where}; nothing was changed") from None
         if record.api_origin != self.api_origin:
             raise RecordMismatchError(
                 f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix",

@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -32,6 +32,7 @@ MOST_SKEW = 15 * 60.0
 
 _READS_AT_ONCE = 16
 _TRIES = 60
+_TRIES_WITHOUT_A_MOVE = 6
 _ENDED = frozenset({"saved", "failed"})
 _MOST_KEPT = 100_000
 _KEPT_SECONDS = 60.0
@@ -108,6 +109,7 @@ class Spending:
         day: What day it is; the day (UTC) of S3's clock, if not given.
         clock: Monotonic seconds.
         wall: Seconds by this machine's clock. Under a budget it must agree with S3's.
+        sleep: How to wait for a turn, in seconds.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class Spending:
         day: Callable[[], date] | None = None,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.records = records
         self.most = most
         self._day = day
         self._clock = clock
         self._wall = wall
+        self._sleep = sleep
 
     async def admit(self, key: str, attempt: int, refusals: int, credits: float) -> date:
         """Note a submit that is about to be made, if the day's budget allows it.
@@ -159,7 +163,7 @@ class Spending:
         return await self._added_up(day, await self._entries(day))
 
     async def _take_turn(self, entry: Entry, most: float) -> date:
-        day = self._day_here()
+        day, before, refused = self._day_here(), None, 0
         for attempt in range(_TRIES):
             found = await self._turn(day)
             by_s3 = self._day_of_s3()
@@ -191,9 +195,34 @@ class Spending:
                 # Another worker was faster, or the outcome is unknown: the next look tells.
                 if not error.transient and error.http_status != 412:
                     raise
-            await asyncio.sleep(backoff(attempt, first=0.05, most=2.0))
+                failure = error
+            # Where the turn is as it was, nobody was faster: the server does not take the write.
+            refused = refused + 1 if refused and last == before else 1
+            before = last
+            if refused >= _TRIES_WITHOUT_A_MOVE:
+                raise self._not_taken(turn, failure, may_be_read=found is not None)
+            if refused > 1:
+                await self._sleep(backoff(refused, first=0.5))
+            else:
+                await self._sleep(backoff(attempt, first=0.05, most=2.0))
         turn = self.records.object_key("_spend", f"{day}.json")
-        raise StorageError(f"{self.records.uri(turn)} is written by others all the time", transient=True)
+        raise StorageError(
+            f"{self.records.uri(turn)}: PutObject was refused {_TRIES} times, because others took their turn in "
+            "between each time. Nothing was submitted; run it again when fewer workers buy",
+            transient=True,
+        )
+
+    def _not_taken(self, turn: str, failure: StorageError, may_be_read: bool) -> StorageError:
+        if failure.http_status != 412:
+            return failure
+        if not may_be_read:
+            return StorageError(f"{self.records.uri(turn)} is there but may not be read by GetObject (s3:GetObject)")
+        server = self.records.s3.meta.endpoint_url
+        return StorageError(
+            f"{self.records.uri(turn)}: the S3 server at {server} refuses PutObject with the ETag "
+            f"that it gave for this very object (412, {_TRIES_WITHOUT_A_MOVE} times); nothing was submitted",
+            http_status=412,
+        )
 
     async def _turn(self, day: date) -> tuple[Entry | None, str] | None:
         """The submit that was admitted last, and what the next turn is conditional on."""

@@ -19,6 +19,7 @@ from prefect_loova.cancelling import to_its_end
 from prefect_loova.download import LEAST_RATE, SLOW_SECONDS, Download, StartOverError
 from prefect_loova.errors import NotWholeVideoError, TransferError
 from prefect_loova.mp4 import Mp4Check
+from prefect_loova.s3_errors import host_of
 from prefect_loova.tls import tls_context
 from prefect_loova.upload import MAX_PARTS, Target, Upload
 
@@ -143,12 +144,16 @@ async def copy_video(
             except _NotMp4Error as error:
                 if unchecked is not None and download.received:
                     on_unchecked(await copied(unchecked, is_checked=False))
-                assert error.__cause__ is not None  # noqa: S101
-                raise error.__cause__ from None
+                cause = error.__cause__
+                assert isinstance(cause, NotWholeVideoError)  # noqa: S101
+                cause.message += download.where
+                raise cause from None
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise TransferError(f"the video's transfer took longer than {total_timeout:g} s", credits_spent="yes") from None
+        hosts = f"from {host_of(url)} to {host_of(s3.meta.endpoint_url)}"
+        message = f"the video's transfer {hosts} took longer than {total_timeout:g} s"
+        raise TransferError(message, credits_spent="yes") from None
 
 
 async def _copy_once(download: Download, upload: Upload, part_bytes: int, max_bytes: int, is_checked: bool) -> Copied:

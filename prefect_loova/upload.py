@@ -9,16 +9,20 @@ import logging
 import secrets
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ReadTimeoutError
 
 from prefect_loova.cancelling import to_its_end
 from prefect_loova.errors import StorageError
-from prefect_loova.leftovers import ALWAYS_EVEN_ABORT, abort, abort_uploads, failure
+from prefect_loova.leftovers import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, failure
 from prefect_loova.polling import backoff
-from prefect_loova.s3_errors import S3_ERRORS, code_of
+from prefect_loova.s3_calls import CALL_SECONDS, THREADS, call_s3
+from prefect_loova.s3_errors import S3_ERRORS, code_of, where_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,12 +38,16 @@ IN_FLIGHT = 3
 CLOSE_SECONDS = 10.0
 """How long parts on their way are awaited before their upload is aborted."""
 
+SEND_SECONDS = 600.0
+"""How long one part, or the request that makes the object appear, may take, in seconds."""
+
 SETTLE_TRIES = 5
 """How often S3 is asked whether an upload whose outcome is unknown was completed."""
 
 COMMIT_TRIES = 4
 """How often the last request is sent where S3 refuses it because of an object that is there, or of a race."""
 
+_SMALL = frozenset({"create_multipart_upload", "head_object"})
 _ALWAYS = ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
 _UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
 _CONDITION_FAILED = frozenset({409, 412})
@@ -110,7 +118,7 @@ class Upload:
         self._count = 0
         self._parts: dict[int, dict[str, Any]] = {}
         self._sending: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="loova-upload")
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
         self._calls: set[Future[Any]] = set()
 
     @property
@@ -154,7 +162,6 @@ class Upload:
         # A part that arrives after the abort may be kept, and cost money: those on their way are awaited for a while.
         await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
         await asyncio.gather(*self._sending, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._committed:
             return
         place = self._target.bucket, self._target.key
@@ -162,7 +169,7 @@ class Upload:
             if self._may_have_twin:
                 await abort_uploads(self._s3, *place, self._upload_id, options=self._target.options)
             elif self._upload_id is not None:
-                await asyncio.to_thread(abort, self._s3, *place, {self._upload_id}, self._common)
+                await call_s3(partial(abort, self._s3, *place, {self._upload_id}, self._common), seconds=ABORT_SECONDS)
         except StorageError as error:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
@@ -223,7 +230,8 @@ class Upload:
             return await self._create()
         self._upload_id = answer.get("UploadId")
         if self._upload_id is None:
-            raise StorageError(f"{self._uri}: S3's answer names no upload", transient=True, credits_spent="yes")
+            where = where_of(None, self._s3, "CreateMultipartUpload")
+            raise StorageError(f"{self._uri}: S3's answer names no upload{where}", transient=True, credits_spent="yes")
         self._full_checksum = answer.get("ChecksumType") == "FULL_OBJECT"
         self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
 
@@ -231,9 +239,9 @@ class Upload:
         operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
         condition = {"IfNoneMatch": "*"}
         for attempt in range(COMMIT_TRIES):
-            code = ""
+            code, where = "", where_of(None, self._s3, operation)
             problem = StorageError(
-                f"{self._uri}: S3 did not confirm what was sent, and does not hold it",
+                f"{self._uri}: S3 did not confirm what was sent, and does not hold it{where}",
                 transient=True,
                 credits_spent="yes",
             )
@@ -256,6 +264,8 @@ class Upload:
                 raise problem
             log.warning("%s: replacing an object that no job record names", self._uri)
             await self._sleep(backoff(attempt))
+            if found is not None and not found.get("ETag"):
+                raise problem
             condition = {"IfNoneMatch": "*"} if found is None else {"IfMatch": found["ETag"]}
         self._committed = True
 
@@ -312,10 +322,18 @@ class Upload:
     async def _call(self, method: str, **arguments: Any) -> Any:
         """One request to S3, in a thread of this upload."""
         arguments = {"Bucket": self._target.bucket, "Key": self._target.key, **self._always, **arguments}
-        future = self._threads.submit(self._send, getattr(self._s3, method), arguments)
-        self._calls.add(future)
-        future.add_done_callback(self._calls.discard)
-        return await asyncio.wrap_future(future)
+        seconds = CALL_SECONDS if method in _SMALL else SEND_SECONDS
+        limit = asyncio.timeout(seconds)
+        try:
+            async with self._turns, limit:
+                future = THREADS.submit(self._send, getattr(self._s3, method), arguments)
+                self._calls.add(future)
+                future.add_done_callback(self._calls.discard)
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
     def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         body = arguments.get("Body")

@@ -84,6 +84,7 @@ async def _poll(
 ) -> VideoTask:
     deadline = Deadline(max_wait, jobs.clock)
     odd, seen = 0, "submitted"
+    failed: LoovaError | None = None
     if not submission.reused:
         await jobs.sleep(min(schedule.pause(0), deadline.left))
     while True:
@@ -97,14 +98,14 @@ async def _poll(
             log.warning("task %s: %s", submission.task_id, error)
         except UnexpectedResponseError as error:
             log.debug("task %s: a look failed: %s", submission.task_id, error)
-            seen = "no answer"
+            seen, failed = "no answer", error
         else:
-            odd, seen = 0, task.status or task.state
+            odd, seen, failed = 0, task.status or task.state, None
             if task.state != "running":
                 log.debug("task %s: %s", task.task_id, seen, extra={"ended": task.state})
                 return await ended(jobs, submission, task)
         if last_look:
-            raise _still_running(jobs, submission, deadline.waited)
+            raise _still_running(submission, deadline.waited, failed)
         pause = min(schedule.pause(deadline.waited), deadline.left)
         facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": seen, "pause": pause}
         log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next look in %(pause).0f s", facts, extra=facts)
@@ -178,9 +179,12 @@ async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> Vid
     return task
 
 
-def _still_running(jobs: VideoJobs, submission: Submission, waited: float) -> WaitTimeoutError:
+def _still_running(submission: Submission, waited: float, failed: LoovaError | None) -> WaitTimeoutError:
+    happened = f"the task still ran after {waited:.0f} s"
+    if failed is not None:
+        happened = f"whether the task still runs is not known after {waited:.0f} s: {failed.why} ({failed.request})"
     return WaitTimeoutError(
-        f"the task still ran after {waited:.0f} s. Nothing is lost: ask for the same request again to go on waiting",
+        f"{happened}. Nothing is lost: ask for the same request again to go on waiting",
         task_id=submission.task_id,
         trace_id=submission.trace_id,
         credits_spent="yes",
