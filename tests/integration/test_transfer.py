@@ -455,6 +455,18 @@ async def test_what_is_not_a_whole_video_never_becomes_an_object_nor_replaces_on
     assert store.content() == b"what was there before"
 
 
+async def test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_is_not_saved(store: Store) -> None:
+    """Up to there it is a whole mp4 by itself: only its length, or its last box, shows that nothing is missing."""
+    video = rendered("frag_keyframe+empty_moov")
+    cut = video[: video.rindex(b"mfra") - 4]
+    async with VideoHost(Reply(cut, chunked=True)) as host:
+        with pytest.raises(NotWholeVideoError, match="nothing shows that byte"):
+            await store.copy(host.url())
+    assert store.is_clean()
+    async with VideoHost(Reply(cut)) as host:
+        assert (await store.copy(host.url())).size_bytes == len(cut)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_video_over_the_bound_is_refused_early(store: Store, chunked: bool) -> None:
     async with VideoHost(Reply(long_video(4 * LONG), chunked=chunked)) as host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -32,8 +33,10 @@ from tests.integration.jobs.shop import (
     VIDEO,
     Shop,
     in_doubt,
+    through,
     until,
 )
+from tests.proxy import Proxy
 
 
 async def test_a_job_in_doubt_stays_in_doubt_on_asking_again(shop: Shop) -> None:
@@ -102,6 +105,41 @@ async def test_a_decision_about_one_attempt_never_counts_for_a_later_one(shop: S
     assert shop.states == ["in_doubt", "in_doubt"]
     assert (await shop.decide("adopt", shop.task_ids[1], attempt=2)).state == "submitted"
     assert shop.totals["posted"] == 2
+
+
+@pytest.mark.parametrize("what", ["submit-again", "give-up"])
+async def test_a_decision_is_refused_if_another_person_decided_about_its_attempt_meanwhile(
+    shop: Shop, proxy: Proxy, what: str
+) -> None:
+    await in_doubt(shop)
+    looks = 0
+    is_late, was_decided = threading.Event(), threading.Event()
+
+    def hold_second_look(line: str) -> None:
+        nonlocal looks
+        if line.startswith("GET ") and "record.json" in line:
+            looks += 1
+            if looks == 2:  # the decision was accepted at the first look, and is written over what this one shows
+                is_late.set()
+                was_decided.wait(30)
+
+    proxy.watch = hold_second_look
+    try:
+        late = asyncio.create_task(shop.decide(what, attempt=1, s3=through(proxy, shop.bucket)))
+        await until(is_late.is_set)
+        await shop.decide("submit-again", attempt=1)
+        shop.loova.fail("lost_reply")
+        with pytest.raises(InDoubtError, match="--attempt 2"):
+            await shop.submit()
+        before = shop.record
+        was_decided.set()
+        with pytest.raises(MoveRefusedError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
+            await late
+    finally:
+        was_decided.set()
+        proxy.watch = None
+    assert shop.record == before
+    assert shop.states == ["in_doubt", "in_doubt"]
 
 
 async def overdue(shop: Shop) -> None:
