@@ -182,9 +182,11 @@ async def test_a_refusal_that_is_noted_already_is_not_noted_again_over_another_w
     shop.loova.fail("too_many_running_tasks")
     proxy.harm(Harm(what="drop", when="after", at=2, matching=PUT_RECORD))
     proxy.watch = another_submits
+    clock = Clock()
     try:
         with pytest.raises(WaitTimeoutError):
-            await shop.submit(s3=through(proxy, shop.bucket), max_wait=0.5, times=PATIENT)
+            away = through(proxy, shop.bucket)
+            await shop.submit(s3=away, max_wait=0.5, times=PATIENT, clock=clock, sleep=clock.sleep)
     finally:
         proxy.watch = None
     assert seen
