@@ -184,7 +184,7 @@ def test_a_break_turns_the_tests_red_that_guard_it(broken: Break, tmp_path: Path
 
 @pytest.mark.parametrize("folder", sorted({test.rpartition("/")[0] for one in TRIED for test in one.red}))
 def test_a_copy_without_a_break_passes_the_same_tests(folder: str, tmp_path: Path) -> None:
-    """Each folder in a process of its own: the search is many times slower where Prefect is imported."""
+    """Each folder in a process of its own, as each break is."""
     copied_to(tmp_path)
     tests = dict.fromkeys(test for one in TRIED for test in one.red if test.rpartition("/")[0] == folder)
     status, output = tried(tmp_path, tests)
