@@ -493,7 +493,7 @@ async def test_the_key_is_in_no_error_and_no_log_even_if_the_server_echoes_it(
     reply: bytes | Behaviour, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("httpcore").setLevel(logging.INFO)  # it logs the headers of answers at DEBUG
+    caplog.set_level(logging.INFO, "httpcore")  # it logs the headers of answers at DEBUG
     told = []
     async with serving(reply) as server, LoovaClient(KEY, server.base_url, sleep=Pauses()) as loova:
         for call in (loova.submit_video(CITY), loova.get_task("t"), loova.get_credits()):
