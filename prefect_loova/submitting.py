@@ -91,7 +91,7 @@ async def submit_video(
             pause = jobs.times.look_again
         except RecordMovedError:
             conflicts += 1
-            late, pause = jobs.records.moved_each_time(request.key, conflicts), backoff(conflicts - 1, most=30.0)
+            late, pause = jobs.records.moved_each_time(key, conflicts), backoff(conflicts - 1, most=30.0)
             if conflicts <= _CONFLICTS_AT_ONCE:
                 await jobs.sleep(min(pause, jobs.times.look_again))
                 continue

@@ -68,8 +68,6 @@ async def collect_videos(
     logger.info(found.summary)
     for failed, reason in found.failed:
         logger.warning("job %s: %s", failed, reason)
-    for key_of_it, reason in found.problems:
-        logger.warning("job %s: %s", key_of_it, reason)
     if found.in_doubt or found.problems:
         await publish_jobs_in_doubt(found.in_doubt, found.problems)
     where: dict[str, Any] = {"credentials": credentials, "bucket": bucket, "prefix": prefix}
@@ -166,7 +164,5 @@ async def resolve_job(
                 raise
             get_run_logger().warning("it is decided, but what is left cannot be listed: %s", error)
             return []
-    for unread, reason in waiting.problems:
-        get_run_logger().warning("job %s cannot be read, and may be in doubt: %s", unread, reason)
     await publish_jobs_in_doubt(waiting.in_doubt, waiting.problems)
     return waiting.in_doubt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def pictures(tmp_path: Path) -> Path:
 def make(place, *images: Any, **fields: Any):
     request = VideoRequest(prompt=fields.pop("prompt", "a cat"), image_urls=images, duration=4, **fields)
     return generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
+
+
+def as_a_worker_runs_it(monkeypatch):
+    """What a worker gives the process of a deployment's run: Prefect reads both from the environment."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid.uuid4()))
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__NAME", "a-deployment")
 
 
 def frame(bucket, saved: SavedVideo, which: Any) -> Image.Image:
@@ -93,7 +100,7 @@ async def test_a_reference_to_a_medium_that_is_not_there_is_warned_of(place, loo
 
 
 async def test_a_run_of_a_deployment_reads_files_below_its_working_directory_only(place, pictures, monkeypatch):
-    monkeypatch.setattr("prefect_loova.opening.deployment_name", lambda: "a-deployment")
+    as_a_worker_runs_it(monkeypatch)
     monkeypatch.chdir(pictures.parent)
     (pictures.parent.parent / "secret.png").write_bytes((pictures / "cat.png").read_bytes())
     with pytest.raises(InvalidRequestError, match="it lies outside of"):
@@ -105,7 +112,7 @@ async def test_a_run_of_a_deployment_reads_files_below_its_working_directory_onl
 
 
 async def test_a_run_of_a_deployment_reads_lists_below_its_working_directory_only(place, bucket, pictures, monkeypatch):
-    monkeypatch.setattr("prefect_loova.opening.deployment_name", lambda: "a-deployment")
+    as_a_worker_runs_it(monkeypatch)
     monkeypatch.chdir(pictures)
     outside = pictures.parent / "secret.yaml"
     outside.write_text("password=hunter2")

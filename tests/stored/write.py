@@ -1,7 +1,8 @@
 """Write what this version stores, as one JSON file that later versions must be able to go on with.
 
-`python -m tests.stored.write tests/stored/v0.1.0.json`: a bucket with a job in each state, two queued requests and the
-index of a day; a block; a deployment's parameters; results of tasks. A file that was released is never written again.
+`python -m tests.stored.write tests/stored/NAME.json`: a bucket with a job in each state, two queued requests and the
+index of a day; a block; results of tasks and flows, as models and as Prefect keeps them. A file in this folder is never
+written again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prefect_loova import LoovaCredentials, VideoRequest
+from prefect.serializers import JSONSerializer
+
+from prefect_loova import (
+    BatchReport,
+    CollectedVideos,
+    CreditsReport,
+    LoovaCredentials,
+    SavedVideo,
+    StoryReport,
+    Submission,
+    VideoOutcome,
+    VideoRequest,
+    VideoTask,
+)
 from prefect_loova.client import LoovaClient
 from prefect_loova.collecting import queue
 from prefect_loova.doubt import decide, job_in_doubt
@@ -116,6 +130,23 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
     return results
 
 
+def _as_prefect_keeps_them(results: dict[str, Any]) -> dict[str, str]:
+    """Each result of a task or a flow in Prefect's JSON, which names the class by the module that it is in."""
+    saved = SavedVideo.model_validate(results["SavedVideo"])
+    outcome = VideoOutcome(key=saved.key, name="a boat", rows=(1,), outcome="saved", credits_estimate=60.0)
+    batch = BatchReport(videos=(outcome,))
+    values = {
+        "VideoTask": VideoTask.model_validate(results["VideoTask"]),
+        "Submission": Submission.model_validate(results["Submission"]),
+        "SavedVideo": saved,
+        "BatchReport": batch,
+        "StoryReport": StoryReport(title="a story", shots=batch),
+        "CollectedVideos": CollectedVideos(saved=[saved]),
+        "CreditsReport": CreditsReport(api_origin=ORIGIN, available=1.0, low_below=2.0, days=()),
+    }
+    return {name: JSONSerializer().dumps(value).decode() for name, value in values.items()}
+
+
 async def stored() -> dict[str, Any]:
     """All of it."""
     with moto() as server, LoovaSimulator(api_key="a-key", generation_seconds=0, short_side=64) as loova:
@@ -141,6 +172,7 @@ async def stored() -> dict[str, Any]:
             "objects": objects,
             "tasks": loova.ledger["tasks"],
             "results": results,
+            "results_in_prefect": _as_prefect_keeps_them(results),
             "requests": {
                 name: {"stored": request.model_dump(mode="json"), "key": request.key}
                 for name, request in REQUESTS.items()
@@ -152,5 +184,5 @@ async def stored() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)
     Path(sys.argv[1]).write_text(json.dumps(asyncio.run(stored()), indent=1, default=str) + "\n")

@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.serializers import JSONSerializer
 from pydantic import TypeAdapter
 
+import prefect_loova
 from prefect_loova import LoovaCredentials, SavedVideo, Submission, VideoRequest
 from prefect_loova.collecting import collect
 from prefect_loova.errors import LoovaError
@@ -138,3 +140,12 @@ def test_requests_blocks_and_results_are_read(path: Path) -> None:
         result = stored["results"][kind.__name__]
         read = TypeAdapter(kind).validate_python(result)
         assert read.model_dump(mode="json") == read.model_dump(mode="json") | result
+
+
+def test_results_that_prefect_kept_are_read(path: Path) -> None:
+    kept = json.loads(path.read_text()).get("results_in_prefect", {})
+    for name, written in kept.items():
+        read = JSONSerializer().loads(written.encode())
+        assert type(read) is getattr(prefect_loova, name)
+        old = json.loads(written)["data"]
+        assert read.model_dump(mode="json") == read.model_dump(mode="json") | old
