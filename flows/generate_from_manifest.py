@@ -14,9 +14,9 @@ import argparse
 import sys
 
 from prefect_loova import BatchReport, generate_from_manifest
+from prefect_loova._prefect.manifest_files import Manifest
+from prefect_loova.batches.manifest import read_manifest
 from prefect_loova.command import Parser, Place, amount, in_place, run, seconds
-from prefect_loova.manifest import read_manifest
-from prefect_loova.manifests import Manifest
 
 __all__ = ["generate_from_manifest"]
 

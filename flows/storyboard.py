@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 from prefect_loova import StoryReport, generate_storyboard
+from prefect_loova._prefect.manifest_files import Manifest
+from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.command import Parser, Place, amount, place, run, seconds, simulated, to_disk
-from prefect_loova.manifests import Manifest
-from prefect_loova.storyboard import read_storyboard
 
 __all__ = ["generate_storyboard"]
 

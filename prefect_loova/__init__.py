@@ -9,39 +9,42 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from prefect_loova._moved import keep_old_names
+
 if TYPE_CHECKING:
-    from prefect_loova.accounts import CreditsReport as CreditsReport
-    from prefect_loova.batch import BatchReport as BatchReport
-    from prefect_loova.batch import VideoOutcome as VideoOutcome
-    from prefect_loova.batch_flows import generate_from_manifest as generate_from_manifest
-    from prefect_loova.batch_flows import generate_videos as generate_videos
+    from prefect_loova.batches.credits import CreditsReport as CreditsReport
+    from prefect_loova.batches.plan import BatchReport as BatchReport
+    from prefect_loova.batches.plan import VideoOutcome as VideoOutcome
+    from prefect_loova.batches.storyboard import StoryReport as StoryReport
     from prefect_loova.client import LoovaClient as LoovaClient
-    from prefect_loova.collecting import CollectedVideos as CollectedVideos
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
     from prefect_loova.errors import BatchError as BatchError
     from prefect_loova.errors import BudgetError as BudgetError
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
-    from prefect_loova.flows import generate_video as generate_video
-    from prefect_loova.media_types import MediaRules as MediaRules
-    from prefect_loova.models import CreditBalance as CreditBalance
-    from prefect_loova.models import JobInDoubt as JobInDoubt
-    from prefect_loova.models import SavedVideo as SavedVideo
-    from prefect_loova.models import Submission as Submission
-    from prefect_loova.models import VideoRequest as VideoRequest
-    from prefect_loova.models import VideoTask as VideoTask
-    from prefect_loova.story_flow import generate_storyboard as generate_storyboard
-    from prefect_loova.storyboard import StoryReport as StoryReport
+    from prefect_loova.flows.batch import generate_from_manifest as generate_from_manifest
+    from prefect_loova.flows.batch import generate_videos as generate_videos
+    from prefect_loova.flows.maintenance import collect_videos as collect_videos
+    from prefect_loova.flows.maintenance import report_credits as report_credits
+    from prefect_loova.flows.maintenance import resolve_job as resolve_job
+    from prefect_loova.flows.storyboard import generate_storyboard as generate_storyboard
+    from prefect_loova.flows.video import generate_video as generate_video
+    from prefect_loova.jobs.collect import CollectedVideos as CollectedVideos
+    from prefect_loova.models.media_types import MediaRules as MediaRules
+    from prefect_loova.models.request import CreditBalance as CreditBalance
+    from prefect_loova.models.request import JobInDoubt as JobInDoubt
+    from prefect_loova.models.request import SavedVideo as SavedVideo
+    from prefect_loova.models.request import Submission as Submission
+    from prefect_loova.models.request import VideoRequest as VideoRequest
+    from prefect_loova.models.request import VideoTask as VideoTask
     from prefect_loova.tasks import get_credits as get_credits
     from prefect_loova.tasks import prepare_media as prepare_media
     from prefect_loova.tasks import save_video as save_video
     from prefect_loova.tasks import submit_video as submit_video
     from prefect_loova.tasks import wait_for_video as wait_for_video
-    from prefect_loova.upkeep import collect_videos as collect_videos
-    from prefect_loova.upkeep import report_credits as report_credits
-    from prefect_loova.upkeep import resolve_job as resolve_job
 
 __version__ = version("prefect-loova")
+keep_old_names(__name__)
 
 __all__ = [
     "BatchError",
@@ -77,31 +80,31 @@ __all__ = [
 ]
 
 _HOME = {
-    "CreditsReport": "accounts",
-    "BatchReport": "batch",
-    "VideoOutcome": "batch",
+    "CreditsReport": "batches.credits",
+    "BatchReport": "batches.plan",
+    "VideoOutcome": "batches.plan",
     "LoovaClient": "client",
-    "CollectedVideos": "collecting",
+    "CollectedVideos": "jobs.collect",
     "LoovaCredentials": "credentials",
     "BatchError": "errors",
     "BudgetError": "errors",
     "InDoubtError": "errors",
     "LoovaError": "errors",
-    "collect_videos": "upkeep",
-    "generate_from_manifest": "batch_flows",
-    "generate_storyboard": "story_flow",
-    "generate_video": "flows",
-    "generate_videos": "batch_flows",
-    "report_credits": "upkeep",
-    "resolve_job": "upkeep",
-    "MediaRules": "media_types",
-    "CreditBalance": "models",
-    "JobInDoubt": "models",
-    "SavedVideo": "models",
-    "Submission": "models",
-    "VideoRequest": "models",
-    "VideoTask": "models",
-    "StoryReport": "storyboard",
+    "collect_videos": "flows.maintenance",
+    "generate_from_manifest": "flows.batch",
+    "generate_storyboard": "flows.storyboard",
+    "generate_video": "flows.video",
+    "generate_videos": "flows.batch",
+    "report_credits": "flows.maintenance",
+    "resolve_job": "flows.maintenance",
+    "MediaRules": "models.media_types",
+    "CreditBalance": "models.request",
+    "JobInDoubt": "models.request",
+    "SavedVideo": "models.request",
+    "Submission": "models.request",
+    "VideoRequest": "models.request",
+    "VideoTask": "models.request",
+    "StoryReport": "batches.storyboard",
     "get_credits": "tasks",
     "prepare_media": "tasks",
     "save_video": "tasks",

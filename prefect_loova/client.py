@@ -18,7 +18,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from prefect_loova.answers import Answer, read_credits, read_submit, read_task
+from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, folded
+from prefect_loova._api.responses import Answer, read_credits, read_submit, read_task
+from prefect_loova._api.task_ids import trace_of_a_task_in_text
+from prefect_loova._api.tls import tls_context
+from prefect_loova._redaction import hidden
+from prefect_loova._timing import backoff, retry_after
+from prefect_loova._urls import names_private_host, origin, url_problem
 from prefect_loova.errors import (
     InDoubtError,
     InvalidRequestError,
@@ -28,14 +34,8 @@ from prefect_loova.errors import (
     UnexpectedResponseError,
     shown,
 )
-from prefect_loova.media import Medium, shown_media
-from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.polling import backoff, retry_after
-from prefect_loova.redaction import hidden
-from prefect_loova.tls import tls_context
-from prefect_loova.traces import trace_of_a_task_in_text
-from prefect_loova.urls import names_private_host, origin, url_problem
-from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
+from prefect_loova.models.media import Medium, shown_media
+from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
 
 DEFAULT_BASE_URL = "https://api.loova.ai/api"
 """The quickstart's base URL; some other pages print https://api.loova.ai without `/api`."""

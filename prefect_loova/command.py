@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from prefect_loova.bucket import checked_bucket
+from prefect_loova._prefect.context import PLACE
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import (
     AbandonedError,
@@ -43,7 +43,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
     shown,
 )
-from prefect_loova.opening import PLACE
+from prefect_loova.store.prefix import checked_bucket
 
 # Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
 # and its telemetry shows a traceback when it meets the database locked.
@@ -283,7 +283,7 @@ def run(work: Callable[[argparse.Namespace], None], parser: Parser, argv: list[s
 @contextmanager
 def _terminal() -> Iterator[None]:
     """Logs without tracebacks of what `fail` tells anyway, and progress for a person who looks."""
-    log = logging.getLogger("prefect_loova.waiting")
+    log = logging.getLogger("prefect_loova.jobs.wait")
     level, told = log.level, _AlreadyTold()
     handlers = [
         handler

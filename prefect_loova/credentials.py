@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, SecretStr, field_validator
 
+from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, folded
+from prefect_loova._urls import url_problem
 from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.jobs import JobTimes
-from prefect_loova.media_types import MediaRules
-from prefect_loova.urls import url_problem
-from prefect_loova.wording import PHRASE_RULE, SHORTEST_PHRASE, folded
+from prefect_loova.jobs.context import JobTimes
+from prefect_loova.models.media_types import MediaRules
 
 
 class LoovaCredentials(CredentialsBlock):

@@ -40,7 +40,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
-from prefect_loova.redaction import hidden
+from prefect_loova._redaction import hidden
 
 Spent = Literal["no", "maybe", "yes"]
 

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, get_args
 
+from prefect_loova._prefect.context import open_jobs
 from prefect_loova.command import Parser, Place, in_place, run, say
-from prefect_loova.doubt import Doubts, decide, job_in_doubt, look_for_doubts
 from prefect_loova.errors import InvalidRequestError, shown
-from prefect_loova.models import JobInDoubt
-from prefect_loova.opening import open_jobs
-from prefect_loova.states import Decision, DecisionName, JobRecord
+from prefect_loova.jobs.doubt import Doubts, decide, job_in_doubt, look_for_doubts
+from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
+from prefect_loova.models.request import JobInDoubt
 
 
 def parser() -> Parser:

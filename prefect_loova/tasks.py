@@ -16,16 +16,19 @@ from prefect.runtime import task_run
 from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova import saving, showing, submitting, waiting
+from prefect_loova._prefect import previews as showing
+from prefect_loova._prefect.context import DEFAULT_PREFIX, local_files, open_jobs
+from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.progress import VideoProgress
+from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, shown
-from prefect_loova.jobs import MAX_WAIT
-from prefect_loova.models import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
-from prefect_loova.opening import DEFAULT_PREFIX, local_files, open_jobs
-from prefect_loova.preparing import Preparing
-from prefect_loova.progress import VideoProgress
-from prefect_loova.showing import Preview
-from prefect_loova.urls import origin
+from prefect_loova.jobs import save as saving
+from prefect_loova.jobs import submit as submitting
+from prefect_loova.jobs import wait as waiting
+from prefect_loova.jobs.context import MAX_WAIT
+from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.models.request import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
 
 
 def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -23,12 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.collecting import collect, queue
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
+from prefect_loova.jobs.collect import collect, queue
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+from prefect_loova.store.records import JobRecords
 from tests.benchmarks.stage import rss_mib
 
 PLACES = 6

@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["PREFECT_LOGGING_LEVEL"] = "ERROR"  # before Prefect reads it
 
 from prefect_loova import VideoRequest, generate_video
-from prefect_loova.preview import make_previews
-from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+from prefect_loova.store.reader import S3File
+from prefect_loova.video.thumbnails import make_previews
 from tests.benchmarks.report import finish
 from tests.benchmarks.stage import peak_mib, place, rss_mib, simulator
 

@@ -23,9 +23,9 @@ from typing import Any
 import httpx
 import smart_open
 
+from prefect_loova._api.tls import tls_context
 from prefect_loova.simulator.s3 import s3_client
-from prefect_loova.tls import tls_context
-from prefect_loova.transfer import Target, copy_video
+from prefect_loova.transfer.copy import Target, copy_video
 
 MIB = 1024**2
 PART = 8 * MIB

@@ -33,10 +33,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import Submission, VideoTask
-from prefect_loova.polling import PollSchedule
-from prefect_loova.waiting import wait_for_video
+from prefect_loova._timing import PollSchedule
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.request import Submission, VideoTask
 from tests.benchmarks.lost_reply import PEERS_FOLDER, Contestant, environment_of
 from tests.benchmarks.report import finish
 

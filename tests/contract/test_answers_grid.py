@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 import pytest
 
-from prefect_loova.answers import Answer, read_submit
-from prefect_loova.bucket import PROBES
-from prefect_loova.bucket_check import count_as_checked
+from prefect_loova._api.responses import Answer, read_submit
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, LoovaError, RejectedError, TooManyRunningTasksError
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.prefix import PROBES
+from prefect_loova.store.records import JobRecords
 from tests.unit.test_protocol import MemoryS3
 
 Outcome = Literal["bought", "refused", "wait", "doubt"]

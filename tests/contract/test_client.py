@@ -17,7 +17,7 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     UnexpectedResponseError,
 )
-from prefect_loova.models import VideoRequest
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import FAULTS, LoovaSimulator
 
 CITY = VideoRequest(prompt="A futuristic city at sunset")

@@ -18,7 +18,7 @@ import pytest
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, NotSentError, SuspendedError
-from prefect_loova.models import VideoRequest
+from prefect_loova.models.request import VideoRequest
 
 CITY = VideoRequest(prompt="A futuristic city at sunset")
 TASK = {"code": 200, "trace_id": "trace-1", "message": "success", "data": {"task_id": "record_id"}}
@@ -145,7 +145,7 @@ async def answered_at_once(server: Server, reader: asyncio.StreamReader, writer:
 PROCESS = """
 import asyncio, sys
 from prefect_loova.client import LoovaClient
-from prefect_loova.models import VideoRequest
+from prefect_loova.models.request import VideoRequest
 
 async def main():
     async with LoovaClient("key", sys.argv[1], submit_timeout=float(sys.argv[2])) as loova:

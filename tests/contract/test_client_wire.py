@@ -30,7 +30,7 @@ from prefect_loova.errors import (
     TaskNotFoundError,
     UnexpectedResponseError,
 )
-from prefect_loova.models import VideoRequest
+from prefect_loova.models.request import VideoRequest
 
 KEY = "key-0123456789/secret+"
 CITY = VideoRequest(prompt="A futuristic city at sunset")

@@ -12,8 +12,8 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest, generate_video
-from prefect_loova.jobs import JobTimes
-from prefect_loova.opening import open_jobs
+from prefect_loova._prefect.context import open_jobs
+from prefect_loova.jobs.context import JobTimes
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.crash.forkserver import decide_as_told, main

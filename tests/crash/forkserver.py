@@ -23,15 +23,15 @@ import boto3
 from botocore.config import Config
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.doubt import decide, jobs_in_doubt
 from prefect_loova.errors import LoovaError
-from prefect_loova.jobs import JobTimes, VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
-from prefect_loova.saving import save_video
-from prefect_loova.states import Decision
-from prefect_loova.submitting import submit_video
-from prefect_loova.waiting import wait_for_video
+from prefect_loova.jobs.context import JobTimes, VideoJobs
+from prefect_loova.jobs.doubt import decide, jobs_in_doubt
+from prefect_loova.jobs.save import save_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.job_record import Decision
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.store.records import JobRecords
 
 Job = Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from prefect_loova.models import VideoRequest
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from tests.crash.harms import Wire
 from tests.proxy import Harm, Proxy, Seen

@@ -58,7 +58,7 @@ class Break:
 BREAKS = [
     Break(
         "a video whose length nobody announced counts as whole",
-        "transfer.py",
+        "transfer/copy.py",
         "length_is_known=download.announced is not None",
         "length_is_known=True",
         (f"{TRANSFER}::test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_is_not_saved[seaweedfs]",),
@@ -66,7 +66,7 @@ BREAKS = [
     ),
     Break(
         "a part with another ETag is put behind what came before",
-        "download.py",
+        "transfer/download.py",
         "if changed or total != (self.announced or total):",
         "if total != (self.announced or total):",
         (
@@ -77,7 +77,7 @@ BREAKS = [
     ),
     Break(
         "the index is not restored after a deletion",
-        "records.py",
+        "store/records.py",
         "if stored is not None and stored.record.is_open:",
         "if False:",
         (
@@ -88,7 +88,7 @@ BREAKS = [
     ),
     Break(
         "a person's decision is written without comparing the attempt",
-        "doubt.py",
+        "jobs/doubt.py",
         "which(jobs, record, number), decision=decision",
         "which(jobs, record), decision=decision",
         (
@@ -99,7 +99,7 @@ BREAKS = [
     ),
     Break(
         "`submitting` is not written before the POST",
-        "submitting.py",
+        "jobs/submit.py",
         "stored, is_fresh = await _begin(jobs, stored, number, seconds, await jobs.balance())",
         "is_fresh = lambda: True",
         (WORKER_AND_COLLECTOR,),
@@ -107,7 +107,7 @@ BREAKS = [
     ),
     Break(
         "a record that is read back counts as ours without its `write_id`",
-        "records.py",
+        "store/records.py",
         "seen.record.write_id == record.write_id",
         "seen.record.key == record.key",
         (WORKER_AND_COLLECTOR,),
@@ -116,7 +116,7 @@ BREAKS = [
     ),
     Break(
         "the POST leaves however long `submitting` took",
-        "submitting.py",
+        "jobs/submit.py",
         "if age() <= jobs.times.fresh_for:",
         "if True:",
         (
@@ -128,7 +128,7 @@ BREAKS = [
     ),
     Break(
         "a submit is in doubt while its answer may come yet",
-        "doubt.py",
+        "jobs/doubt.py",
         "(attempt.post_timeout_seconds or 0) + after",
         "after",
         (WORKER_AND_COLLECTOR,),
@@ -137,7 +137,7 @@ BREAKS = [
     ),
     Break(
         "a claim is taken over whatever the record says by now",
-        "submitting.py",
+        "jobs/submit.py",
         "stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))",
         "mine = stored.record.move(move, budget_day=day, **facts)\n"
         "    stored = await jobs.records.change(stored.record.key, lambda _: mine)",
@@ -146,7 +146,7 @@ BREAKS = [
     ),
     Break(
         "the lease of another one who saves is ignored",
-        "saving.py",
+        "jobs/save.py",
         "if attempt.saving is not None and stored.age < attempt.saving.seconds:",
         "if False:",
         (f"{JOBS}/test_saving.py::test_a_lease_that_runs_is_respected[seaweedfs]",),
@@ -154,7 +154,7 @@ BREAKS = [
     ),
     Break(
         "a refusal is noted over another worker's try",
-        "submitting.py",
+        "jobs/submit.py",
         "if record.attempt(number).refusals != tried:",
         "if False:",
         (

@@ -13,11 +13,11 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest
+from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova.command import Place
-from prefect_loova.jobs import JobTimes
-from prefect_loova.opening import DEFAULT_PREFIX, open_jobs
+from prefect_loova.jobs.context import JobTimes
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import JobRecord
 from tests.prefect_server import PrefectServer
 
 TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)

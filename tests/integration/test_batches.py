@@ -26,9 +26,9 @@ from prefect_loova import (
     generate_videos,
     report_credits,
 )
+from prefect_loova._prefect.concurrency import places, slot
 from prefect_loova.errors import InvalidRequestError, WaitTimeoutError
-from prefect_loova.quota import places, slot
-from prefect_loova.spending import today
+from prefect_loova.store.budget import today
 from tests.integration.conftest import block_of, left_in_the_middle_of_the_submit
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]

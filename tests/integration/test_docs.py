@@ -19,12 +19,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import InDoubtError, LoovaCredentials, MediaRules, VideoRequest, generate_video, submit_video
-from prefect_loova.jobs import Happening, JobTimes
-from prefect_loova.manifest import COLUMNS
-from prefect_loova.media_types import TAKEN
-from prefect_loova.models import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
+from prefect_loova.batches.manifest import COLUMNS
+from prefect_loova.jobs.context import Happening, JobTimes
+from prefect_loova.models.job_record import moves_as_markdown
+from prefect_loova.models.media_types import TAKEN
+from prefect_loova.models.request import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
 from prefect_loova.simulator import FAULTS
-from prefect_loova.states import moves_as_markdown
 from tests.docs_blocks import GUIDES, example, to_run
 from tests.integration.conftest import block_of
 

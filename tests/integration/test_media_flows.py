@@ -21,7 +21,7 @@ from prefect_loova import (
     generate_videos,
 )
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.frames import frame_of
+from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import block_of
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]

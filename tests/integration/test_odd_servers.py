@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.ages import Ages
-from prefect_loova.bucket_check import check_bucket
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, StorageError, WaitTimeoutError
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
-from prefect_loova.saving import save_video
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.save import save_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import JobRecord
-from prefect_loova.submitting import submit_video
-from prefect_loova.waiting import wait_for_video
+from prefect_loova.store.age import Ages
+from prefect_loova.store.bucket_check import check_bucket
+from prefect_loova.store.records import JobRecords
 from tests.docs_blocks import GUIDES, example
 from tests.logs import logged
 from tests.odd_s3 import B2_400, GCS_403, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without

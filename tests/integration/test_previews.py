@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_loova.bucket import BucketPrefix
 from prefect_loova.errors import StorageError
-from prefect_loova.preview import Previews, make_previews
-from prefect_loova.preview_objects import load_moving, load_thumbnail, save_previews
-from prefect_loova.s3_file import S3File
 from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import s3_client
+from prefect_loova.store.prefix import BucketPrefix
+from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
+from prefect_loova.store.reader import S3File
+from prefect_loova.video.thumbnails import Previews, make_previews
 from tests.films import film, noise
 from tests.proxy import Harm, Proxy
 from tests.s3_servers import Bucket

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from prefect_loova.bucket import checked_prefix
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InvalidRequestError, RecordMismatchError, StorageError
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords, RecordMovedError
-from prefect_loova.s3_calls import call_s3
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.store.calls import call_s3
+from prefect_loova.store.prefix import checked_prefix
+from prefect_loova.store.records import JobRecords, RecordMovedError
 from tests.proxy import Harm, Proxy
 from tests.s3_servers import Bucket, S3Server, minimal_policy
 

@@ -13,9 +13,9 @@ import pytest
 from prefect.artifacts import Artifact
 
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
+from prefect_loova._prefect.context import open_jobs
 from prefect_loova.command import Place, simulated
 from prefect_loova.errors import AbandonedError, InvalidRequestError, MoveRefusedError, StorageError, TaskNotFoundError
-from prefect_loova.opening import open_jobs
 from prefect_loova.resolve import main
 from tests.integration.conftest import block_of
 

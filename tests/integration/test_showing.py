@@ -32,13 +32,13 @@ from prefect.client.schemas.filters import (
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
-from prefect_loova.artifacts import publish_prices
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.progress import ProgressBar
-from prefect_loova.records import JobRecords
-from prefect_loova.showing import show_video
+from prefect_loova._prefect.artifacts import publish_prices
+from prefect_loova._prefect.previews import show_video
+from prefect_loova._prefect.progress import ProgressBar
+from prefect_loova._urls import origin
+from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.urls import origin
+from prefect_loova.store.records import JobRecords
 from tests.integration.conftest import block_of
 from tests.s3_servers import PREFIX, minimal_policy
 

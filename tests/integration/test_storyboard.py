@@ -21,13 +21,13 @@ from PIL import Image, ImageChops, ImageStat
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
-from prefect_loova.batch import Order, RunBudget
+from prefect_loova.batches.plan import Order, RunBudget
+from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError, StorageError
-from prefect_loova.frames import frame_of
+from prefect_loova.flows.storyboard_run import _Run, _State
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.storyboard import read_storyboard
-from prefect_loova.storyboards import _Run, _State
+from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
 from tests.media_host import Host
 from tests.proxy import Harm, Proxy

@@ -18,8 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from prefect_loova.errors import NotWholeVideoError, StorageError, TransferError, VideoUrlRefusedError
-from prefect_loova.leftovers import abort_uploads
-from prefect_loova.transfer import Copied, Target, copy_video
+from prefect_loova.transfer.copy import Copied, Target, copy_video
+from prefect_loova.transfer.stale_uploads import abort_uploads
 from tests.s3_servers import Bucket, S3Server
 from tests.video_host import Reply, VideoHost, long_video, rendered
 

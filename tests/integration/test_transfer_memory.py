@@ -13,7 +13,7 @@ from tests.video_host import Reply, VideoHost, long_video
 PROGRAM = """
 import asyncio, json, sys, time
 import boto3
-from prefect_loova.transfer import Target, copy_video
+from prefect_loova.transfer.copy import Target, copy_video
 
 url, endpoint, bucket, key, secret = sys.argv[1:]
 keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefect_loova.states import JobRecord
+from prefect_loova.models.job_record import JobRecord
 from tests.protocol.roles import Role
 from tests.protocol.runs import TICK
 from tests.protocol.scenario import Actor, Scenario, State, one_pass, person, submit

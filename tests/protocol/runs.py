@@ -20,14 +20,14 @@ from unittest import mock
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from prefect_loova.bucket import PROBES
-from prefect_loova.bucket_check import count_as_checked
+from prefect_loova._timing import Deadline
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InDoubtError, LoovaError, NotSentError, RejectedError, TooManyRunningTasksError
-from prefect_loova.jobs import JobTimes, VideoJobs
-from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.polling import Deadline
-from prefect_loova.records import JobRecords, StoredRecord
+from prefect_loova.jobs.context import JobTimes, VideoJobs
+from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.prefix import PROBES
+from prefect_loova.store.records import JobRecords, StoredRecord
 from tests.protocol.places import place_of, shape_of
 from tests.protocol.world import MOST_TICKS, Answer, Call, World, normalised
 

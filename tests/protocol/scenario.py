@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
-from prefect_loova.collecting import collect
-from prefect_loova.doubt import decide
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.states import Decision, DecisionName
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.doubt import decide
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import Decision, DecisionName
 from tests.protocol.roles import Node, Role
 from tests.protocol.runs import FOR_EVER, POST_TICKS, Work
 from tests.protocol.world import REQUEST, Answer, Call, World

@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from prefect_loova.models import VideoRequest
-from prefect_loova.states import JobRecord
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import VideoRequest
 
 REQUEST = VideoRequest(prompt="one video, many workers")
 PLACE = f"loova/{REQUEST.key}"

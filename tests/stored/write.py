@@ -32,16 +32,16 @@ from prefect_loova import (
     VideoTask,
 )
 from prefect_loova.client import LoovaClient
-from prefect_loova.collecting import queue
-from prefect_loova.doubt import decide, job_in_doubt
 from prefect_loova.errors import InDoubtError, LoovaError
-from prefect_loova.jobs import JobTimes, VideoJobs
-from prefect_loova.records import JobRecords
-from prefect_loova.saving import save_video
+from prefect_loova.jobs.collect import queue
+from prefect_loova.jobs.context import JobTimes, VideoJobs
+from prefect_loova.jobs.doubt import decide, job_in_doubt
+from prefect_loova.jobs.save import save_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.job_record import Decision, JobRecord, with_purchase
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import Decision, JobRecord, with_purchase
-from prefect_loova.submitting import submit_video
-from prefect_loova.waiting import wait_for_video
+from prefect_loova.store.records import JobRecords
 from tests.s3_servers import moto
 
 ORIGIN = "https://loova.test"

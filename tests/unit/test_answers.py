@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefect_loova.answers import Answer, read_credits, read_submit, read_task
+from prefect_loova._api.responses import Answer, read_credits, read_submit, read_task
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import (
     AuthenticationError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_loova.bucket import checked_bucket
 from prefect_loova.errors import InvalidRequestError
+from prefect_loova.store.prefix import checked_bucket
 
 
 @pytest.mark.parametrize(

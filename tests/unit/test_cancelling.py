@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from prefect_loova.cancelling import task_group, to_its_end
+from prefect_loova._cancellation import task_group, to_its_end
 
 WORK = 0.6
 """How long the work goes on after the cancellation, in seconds of the wall clock."""

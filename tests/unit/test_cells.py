@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.cells import media_of, whole_number
+from prefect_loova.batches.cells import media_of, whole_number
 
 SCREENSHOT = "Screenshot 2026-01-01 at 10.00.00\u202fAM.png"
 

@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from prefect_loova.comparing import contradictions, differences
-from prefect_loova.models import VideoRequest, VideoTask
-from prefect_loova.mp4 import Mp4Check
-from prefect_loova.states import Attempt, StoredVideo
+from prefect_loova.models.contradictions import contradictions, differences
+from prefect_loova.models.job_record import Attempt, StoredVideo
+from prefect_loova.models.request import VideoRequest, VideoTask
+from prefect_loova.transfer.mp4 import Mp4Check
 from tests.films import film
 
 SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)

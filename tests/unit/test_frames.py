@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prefect_loova import film as film_module
-from prefect_loova import frames
 from prefect_loova.errors import LoovaError, UnusableVideoError
-from prefect_loova.frames import frame_of
+from prefect_loova.video import decoder as film_module
+from prefect_loova.video import frames
+from prefect_loova.video.frames import frame_of
 from tests import films
 from tests.films import brightness, fill, film, luma, opened
 

@@ -22,7 +22,7 @@ def test_the_package_alone_loads_nothing():
     assert loaded_by("import prefect_loova") == set()
 
 
-@pytest.mark.parametrize("core", ["client", "records", "submitting", "waiting", "saving"])
+@pytest.mark.parametrize("core", ["client", "store.records", "jobs.submit", "jobs.wait", "jobs.save"])
 def test_the_core_loads_neither_prefect_nor_decoders(core):
     assert not loaded_by(f"import prefect_loova.{core}") & {"prefect", "prefect_aws", "av"}
 
@@ -36,8 +36,11 @@ def test_decoders_are_not_loaded_with_the_public_names():
 @pytest.mark.parametrize(
     ("names", "not_loaded"),
     [
-        ("submit_video, wait_for_video, save_video", ["flows", "batch_flows", "story_flow", "upkeep"]),
-        ("generate_video", ["batch_flows", "story_flow", "upkeep"]),
+        (
+            "submit_video, wait_for_video, save_video",
+            ["flows.video", "flows.batch", "flows.storyboard", "flows.maintenance"],
+        ),
+        ("generate_video", ["flows.batch", "flows.storyboard", "flows.maintenance"]),
         ("LoovaCredentials", ["tasks"]),
     ],
 )

@@ -16,7 +16,7 @@ import av
 import pytest
 
 from prefect_loova.errors import LoovaError, UnusableVideoError
-from prefect_loova.joining import JoinedVideo, join_videos
+from prefect_loova.video.concat import JoinedVideo, join_videos
 from tests import films
 from tests.films import FPS, film, luma
 
@@ -522,7 +522,7 @@ def test_what_a_file_raises_comes_out_as_it_is() -> None:
 MEASURED = """
 import resource, sys
 from contextlib import ExitStack
-from prefect_loova.joining import join_videos
+from prefect_loova.video.concat import join_videos
 path, other, out = sys.argv[1:]
 peaks = []
 for count in (2, 20):

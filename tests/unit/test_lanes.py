@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
-from prefect_loova.batch import BatchReport, Order, Plan, RunBudget
+from prefect_loova.batches.plan import BatchReport, Order, Plan, RunBudget
+from prefect_loova.batches.pricing import merged
+from prefect_loova.batches.scheduler import Steps, work_off
 from prefect_loova.errors import (
     AuthenticationError,
     BatchError,
@@ -24,9 +26,7 @@ from prefect_loova.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from prefect_loova.lanes import Steps, work_off
-from prefect_loova.models import SavedVideo, Submission, VideoTask
-from prefect_loova.pricing import merged
+from prefect_loova.models.request import SavedVideo, Submission, VideoTask
 from tests.virtual_time import run
 
 PRICE = 60.0  # 4 s at 15 credits

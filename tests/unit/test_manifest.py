@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
-from prefect_loova.batch import BatchReport, Order
+from prefect_loova.batches.manifest import COLUMNS, read_manifest, report_as_csv, report_name
+from prefect_loova.batches.plan import BatchReport, Order
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.manifest import COLUMNS, read_manifest, report_as_csv, report_name
 
 
 def refused(content: str | bytes, name: str = "list.csv", **options: int) -> str:

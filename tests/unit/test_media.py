@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from prefect_loova.client import FormFile, LoovaClient
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.media import Medium, media_problem, shown_media
-from prefect_loova.media_types import TAKEN, MediaRules, content_problem, media_type_of
-from prefect_loova.models import SavedVideo, VideoRequest
+from prefect_loova.models.media import Medium, media_problem, shown_media
+from prefect_loova.models.media_types import TAKEN, MediaRules, content_problem, media_type_of
+from prefect_loova.models.request import SavedVideo, VideoRequest
 from tests.films import film
 
 SHA = "ab" * 32

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.media_types import TAKEN, MediaRules, content_problem, media_type_of, unknown_brand
+from prefect_loova.models.media_types import TAKEN, MediaRules, content_problem, media_type_of, unknown_brand
 
 BRANDS = """
 image/heic          heic heix heim heis hevc hevx hevm hevs MiHA MiHB MiHE

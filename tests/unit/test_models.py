@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.models import STORED, VideoRequest, VideoTask
+from prefect_loova.models.request import STORED, VideoRequest, VideoTask
 
 # Others share this machine: slow is not wrong.
 

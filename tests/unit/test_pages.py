@@ -8,10 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from markdown_it import MarkdownIt
 
-from prefect_loova.accounts import CreditsReport, DaySpent
-from prefect_loova.batch import BatchReport, Outcome, VideoOutcome
-from prefect_loova.models import SavedVideo, VideoRequest
-from prefect_loova.pages import (
+from prefect_loova._prefect.pages import (
     MOST_GALLERY,
     MOST_POSTERS,
     Links,
@@ -24,6 +21,9 @@ from prefect_loova.pages import (
     outcome_rows,
     video_page,
 )
+from prefect_loova.batches.credits import CreditsReport, DaySpent
+from prefect_loova.batches.plan import BatchReport, Outcome, VideoOutcome
+from prefect_loova.models.request import SavedVideo, VideoRequest
 
 HOSTILE = [
     "**bold** _it_ `code` ~~gone~~",

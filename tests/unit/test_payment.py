@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from prefect_loova.batch import Order
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.pricing import standing
-from prefect_loova.spending import Entry, _spent
-from prefect_loova.states import Attempt, Decision, JobRecord, MoveRefusedError, counted
+from prefect_loova.batches.plan import Order
+from prefect_loova.batches.pricing import standing
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.job_record import Attempt, Decision, JobRecord, MoveRefusedError, counted
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.store.budget import Entry, _spent
 
 REQUEST = VideoRequest(prompt="a cat", duration=4)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

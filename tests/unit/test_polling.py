@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.polling import Deadline, PollSchedule, backoff, retry_after
+from prefect_loova._timing import Deadline, PollSchedule, backoff, retry_after
 
 # Others share this machine: slow is not wrong.
 

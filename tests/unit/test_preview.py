@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_loova import preview
 from prefect_loova.errors import LoovaError, PreviewError
-from prefect_loova.preview import MAX_DECODED, SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
+from prefect_loova.video import thumbnails as preview
+from prefect_loova.video.thumbnails import MAX_DECODED, SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
 from tests import films
 from tests.films import FPS, bright_corner, brightness, fill, film, grey, luma, moving_frames, opened
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prefect_loova.media_types import media_type_of, sent_type
-from prefect_loova.probe import MAX_IMAGE_PIXELS, probe
+from prefect_loova.models.media_types import media_type_of, sent_type
+from prefect_loova.video.probe import MAX_IMAGE_PIXELS, probe
 from tests import films
 from tests.films import film
 

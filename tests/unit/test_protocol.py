@@ -23,8 +23,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from prefect_loova.bucket import PROBES
-from prefect_loova.bucket_check import count_as_checked
 from prefect_loova.client import FormFile
 from prefect_loova.errors import (
     InDoubtError,
@@ -34,11 +32,13 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     UnexpectedResponseError,
 )
-from prefect_loova.jobs import BALANCE_SECONDS, JobTimes, VideoJobs
-from prefect_loova.models import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.records import JobRecords
-from prefect_loova.states import Decision, JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.context import BALANCE_SECONDS, JobTimes, VideoJobs
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.prefix import PROBES
+from prefect_loova.store.records import JobRecords
 
 ORIGIN = "https://loova.test"
 REQUEST = VideoRequest(prompt="one video, many workers")

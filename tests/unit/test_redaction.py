@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prefect_loova._redaction import hidden
+from prefect_loova._url_signatures import SIGNATURES
 from prefect_loova.errors import LoovaError, shown
-from prefect_loova.models import VideoRequest
-from prefect_loova.redaction import hidden
-from prefect_loova.signatures import SIGNATURES
+from prefect_loova.models.request import VideoRequest
 
 Encoder = Callable[[str], str]
 ENCODERS: dict[str, Encoder] = {

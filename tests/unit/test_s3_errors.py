@@ -15,7 +15,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from prefect_loova.s3_errors import CHECKSUM_HELP, operation_of, storage_error
+from prefect_loova.store.errors import CHECKSUM_HELP, operation_of, storage_error
 
 URI = "s3://bucket/loova/key/record.json"
 

@@ -10,8 +10,8 @@ from botocore.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.models import VideoRequest
-from prefect_loova.signatures import SIGNATURES, without_signature, without_signature_before
+from prefect_loova._url_signatures import SIGNATURES, without_signature, without_signature_before
+from prefect_loova.models.request import VideoRequest
 
 SAS = "sv=2024-11-04&st=2026-01-01T00%3A00%3A00Z&se=2026-01-02T00%3A00%3A00Z&sr=b&sp=r&spr=https&sig={}%3D"
 TOS = (

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.models import JobState, VideoRequest
-from prefect_loova.states import (
+from prefect_loova.models.job_record import (
     MOVES,
     OPEN,
     PURCHASED,
@@ -24,6 +23,7 @@ from prefect_loova.states import (
     StoredVideo,
     with_purchase,
 )
+from prefect_loova.models.request import JobState, VideoRequest
 
 # Others share this machine: slow is not wrong.
 

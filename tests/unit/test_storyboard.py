@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_loova.batches.storyboard import MAX_SHOTS, Storyboard, film_id, read_storyboard
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.models import SavedVideo
-from prefect_loova.storyboard import MAX_SHOTS, Storyboard, film_id, read_storyboard
+from prefect_loova.models.request import SavedVideo
 
 STORY = """
 title: A day

@@ -12,10 +12,10 @@ import av
 import pytest
 from PIL import Image
 
-from prefect_loova.frames import frame_of
-from prefect_loova.joining import join_videos
-from prefect_loova.preview import make_previews
-from prefect_loova.tones import sdr
+from prefect_loova.video.concat import join_videos
+from prefect_loova.video.frames import frame_of
+from prefect_loova.video.thumbnails import make_previews
+from prefect_loova.video.tone_mapping import sdr
 from tests import films
 from tests.films import film, moving_frames, opened
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_loova.download import Download, StartOverError
 from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError
+from prefect_loova.transfer.download import Download, StartOverError
 from tests.video_host import Reply, VideoHost
 
 PUBLIC = "https://93.184.216.34"

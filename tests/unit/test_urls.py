@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.signatures import without_signature
-from prefect_loova.urls import (
+from prefect_loova._url_signatures import without_signature
+from prefect_loova._urls import (
     addresses_of,
     is_public_address,
     names_private_host,

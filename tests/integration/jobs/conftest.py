@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.spending import _settled
+from prefect_loova.store.budget import _settled
 from tests.integration.jobs.shop import (
     Shop,
 )

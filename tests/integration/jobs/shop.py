@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.doubt import decide
 from prefect_loova.errors import (
     InDoubtError,
 )
-from prefect_loova.jobs import JobTimes, VideoJobs
-from prefect_loova.models import SavedVideo, Submission, VideoRequest
-from prefect_loova.records import JobRecords
-from prefect_loova.saving import save_video
+from prefect_loova.jobs.context import JobTimes, VideoJobs
+from prefect_loova.jobs.doubt import decide
+from prefect_loova.jobs.save import save_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import Decision, JobRecord
-from prefect_loova.submitting import submit_video
-from prefect_loova.waiting import wait_for_video
+from prefect_loova.store.records import JobRecords
 from tests.proxy import Proxy
 from tests.s3_servers import Bucket
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.accounts import credits_report
-from prefect_loova.collecting import collect
-from prefect_loova.doubt import jobs_in_doubt
+from prefect_loova.batches.credits import credits_report
 from prefect_loova.errors import InDoubtError, InvalidRequestError, LoovaError, MoveRefusedError
-from prefect_loova.models import Submission, VideoRequest
-from prefect_loova.states import JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import Submission, VideoRequest
 from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, REQUEST, TIMES, VIDEO, Shop, in_doubt, until
 
 OTHER = VideoRequest(prompt="another job", duration=5)

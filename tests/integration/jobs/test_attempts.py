@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.collecting import collect
-from prefect_loova.doubt import jobs_in_doubt
 from prefect_loova.errors import InDoubtError, LoovaError, MoveRefusedError, TaskFailedError
-from prefect_loova.models import VideoRequest
-from prefect_loova.spending import today
-from prefect_loova.states import Attempt, Decision, JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import Attempt, Decision, JobRecord
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.store.budget import today
 from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Shop, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,12 +7,12 @@ import socket
 
 import pytest
 
-from prefect_loova.collecting import CollectedVideos, collect, queue
 from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.models import STORED, VideoRequest
+from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.models.job_record import Lease
+from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.spending import Spending
-from prefect_loova.states import Lease
+from prefect_loova.store.budget import Spending
 from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Shop
 
 

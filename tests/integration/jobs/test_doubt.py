@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.collecting import collect
-from prefect_loova.doubt import job_in_doubt, jobs_in_doubt
 from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
@@ -18,10 +16,12 @@ from prefect_loova.errors import (
     StorageError,
     TaskNotFoundError,
 )
-from prefect_loova.jobs import JobTimes
-from prefect_loova.models import JobInDoubt
-from prefect_loova.states import JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.context import JobTimes
+from prefect_loova.jobs.doubt import job_in_doubt, jobs_in_doubt
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import JobInDoubt
 from tests.integration.jobs.shop import (
     AT_ONCE,
     KEY,

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.collecting import CollectedVideos, collect, queue
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
+from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import JobRecord, Lease
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.spending import Spending, today
-from prefect_loova.states import JobRecord, Lease
-from prefect_loova.submitting import submit_video
+from prefect_loova.store.budget import Spending, today
+from prefect_loova.store.records import JobRecords
 from tests.integration.jobs.shop import FOR_EVER, TIMES, Shop
 from tests.proxy import Harm, Proxy
 

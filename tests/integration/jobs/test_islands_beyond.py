@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.accounts import credits_report
-from prefect_loova.batch import BatchReport, Order, admitted
-from prefect_loova.batches import _as_it_stands, _left
-from prefect_loova.collecting import CollectedVideos, queue
-from prefect_loova.doubt import jobs_in_doubt, look_for_doubts
+from prefect_loova.batches.credits import credits_report
+from prefect_loova.batches.plan import BatchReport, Order, admitted
+from prefect_loova.batches.pricing import is_there, priced
+from prefect_loova.batches.scheduler import Steps, work_off
+from prefect_loova.batches.storyboard import Shot
 from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.lanes import Steps, work_off
-from prefect_loova.models import VideoRequest
-from prefect_loova.preparing import Preparing
-from prefect_loova.pricing import is_there, priced
-from prefect_loova.saving import save_video
+from prefect_loova.flows.batch_run import _as_it_stands, _left
+from prefect_loova.flows.storyboard_run import _State
+from prefect_loova.jobs.collect import CollectedVideos, queue
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.doubt import jobs_in_doubt, look_for_doubts
+from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.save import save_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import JobRecord
-from prefect_loova.storyboard import Shot
-from prefect_loova.storyboards import _State
-from prefect_loova.submitting import submit_video
-from prefect_loova.waiting import wait_for_video
 from tests.integration.jobs.shop import FOR_EVER, Shop
 from tests.integration.jobs.test_islands import BAD, DEEP, GOOD, Place
 from tests.proxy import Harm, Proxy

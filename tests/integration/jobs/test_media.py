@@ -21,13 +21,13 @@ import pytest
 from PIL import Image
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.delivery import delivery_of
 from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.media_types import MediaRules
-from prefect_loova.models import Submission, VideoRequest
-from prefect_loova.preparing import LocalFiles, Preparing
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.media_delivery import delivery_of
+from prefect_loova.jobs.media_identity import LocalFiles, Preparing
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.media_types import MediaRules
+from prefect_loova.models.request import Submission, VideoRequest
 from tests.films import film, sound
 from tests.integration.jobs.shop import Clock, Shop
 from tests.logs import logged
@@ -534,7 +534,11 @@ async def test_a_url_is_judged_by_its_bytes_and_not_by_what_its_host_announces(
 
 async def test_what_is_worth_a_warning_is_told_once_however_long_a_place_is_waited_for(shop: Shop) -> None:
     shop.loova.fail("too_many_running_tasks", times=9)
-    told, log, clock = list[logging.LogRecord](), logging.getLogger("prefect_loova.delivery"), Clock(shop.loova)
+    told, log, clock = (
+        list[logging.LogRecord](),
+        logging.getLogger("prefect_loova.jobs.media_delivery"),
+        Clock(shop.loova),
+    )
     ear = logging.Handler()
     ear.emit = told.append  # type: ignore[method-assign]
     log.addHandler(ear)

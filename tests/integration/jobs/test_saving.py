@@ -20,9 +20,9 @@ from prefect_loova.errors import (
     VideoUrlRefusedError,
     WaitTimeoutError,
 )
-from prefect_loova.models import Submission
+from prefect_loova.models.job_record import JobRecord, Lease
+from prefect_loova.models.request import Submission
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.states import JobRecord, Lease
 from tests.integration.jobs.shop import (
     FOR_EVER,
     KEY,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from prefect_loova.models import Submission
+from prefect_loova.models.request import Submission
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.shop import FOR_EVER, MIB, VIDEO, Shop, through, until
 from tests.proxy import Harm, Proxy

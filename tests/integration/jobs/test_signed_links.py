@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prefect_loova.batches.pricing import priced
 from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
@@ -17,10 +18,9 @@ from prefect_loova.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from prefect_loova.models import Submission, VideoRequest
-from prefect_loova.pricing import priced
-from prefect_loova.states import Decision, JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.request import Submission, VideoRequest
 from tests.integration.jobs.shop import AT_ONCE, PATIENT, TIMES, Shop, through, until
 from tests.proxy import Harm, Proxy
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.accounts import credits_report
+from prefect_loova.batches.credits import credits_report
 from prefect_loova.errors import BudgetError, InDoubtError, LoovaError, RejectedError
-from prefect_loova.models import VideoRequest
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.spending import Entry, Spending, today
-from prefect_loova.states import JobRecord
-from prefect_loova.submitting import submit_video
+from prefect_loova.store.budget import Entry, Spending, today
 from tests.integration.jobs.shop import AT_ONCE, KEY, RECORD, REQUEST, Clock, Shop
 from tests.proxy import Proxy
 

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter
 
 import prefect_loova
 from prefect_loova import LoovaCredentials, SavedVideo, Submission, VideoRequest
-from prefect_loova.collecting import collect
 from prefect_loova.errors import LoovaError
-from prefect_loova.models import JobInDoubt, VideoTask
+from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.submit import submit_video
+from prefect_loova.models.request import JobInDoubt, VideoTask
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.submitting import submit_video
 from tests.integration.jobs.shop import AT_ONCE, Shop
 from tests.s3_servers import Bucket
 

@@ -28,8 +28,8 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
-from prefect_loova.jobs import JobTimes
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.context import JobTimes
+from prefect_loova.jobs.submit import submit_video
 from tests.integration.jobs.shop import (
     AT_ONCE,
     FOR_EVER,
@@ -87,11 +87,11 @@ async def test_asked_by_ten_at_once_it_is_bought_once(shop: Shop) -> None:
 PROCESS = """
 import asyncio, json, sys
 from prefect_loova.client import LoovaClient
-from prefect_loova.jobs import VideoJobs
-from prefect_loova.models import VideoRequest
-from prefect_loova.records import JobRecords
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.store.records import JobRecords
 from prefect_loova.simulator.s3 import s3_client
-from prefect_loova.submitting import submit_video
+from prefect_loova.jobs.submit import submit_video
 
 async def main(base_url, api_key, bucket, *s3):
     async with LoovaClient(api_key, base_url) as loova:

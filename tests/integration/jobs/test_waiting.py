@@ -14,8 +14,8 @@ from prefect_loova.errors import (
     TaskNotFoundError,
     WaitTimeoutError,
 )
+from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.waiting import wait_for_video
 from tests.integration.jobs.shop import (
     AT_ONCE,
     OPEN,

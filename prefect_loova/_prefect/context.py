@@ -1,0 +1,113 @@
+"""From blocks to the core's tools: where a flow run buys and saves, and who it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+
+from prefect.context import FlowRunContext
+from prefect.runtime import deployment, flow_run, task_run
+from prefect_aws.s3 import S3Bucket
+
+from prefect_loova._prefect.events import teller
+from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.errors import shown
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.media_identity import LocalFiles
+from prefect_loova.store.records import JobRecords
+
+DEFAULT_PREFIX = "loova"
+"""Where in the bucket, below the block's own folder, if nothing else is said."""
+
+PLACE: ContextVar[str | None] = ContextVar("PLACE", default=None)
+"""How a command names its account and bucket where blocks do not tell: the simulated ones."""
+
+
+@asynccontextmanager
+async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> AsyncIterator[VideoJobs]:
+    """The core's tools, made of blocks. The prefix stands below the S3 block's own folder."""
+    folder = bucket.bucket_folder.strip("/")
+    below = "/".join(filter(None, (folder, prefix)))
+    async with credentials.get_client() as loova:
+        records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
+        place = PLACE.get() or _place(credentials, bucket, prefix, below)
+        yield VideoJobs(
+            loova,
+            records,
+            times=credentials.job_times,
+            by=_who(),
+            place=place,
+            max_credits_per_day=credentials.max_credits_per_day,
+            media=credentials.media,
+            tell=teller(bucket.bucket_name),
+        )
+
+
+def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
+    """The arguments by which a command names these blocks; a block that is not stored is left to the environment."""
+    loova, s3 = credentials._block_document_name, bucket._block_document_name
+    words = ["--credentials", loova] if loova else []
+    words += ["--s3-block", s3, "--prefix", prefix] if s3 else ["--bucket", bucket.bucket_name, "--prefix", below]
+    return shlex.join(words)
+
+
+def _who() -> dict[str, str]:
+    known = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "flow_run": flow_run.id,
+        "root_flow_run": _root_run(),
+        "flow": flow_run.flow_name,
+        "deployment": deployment_name(),
+        "task_run": task_run.id,
+    }
+    return {name: str(value) for name, value in known.items() if value}
+
+
+def _root_run() -> str | None:
+    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried.
+
+    In a subflow Prefect's API is asked for it, once; that it does not answer is no reason to fail a job.
+    """
+    run = flow_run.id
+    try:
+        return _root_of(run) if run else None
+    except Exception as error:
+        logging.getLogger(__name__).warning("the run that started this one is not known (%s)", shown(error))
+        return str(run)
+
+
+@lru_cache(maxsize=64)
+def _root_of(run: str) -> str:
+    return str(flow_run.root_flow_run_id or run)
+
+
+def local_files() -> LocalFiles:
+    """The local files that the parameters of this run may name: in a run of a deployment, whose parameters anybody
+    with the UI may give, those below the working directory only."""
+    return LocalFiles(within=Path.cwd()) if deployment_name() else LocalFiles()
+
+
+def deployment_name() -> str | None:
+    """The deployment of this run, or of the one that started it."""
+    context, run = FlowRunContext.get(), flow_run.id
+    known = context.flow_run if context else None
+    is_a_root = known and not known.deployment_id and not known.parent_task_run_id
+    # A worker's process has the run of the deployment in its environment, also for flows that it calls without context.
+    if run is None or (is_a_root and "PREFECT__FLOW_RUN_ID" not in os.environ):
+        return None
+    return _deployment_of(run)
+
+
+@lru_cache(maxsize=64)
+def _deployment_of(run: str) -> str | None:
+    """For a run without one, Prefect would ask its API each time, and everything in this process would wait."""
+    name: str | None = deployment.name
+    return name

@@ -1,0 +1,75 @@
+"""Events for Prefect's automations: what happened to a job, and that credits run low. docs/events.md lists them.
+
+An event is a message, not a memory: it is sent once, right after the job record says so, and a process that is killed
+in between sends none. What must not be missed is in the records.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from prefect.events import emit_event
+from prefect.runtime import flow_run, task_run
+from prefect.settings import PREFECT_API_URL
+
+from prefect_loova.batches.credits import CreditsReport
+from prefect_loova.errors import shown
+from prefect_loova.jobs.context import Happening
+from prefect_loova.models.contradictions import differences
+from prefect_loova.models.job_record import JobRecord
+
+log = logging.getLogger(__name__)
+
+
+def teller(bucket: str) -> Callable[[Happening, JobRecord, int], None]:
+    """Sends `loova.job.{happening}` about the jobs of a bucket."""
+    return partial(_tell, bucket)
+
+
+def _tell(bucket: str, happening: Happening, record: JobRecord, number: int) -> None:
+    attempt = record.attempt(number)
+    model = str(record.request.get("model", ""))
+    payload: dict[str, Any] = {
+        "key": record.key,
+        "attempt": number,
+        "task_id": attempt.task_id,
+        "model": model,
+        "prompt": shown(record.request.get("prompt", ""), 200),
+        "credits_estimate": attempt.credits_estimate,
+        "credits_cost": attempt.credits_cost,
+        "video": f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
+        "reason": attempt.reason,
+        "differs": (differences(record.request, attempt.video) or None) if attempt.video else None,
+        "deployment": attempt.by.get("deployment"),
+    }
+    resource = {
+        "prefect.resource.id": f"loova.job.{record.key}",
+        "prefect.resource.name": shown(record.request.get("prompt", ""), 60) or record.key[:16],
+        "loova.model": model,
+        "loova.api": record.api_origin,
+    }
+    _send(f"loova.job.{happening}", resource, payload)
+
+
+def tell_credits_low(report: CreditsReport) -> None:
+    """Send `loova.credits.low`."""
+    resource = {
+        "prefect.resource.id": f"loova.account.{report.api_origin.partition('://')[2]}",
+        "prefect.resource.name": "Loova credits",
+        "loova.api": report.api_origin,
+    }
+    _send("loova.credits.low", resource, {"available": report.available, "low_below": report.low_below})
+
+
+def _send(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+    """Send an event, where there is a Prefect server to send it to. Never a reason to fail a job."""
+    known = {name: value for name, value in payload.items() if value is not None}
+    try:
+        if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):
+            return
+        emit_event(event=event, resource=resource, payload=known)
+    except Exception as error:
+        log.warning("the event %s was not sent (%s)", event, shown(error))

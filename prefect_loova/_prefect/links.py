@@ -1,0 +1,62 @@
+"""Where a person finds a video beside its `s3://` URI: the AWS console, and a player's link for a while."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from prefect_loova._prefect.pages import Links
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_CONSOLES = {".amazonaws.com": "console.aws.amazon.com", ".amazonaws.com.cn": "console.amazonaws.cn"}
+
+
+def links_to(s3: S3Client, bucket: str, object_key: str, *, player_seconds: int = 0) -> Links:
+    """The links to an object.
+
+    Args:
+        s3: The client of who may read it; a player's link allows what its credentials do.
+        bucket: The bucket's name.
+        object_key: The video's key.
+        player_seconds: How long a player's link is valid, in seconds; 0 for none.
+    """
+    player = None
+    if player_seconds:
+        player = presigned(s3, bucket, object_key, player_seconds, ResponseContentType="video/mp4")
+    return Links(
+        console=_console(s3.meta.endpoint_url, s3.meta.region_name, bucket, object_key),
+        player=player,
+        player_until=datetime.now(UTC) + timedelta(seconds=player_seconds) if player else None,
+    )
+
+
+def presigned(s3: S3Client, bucket: str, object_key: str, seconds: int, **wanted: str) -> str:
+    """A link by which anybody may load an object for a while: a secret.
+
+    Args:
+        s3: The client of who may read it; the link allows what its credentials do, and no longer than they are valid.
+        bucket: The bucket's name.
+        object_key: The object's key.
+        seconds: For how long.
+        wanted: Further parameters of GetObject, such as `VersionId`.
+    """
+    s3.meta.events.register_first("choose-signer.s3.GetObject", _by_version_4, unique_id=__name__)  # type: ignore[arg-type]
+    return s3.generate_presigned_url(
+        "get_object", Params={"Bucket": bucket, "Key": object_key} | wanted, ExpiresIn=seconds
+    )
+
+
+def _by_version_4(signature_version: str, **_: Any) -> str | None:
+    """Sign a link as anything else: boto3 falls back to version 2, which encrypted buckets and some servers refuse."""
+    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
+
+
+def _console(endpoint_url: str, region: str, bucket: str, object_key: str) -> str | None:
+    host = urlsplit(endpoint_url).hostname or ""
+    console = next((site for end, site in _CONSOLES.items() if host.endswith(end)), None)
+    if console is None:
+        return None
+    return f"https://{region}.{console}/s3/object/{quote(bucket)}?region={region}&prefix={quote(object_key, safe='')}"

@@ -1,0 +1,238 @@
+"""Run a batch within a flow run: admit it, work it off with Prefect tasks or queue it, show what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from prefect.logging import get_run_logger
+from prefect_aws.s3 import S3Bucket
+
+from prefect_loova._prefect.artifacts import publish_batch, publish_prices
+from prefect_loova._prefect.concurrency import LIMIT, places, slot
+from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.lineage import tag_this_run, tagged
+from prefect_loova._prefect.previews import Preview, posters
+from prefect_loova._prefect.progress import batch_progress
+from prefect_loova.batches.plan import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table
+from prefect_loova.batches.pricing import is_there, priced
+from prefect_loova.batches.scheduler import Steps, work_off
+from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.errors import BatchError, first_of
+from prefect_loova.jobs import save as saving
+from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
+from prefect_loova.jobs.media_delivery import warn_of_references
+from prefect_loova.jobs.media_identity import LocalFiles, Preparing
+from prefect_loova.models.job_record import counted
+from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
+from prefect_loova.tasks import save_video, submit_video, wait_for_video
+
+OnFailure = Literal["raise", "report"]
+"""Whether a run fails at its end when videos are missing."""
+
+OverBudget = Literal["refuse", "stop"]
+"""What to do when a batch may cost more than it is allowed to: start nothing, or as many as are certain to fit."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a batch is made; the fields are the parameters of `generate_videos`, which explains them."""
+
+    credentials: LoovaCredentials
+    bucket: S3Bucket
+    prefix: str = DEFAULT_PREFIX
+    max_credits: float | None = None
+    keep_credits: float = 0.0
+    over_budget: OverBudget = "refuse"
+    on_failure: OnFailure = "raise"
+    wait: bool = True
+    max_wait: float = MAX_WAIT
+    poll_seconds: float = 20.0
+    max_paid_attempts: int = 1
+    upload_options: dict[str, Any] | None = None
+    max_bytes: int = saving.MAX_BYTES
+    concurrency_limit: str = LIMIT
+    preview: Preview = "still"
+    local: LocalFiles = field(default_factory=LocalFiles)
+
+    async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
+        """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
+        async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
+            requests = await Preparing(jobs, self.local, upload=False).all(requests)
+            orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+        for order in orders:
+            warn_of_references(order.request)
+        table = price_table(orders)
+        get_run_logger().info("a dry run, nothing is spent:\n%s", table)
+        await publish_prices(table)
+        report = BatchReport(videos=tuple(_as_it_stands(order) for order in orders))
+        for video in report.videos:
+            if video.outcome in ("failed", "in_doubt"):
+                _log_outcome(video)
+        return report
+
+    async def make(
+        self,
+        requests: Sequence[VideoRequest],
+        report_to: Callable[[BatchReport], Awaitable[None]] | None = None,
+    ) -> BatchReport:
+        """Make the videos of all requests, or queue them.
+
+        Args:
+            requests: The videos to be made.
+            report_to: Gets the report before it is decided whether the run fails.
+
+        Raises:
+            BudgetError: The batch as a whole was refused.
+            BatchError: Videos are missing at the end, and `on_failure` is `raise`.
+        """
+        logger = get_run_logger()
+        async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
+            await jobs.records.check_conditional_writes()
+            requests = await Preparing(jobs, self.local).all(requests)
+            orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            plan = await admitted(
+                jobs,
+                orders,
+                max_credits=self.max_credits,
+                keep_credits=self.keep_credits,
+                over_budget=self.over_budget,
+            )
+            logger.info(
+                "%d videos, each once: %d are there, %d are to be bought for up to %s",
+                len(orders),
+                sum(order.submission is not None for order in orders),
+                sum(bool(order.price) for order in orders),
+                money(plan.price),
+            )
+            if self.wait:
+                report = await self._worked_off(jobs, plan)
+            else:
+                report = await self._detached(jobs, plan.orders, plan.budget.take)
+            logger.info(report.summary)
+            await publish_batch(report, await posters(jobs, report))
+        if report_to is not None:
+            await report_to(report)
+        on_their_way = 0 if self.wait else report.count("submitted", "queued")
+        if self.on_failure == "raise" and report.count("saved", "reused") + on_their_way < report.count():
+            raise BatchError(
+                _what_failed(report), report=report, credits_spent="yes" if report.credits_charged else "no"
+            )
+        return report
+
+    async def _worked_off(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
+        free = await places(self.concurrency_limit)
+        with tagged({order.request.model for order in plan.orders}) as made:
+            await tag_this_run(made)
+            async with batch_progress(len(plan.orders)) as heard:
+
+                def tell(outcome: VideoOutcome) -> None:
+                    _log_outcome(outcome)
+                    heard(outcome)
+
+                return await work_off(plan, self.steps(jobs), places=max(free, 1), tell=tell)
+
+    def steps(self, jobs: VideoJobs) -> Steps:
+        """The steps of one video, as Prefect tasks."""
+        where: dict[str, Any] = {"credentials": self.credentials, "bucket": self.bucket}
+
+        async def submit(request: VideoRequest) -> Submission:
+            submission: Submission = await submit_video(
+                request,
+                **where,
+                prefix=self.prefix,
+                max_wait=self.max_wait,
+                max_paid_attempts=self.max_paid_attempts,
+            )
+            return submission
+
+        async def save(submission: Submission) -> SavedVideo:
+            options, most = self.upload_options, self.max_bytes
+            saved: SavedVideo = await save_video(
+                submission,
+                **where,
+                upload_options=options,
+                max_bytes=most,
+                max_wait=self.max_wait,
+                preview=self.preview,
+            )
+            return saved
+
+        return Steps(
+            submit=submit,
+            wait=partial(
+                wait_for_video,
+                **where,
+                max_wait=self.max_wait,
+                poll_seconds=self.poll_seconds,
+                show_progress=False,  # the batch has a bar
+            ),
+            save=save,
+            is_there=partial(is_there, jobs),
+            slot=partial(slot, self.concurrency_limit),
+        )
+
+    async def _detached(self, jobs: VideoJobs, orders: Sequence[Order], take: Callable[[float], bool]) -> BatchReport:
+        """Queue what is to be bought, and submit at once what there are places for."""
+        wanted = [order for order in orders if order.price and take(order.price)]
+        await queue(jobs, [order.request for order in wanted], max_paid_attempts=self.max_paid_attempts)
+        found = await collect(
+            jobs,
+            places=await places(self.concurrency_limit),
+            upload_options=self.upload_options,
+            max_bytes=self.max_bytes,
+        )
+        queued = {order.request.key for order in wanted}
+        return BatchReport(videos=tuple(_left(order, order.request.key in queued, found) for order in orders))
+
+
+def _as_it_stands(order: Order) -> VideoOutcome:
+    if order.submission is not None:
+        return order.became("reused" if order.state == "saved" else "submitted")
+    if order.price:
+        return order.became("not_started", "a dry run")
+    return order.became("in_doubt" if order.state == "in_doubt" else "failed", order.reason)
+
+
+def _left(order: Order, queued: bool, found: CollectedVideos) -> VideoOutcome:
+    """What became of one request of a detached batch so far."""
+    key = order.request.key
+    bought = next((one for one in found.submitted if one.key == key), None)
+    failed = next((reason for one, reason in found.failed if one == key), None)
+    saved = next((one for one in found.saved if one.key == key), None)
+    if bought is not None:
+        cost = counted(bought.credits_estimate, bought.credits_cost, settled=False)
+        return order.became("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
+    if saved is not None:
+        return order.is_saved(saved, order.spent)
+    if failed is not None:
+        return order.became("failed", failed)
+    doubt = next((one for one in found.in_doubt if one.key == key), None)
+    if order.state == "in_doubt" or doubt is not None:
+        maybe = doubt.credits_estimate if doubt is not None and queued else 0.0
+        reason = order.reason or "the answer to its submit is lost: a person decides (resolve_job)"
+        return order.became("in_doubt", reason, credits_charged=order.spent + maybe)
+    if queued:
+        return order.became("queued", next((reason for one, reason in found.problems if one == key), ""))
+    if order.submission is not None:
+        return order.became("reused" if order.state == "saved" else "submitted")
+    if order.price:
+        return order.became("not_started", "max_credits or keep_credits would be exceeded")
+    return order.became("failed", order.reason)
+
+
+def _log_outcome(outcome: VideoOutcome) -> None:
+    told = outcome.video or outcome.reason
+    if outcome.differs:
+        told = f"{told}, which differs from what was asked for: {outcome.differs}"
+    is_good = outcome.outcome in ("saved", "reused") and not outcome.differs
+    log = get_run_logger().info if is_good else get_run_logger().warning
+    log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), told)
+
+
+def _what_failed(report: BatchReport) -> str:
+    missing = [video for video in report.videos if video.outcome not in ("saved", "reused")]
+    return "\n".join([report.summary, *first_of([video.line for video in missing], 10)])

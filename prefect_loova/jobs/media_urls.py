@@ -1,0 +1,74 @@
+"""Reference media that are URLs, judged by their first bytes, loaded as Loova would load them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+
+import httpx
+
+from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError, shown
+from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.media import KINDS, Kind, Medium, refused, shown_media
+from prefect_loova.models.media_types import HEAD_BYTES, content_problem, unknown_brand
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.transfer.download import Download, StartOverError
+
+_LOOK_SECONDS = 20.0
+_LOOKS_AT_ONCE = 4
+_WHY = " (looked at since media.check_urls of the credentials block is on)"
+
+log = logging.getLogger(__name__)
+
+
+async def url_problems(jobs: VideoJobs, request: VideoRequest, *, warn: Callable[..., None] = log.warning) -> list[str]:
+    """What is wrong with the media of a request that are URLs, each by its field; nothing where nobody is to look.
+
+    Args:
+        jobs: The API, and its rules for media.
+        request: The video to be made.
+        warn: Is told of hosts that cannot be reached from here, which is Loova's matter.
+    """
+    texts = [(name, *one) for name in KINDS for one in enumerate(getattr(request, name))]
+    urls = [one for one in texts if Medium.read(one[2]).home == "web"]
+    if not urls or not jobs.media.check_urls:
+        return []
+    turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
+    async with httpx.AsyncClient(timeout=_LOOK_SECONDS, follow_redirects=False) as http:
+
+        async def one(name: str, number: int, url: str) -> None:
+            async with turn:
+                try:
+                    await _look_at(jobs, http, url, KINDS[name], warn)
+                except ValueError as error:
+                    problems.append(refused(name, number, url, f"{error}{_WHY}"))
+
+        await asyncio.gather(*(one(*url) for url in urls))
+    return sorted(problems)
+
+
+async def _look_at(jobs: VideoJobs, http: httpx.AsyncClient, url: str, kind: Kind, warn: Callable[..., None]) -> None:
+    private, head = jobs.loova.is_private, bytearray()
+    download = Download(
+        url, http, allow_private=private, max_bytes=2**40, tries=1, read_timeout=_LOOK_SECONDS / 2, is_look=True
+    )
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS), aclosing(download.chunks()) as chunks:
+            async for chunk in chunks:
+                head += chunk
+                if len(head) >= HEAD_BYTES:
+                    break
+    except NotWholeVideoError:
+        pass  # what came tells enough
+    except (VideoUrlRefusedError, TransferError, TimeoutError, StartOverError) as error:
+        if isinstance(error, VideoUrlRefusedError) and (error.http_status or 400) >= 400:
+            raise ValueError(error.message) from None
+        warn("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))
+        return
+    size = download.announced if download.announced is not None else download.received
+    if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, jobs.media):
+        raise ValueError(problem)
+    if doubt := unknown_brand(bytes(head[:HEAD_BYTES]), kind):
+        warn("%s: %s; going on", shown_media(url), doubt)

@@ -1,0 +1,170 @@
+"""What a file is, by its first bytes and not by its name; and the rules for media that Seedance 2.0 takes.
+
+Loova's pages name no types and no sizes. Those here are what other hosts of Seedance 2.0 print for it: JPEG, PNG,
+WebP, GIF, BMP and TIFF below 30 MB, MP4 and MOV below 50 MB, MP3 and WAV up to 15 MB.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_loova.models.media import Kind
+from prefect_loova.models.media_brands import brand_of, type_by_brand
+
+HEAD_BYTES = 4096
+"""How much of a file tells what it is."""
+
+TAKEN: dict[str, str] = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tif",
+    "video/mp4": ".mp4",
+    "video/quicktime": ".mov",
+    "audio/mpeg": ".mp3",
+    "audio/wav": ".wav",
+}
+"""The media types that are sent on, and the ending of each."""
+
+_STARTS = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+    b"II*\x00": "image/tiff",
+    b"MM\x00*": "image/tiff",
+    b"ID3": "audio/mpeg",
+    b"OggS": "audio/ogg",
+    b"fLaC": "audio/flac",
+    b"\x00\x00\x00\x0cjP  ": "image/jp2",
+    b"\x00\x00\x00\x0cJXL ": "image/jxl",
+    b"\xff\x0a": "image/jxl",
+    b"8BPS": "image/vnd.adobe.photoshop",
+    b"FLV\x01": "video/x-flv",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "video/x-ms-asf",
+    b"\x00\x00\x01\xba": "video/mpeg",
+    b"#!AMR": "audio/amr",
+    b"caff": "audio/x-caf",
+    b"%PDF": "application/pdf",
+    b"PK\x03\x04": "application/zip",
+}
+_RIFF = {
+    b"WEBP": "image/webp",
+    b"WAVE": "audio/wav",
+    b"AVI ": "video/x-msvideo",
+    b"AIFF": "audio/aiff",
+    b"AIFC": "audio/aiff",
+}
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+
+
+class MediaRules(BaseModel):
+    """What media may be, and how they reach Loova. Loova's pages name no sizes; these are other hosts' of Seedance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_bytes: int = Field(30_000_000, gt=0, description="The largest image, in bytes.")
+    video_bytes: int = Field(50_000_000, gt=0, description="The largest video, in bytes.")
+    audio_bytes: int = Field(15_000_000, gt=0, description="The largest audio, in bytes.")
+    check_urls: bool = Field(True, description="Load the first bytes of media URLs before a video is paid for.")
+    send: Literal["auto", "links", "files"] = Field(
+        "auto",
+        description="How local files and S3 objects reach Loova. links: by presigned URLs. files: in the submit "
+        "itself, as a form. auto: by links, unless the S3 endpoint is on a private address and Loova is not.",
+    )
+    link_seconds: int = Field(
+        86_400, gt=0, le=604_800, description="For how long a presigned URL is valid, in seconds; or twice the wait."
+    )
+
+    def most(self, kind: Kind) -> int:
+        """The largest medium of one kind, in bytes."""
+        return {"image": self.image_bytes, "video": self.video_bytes, "audio": self.audio_bytes}[kind]
+
+
+def media_type_of(head: bytes) -> str | None:
+    """The media type of a file by its first bytes (`HEAD_BYTES` are enough), or None where they tell nothing."""
+    for start, media_type in _STARTS.items():
+        if head.startswith(start):
+            return media_type
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"FORM"):
+        return _RIFF.get(head[8:12])
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "video/x-matroska" if b"matroska" in head[:64] else "video/webm"
+    if head[4:8] == b"ftyp":
+        return type_by_brand(head)
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free") and len(head) >= 16:
+        return "video/quicktime"  # before there was `ftyp`
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "image/bmp"
+    if len(head) >= 4 and head[0] == 0xFF:
+        if head[1] & 0xF6 == 0xF0:
+            return "audio/aac"
+        # MPEG audio: a version that there is, layer III, a bit rate and a sampling rate that there are.
+        if head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 0x08 and head[2] >> 4 != 0xF and head[2] & 0x0C != 0x0C:
+            return "audio/mpeg"
+    return None
+
+
+def sent_type(head: bytes, kind: Kind) -> str:
+    """The media type that a medium is sent with, once `content_problem` finds nothing: a video of a brand that is not
+    known is an mp4."""
+    return media_type_of(head) or ("video/mp4" if kind == "video" else "application/octet-stream")
+
+
+def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> str | None:
+    """Why a file cannot be this kind of medium, or None.
+
+    Args:
+        head: Its first bytes.
+        size: Its length in bytes.
+        kind: What it is to be.
+        rules: The largest media.
+    """
+    if not size:
+        return "it is empty"
+    most, media_type = rules.most(kind), media_type_of(head)
+    article = "a" if kind == "video" else "an"
+    if media_type is None and not (kind == "video" and brand_of(head)):
+        return f"its content is {_described(head)}, not {article} {kind}"
+    if media_type is None:  # whoever reads all of it finds out; see `unknown_brand`
+        media_type = sent_type(head, kind)
+    taken = [name.partition("/")[2] for name in TAKEN if name.startswith(f"{kind}/")]
+    if media_type not in TAKEN and media_type.startswith(f"{kind}/"):
+        return f"its content is {media_type}, which Seedance 2.0 does not take: it takes {', '.join(taken)}"
+    if not media_type.startswith(f"{kind}/"):
+        hint = " (#first-frame or #last-frame after it means a frame of it)" if _has_frames(media_type, kind) else ""
+        return f"its content is {media_type}, not {article} {kind}{hint}"
+    if size > most:
+        return f"it has {size:,} bytes, and {most:,} are the most for {article} {kind}"
+    return None
+
+
+def unknown_brand(head: bytes, kind: Kind) -> str:
+    """What to tell of a video that only its first bytes are known of, where its brand says nothing; else empty."""
+    if kind != "video" or not brand_of(head) or media_type_of(head):
+        return ""
+    return f"its brand {brand_of(head)!r} is not known here: it may be no video"
+
+
+def _has_frames(media_type: str, kind: Kind) -> bool:
+    return kind == "image" and media_type in ("video/mp4", "video/quicktime")
+
+
+def _described(head: bytes) -> str:
+    if brand := brand_of(head):
+        return f"of the brand {brand!r}, which is not known here"
+    start = head.lstrip()[:200].lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if start.startswith((b"<?xml", b"<svg")):
+        return "XML"
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else only the last character is cut
+            return "of no known type"
+    return "text" if b"\0" not in head else "of no known type"

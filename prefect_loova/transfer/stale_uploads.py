@@ -1,0 +1,102 @@
+"""What an earlier copy to a key left behind in S3, aborted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from prefect_loova._cancellation import to_its_end
+from prefect_loova.errors import StorageError
+from prefect_loova.store.calls import call_s3
+from prefect_loova.store.errors import S3_ERRORS, code_of, status_of, storage_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+ALWAYS_EVEN_ABORT = frozenset({"RequestPayer", "ExpectedBucketOwner"})
+"""The upload options that every request needs, also one that aborts."""
+
+ABORT_SECONDS = 120.0
+"""How long it may take to find and abort the uploads of one key, in seconds."""
+
+_TRY_AGAIN = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
+_DENIED = frozenset({401, 403, 405, 501})
+_MAY_NOT_LIST = frozenset({"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"})
+
+
+async def abort_uploads(
+    s3: S3Client,
+    bucket: str,
+    key: str,
+    upload_id: str | None = None,
+    *,
+    keep: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Abort what an earlier copy to this key left behind; only for whoever holds the lease of saving it.
+
+    Args:
+        s3: A boto3 S3 client.
+        bucket: The bucket's name.
+        key: The object's key; uploads of other keys are never touched.
+        upload_id: An upload that is known, from the expired lease.
+        keep: An upload to leave alone.
+        options: The `options` of the target.
+
+    Returns:
+        How many uploads were aborted. Uploads nobody noted are found only where listing them is permitted. One that may
+        not be aborted is logged and left: it costs storage, but it must not keep a good video out of the bucket.
+
+    Raises:
+        StorageError: S3 cannot be reached, or fails.
+    """
+    common = {name: value for name, value in (options or {}).items() if name in ALWAYS_EVEN_ABORT}
+
+    def abort_all() -> int:
+        ids = {upload_id} if upload_id else set()
+        try:
+            for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key, **common):
+                ids |= {found["UploadId"] for found in page.get("Uploads", []) if found["Key"] == key}
+        except ClientError as error:
+            if code_of(error) not in _MAY_NOT_LIST:
+                raise
+        return abort(s3, bucket, key, ids - {keep}, common)
+
+    try:
+        return await to_its_end(call_s3(abort_all, seconds=ABORT_SECONDS))
+    except S3_ERRORS as error:
+        raise failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
+
+
+def abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:
+    """Abort uploads that may be gone already; returns how many were not. Logs those that may not be aborted."""
+    aborted = 0
+    for upload_id in upload_ids:
+        try:
+            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, **options)
+            aborted += 1
+        except ClientError as error:
+            if status_of(error) in _DENIED and code_of(error) != "NoSuchUpload":
+                log.warning(
+                    "an unfinished upload of s3://%s/%s was left behind: S3 refuses to abort it (%s); it needs "
+                    "s3:AbortMultipartUpload, or a lifecycle rule that aborts incomplete uploads",
+                    bucket,
+                    key,
+                    code_of(error),
+                )
+            elif code_of(error) != "NoSuchUpload":
+                raise
+    return aborted
+
+
+def failure(error: Exception, uri: str, s3: S3Client, operation: str = "") -> StorageError:
+    """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
+    answer = storage_error(error, uri, s3, operation)
+    answer.credits_spent = "yes"
+    answer.transient = answer.transient or code_of(error) in _TRY_AGAIN
+    return answer
