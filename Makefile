@@ -29,7 +29,7 @@ test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, 
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
 test-protocol: $(READY) ## The record protocol in every order of its requests, with harms (minutes, on one core)
-	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -p no:xdist tests/unit/test_protocol_exhaustive.py $(ARGS)
+	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -p no:xdist tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
 	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_storyboard.py $(ARGS)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from tests.crash.conftest import SEED
-from tests.prefect_server import PrefectServer
-from tests.s3_servers import Bucket, S3Server, moto, seaweedfs
+from tests.support.prefect_server import PrefectServer
+from tests.support.s3_servers import Bucket, S3Server, moto, seaweedfs
 
 # No example may be too slow: two runners share two processors.
 settings.register_profile("shared", deadline=None)

@@ -5,12 +5,11 @@ It may use `transfer`, `video`, `store`, `client` and `models`. It knows nothing
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:  # `prefect_loova.jobs` was one module in 0.1.0
     if name not in ("MAX_WAIT", "JobTimes"):
         raise AttributeError(name)
-    from prefect_loova.jobs import context
-
-    return getattr(context, name)
+    return getattr(import_module(f"{__name__}.context"), name)

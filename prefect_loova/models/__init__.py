@@ -5,12 +5,11 @@ Nothing here does I/O. It may use `errors` and the modules with an underscore at
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:  # `prefect_loova.models` was one module in 0.1.0
     if name.startswith("_"):
         raise AttributeError(name)
-    from prefect_loova.models import request
-
-    return getattr(request, name)
+    return getattr(import_module(f"{__name__}.request"), name)

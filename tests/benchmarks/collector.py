@@ -29,7 +29,7 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
 from prefect_loova.store.records import JobRecords
-from tests.benchmarks.stage import rss_mib
+from tests.benchmarks.environment import rss_mib
 
 PLACES = 6
 

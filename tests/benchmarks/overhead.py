@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.benchmarks.environment import PLACES, Stage, stage
 from tests.benchmarks.report import finish
-from tests.benchmarks.stage import PLACES, Stage, stage
 
 NEW, ONE, BATCH = "one, new process", "one", "batch"
 POLL_SECONDS = 0.2

@@ -38,8 +38,8 @@ from prefect_loova.simulator.render import render
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
 from prefect_loova.store.reader import S3File
 from prefect_loova.video.thumbnails import make_previews
+from tests.benchmarks.environment import peak_mib, place, rss_mib, simulator
 from tests.benchmarks.report import finish
-from tests.benchmarks.stage import peak_mib, place, rss_mib, simulator
 
 RUNS = 3
 SECONDS, FPS = 15, 24

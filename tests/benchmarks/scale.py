@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.gauge import Gauge
+from tests.benchmarks.calibration import Gauge
+from tests.benchmarks.environment import Stage, stage
 from tests.benchmarks.report import finish
-from tests.benchmarks.stage import Stage, stage
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 MOST_PARAMETERS = 1_000

@@ -50,7 +50,7 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3
 from tests.benchmarks.lost_reply import PEERS_FOLDER
 from tests.benchmarks.report import ROOT, finish
-from tests.prefect_server import PrefectServer
+from tests.support.prefect_server import PrefectServer
 
 PREFECT, OURS = "import prefect", "import prefect, prefect_loova"
 PLAIN, TASKS, FLOW = "plain flow", "our flow of tasks", "generate_video"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.benchmarks.stage import Where, peak_mib, rss_mib
+from tests.benchmarks.environment import Where, peak_mib, rss_mib
 
 _IDS = [
     (re.compile(r"[0-9a-f]{64}"), "KEY"),

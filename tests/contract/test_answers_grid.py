@@ -25,7 +25,7 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.bucket_check import count_as_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords
-from tests.unit.test_protocol import MemoryS3
+from tests.unit.jobs.test_protocol import MemoryS3
 
 Outcome = Literal["bought", "refused", "wait", "doubt"]
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from prefect_loova.simulator import LoovaSimulator, media, render
-from tests.films import fill, film
-from tests.media_host import Host, Page
+from tests.support.films import fill, film
+from tests.support.media_host import Host, Page
 
 SIZE = (256, 144)
 WAV = b"RIFF\x24\0\0\0WAVEfmt "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefect_loova.simulator import LoovaSimulator
-from tests.crash.stage import API_KEY, ForkServer, spec_of
+from tests.crash.environment import API_KEY, ForkServer, spec_of
 
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
 SEED = int(os.environ.get("CRASH_SEED", "20261123"))

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.crash.harms import Wire
-from tests.crash.stage import API_KEY, REQUEST, ForkServer, Run, Stage, task_ids
-from tests.proxy import Harm, Seen
-from tests.s3_servers import S3Server
+from tests.crash.environment import API_KEY, REQUEST, ForkServer, Run, Stage, task_ids
+from tests.crash.faults import Wire
+from tests.support.proxy import Harm, Seen
+from tests.support.s3_servers import S3Server
 
 AT_ONCE = 16
 PARTS = 8 * 1024 * 1024 + 64 * 1024

@@ -10,10 +10,10 @@ import random
 from dataclasses import dataclass, replace
 
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.crash.harms import Wire, drawn, harms_at, is_multipart, kind, place
+from tests.crash.environment import ForkServer
+from tests.crash.faults import Wire, drawn, harms_at, is_multipart, kind, place
 from tests.crash.schedules import PARTS, Schedule, run_all, run_schedule
-from tests.crash.stage import ForkServer
-from tests.proxy import Harm, Seen
+from tests.support.proxy import Harm, Seen
 
 RANDOM = int(os.environ.get("CRASH_SCHEDULES", "1000" if EVERYTHING else "12"))
 FEW = {None: 12, PARTS: 8}

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 300
 """For one run of pytest: a break may make a test wait for ever."""
 
-SEARCH = "tests/unit/test_protocol_exhaustive.py::test_no_order_of_requests_breaks_a_promise"
+SEARCH = "tests/unit/jobs/test_protocol_exhaustive.py::test_no_order_of_requests_breaks_a_promise"
 WORKER_AND_COLLECTOR = f"{SEARCH}[a worker and a collector, one harm]"
 TWO_WORKERS = f"{SEARCH}[two workers, one harm]"
 TRANSFER = "tests/integration/test_transfer.py"

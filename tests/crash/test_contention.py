@@ -18,9 +18,9 @@ import pytest
 
 from prefect_loova.simulator import LoovaSimulator
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.crash.stage import API_KEY, REQUEST, ForkServer, spec_of
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import S3Server
+from tests.crash.environment import API_KEY, REQUEST, ForkServer, spec_of
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import S3Server
 
 WORKERS = 10
 ROUNDS = 50 if EVERYTHING else 3

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.crash.harms import Wire
+from tests.crash.environment import ForkServer, Stage
+from tests.crash.faults import Wire
 from tests.crash.schedules import Schedule, broken_invariants, run_all, run_schedule
-from tests.crash.stage import ForkServer, Stage
-from tests.prefect_server import PrefectServer
-from tests.proxy import Harm
+from tests.support.prefect_server import PrefectServer
+from tests.support.proxy import Harm
 
 AT_ONCE = 3
 

@@ -35,8 +35,8 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.bucket_check import count_as_checked
 from prefect_loova.store.records import JobRecords
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket, S3Server
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import Bucket, S3Server
 
 FOR_EVER = 10**9
 SPEED = 15.0

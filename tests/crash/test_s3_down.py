@@ -9,10 +9,10 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.crash.conftest import EVERYTHING, SEED
+from tests.crash.environment import TIMES, ForkServer, Stage
 from tests.crash.schedules import AT_ONCE, broken_invariants, told_secrets
-from tests.crash.stage import TIMES, ForkServer, Stage
-from tests.proxy import Harm
-from tests.s3_servers import S3Server
+from tests.support.proxy import Harm
+from tests.support.s3_servers import S3Server
 
 FOR_EVER = 10**9
 WAYS = [

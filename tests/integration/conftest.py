@@ -18,7 +18,7 @@ from prefect_loova.command import Place
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.simulator import LoovaSimulator
-from tests.prefect_server import PrefectServer
+from tests.support.prefect_server import PrefectServer
 
 TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
 

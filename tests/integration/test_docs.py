@@ -25,8 +25,8 @@ from prefect_loova.models.job_record import moves_as_markdown
 from prefect_loova.models.media_types import TAKEN
 from prefect_loova.models.request import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
 from prefect_loova.simulator import FAULTS
-from tests.docs_blocks import GUIDES, example, to_run
 from tests.integration.conftest import block_of
+from tests.support.docs_blocks import GUIDES, example, to_run
 
 pytestmark = [
     pytest.mark.one_s3_server,

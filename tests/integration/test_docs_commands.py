@@ -15,8 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from tests.docs_blocks import BLOCKS, to_run
-from tests.prefect_server import PrefectServer
+from tests.support.docs_blocks import BLOCKS, to_run
+from tests.support.prefect_server import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[[str], list[str]]

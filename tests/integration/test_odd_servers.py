@@ -1,6 +1,6 @@
 """S3 servers that differ from AWS, over the wire: what each lacks is found out and named before anything is paid.
 
-`tests/odd_s3.py` behaves as their users and documentation say. None of the real ones could be reached from here.
+`tests/support/odd_s3.py` behaves as their users and documentation say. None of the real ones could be reached.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.age import Ages
 from prefect_loova.store.bucket_check import check_bucket
 from prefect_loova.store.records import JobRecords
-from tests.docs_blocks import GUIDES, example
-from tests.logs import logged
-from tests.odd_s3 import B2_400, GCS_403, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
+from tests.support.docs_blocks import GUIDES, example
+from tests.support.logs import logged
+from tests.support.odd_s3 import B2_400, GCS_403, R2_401, R2_501, SCALITY_400, STORJ_411, Odd, OddS3, without
 
 REQUEST = VideoRequest(prompt="a server of its own kind", duration=4)
 CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"

@@ -20,9 +20,9 @@ from prefect_loova.store.prefix import BucketPrefix
 from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
 from prefect_loova.store.reader import S3File
 from prefect_loova.video.thumbnails import Previews, make_previews
-from tests.films import film, noise
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket
+from tests.support.films import film, noise
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import Bucket
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -26,8 +26,8 @@ from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.calls import call_s3
 from prefect_loova.store.prefix import checked_prefix
 from prefect_loova.store.records import JobRecords, RecordMovedError
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket, S3Server, minimal_policy
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import Bucket, S3Server, minimal_policy
 
 ORIGIN = "https://api.loova.test"
 REQUEST = VideoRequest(prompt="a record")

@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from prefect_loova.simulator.s3 import EmbeddedS3
-from tests.s3_servers import PREFIX, Bucket, S3Server, minimal_policy
+from tests.support.s3_servers import PREFIX, Bucket, S3Server, minimal_policy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -40,7 +40,7 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
 from tests.integration.conftest import block_of
-from tests.s3_servers import PREFIX, minimal_policy
+from tests.support.s3_servers import PREFIX, minimal_policy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 

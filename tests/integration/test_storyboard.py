@@ -29,8 +29,8 @@ from prefect_loova.flows.storyboard_run import _Run, _State
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
-from tests.media_host import Host
-from tests.proxy import Harm, Proxy
+from tests.support.media_host import Host
+from tests.support.proxy import Harm, Proxy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -60,7 +60,7 @@ import asyncio, json, sys
 from pydantic import SecretStr
 from prefect_loova import LoovaCredentials, generate_storyboard
 from tests.integration.conftest import block_of
-from tests.s3_servers import Bucket, S3Server
+from tests.support.s3_servers import Bucket, S3Server
 given = json.load(sys.stdin)
 bucket = Bucket(given["bucket"])
 bucket.server = S3Server(**given["server"])

@@ -20,8 +20,8 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from prefect_loova.errors import NotWholeVideoError, StorageError, TransferError, VideoUrlRefusedError
 from prefect_loova.transfer.copy import Copied, Target, copy_video
 from prefect_loova.transfer.stale_uploads import abort_uploads
-from tests.s3_servers import Bucket, S3Server
-from tests.video_host import Reply, VideoHost, long_video, rendered
+from tests.support.s3_servers import Bucket, S3Server
+from tests.support.video_host import Reply, VideoHost, long_video, rendered
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

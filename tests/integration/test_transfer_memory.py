@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3_servers import S3Server
-from tests.video_host import Reply, VideoHost, long_video
+from tests.support.s3_servers import S3Server
+from tests.support.video_host import Reply, VideoHost, long_video
 
 PROGRAM = """
 import asyncio, json, sys, time

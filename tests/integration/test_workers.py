@@ -24,10 +24,10 @@ from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials
 from prefect_loova.simulator import LoovaSimulator
-from tests.docs_blocks import to_run
 from tests.integration.conftest import TIMES
-from tests.postgres import postgres
-from tests.prefect_server import PrefectServer
+from tests.support.docs_blocks import to_run
+from tests.support.postgres import postgres
+from tests.support.prefect_server import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 ROWS = 60

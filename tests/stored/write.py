@@ -42,7 +42,7 @@ from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import Decision, JobRecord, with_purchase
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
-from tests.s3_servers import moto
+from tests.support.s3_servers import moto
 
 ORIGIN = "https://loova.test"
 AT_ONCE = JobTimes(take_over_after=0, doubt_after=0, lease=2, look_again=0.05)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.ui.stage import Stage, chromium, staged
+from tests.ui.environment import Stage, chromium, staged
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from prefect_loova import VideoRequest
-from tests.ui.stage import ROOT, Stage, chromium, staged
+from tests.ui.environment import ROOT, Stage, chromium, staged
 
 DEMO = "A futuristic city at sunset"
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.stage import API_KEY, Stage
+from tests.ui.environment import API_KEY, Stage
 
 pytestmark = pytest.mark.ui
 

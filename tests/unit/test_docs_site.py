@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import prefect_loova
-from tests.docs_blocks import BLOCKS, DOCS, GUIDES
+from tests.support.docs_blocks import BLOCKS, DOCS, GUIDES
 
 CONFIG = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text())
 REFERENCE = re.findall(r"(?m)^::: (\S+)$", "\n".join(text for name, text in GUIDES.items() if name.startswith("refer")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_loova import VideoRequest, generate_from_manifest, generate_video, generate_videos
-from tests.benchmarks.stage import Where, place
+from tests.benchmarks.environment import Where, place
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import httpx
 
-from tests.benchmarks.stage import Where
+from tests.benchmarks.environment import Where
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import httpx
 from prefect import flow, task
 
+from tests.benchmarks.environment import Where
 from tests.benchmarks.peers import plain_script as steps
-from tests.benchmarks.stage import Where
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -8,11 +8,11 @@ import pytest
 
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import _settled
-from tests.integration.jobs.shop import (
+from tests.integration.jobs.workers import (
     Shop,
 )
-from tests.proxy import Proxy
-from tests.s3_servers import Bucket, S3Server
+from tests.support.proxy import Proxy
+from tests.support.s3_servers import Bucket, S3Server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from prefect_loova.jobs.doubt import jobs_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import Submission, VideoRequest
-from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, REQUEST, TIMES, VIDEO, Shop, in_doubt, until
+from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, REQUEST, TIMES, VIDEO, Shop, in_doubt, until
 
 OTHER = VideoRequest(prompt="another job", duration=5)
 SAME_PRICE = VideoRequest(prompt="another job", duration=4)

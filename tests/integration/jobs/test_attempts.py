@@ -17,7 +17,7 @@ from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Attempt, Decision, JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import today
-from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Shop, until
+from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Shop, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AGAIN = Decision(what="submit-again", who="ann", when=NOW, why="")

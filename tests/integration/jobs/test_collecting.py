@@ -13,7 +13,7 @@ from prefect_loova.models.job_record import Lease
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import Spending
-from tests.integration.jobs.shop import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Shop
+from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Shop
 
 
 def requests(count: int) -> list[VideoRequest]:

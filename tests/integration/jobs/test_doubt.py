@@ -22,7 +22,7 @@ from prefect_loova.jobs.doubt import job_in_doubt, jobs_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import JobInDoubt
-from tests.integration.jobs.shop import (
+from tests.integration.jobs.workers import (
     AT_ONCE,
     KEY,
     OPEN,
@@ -36,7 +36,7 @@ from tests.integration.jobs.shop import (
     through,
     until,
 )
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 async def test_a_job_in_doubt_stays_in_doubt_on_asking_again(shop: Shop) -> None:

@@ -21,8 +21,8 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import Spending, today
 from prefect_loova.store.records import JobRecords
-from tests.integration.jobs.shop import FOR_EVER, TIMES, Shop
-from tests.proxy import Harm, Proxy
+from tests.integration.jobs.workers import FOR_EVER, TIMES, Shop
+from tests.support.proxy import Harm, Proxy
 
 pytestmark = pytest.mark.one_s3_server
 

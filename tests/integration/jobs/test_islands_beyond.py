@@ -30,9 +30,9 @@ from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.shop import FOR_EVER, Shop
 from tests.integration.jobs.test_islands import BAD, DEEP, GOOD, Place
-from tests.proxy import Harm, Proxy
+from tests.integration.jobs.workers import FOR_EVER, Shop
+from tests.support.proxy import Harm, Proxy
 
 pytestmark = pytest.mark.one_s3_server
 

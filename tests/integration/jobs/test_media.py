@@ -28,11 +28,11 @@ from prefect_loova.jobs.media_identity import LocalFiles, Preparing
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.request import Submission, VideoRequest
-from tests.films import film, sound
-from tests.integration.jobs.shop import Clock, Shop
-from tests.logs import logged
-from tests.media_host import Host
-from tests.s3_servers import minimal_policy
+from tests.integration.jobs.workers import Clock, Shop
+from tests.support.films import film, sound
+from tests.support.logs import logged
+from tests.support.media_host import Host
+from tests.support.s3_servers import minimal_policy
 
 FILM = film(5)
 

@@ -23,7 +23,7 @@ from prefect_loova.errors import (
 from prefect_loova.models.job_record import JobRecord, Lease
 from prefect_loova.models.request import Submission
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.shop import (
+from tests.integration.jobs.workers import (
     FOR_EVER,
     KEY,
     MIB,
@@ -36,9 +36,9 @@ from tests.integration.jobs.shop import (
     through,
     until,
 )
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket
-from tests.video_host import Reply, VideoHost, long_video, rendered
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import Bucket
+from tests.support.video_host import Reply, VideoHost, long_video, rendered
 
 
 async def test_a_saved_video_is_whole_and_says_where_it_is_from(shop: Shop) -> None:

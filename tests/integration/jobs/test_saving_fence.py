@@ -16,9 +16,9 @@ import pytest
 
 from prefect_loova.models.request import Submission
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.shop import FOR_EVER, MIB, VIDEO, Shop, through, until
-from tests.proxy import Harm, Proxy
-from tests.s3_servers import Bucket
+from tests.integration.jobs.workers import FOR_EVER, MIB, VIDEO, Shop, through, until
+from tests.support.proxy import Harm, Proxy
+from tests.support.s3_servers import Bucket
 
 SIZES = {"in one piece": None, "in parts": 12 * MIB}
 

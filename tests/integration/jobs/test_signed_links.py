@@ -21,8 +21,8 @@ from prefect_loova.errors import (
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Decision, JobRecord
 from prefect_loova.models.request import Submission, VideoRequest
-from tests.integration.jobs.shop import AT_ONCE, PATIENT, TIMES, Shop, through, until
-from tests.proxy import Harm, Proxy
+from tests.integration.jobs.workers import AT_ONCE, PATIENT, TIMES, Shop, through, until
+from tests.support.proxy import Harm, Proxy
 
 LINK = "https://b.s3.amazonaws.com/cat.png?AWSAccessKeyId=AKIA&Signature={}%3D&Expires=1800000000"
 

@@ -19,8 +19,8 @@ from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import Entry, Spending, today
-from tests.integration.jobs.shop import AT_ONCE, KEY, RECORD, REQUEST, Clock, Shop
-from tests.proxy import Proxy
+from tests.integration.jobs.workers import AT_ONCE, KEY, RECORD, REQUEST, Clock, Shop
+from tests.support.proxy import Proxy
 
 PRICE = REQUEST.estimate_credits()
 DAY = date(2026, 11, 24)

@@ -19,8 +19,8 @@ from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.request import JobInDoubt, VideoTask
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.shop import AT_ONCE, Shop
-from tests.s3_servers import Bucket
+from tests.integration.jobs.workers import AT_ONCE, Shop
+from tests.support.s3_servers import Bucket
 
 STORED = sorted((Path(__file__).parents[2] / "stored").glob("*.json"), key=lambda path: path.name)
 

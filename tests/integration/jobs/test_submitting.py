@@ -30,7 +30,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.jobs.submit import submit_video
-from tests.integration.jobs.shop import (
+from tests.integration.jobs.workers import (
     AT_ONCE,
     FOR_EVER,
     OPEN,
@@ -46,7 +46,7 @@ from tests.integration.jobs.shop import (
     through,
     until,
 )
-from tests.proxy import Harm, Proxy
+from tests.support.proxy import Harm, Proxy
 
 # -- bought once -------------------------------------------------------------------------------------------------------
 

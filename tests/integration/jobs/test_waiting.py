@@ -16,7 +16,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.shop import (
+from tests.integration.jobs.workers import (
     AT_ONCE,
     OPEN,
     RECORD,
@@ -25,7 +25,7 @@ from tests.integration.jobs.shop import (
     Shop,
     until,
 )
-from tests.s3_servers import Bucket
+from tests.support.s3_servers import Bucket
 
 
 async def test_three_hours_are_waited_with_a_hundred_polls(bucket: Bucket) -> None:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from prefect_loova.models.media_types import media_type_of, sent_type
 from prefect_loova.video.probe import MAX_IMAGE_PIXELS, probe
-from tests import films
-from tests.films import film
+from tests.support import films
+from tests.support.films import film
 
 MOVES = "it is a moving picture"
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PREFIX = "loova"
-POLICY = Path(__file__).parent.parent / "docs" / "iam-policy.json"
+POLICY = Path(__file__).parents[2] / "docs" / "iam-policy.json"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.models.request import SavedVideo, Submission, VideoTask
-from tests.virtual_time import run
+from tests.support.virtual_time import run
 
 PRICE = 60.0  # 4 s at 15 credits
 

@@ -17,8 +17,8 @@ from prefect_loova.errors import LoovaError, UnusableVideoError
 from prefect_loova.video import decoder as film_module
 from prefect_loova.video import frames
 from prefect_loova.video.frames import frame_of
-from tests import films
-from tests.films import brightness, fill, film, luma, opened
+from tests.support import films
+from tests.support.films import brightness, fill, film, luma, opened
 
 Which = Literal["first", "last"]
 BOTH: tuple[Which, Which] = ("first", "last")

@@ -12,9 +12,9 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import decide
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Decision, DecisionName
-from tests.protocol.roles import Node, Role
-from tests.protocol.runs import FOR_EVER, POST_TICKS, Work
-from tests.protocol.world import REQUEST, Answer, Call, World
+from tests.support.protocol.roles import Node, Role
+from tests.support.protocol.runs import FOR_EVER, POST_TICKS, Work
+from tests.support.protocol.world import REQUEST, Answer, Call, World
 
 
 async def submit(jobs: VideoJobs) -> str:

@@ -28,8 +28,8 @@ from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
 from prefect_loova.store.bucket_check import count_as_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords, StoredRecord
-from tests.protocol.places import place_of, shape_of
-from tests.protocol.world import MOST_TICKS, Answer, Call, World, normalised
+from tests.support.protocol.places import place_of, shape_of
+from tests.support.protocol.world import MOST_TICKS, Answer, Call, World, normalised
 
 ORIGIN = "https://loova.test"
 TICK = 31.0

@@ -16,8 +16,8 @@ from prefect_loova.video.concat import join_videos
 from prefect_loova.video.frames import frame_of
 from prefect_loova.video.thumbnails import make_previews
 from prefect_loova.video.tone_mapping import sdr
-from tests import films
-from tests.films import film, moving_frames, opened
+from tests.support import films
+from tests.support.films import film, moving_frames, opened
 
 PQ, HLG, BT2020 = 16, 18, 9
 WHITE = 203.0  # cd/m2: reference white, ITU-R BT.2408

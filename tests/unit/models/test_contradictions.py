@@ -11,7 +11,7 @@ from prefect_loova.models.contradictions import contradictions, differences
 from prefect_loova.models.job_record import Attempt, StoredVideo
 from prefect_loova.models.request import VideoRequest, VideoTask
 from prefect_loova.transfer.mp4 import Mp4Check
-from tests.films import film
+from tests.support.films import film
 
 SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REQUEST: dict[str, Any] = VideoRequest(prompt="a cat", duration=4).shown()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova.errors import NotWholeVideoError
-from prefect_loova.transfer.copy import mp4
+from prefect_loova.transfer import mp4
 from prefect_loova.transfer.mp4 import Mp4Check, Mp4Facts
 from prefect_loova.transfer.mp4_index import compact_sizes
-from tests.video_host import rendered
+from tests.support.video_host import rendered
 
 LAYOUTS = {
     "index first": "faststart",

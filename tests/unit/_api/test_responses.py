@@ -26,7 +26,7 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     UnexpectedResponseError,
 )
-from tests.logs import logged
+from tests.support.logs import logged
 
 # Others share this machine: slow is not wrong.
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-from tests.proxy import Harm, Seen
+from tests.support.proxy import Harm, Seen
 
 Wire = Literal["api", "s3", "video"]
 

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.simulator.s3 import EmbeddedS3
-from tests.prefect_server import PrefectServer
+from tests.support.prefect_server import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 API_KEY = "loova-key-that-nobody-may-see"
@@ -42,8 +42,8 @@ class Stage:
     environment: dict[str, str]
 
     def start(self, what: str, *words: str) -> subprocess.Popen[bytes]:
-        """Begin one of the things that `tests/ui/play.py` does."""
-        command = [sys.executable, "-m", "tests.ui.play", what, *words]
+        """Begin one of the things that `tests/ui/scenario.py` does."""
+        command = [sys.executable, "-m", "tests.ui.scenario", what, *words]
         return subprocess.Popen(command, env=self.environment, cwd=ROOT, stdout=subprocess.PIPE)
 
     def play(self, what: str, *words: str) -> Any:

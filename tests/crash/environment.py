@@ -22,9 +22,9 @@ from botocore.exceptions import ClientError
 
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from tests.crash.harms import Wire
-from tests.proxy import Harm, Proxy, Seen
-from tests.s3_servers import S3Server
+from tests.crash.faults import Wire
+from tests.support.proxy import Harm, Proxy, Seen
+from tests.support.s3_servers import S3Server
 
 API_KEY = "sk-simulated-secret-key"
 HURRY = 0.2

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.protocol.scenario import Scenario, submit_twice_at_most
-from tests.protocol.search import BrokenPromiseError, Found, Search
+from tests.support.protocol.scenario import Scenario, submit_twice_at_most
+from tests.support.protocol.search import BrokenPromiseError, Found, Search
 
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
 

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from tests.benchmarks.stage import Where
+from tests.benchmarks.environment import Where
 from tests.benchmarks.watching import Watched
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError
 from prefect_loova.transfer.download import Download, StartOverError
-from tests.video_host import Reply, VideoHost
+from tests.support.video_host import Reply, VideoHost
 
 PUBLIC = "https://93.184.216.34"
 VIDEO = f"{PUBLIC}/v.mp4?X-Amz-Signature=c0ffee"

@@ -25,8 +25,8 @@ from prefect_loova.models.job_record import Decision, JobRecord
 from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
-from tests.proxy import Proxy
-from tests.s3_servers import Bucket
+from tests.support.proxy import Proxy
+from tests.support.s3_servers import Bucket
 
 MIB = 1024**2
 TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.05)

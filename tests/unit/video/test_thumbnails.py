@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from prefect_loova.errors import LoovaError, PreviewError
 from prefect_loova.video import thumbnails as preview
 from prefect_loova.video.thumbnails import MAX_DECODED, SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
-from tests import films
-from tests.films import FPS, bright_corner, brightness, fill, film, grey, luma, moving_frames, opened
+from tests.support import films
+from tests.support.films import FPS, bright_corner, brightness, fill, film, grey, luma, moving_frames, opened
 
 NEAR = 2.2  # half of what lies between two frames, in Pillow's greys, is 1.16; JPEG and WebP are off by one or two
 

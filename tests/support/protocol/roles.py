@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.protocol.runs import Event, Live, Work
-from tests.protocol.world import Call, template
+from tests.support.protocol.runs import Event, Live, Work
+from tests.support.protocol.world import Call, template
 
 _KEPT_LIVE = 3000
 

@@ -80,7 +80,7 @@ class Stage:
         spec = {"who": who, "prompts": prompts, "where": asdict(self.where(poll_seconds)), "options": options}
         cpu, stored = self._server_cpu(), self._stored_bytes()
         env = os.environ | {"PREFECT_API_URL": self._prefect_api, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.benchmarks.contestant"]
+        command = [sys.executable, "-m", "tests.benchmarks.competitor"]
         done = subprocess.run(command, cwd=ROOT, env=env, input=json.dumps(spec), text=True, capture_output=True)
         if done.returncode:
             raise SystemExit(f"{who} failed:\n{done.stderr[-4000:]}")
@@ -136,8 +136,8 @@ def stage(*options: str, on_postgres: bool = False) -> Iterator[Stage]:
         on_postgres: Whether the Prefect server keeps its data in PostgreSQL; else in SQLite, its default.
     """
     from prefect_loova.simulator.s3 import EmbeddedS3
-    from tests.postgres import postgres
-    from tests.prefect_server import PrefectServer
+    from tests.support.postgres import postgres
+    from tests.support.prefect_server import PrefectServer
 
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))

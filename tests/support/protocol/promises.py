@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prefect_loova.models.job_record import JobRecord
-from tests.protocol.roles import Role
-from tests.protocol.runs import TICK
-from tests.protocol.scenario import Actor, Scenario, State, one_pass, person, submit
-from tests.protocol.world import MOST_TICKS, OPEN, RECORD, World, renamed
+from tests.support.protocol.roles import Role
+from tests.support.protocol.runs import TICK
+from tests.support.protocol.scenario import Actor, Scenario, State, one_pass, person, submit
+from tests.support.protocol.world import MOST_TICKS, OPEN, RECORD, World, renamed
 
 LOST = ("lost",)
 _MOST_STEPS = 200

@@ -1,4 +1,4 @@
-"""What is done on the stage: `python -m tests.ui.play WHAT`. Its last line says what came out."""
+"""What is done on the stage: `python -m tests.ui.scenario WHAT`. Its last line says what came out."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import pytest
 
 from prefect_loova.errors import LoovaError, UnusableVideoError
 from prefect_loova.video.concat import JoinedVideo, join_videos
-from tests import films
-from tests.films import FPS, film, luma
+from tests.support import films
+from tests.support.films import FPS, film, luma
 
 HALF_A_PACKET = 512 / 48_000
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tests.protocol.promises import LOST, Finish, broken, broken_at_the_end, broken_submit, tasks
-from tests.protocol.roles import Role
-from tests.protocol.runs import named_tokens
-from tests.protocol.scenario import Actor, Scenario, State, one_pass, person
-from tests.protocol.world import OPEN, RECORD, Answer, Call, World, parsed, template
+from tests.support.protocol.promises import LOST, Finish, broken, broken_at_the_end, broken_submit, tasks
+from tests.support.protocol.roles import Role
+from tests.support.protocol.runs import named_tokens
+from tests.support.protocol.scenario import Actor, Scenario, State, one_pass, person
+from tests.support.protocol.world import OPEN, RECORD, Answer, Call, World, parsed, template
 
 REFUSALS: tuple[Answer, ...] = (("rejected",), ("not sent",), ("no place",))
 
