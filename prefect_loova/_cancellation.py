@@ -23,7 +23,7 @@ def _nothing() -> None:
     return None
 
 
-async def to_its_end(work: Coroutine[Any, Any, T], when_cancelled: Callable[[], None] = _nothing) -> T:
+async def run_uncancelled(work: Coroutine[Any, Any, T], when_cancelled: Callable[[], None] = _nothing) -> T:
     """Await something that must not be left half done; a cancellation meanwhile is raised when it has ended.
 
     Args:

@@ -45,7 +45,7 @@ _SHORTEST_KEY = 8
 """Characters of the shortest API key that is looked for in encoded text: a shorter one may be there by chance."""
 
 
-def hidden(text: str, key: str = "") -> str:
+def hide_secrets(text: str, key: str = "") -> str:
     """A text without the queries and passwords of its URLs, without signatures, and without the API key.
 
     Args:

@@ -25,7 +25,7 @@ def _hold_back(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def sigterm_held_back(stop: Callable[[], None]) -> Iterator[None]:
+def defer_sigterm(stop: Callable[[], None]) -> Iterator[None]:
     """Handle a SIGTERM after the block instead of in the middle of it; several blocks may overlap.
 
     Off the main thread, where Python lets nobody handle signals, this does nothing.

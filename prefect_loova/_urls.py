@@ -8,7 +8,7 @@ import re
 import socket
 from urllib.parse import urlsplit
 
-from prefect_loova._redaction import hidden
+from prefect_loova._redaction import hide_secrets
 
 # IANA's special-purpose registries, https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-. Python's
 # `is_global` changed between 3.11 and 3.14, and takes 64:ff9b::10.0.0.1 and 2002:a00:1:: for public.
@@ -73,7 +73,7 @@ def without_secrets(url: str) -> str:
         harmless = False
     if not harmless:
         shown = re.sub(r"^([^/@]*//)?.*@", r"\1...@", shown, flags=re.DOTALL)
-    shown = hidden(shown)  # a proxy's path may hold another URL, encoded
+    shown = hide_secrets(shown)  # a proxy's path may hold another URL, encoded
     return f"{shown}{mark}..." if mark and not shown.endswith("?...") else shown
 
 
@@ -90,7 +90,7 @@ def is_public_address(address: str) -> bool:
     return not any(ip in network for network in _NOT_PUBLIC)
 
 
-def names_private_host(url: str) -> bool:
+def is_private_host(url: str) -> bool:
     """Whether the URL's host is, by its name alone, not on the public internet (no look-up is made)."""
     host = (urlsplit(url).hostname or "").rstrip(".").lower()
     try:

@@ -20,11 +20,11 @@ import httpx
 
 from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, folded
 from prefect_loova._api.responses import Answer, read_credits, read_submit, read_task
-from prefect_loova._api.task_ids import trace_of_a_task_in_text
+from prefect_loova._api.task_ids import evidence_of_task_in_text
 from prefect_loova._api.tls import tls_context
-from prefect_loova._redaction import hidden
+from prefect_loova._redaction import hide_secrets
 from prefect_loova._timing import backoff, retry_after
-from prefect_loova._urls import names_private_host, origin, url_problem
+from prefect_loova._urls import is_private_host, origin, url_problem
 from prefect_loova.errors import (
     InDoubtError,
     InvalidRequestError,
@@ -32,7 +32,7 @@ from prefect_loova.errors import (
     NotSentError,
     SuspendedError,
     UnexpectedResponseError,
-    shown,
+    redact,
 )
 from prefect_loova.models.media import Medium, shown_media
 from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
@@ -122,7 +122,7 @@ class LoovaClient:
             raise InvalidRequestError(f"base_url: {problem}")
         self.base_url = base_url.rstrip("/")
         self.origin = origin(base_url)
-        self.is_private = names_private_host(base_url)
+        self.is_private = is_private_host(base_url)
         self.submit_timeout = submit_timeout
         self._api_key = api_key.strip()
         self._timeout = timeout
@@ -161,7 +161,7 @@ class LoovaClient:
         problems = []
         for field, texts in request.media().items():
             for number, text in enumerate(texts):
-                if Medium.read(text).home == "web" and names_private_host(text):
+                if Medium.read(text).source == "web" and is_private_host(text):
                     host = urlsplit(text).hostname
                     problems.append(f"{field}.{number}: {host!r} was given: Loova cannot reach a private address")
         if problems:
@@ -205,9 +205,9 @@ class LoovaClient:
                 if isinstance(error, _NOT_SENT) or sending.surely_not_sent:
                     raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
                 message = f"the submit was sent to {self.origin} and its answer is lost: {self._safe(error)}"
-                named = trace_of_a_task_in_text(bytes(arrived)) if arrived else None
+                named = evidence_of_task_in_text(bytes(arrived)) if arrived else None
                 if named:
-                    message += f"; of what arrived of it, {hidden(named, self._api_key)} may name the task"
+                    message += f"; of what arrived of it, {hide_secrets(named, self._api_key)} may name the task"
                 raise InDoubtError(message, credits_spent="maybe") from None
         try:
             return read_submit(answer, self._unavailable_means_refused, self._refusal_phrases)
@@ -301,7 +301,7 @@ class LoovaClient:
         return self.origin.partition("://")[2]
 
     def _safe(self, error: BaseException) -> str:
-        text = shown(hidden(str(error), self._api_key), 300)
+        text = redact(hide_secrets(str(error), self._api_key), 300)
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -370,7 +370,7 @@ def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, A
     """The body of a submit, for httpx: JSON, or the form with the same flat fields, lists as repeated keys."""
     for field, texts in request.media().items():
         for number, text in enumerate(texts):
-            if Medium.read(text).home != "web":
+            if Medium.read(text).source != "web":
                 raise InvalidRequestError(
                     f"{field}.{number}: {shown_media(text)!r} was given: must be a URL here; the task submit_video "
                     "takes local files and S3 objects too"

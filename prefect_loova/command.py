@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from prefect_loova._prefect.context import PLACE
+from prefect_loova._prefect.context import LOCATION_ARGUMENTS
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import (
     AbandonedError,
@@ -41,9 +41,9 @@ from prefect_loova.errors import (
     RejectedError,
     TaskFailedError,
     WaitTimeoutError,
-    shown,
+    redact,
 )
-from prefect_loova.store.prefix import checked_bucket
+from prefect_loova.store.prefix import validate_bucket
 
 # Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
 # and its telemetry shows a traceback when it meets the database locked.
@@ -136,7 +136,7 @@ async def place(args: argparse.Namespace) -> Place:
     if not args.bucket and not args.s3_block:
         raise InvalidRequestError("bucket: is missing; give --bucket NAME, --s3-block BLOCK, or try it with --simulate")
     if args.bucket:
-        checked_bucket(args.bucket)
+        validate_bucket(args.bucket)
     try:
         credentials = await _load(LoovaCredentials, args.credentials) or LoovaCredentials.from_env()
     except InvalidRequestError as error:
@@ -153,7 +153,7 @@ async def _load(kind: Any, name: str | None) -> Any:
     try:
         return await kind.aload(name)
     except ValueError as error:
-        raise InvalidRequestError(f"{kind.__name__}: no block {name!r} can be loaded ({shown(error)})") from None
+        raise InvalidRequestError(f"{kind.__name__}: no block {name!r} can be loaded ({redact(error)})") from None
 
 
 @contextmanager
@@ -174,8 +174,8 @@ def simulated(state: Path) -> Iterator[Place]:
             aws_client_parameters=AwsClientParameters(endpoint_url=s3.endpoint_url),
         )
         credentials = LoovaCredentials(api_key=SecretStr(loova.api_key), base_url=loova.base_url)
-        named = PLACE.set(shlex.join(["--simulate", "--state", str(state)]))
-        stack.callback(PLACE.reset, named)
+        named = LOCATION_ARGUMENTS.set(shlex.join(["--simulate", "--state", str(state)]))
+        stack.callback(LOCATION_ARGUMENTS.reset, named)
         yield Place(credentials, S3Bucket(bucket_name=s3.bucket, credentials=aws))
 
 
@@ -220,7 +220,7 @@ def fail(error: Exception, as_json: bool) -> int:
     if isinstance(error, RejectedError) and error.task_id is not None:
         # Not the submit was refused but a later look: the job is bought.
         state, code = "error", 1
-    message = str(error) if isinstance(error, LoovaError) else f"{type(error).__name__}: {shown(error)}"
+    message = str(error) if isinstance(error, LoovaError) else f"{type(error).__name__}: {redact(error)}"
     if as_json:
         known = {name: getattr(error, name, None) for name in ("task_id", "trace_id")}
         print(json.dumps({"state": state, "error": {"type": type(error).__name__, "message": message} | known}))
@@ -329,7 +329,7 @@ class _WaitingLine(logging.Handler):
         if hasattr(record, "ended"):
             self._progress.stop()
         elif hasattr(record, "pause"):
-            status = shown(getattr(record, "status", ""), 40)
+            status = redact(getattr(record, "status", ""), 40)
             self._progress.update(self._line, description=f"{status}, next look in {record.pause:.0f} s")
             self._progress.start()
 

@@ -20,10 +20,10 @@ LoovaError
 │   └── MissingVideoUrlError       Loova says that the task succeeded, and shows no video
 ├── TransferError                  the video could not be brought into the bucket
 │   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
-│   └── NotWholeVideoError         what arrived is not a whole mp4
+│   └── IncompleteVideoError       what arrived is not a whole mp4
 ├── PreviewError                   no pictures can be made of a video; the video itself is left as it is
 ├── UnusableVideoError             a video cannot be made into what a request or a film needs of it
-├── MoveRefusedError               the job is not in a state that this step or decision may leave
+├── InvalidTransitionError         the job is not in a state that this step or decision may leave
 └── StorageError                   the bucket cannot be used as a job record needs it
     └── RecordMismatchError        the record belongs to another API origin or a newer version
 ```
@@ -40,14 +40,14 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
-from prefect_loova._redaction import hidden
+from prefect_loova._redaction import hide_secrets
 
 Spent = Literal["no", "maybe", "yes"]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+")
 
 
-def shown(text: object, limit: int = 500) -> str:
+def redact(text: object, limit: int = 500) -> str:
     """Foreign text made fit for a log line or an error: one line, bounded, no query and no password of a URL.
 
     Args:
@@ -55,11 +55,11 @@ def shown(text: object, limit: int = 500) -> str:
         limit: The most characters to keep.
     """
     # Bounded before the search as well: megabytes of `http://http://` would take minutes.
-    line = _UNPRINTABLE.sub(" ", hidden(str(text)[: 8 * limit])).strip()
+    line = _UNPRINTABLE.sub(" ", hide_secrets(str(text)[: 8 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def first_of(lines: Sequence[str], most: int) -> list[str]:
+def first_lines(lines: Sequence[str], most: int) -> list[str]:
     """The first lines of many, and how many more there are."""
     left = len(lines) - most
     return [*lines[:most], f"... and {left:,} more"] if left > 0 else list(lines)
@@ -99,7 +99,7 @@ class LoovaError(Exception):
         self.trace_id = trace_id
         self.http_status = http_status
         self.code = code
-        self.loova_message = None if loova_message is None else shown(loova_message)
+        self.loova_message = None if loova_message is None else redact(loova_message)
         self.credits_spent = credits_spent
         self.request: str | None = None
 
@@ -120,7 +120,7 @@ class LoovaError(Exception):
             "request": self.request,
             "credits spent": None if self.credits_spent == "no" else self.credits_spent,
         }
-        details = ", ".join(f"{name}: {shown(value)}" for name, value in known.items() if value is not None)
+        details = ", ".join(f"{name}: {redact(value)}" for name, value in known.items() if value is not None)
         return f"({details})" if details else ""
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class InvalidRequestError(LoovaError):
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             field = ".".join(str(part) for part in problem["loc"]) or error.title
-            lines.append(f"{shown(field, 120)}: {shown(problem['msg'])}")
+            lines.append(f"{redact(field, 120)}: {redact(problem['msg'])}")
         return cls("\n".join(lines))
 
 
@@ -265,7 +265,7 @@ class VideoUrlRefusedError(TransferError):
     """The video's URL answers with an error, or leads where this package does not go."""
 
 
-class NotWholeVideoError(TransferError):
+class IncompleteVideoError(TransferError):
     """What arrived is not a whole mp4: cut short, not a video, or over the size bound.
 
     Attributes:
@@ -288,7 +288,7 @@ class UnusableVideoError(LoovaError):
     """
 
 
-class MoveRefusedError(LoovaError):
+class InvalidTransitionError(LoovaError):
     """The job is not in a state that this step or decision may leave (`states.MOVES`)."""
 
 
@@ -321,3 +321,9 @@ def may_retry(error: object) -> bool:
     if isinstance(error, StorageError):
         return error.transient
     return isinstance(error, LoovaError) and error.may_retry
+
+
+NotWholeVideoError = IncompleteVideoError
+"""The name until 0.1; it goes with the next version."""
+MoveRefusedError = InvalidTransitionError
+"""The name until 0.1; it goes with the next version."""

@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from prefect_loova._prefect.context import open_jobs
 from prefect_loova.command import Parser, Place, in_place, run, say
-from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.doubt import Doubts, decide, job_in_doubt, look_for_doubts
 from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
 from prefect_loova.models.request import JobInDoubt
@@ -82,7 +82,7 @@ def _none(found: Doubts) -> str:
 def _shown(job: JobInDoubt) -> str:
     return "\n".join(
         [
-            f"{job.key}, attempt {job.attempt}: {shown(job.prompt, 80)}",
+            f"{job.key}, attempt {job.attempt}: {redact(job.prompt, 80)}",
             f"  submitted at {job.when}; the answer is lost ({job.reason}); up to {job.credits_estimate:g} credits",
             f"  {job.evidence}",
             *job.next_steps,
@@ -97,7 +97,7 @@ def _decided(name: str, record: JobRecord, decision: Decision) -> str:
         "give-up": "It is never bought again; another take would be.",
         "take-back": "It waits for a decision again. A video that was saved stays in the bucket, as no job's video.",
     }
-    return f"{name} is {record.state}, decided by {shown(decision.who, 80)}. {then[decision.what]}"
+    return f"{name} is {record.state}, decided by {redact(decision.who, 80)}. {then[decision.what]}"
 
 
 def main(argv: list[str]) -> int:
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
 def _work(args: argparse.Namespace) -> None:
     if args.decision not in (None, *get_args(DecisionName)):
         rule = f"must be one of {', '.join(get_args(DecisionName))}"
-        raise InvalidRequestError(f"decision: {shown(repr(args.decision), 120)} was given: {rule}")
+        raise InvalidRequestError(f"decision: {redact(repr(args.decision), 120)} was given: {rule}")
     told = in_place(args, partial(resolve, args))
     if args.json:
         print(json.dumps(told))

@@ -22,7 +22,7 @@ from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
 from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, shown
+from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs import wait as waiting
@@ -75,7 +75,7 @@ def _run_name() -> str:
     verb = task_run.task_name.partition("-")[0]
     request, submission = parameters.get("request"), parameters.get("submission")
     what = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")
-    return f"{verb} {shown(what, 80)}".strip()
+    return f"{verb} {redact(what, 80)}".strip()
 
 
 def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:
@@ -238,7 +238,7 @@ async def wait_for_video(
                 submission,
                 max_wait=max_wait,
                 poll_seconds=poll_seconds,
-                looked=progress.looked if show_progress else waiting.tell_nobody,
+                on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
             )
         except TaskFailedError:
             await progress.ended("failed")
@@ -290,7 +290,7 @@ async def save_video(
     """
     logger = get_run_logger()
     async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
-        saved, is_new = await saving.bring_video(
+        saved, is_new = await saving.save_finished_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
         found = "was there already" if submission.state == "saved" else "is saved"

@@ -22,7 +22,7 @@ CREDITS = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(credits?|bal
 LOGIN = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
 """The API key is not accepted."""
 
-TAKEN = {
+ACCEPTED = {
     "English": r"\b(created|accepted|(en)?queued|queueing|queuing|delayed|deferred|scheduled)\b|\bin (the |a )?queue\b",
     "Chinese": r"(创建|創建|建立|新建)(?!失败|失敗)|(?<!不)接受|受理(?!失败|失敗)"
     r"|(排队|排隊|队列|隊列|佇列)(?!已满|已滿)|延迟|延遲|延后|延後|推迟|推遲",
@@ -48,7 +48,7 @@ TAKEN = {
 }
 """Words of each language that say that a request was taken on: created, accepted, queued, delayed."""
 
-GOING_ON = {
+IN_PROGRESS = {
     "English": r"\b(pending|processing|submitted|submitting|received|started|running now|task (is )?running|generating"
     r"|success\w*|ok|okay|done|in (progress|process))\b",
     "Chinese": r"提交(?!的|失败|失敗)|(处理|處理|进行|進行|执行|執行|运行|運行|生成|等待)中(?!的)"
@@ -91,25 +91,27 @@ def folded(text: str) -> str:
     return " ".join("".join(kept).casefold().split())
 
 
-_TAKEN = re.compile("|".join(f"(?:{folded(words)})" for words in TAKEN.values()))
-_TAKEN_OR_GOING_ON = re.compile("|".join(f"(?:{folded(words)})" for words in (*TAKEN.values(), *GOING_ON.values())))
+_ACCEPTED = re.compile("|".join(f"(?:{folded(words)})" for words in ACCEPTED.values()))
+_ACCEPTED_OR_IN_PROGRESS = re.compile(
+    "|".join(f"(?:{folded(words)})" for words in (*ACCEPTED.values(), *IN_PROGRESS.values()))
+)
 _LIMIT = re.compile(rf"{TOO_MANY.pattern}|\btoo many (\w+ ){{0,3}}(tasks|generations|requests|jobs|videos)\b")
 
 
-def says_taken(message: str) -> bool:
+def says_accepted(message: str) -> bool:
     """Whether a message about a limit says beside it that the request was taken on, as in "delayed and queued"."""
-    return _TAKEN.search(_LIMIT.sub(" ", folded(message))) is not None
+    return _ACCEPTED.search(_LIMIT.sub(" ", folded(message))) is not None
 
 
-def speaks_of_acceptance(message: str) -> bool:
+def mentions_acceptance(message: str) -> bool:
     """Whether a message may mean that the request was taken on: a word of the lists, or a script that they lack."""
-    if _TAKEN_OR_GOING_ON.search(folded(message)):
+    if _ACCEPTED_OR_IN_PROGRESS.search(folded(message)):
         return True
     letters = {char for char in message if char.isalpha()}
     return any(unicodedata.name(char, "UNKNOWN").split()[0] not in _SCRIPTS for char in letters)
 
 
-def holds_any(message: str, phrases: Sequence[str]) -> bool:
+def contains_any(message: str, phrases: Sequence[str]) -> bool:
     """Whether one of these phrases is in the message, in any case and spacing."""
     text = folded(message)
     return any(folded(phrase) in text for phrase in phrases)

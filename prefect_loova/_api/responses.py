@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect_loova._api import messages as wording
-from prefect_loova._api.task_ids import trace_of_a_task, trace_of_a_task_in_text
-from prefect_loova._redaction import hidden
+from prefect_loova._api.task_ids import evidence_of_task, evidence_of_task_in_text
+from prefect_loova._redaction import hide_secrets
 from prefect_loova.errors import (
     AuthenticationError,
     InDoubtError,
@@ -29,7 +29,7 @@ from prefect_loova.errors import (
     TaskNotFoundError,
     TooManyRunningTasksError,
     UnexpectedResponseError,
-    shown,
+    redact,
 )
 from prefect_loova.models.request import CreditBalance, VideoTask
 
@@ -81,8 +81,8 @@ class Answer:
         try:
             envelope = json.loads(body)
         except (ValueError, RecursionError):
-            return cls(http_status, None, None, None, None, retry_after, trace=trace_of_a_task_in_text(body, location))
-        trace = trace_of_a_task(envelope, location)
+            return cls(http_status, None, None, None, None, retry_after, trace=evidence_of_task_in_text(body, location))
+        trace = evidence_of_task(envelope, location)
         if not isinstance(envelope, dict):
             return cls(http_status, None, None, None, None, retry_after, bool(envelope), trace)
         message, data = envelope.get("message"), envelope.get("data")
@@ -110,7 +110,7 @@ class Answer:
         """This answer with a secret that the server echoes cut out of all that is shown; ids and URLs stay whole."""
 
         def cut(value: Any) -> Any:
-            return hidden(value, secret) if isinstance(value, str) else value
+            return hide_secrets(value, secret) if isinstance(value, str) else value
 
         def cut_short(value: str | None) -> str | None:
             text: str | None = cut(value)
@@ -183,7 +183,7 @@ def _refusal(answer: Answer, unavailable: bool, phrases: Sequence[str]) -> tuple
         return None
     if answer.trace is not None:
         return None  # Whatever may name a task is no refusal, not even one because of the limit.
-    if wording.holds_any(message, phrases):
+    if wording.contains_any(message, phrases):
         return _cause(answer, message)
     if codes & _UNSETTLED_4XX or any(one is not None and 500 <= one < 600 for one in codes - {503}):
         return None
@@ -191,9 +191,9 @@ def _refusal(answer: Answer, unavailable: bool, phrases: Sequence[str]) -> tuple
         return (RejectedError, "Loova is unavailable") if unavailable else None
     if 429 in codes or wording.TOO_MANY.search(message):
         # Above the limit a request "may be rejected or delayed" (pricing-and-limits).
-        taken = wording.says_taken(message) if 429 in codes else wording.speaks_of_acceptance(message)
+        taken = wording.says_accepted(message) if 429 in codes else wording.mentions_acceptance(message)
         return None if taken else (TooManyRunningTasksError, "Loova runs as many tasks of this account as it allows")
-    if code is not None and code < 400 and answer._says_something and wording.speaks_of_acceptance(message):
+    if code is not None and code < 400 and answer._says_something and wording.mentions_acceptance(message):
         return None
     client_error = 400 <= http < 500 or (code is not None and 400 <= code < 500)
     spoken = http == 200 and code is not None and bool(message) and answer._says_something
@@ -324,7 +324,7 @@ def _cost(value: Any, task_id: str, tell: Callable[..., None]) -> float | None:
     if value is None or (cost is not None and 0 <= cost <= _MOST_CREDITS):
         return cost
     tell(
-        "task %s: Loova names a credits_cost of %s, which is no charge: it is ignored", task_id, shown(repr(value), 60)
+        "task %s: Loova names a credits_cost of %s, which is no charge: it is ignored", task_id, redact(repr(value), 60)
     )
     return None
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from itertools import count, islice
 from typing import Any, NamedTuple
 
-from prefect_loova._api.messages import speaks_of_acceptance
-from prefect_loova.errors import shown
+from prefect_loova._api.messages import mentions_acceptance
+from prefect_loova.errors import redact
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+")
 _NAMES = frozenset({
@@ -52,7 +52,7 @@ class _Leaf(NamedTuple):
     """Whether it is in a container whose name may be that of a task."""
 
 
-def trace_of_a_task(envelope: Any, location: str | None = None) -> str | None:
+def evidence_of_task(envelope: Any, location: str | None = None) -> str | None:
     """What in an answer may name a task, as `data.record_id: 'abc'`, or None.
 
     Args:
@@ -61,11 +61,11 @@ def trace_of_a_task(envelope: Any, location: str | None = None) -> str | None:
     """
     for leaf in _leaves(envelope):
         if _may_be_an_id(leaf) or (isinstance(leaf.value, str) and _IN_TEXT.search(leaf.value)):
-            return f"{shown(leaf.path, 120)}: {_evidence(leaf.value)}"
+            return f"{redact(leaf.path, 120)}: {_evidence(leaf.value)}"
     return _of_location(location)
 
 
-def trace_of_a_task_in_text(body: bytes, location: str | None = None) -> str | None:
+def evidence_of_task_in_text(body: bytes, location: str | None = None) -> str | None:
     """What in a body that is no JSON may name a task: its words, or that it is JSON that cannot be read."""
     text = body.decode(errors="replace")
     found = _IN_TEXT.search(text)
@@ -116,7 +116,7 @@ def _may_be_an_id(leaf: _Leaf) -> bool:
     name = path.rpartition(".")[2]
     words = _words_of(name)
     if isinstance(value, str) and words & {"status", "state"}:
-        return below or len(value) > _LONGEST_WORD or "running" in value.lower() or speaks_of_acceptance(value)
+        return below or len(value) > _LONGEST_WORD or "running" in value.lower() or mentions_acceptance(value)
     if path in ("", "data", "body"):
         return True  # `data` that is no object
     if words & _NAMES:
@@ -144,6 +144,6 @@ def _evidence(value: Any) -> str:
     """The value for a person who looks for it: whole if it is short, else its beginning, its length and its SHA-256."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= 120:
-        return shown(repr(text))
+        return redact(repr(text))
     digest = hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
-    return f"{shown(repr(text[:120]), 130)} ({len(text):,} characters, SHA-256 {digest})"
+    return f"{redact(repr(text[:120]), 130)} ({len(text):,} characters, SHA-256 {digest})"

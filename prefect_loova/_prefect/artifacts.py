@@ -24,7 +24,7 @@ from prefect_loova._prefect.pages import (
 from prefect_loova.batches.credits import CreditsReport
 from prefect_loova.batches.plan import BatchReport
 from prefect_loova.batches.storyboard import StoryReport
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.request import JobInDoubt, SavedVideo
 
 
@@ -78,4 +78,4 @@ async def _publish(make: Callable[..., Awaitable[Any]], content: Any, key: str, 
     try:
         await make(content, key=key, description=description)
     except Exception as error:
-        get_run_logger().warning("the artifact %s was not made (%s)", key, shown(error))
+        get_run_logger().warning("the artifact %s was not made (%s)", key, redact(error))

@@ -22,12 +22,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
-from prefect_loova.errors import WaitTimeoutError, shown
+from prefect_loova.errors import WaitTimeoutError, redact
 
 LIMIT = "loova"
 """The global concurrency limit that runs share by default."""
 
-PLACES = 6
+DEFAULT_SLOTS = 6
 """How many tasks Loova runs at once for one account by default (pricing-and-limits)."""
 
 SLOT_TIMEOUT = 600.0
@@ -36,26 +36,28 @@ SLOT_TIMEOUT = 600.0
 _LEASE = 60.0  # the least that Prefect allows: a killed run's slot is free again soonest
 
 
-async def places(limit: str) -> int:
+async def slot_count(limit: str) -> int:
     """How many may be generated at once: the limit's value, which is made with 6 if it is missing.
 
     Args:
         limit: The limit's name; without a name, or without a served Prefect server, there is none, and it is 6.
     """
     if not is_shared(limit):
-        return PLACES
+        return DEFAULT_SLOTS
     try:
         async with get_client() as client:
             try:
                 known = await client.read_global_concurrency_limit_by_name(limit)
             except ObjectNotFound:
                 with suppress(ObjectAlreadyExists):
-                    await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit, limit=PLACES))
+                    await client.create_global_concurrency_limit(
+                        GlobalConcurrencyLimitCreate(name=limit, limit=DEFAULT_SLOTS)
+                    )
                 known = await client.read_global_concurrency_limit_by_name(limit)
-            return known.limit if known.active else PLACES
+            return known.limit if known.active else DEFAULT_SLOTS
     except Exception as error:
-        get_run_logger().warning("the concurrency limit %s cannot be read (%s): going on with 6", limit, shown(error))
-        return PLACES
+        get_run_logger().warning("the concurrency limit %s cannot be read (%s): going on with 6", limit, redact(error))
+        return DEFAULT_SLOTS
 
 
 def is_shared(limit: str) -> bool:
@@ -83,12 +85,12 @@ async def slot(limit: str, timeout: float = SLOT_TIMEOUT, max_wait: float | None
             try:
                 await held.__aexit__(None, None, None)
             except Exception as error:
-                get_run_logger().warning("a slot of %s was not given back (%s); its lease ends", limit, shown(error))
+                get_run_logger().warning("a slot of %s was not given back (%s); its lease ends", limit, redact(error))
 
 
 async def _taken(limit: str, timeout: float, max_wait: float | None) -> AbstractAsyncContextManager[None] | None:  # noqa: ASYNC109
     """A slot that is held, or None to go on without one."""
-    await places(limit)
+    await slot_count(limit)
     until = time.monotonic() + (float("inf") if max_wait is None else max(max_wait, 5.0))
     gate = _gate(limit)
     try:
@@ -109,7 +111,7 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
             except TimeoutError:
                 if time.monotonic() >= until:
                     continue
-                if await places(limit) == 0:
+                if await slot_count(limit) == 0:
                     get_run_logger().info("the concurrency limit %s is 0: waiting until somebody raises it", limit)
                     continue
                 gate.closed_until = time.monotonic() + timeout
@@ -120,7 +122,7 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
                     timeout,
                 )
             except Exception as error:
-                get_run_logger().warning("the concurrency limit %s is not used: %s", limit, shown(error))
+                get_run_logger().warning("the concurrency limit %s is not used: %s", limit, redact(error))
                 break
     finally:
         gate.turn.release()

@@ -16,9 +16,9 @@ from prefect.context import FlowRunContext
 from prefect.runtime import deployment, flow_run, task_run
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova._prefect.events import teller
+from prefect_loova._prefect.events import event_sink
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.media_identity import LocalFiles
 from prefect_loova.store.records import JobRecords
@@ -26,7 +26,7 @@ from prefect_loova.store.records import JobRecords
 DEFAULT_PREFIX = "loova"
 """Where in the bucket, below the block's own folder, if nothing else is said."""
 
-PLACE: ContextVar[str | None] = ContextVar("PLACE", default=None)
+LOCATION_ARGUMENTS: ContextVar[str | None] = ContextVar("PLACE", default=None)
 """How a command names its account and bucket where blocks do not tell: the simulated ones."""
 
 
@@ -37,20 +37,20 @@ async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str
     below = "/".join(filter(None, (folder, prefix)))
     async with credentials.get_client() as loova:
         records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
-        place = PLACE.get() or _place(credentials, bucket, prefix, below)
+        place = LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below)
         yield VideoJobs(
             loova,
             records,
             times=credentials.job_times,
-            by=_who(),
+            by=_run_identity(),
             place=place,
             max_credits_per_day=credentials.max_credits_per_day,
             media=credentials.media,
-            tell=teller(bucket.bucket_name),
+            notify=event_sink(bucket.bucket_name),
         )
 
 
-def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
+def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
     """The arguments by which a command names these blocks; a block that is not stored is left to the environment."""
     loova, s3 = credentials._block_document_name, bucket._block_document_name
     words = ["--credentials", loova] if loova else []
@@ -58,7 +58,7 @@ def _place(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: 
     return shlex.join(words)
 
 
-def _who() -> dict[str, str]:
+def _run_identity() -> dict[str, str]:
     known = {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -80,7 +80,7 @@ def _root_run() -> str | None:
     try:
         return _root_of(run) if run else None
     except Exception as error:
-        logging.getLogger(__name__).warning("the run that started this one is not known (%s)", shown(error))
+        logging.getLogger(__name__).warning("the run that started this one is not known (%s)", redact(error))
         return str(run)
 
 

@@ -16,20 +16,20 @@ from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova.batches.credits import CreditsReport
-from prefect_loova.errors import shown
-from prefect_loova.jobs.context import Happening
+from prefect_loova.errors import redact
+from prefect_loova.jobs.context import JobEvent
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
 
 log = logging.getLogger(__name__)
 
 
-def teller(bucket: str) -> Callable[[Happening, JobRecord, int], None]:
+def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
     """Sends `loova.job.{happening}` about the jobs of a bucket."""
-    return partial(_tell, bucket)
+    return partial(_emit_job_event, bucket)
 
 
-def _tell(bucket: str, happening: Happening, record: JobRecord, number: int) -> None:
+def _emit_job_event(bucket: str, happening: JobEvent, record: JobRecord, number: int) -> None:
     attempt = record.attempt(number)
     model = str(record.request.get("model", ""))
     payload: dict[str, Any] = {
@@ -37,7 +37,7 @@ def _tell(bucket: str, happening: Happening, record: JobRecord, number: int) -> 
         "attempt": number,
         "task_id": attempt.task_id,
         "model": model,
-        "prompt": shown(record.request.get("prompt", ""), 200),
+        "prompt": redact(record.request.get("prompt", ""), 200),
         "credits_estimate": attempt.credits_estimate,
         "credits_cost": attempt.credits_cost,
         "video": f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
@@ -47,14 +47,14 @@ def _tell(bucket: str, happening: Happening, record: JobRecord, number: int) -> 
     }
     resource = {
         "prefect.resource.id": f"loova.job.{record.key}",
-        "prefect.resource.name": shown(record.request.get("prompt", ""), 60) or record.key[:16],
+        "prefect.resource.name": redact(record.request.get("prompt", ""), 60) or record.key[:16],
         "loova.model": model,
         "loova.api": record.api_origin,
     }
     _send(f"loova.job.{happening}", resource, payload)
 
 
-def tell_credits_low(report: CreditsReport) -> None:
+def emit_credits_low(report: CreditsReport) -> None:
     """Send `loova.credits.low`."""
     resource = {
         "prefect.resource.id": f"loova.account.{report.api_origin.partition('://')[2]}",
@@ -72,4 +72,4 @@ def _send(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None
             return
         emit_event(event=event, resource=resource, payload=known)
     except Exception as error:
-        log.warning("the event %s was not sent (%s)", event, shown(error))
+        log.warning("the event %s was not sent (%s)", event, redact(error))

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from pydantic import ValidationError
 
 from prefect_loova._prefect.context import deployment_name
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.request import SavedVideo
 
 
@@ -41,10 +41,10 @@ async def tag_this_run(made: set[str]) -> None:
         async with get_client() as client:
             await client.update_flow_run(run.id, tags={*run.tags, *made})
     except Exception as error:
-        get_run_logger().debug("the run was not tagged (%s)", shown(error))
+        get_run_logger().debug("the run was not tagged (%s)", redact(error))
 
 
-def tell_asset(saved: SavedVideo, *, made: bool) -> None:
+def record_asset(saved: SavedVideo, *, made: bool) -> None:
     """Let the current Prefect task have materialized the video out of its reference media, or have used it.
 
     `@materialize` takes the names of its assets beforehand, where the video's is known only in the end. The engine

@@ -14,10 +14,10 @@ from prefect_loova._prefect.context import local_files
 from prefect_loova.batches.cells import HOW
 from prefect_loova.batches.manifest import MAX_BYTES, report_as_csv, report_name
 from prefect_loova.batches.plan import BatchReport
-from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.media_identity import LocalFiles
 from prefect_loova.store.errors import S3_ERRORS, status_of, storage_error
-from prefect_loova.store.prefix import checked_bucket
+from prefect_loova.store.prefix import validate_bucket
 
 _IN_A_LIST = LocalFiles(hint=f"{LocalFiles.hint}; in a cell of a list, {HOW}")
 
@@ -48,7 +48,7 @@ class Manifest:
         folder, within = Path(media_folder) if media_folder else None, local_files().within
         if folder and within and not folder.resolve().is_relative_to(within.resolve()):
             raise InvalidRequestError(
-                f"media_folder: {shown(repr(media_folder), 200)} was given: in a run of a deployment it must lie in "
+                f"media_folder: {redact(repr(media_folder), 200)} was given: in a run of a deployment it must lie in "
                 f"the working directory, {within}"
             )
         if self.name.startswith("s3://"):
@@ -65,13 +65,13 @@ class Manifest:
         try:
             return await asyncio.to_thread(self._read)
         except ValueError as error:
-            raise InvalidRequestError(f"{self._what}: {shown(self.name, 200)} cannot be read: {error}") from None
+            raise InvalidRequestError(f"{self._what}: {redact(self.name, 200)} cannot be read: {error}") from None
         except OSError as error:
             raise InvalidRequestError(
-                f"{self._what}: {shown(self.name, 200)} cannot be read: {error.strerror}"
+                f"{self._what}: {redact(self.name, 200)} cannot be read: {error.strerror}"
             ) from None
         except S3_ERRORS as error:
-            failure = storage_error(error, shown(self.name, 200))
+            failure = storage_error(error, redact(self.name, 200))
             told = f"{self._what}: {failure.message}"
             if status_of(error) in (400, 403, 404):  # no such place, or not for these credentials
                 raise InvalidRequestError(told) from None
@@ -82,7 +82,7 @@ class Manifest:
         try:
             await asyncio.to_thread(self._write, report_name(self.name), report_as_csv(report))
         except (OSError, StorageError, *S3_ERRORS) as error:
-            get_run_logger().warning("no report was written beside the manifest (%s)", shown(error))
+            get_run_logger().warning("no report was written beside the manifest (%s)", redact(error))
         else:
             get_run_logger().info("the report is in %s", report_name(self.name))
 
@@ -109,5 +109,5 @@ class Manifest:
     def _place(self, uri: str) -> tuple[str, str]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or not key:
-            raise InvalidRequestError(f"{self._what}: {shown(uri, 200)} was given: must be s3://BUCKET/KEY")
-        return checked_bucket(bucket), key
+            raise InvalidRequestError(f"{self._what}: {redact(uri, 200)} was given: must be s3://BUCKET/KEY")
+        return validate_bucket(bucket), key

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any, get_args
 
 from prefect_loova.batches.credits import CreditsReport
-from prefect_loova.batches.plan import BatchReport, Outcome, VideoOutcome, money
+from prefect_loova.batches.plan import BatchReport, Outcome, VideoOutcome, format_credits
 from prefect_loova.batches.storyboard import StoryReport
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.request import JobInDoubt, SavedVideo
 
 MOST_INLINED = 256 * 1024
@@ -76,7 +76,7 @@ def escaped(text: object, limit: int = 2000) -> str:
     Not entities: the first of Prefect's two UIs shows `&#42;` as it stands. And the second makes a link of whatever
     looks like an address, escaped or not, so that an address gets an invisible character in its middle.
     """
-    return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", _ADDRESS.sub("\\g<0>\u2060", shown(text, limit)))
+    return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", _ADDRESS.sub("\\g<0>\u2060", redact(text, limit)))
 
 
 def video_page(saved: SavedVideo, moving: Picture | None = None, links: Links | None = None) -> str:
@@ -126,7 +126,7 @@ def _cost(saved: SavedVideo) -> str:
     estimate = "" if saved.credits_estimate is None else f"estimate {saved.credits_estimate:,.10g}"
     if saved.credits_cost is None:
         return f"Loova named no cost; {estimate}" if estimate else "Loova named no cost"
-    return escaped(f"{money(saved.credits_cost)}{'; ' if estimate else ''}{estimate}")
+    return escaped(f"{format_credits(saved.credits_cost)}{'; ' if estimate else ''}{estimate}")
 
 
 def _took(times: Mapping[str, datetime]) -> str:
@@ -244,7 +244,7 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
             "where": video.video or "",
-            "reason": shown(video.reason or video.differs, 300),
+            "reason": redact(video.reason or video.differs, 300),
             "loova task": video.task_id or "",
             "key": video.key,
         }

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_loova._prefect.artifacts import publish_video
-from prefect_loova._prefect.lineage import tell_asset
+from prefect_loova._prefect.lineage import record_asset
 from prefect_loova._prefect.links import links_to
 from prefect_loova._prefect.pages import MOST_POSTERS, Picture
 from prefect_loova.batches.plan import BatchReport
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import SavedVideo
 from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
@@ -65,9 +65,9 @@ async def show_video(
     try:
         links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
         await publish_video(saved, picture, links)
-        tell_asset(saved, made=made)
+        record_asset(saved, made=made)
     except Exception as error:  # credentials that cannot be renewed just now, for one
-        log.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, shown(error))
+        log.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
 
 
 async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
@@ -79,7 +79,7 @@ async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
             async with turn:
                 data = await load_thumbnail(jobs.records, video.removeprefix(jobs.records.uri("")))
         except Exception as error:
-            log.debug("%s: no small picture (%s)", video, shown(error))
+            log.debug("%s: no small picture (%s)", video, redact(error))
         else:
             if data is not None:
                 found[key] = Picture(data, "image/jpeg")
@@ -106,7 +106,7 @@ async def _picture(
             made = await asyncio.get_running_loop().run_in_executor(_DECODER, _made, jobs, object_key)
         await save_previews(jobs.records, object_key, made, upload_options=options)
     except Exception as error:
-        log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, shown(error))
+        log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, redact(error))
         return None
     return Picture(made.thumbnail, "image/jpeg") if preview == "still" else Picture(made.moving, made.moving_type)
 

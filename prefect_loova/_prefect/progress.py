@@ -19,7 +19,7 @@ from prefect_loova._prefect.artifacts import artifact_key
 from prefect_loova._prefect.pages import duration, escaped
 from prefect_loova._timing import Clock
 from prefect_loova.batches.plan import VideoOutcome
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.request import Submission
 
 _BATCH_SECONDS = 5.0
@@ -68,7 +68,7 @@ class ProgressBar:
                 else:
                     await aupdate_progress_artifact(self._artifact, percent, description=description)
         except Exception as error:
-            get_run_logger().debug("the artifact %s was not made (%s)", self._key, shown(error))
+            get_run_logger().debug("the artifact %s was not made (%s)", self._key, redact(error))
 
 
 class VideoProgress:
@@ -79,7 +79,7 @@ class VideoProgress:
         self._bar = ProgressBar(artifact_key("progress", submission.key))
         self._shown = False
 
-    async def looked(self, waited: float, status: str) -> None:
+    async def on_poll(self, waited: float, status: str) -> None:
         """Loova was looked at, and the task has not ended.
 
         Args:

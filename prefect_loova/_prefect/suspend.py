@@ -15,14 +15,14 @@ from pydantic import Field
 from prefect_loova._prefect.context import open_jobs
 from prefect_loova._prefect.pages import escaped
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InDoubtError, InvalidRequestError, MoveRefusedError, TaskNotFoundError
+from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
 from prefect_loova.jobs.doubt import decide
 from prefect_loova.models.job_record import Decision
 
 _MOST_QUESTIONS = 20
 
 
-class WhatToDo(RunInput):
+class DecisionForm(RunInput):
     """What shall become of a job in doubt?"""
 
     decision: Literal["adopt", "submit-again", "give-up"] = Field(
@@ -40,7 +40,7 @@ class WhatToDo(RunInput):
     )
 
 
-async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> None:
+async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> None:
     """Suspend the flow run until a person has decided about a job in doubt, and carry the decision out.
 
     The question's key names the request and the attempt. Prefect's own keys count calls in a process; after the run is
@@ -62,7 +62,7 @@ async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, buc
         raise doubt
     problem = ""
     for question in range(_MOST_QUESTIONS):
-        form = WhatToDo.with_initial_data(description=_described(doubt, problem))
+        form = DecisionForm.with_initial_data(description=_described(doubt, problem))
         key = f"loova-{doubt.key}-{doubt.attempt}-{question}"
         try:
             answer = await asuspend_flow_run(wait_for_input=form, key=key)
@@ -77,7 +77,7 @@ async def ask_what_to_do(doubt: InDoubtError, credentials: LoovaCredentials, buc
         except (InvalidRequestError, TaskNotFoundError) as error:
             problem = str(error)
             logger.warning("the decision cannot be carried out: %s", problem)
-        except MoveRefusedError as error:
+        except InvalidTransitionError as error:
             logger.info("%s: going on with what is there", error.message)
             return
         else:

@@ -15,7 +15,7 @@ _MOST = 20
 _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})([.,]0{1,2})?")
 
 
-def media_of(cell: str) -> list[str]:
+def split_media(cell: str) -> list[str]:
     """The media that a cell names, separated by white space or by commas; those in quotes may hold either.
 
     A comma within a URL is a part of it, unless white space or another URL follows. A backslash is a backslash.
@@ -36,7 +36,7 @@ def media_of(cell: str) -> list[str]:
     return media
 
 
-def whole_number(cell: str) -> int | str:
+def parse_whole_number(cell: str) -> int | str:
     """A whole number where the cell holds one, also as `5.0` or `5,0`; else the text, for the rules to refuse."""
     found = _WHOLE_NUMBER.fullmatch(cell)
     return int(found[1]) if found else cell

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prefect_loova.batches.storyboard import film_id
-from prefect_loova.errors import PreviewError, StorageError, shown
+from prefect_loova.errors import PreviewError, StorageError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import SavedVideo
 from prefect_loova.store.errors import S3_ERRORS, storage_error
@@ -73,7 +73,7 @@ async def _contact_sheet(
     try:
         await save_previews(records, film, previews, upload_options=upload_options)
     except StorageError as error:
-        log.warning("the film has no pictures (%s)", shown(error))
+        log.warning("the film has no pictures (%s)", redact(error))
         return None
     return records.uri(preview_keys(film, previews.moving_type).contact_sheet)
 
@@ -121,5 +121,5 @@ def _previews(file: BinaryIO) -> Previews | None:
     try:
         return make_previews(file)
     except PreviewError as error:
-        log.warning("the film has no preview (%s)", shown(error))
+        log.warning("the film has no preview (%s)", redact(error))
         return None

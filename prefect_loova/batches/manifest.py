@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefect_loova.batches.cells import media_of, whole_number
+from prefect_loova.batches.cells import parse_whole_number, split_media
 from prefect_loova.batches.plan import BatchReport
-from prefect_loova.errors import InvalidRequestError, first_of, shown
+from prefect_loova.errors import InvalidRequestError, first_lines, redact
 from prefect_loova.models.request import VideoRequest
 
 MAX_ROWS = 10_000
@@ -59,12 +59,12 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
     elif name.lower().endswith((".jsonl", ".ndjson")):
         rows = _json_rows(text)
     else:
-        raise InvalidRequestError(f"manifest: {shown(name, 200)} was given: must end with .csv or .jsonl")
+        raise InvalidRequestError(f"manifest: {redact(name, 200)} was given: must end with .csv or .jsonl")
     requests, problems, count = [], [], 0
     for line, row in rows:
         count += 1
         if count > max_rows:
-            raise InvalidRequestError(f"manifest: {shown(name, 200)} has over {max_rows:,} rows (max_rows)")
+            raise InvalidRequestError(f"manifest: {redact(name, 200)} has over {max_rows:,} rows (max_rows)")
         if isinstance(row, str):
             problems.append(f"line {line}: {row}")
             continue
@@ -74,21 +74,21 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
             found = str(InvalidRequestError.from_validation(error)).splitlines()
             problems += [f"line {line}: {problem}" for problem in found]
     if problems:
-        head = f"manifest: {shown(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started"
-        raise InvalidRequestError("\n".join([head, *first_of(problems, _TOLD)]))
+        head = f"manifest: {redact(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started"
+        raise InvalidRequestError("\n".join([head, *first_lines(problems, _TOLD)]))
     if not requests:
-        raise InvalidRequestError(f"manifest: {shown(name, 200)} has no rows")
+        raise InvalidRequestError(f"manifest: {redact(name, 200)} has no rows")
     return requests
 
 
 def _decoded(content: bytes, name: str) -> str:
     if len(content) > MAX_BYTES:
-        raise InvalidRequestError(f"manifest: {shown(name, 200)} has over {MAX_BYTES:,} bytes")
+        raise InvalidRequestError(f"manifest: {redact(name, 200)} has over {MAX_BYTES:,} bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         hint = "; it looks like UTF-16: save it as UTF-8" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise InvalidRequestError(f"manifest: {shown(name, 200)} is not UTF-8 at byte {error.start:,}{hint}") from None
+        raise InvalidRequestError(f"manifest: {redact(name, 200)} is not UTF-8 at byte {error.start:,}{hint}") from None
 
 
 def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -102,7 +102,7 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise InvalidRequestError(f"manifest: {shown(name, 200)}, line {1 + skipped}: {shown(error)}") from None
+        raise InvalidRequestError(f"manifest: {redact(name, 200)}, line {1 + skipped}: {redact(error)}") from None
     columns = _checked_header(header or [], name, 1 + skipped)
     while True:
         line = reader.line_num + 1 + skipped
@@ -111,7 +111,7 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, shown(error)
+            yield line, redact(error)
             return
         if not any(cell.strip() for cell in cells):
             continue
@@ -137,7 +137,7 @@ def _checked_header(header: list[str], name: str, line: int) -> list[str]:
     for column in filter(None, columns):
         if column not in COLUMNS:
             close = get_close_matches(column.lower(), COLUMNS, 1)
-            problems.append(f"unknown column {shown(repr(column), 80)}" + (f" (is it {close[0]}?)" if close else ""))
+            problems.append(f"unknown column {redact(repr(column), 80)}" + (f" (is it {close[0]}?)" if close else ""))
         elif columns.count(column) > 1:
             problems.append(f"column {column} stands there twice")
     if "prompt" not in columns:
@@ -145,7 +145,7 @@ def _checked_header(header: list[str], name: str, line: int) -> list[str]:
     if problems:
         told = "; ".join(dict.fromkeys(problems))
         raise InvalidRequestError(
-            f"manifest: {shown(name, 200)}, line {line}: {told}. Columns are {', '.join(COLUMNS)}, separated by "
+            f"manifest: {redact(name, 200)}, line {line}: {told}. Columns are {', '.join(COLUMNS)}, separated by "
             "commas, semicolons or tabs"
         )
     return columns
@@ -162,16 +162,16 @@ def _fields(columns: list[str], cells: list[str]) -> dict[str, Any] | str:
         if not value:
             continue
         if not column:
-            return f"{shown(repr(value), 80)} was given in a column without a name"
+            return f"{redact(repr(value), 80)} was given in a column without a name"
         if value.startswith("=") or value in _BROKEN_FORMULAS:
-            return f"{column}: {shown(repr(value), 80)} was given: a formula, or what is left of one, not its value"
+            return f"{column}: {redact(repr(value), 80)} was given: a formula, or what is left of one, not its value"
         if column in _LISTS:
             try:
-                fields[column] = media_of(value)
+                fields[column] = split_media(value)
             except ValueError as error:
-                return f"{column}: {shown(repr(value), 80)} was given: {error}"
+                return f"{column}: {redact(repr(value), 80)} was given: {error}"
         elif column in _NUMBERS:
-            fields[column] = whole_number(value)
+            fields[column] = parse_whole_number(value)
         else:
             fields[column] = cell if column == "prompt" else value
     return fields
@@ -184,10 +184,10 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         try:
             row = json.loads(content, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
-            yield line, f"no JSON object of a request: {shown(error, 200)}"
+            yield line, f"no JSON object of a request: {redact(error, 200)}"
             continue
         if not isinstance(row, dict):
-            yield line, f"{shown(content, 80)} was given: must be an object"
+            yield line, f"{redact(content, 80)} was given: must be an object"
             continue
         yield line, {field: value for field, value in row.items() if value is not None or field not in COLUMNS}
 
@@ -238,5 +238,5 @@ def _harmless(value: object) -> object:
     """A cell that a spreadsheet shows as text."""
     if isinstance(value, int | float):
         return value
-    text = shown("" if value is None else value, 1000)
+    text = redact("" if value is None else value, 1000)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

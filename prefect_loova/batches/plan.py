@@ -14,7 +14,7 @@ from prefect_loova.errors import (
     InDoubtError,
     LoovaError,
     WaitTimeoutError,
-    shown,
+    redact,
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import USD_PER_CREDIT, JobState, SavedVideo, Submission, VideoRequest
@@ -75,7 +75,7 @@ class BatchReport(BaseModel):
     def left_to_buy(self) -> str:
         """One line: what is not started, and what it may cost."""
         left = [video for video in self.videos if video.outcome == "not_started"]
-        most = money(sum(video.credits_estimate for video in left))
+        most = format_credits(sum(video.credits_estimate for video in left))
         return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}"
 
     @property
@@ -83,11 +83,11 @@ class BatchReport(BaseModel):
         """One line for a log."""
         counts = Counter(video.outcome for video in self.videos)
         told = ", ".join(f"{counts[one]} {one.replace('_', ' ')}" for one in reversed(get_args(Outcome)) if counts[one])
-        return f"{len(self.videos)} videos: {told or 'none'}; {money(self.credits_charged)} spent by this run"
+        return f"{len(self.videos)} videos: {told or 'none'}; {format_credits(self.credits_charged)} spent by this run"
 
 
 @dataclass(frozen=True)
-class Order:
+class PlannedVideo:
     """One video of a batch, as it stands before the batch begins.
 
     Attributes:
@@ -116,7 +116,7 @@ class Order:
     differs: str = ""
     links: tuple[VideoRequest, ...] = ()
 
-    def became(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
+    def outcome_of(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """What became of it."""
         known: dict[str, object] = {}
         if self.submission:
@@ -135,9 +135,9 @@ class Order:
             | facts
         )
 
-    def is_saved(self, saved: SavedVideo, charged: float) -> VideoOutcome:
+    def saved_outcome(self, saved: SavedVideo, charged: float) -> VideoOutcome:
         """Its outcome once the video is in the bucket."""
-        return self.became(
+        return self.outcome_of(
             "reused" if saved.reused and not charged else "saved",
             video=saved.video,
             task_id=saved.task_id,
@@ -145,7 +145,7 @@ class Order:
             credits_charged=charged,
         )
 
-    def went_wrong(self, error: Exception, charged: float) -> VideoOutcome:
+    def failure(self, error: Exception, charged: float) -> VideoOutcome:
         """Its outcome after an error."""
         outcome: Outcome = "failed"
         if isinstance(error, InDoubtError):
@@ -155,8 +155,8 @@ class Order:
         elif isinstance(error, WaitTimeoutError) and error.credits_spent == "yes":
             outcome = "submitted"
         known = error.task_id if isinstance(error, LoovaError) else None
-        reason = shown(error) if isinstance(error, LoovaError) else shown(f"{type(error).__name__}: {error}")
-        return self.became(outcome, reason, credits_charged=charged, **({"task_id": known} if known else {}))
+        reason = redact(error) if isinstance(error, LoovaError) else redact(f"{type(error).__name__}: {error}")
+        return self.outcome_of(outcome, reason, credits_charged=charged, **({"task_id": known} if known else {}))
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Plan:
         budget: What it may cost.
     """
 
-    orders: tuple[Order, ...]
+    orders: tuple[PlannedVideo, ...]
     budget: RunBudget = field(default_factory=lambda: RunBudget(None))
 
     @property
@@ -201,13 +201,13 @@ class Plan:
         return sum(order.price for order in self.orders)
 
 
-def money(credits: float) -> str:
+def format_credits(credits: float) -> str:
     """Credits, with what they cost in US dollars by the price table (pricing-and-limits)."""
     low, high = (credits * rate for rate in USD_PER_CREDIT)
     return f"{credits:,.10g} credits (${low:,.2f} to ${high:,.2f})"
 
 
-def price_table(orders: Sequence[Order]) -> str:
+def price_table(orders: Sequence[PlannedVideo]) -> str:
     """What a batch would cost, as a markdown table that reads as plain text too."""
     groups = Counter((o.request.model, o.request.duration, bool(o.request.video_urls), o.price) for o in orders)
     rows = [
@@ -220,13 +220,13 @@ def price_table(orders: Sequence[Order]) -> str:
     ]
     total = sum(order.price for order in orders)
     there = sum(order.submission is not None for order in orders)
-    told = f"Up to {money(total)}; {there} of {len(orders)} videos are bought already, and cost nothing."
+    told = f"Up to {format_credits(total)}; {there} of {len(orders)} videos are bought already, and cost nothing."
     return "\n".join([*head, *rows, "", told])
 
 
-async def admitted(
+async def admit(
     jobs: VideoJobs,
-    orders: Sequence[Order],
+    orders: Sequence[PlannedVideo],
     *,
     max_credits: float | None = None,
     keep_credits: float = 0.0,
@@ -252,7 +252,7 @@ async def admitted(
         return Plan(tuple(orders), RunBudget(max_credits, spent))
     available = (await jobs.loova.get_credits()).available
     new = sum(bool(order.price) for order in orders)
-    told = f"{new} of {len(orders)} videos are to be bought, for up to {money(price)}"
+    told = f"{new} of {len(orders)} videos are to be bought, for up to {format_credits(price)}"
     problems = []
     if max_credits is not None and spent + price > max_credits:
         before = f", and {spent:g} are spent by this run already" if spent else ""

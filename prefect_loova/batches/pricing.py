@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from prefect_loova.batches.plan import Order
+from prefect_loova.batches.plan import PlannedVideo
 from prefect_loova.errors import (
     InvalidRequestError,
     LoovaError,
     RecordMismatchError,
     StorageError,
-    first_of,
-    shown,
+    first_lines,
+    redact,
 )
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import described
+from prefect_loova.jobs.doubt import describe_doubt
 from prefect_loova.jobs.former_keys import find_any
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import PURCHASED, JobRecord
@@ -27,7 +27,7 @@ _SILENT_IN_A_ROW = 16
 _TOLD = 50
 
 
-def merged(requests: Iterable[VideoRequest]) -> list[Order]:
+def deduplicate(requests: Iterable[VideoRequest]) -> list[PlannedVideo]:
     """Each request once, by its key, in the order given; its rows say where it stood."""
     rows: dict[str, list[int]] = {}
     links: dict[str, dict[str | None, VideoRequest]] = {}
@@ -38,11 +38,13 @@ def merged(requests: Iterable[VideoRequest]) -> list[Order]:
     orders = []
     for key, found in links.items():
         first, *others = found.values()
-        orders.append(Order(first, tuple(rows[key]), links=tuple(others)))
+        orders.append(PlannedVideo(first, tuple(rows[key]), links=tuple(others)))
     return orders
 
 
-async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1) -> list[Order]:
+async def price_videos(
+    jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1
+) -> list[PlannedVideo]:
     """Look at the job record of every request, and say what it may cost yet. Spends nothing.
 
     A request whose record cannot be read is not bought, counts as spent where it may have been, and stops no other.
@@ -57,9 +59,9 @@ async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_
         StorageError: S3 answers for none of them, or for many in a row.
     """
     turn = asyncio.Semaphore(_READS_AT_ONCE)
-    orders, silent = merged(requests), 0
+    orders, silent = deduplicate(requests), 0
 
-    async def one(order: Order) -> Order:
+    async def one(order: PlannedVideo) -> PlannedVideo:
         nonlocal silent
         async with turn:
             try:
@@ -81,11 +83,11 @@ async def priced(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_
         except InvalidRequestError as error:
             problems.append(f"request {', '.join(map(str, order.rows))}: {error.message}")
     if problems:
-        raise InvalidRequestError("\n".join(first_of(problems, _TOLD)))
+        raise InvalidRequestError("\n".join(first_lines(problems, _TOLD)))
     return list(await asyncio.gather(*map(one, orders)))
 
 
-async def as_recorded(jobs: VideoJobs, order: Order, max_paid_attempts: int) -> Order:
+async def as_recorded(jobs: VideoJobs, order: PlannedVideo, max_paid_attempts: int) -> PlannedVideo:
     """The order as its job record shows it. One whose record cannot be read is not bought, and its reason says why.
 
     Raises:
@@ -93,14 +95,16 @@ async def as_recorded(jobs: VideoJobs, order: Order, max_paid_attempts: int) -> 
     """
     try:
         request, stored = await find_any(jobs.records, (order.request, *order.links))
-        return standing(jobs, replace(order, request=request), stored.record if stored else None, max_paid_attempts)
+        return plan_from_record(
+            jobs, replace(order, request=request), stored.record if stored else None, max_paid_attempts
+        )
     except Exception as error:
         if isinstance(error, StorageError) and error.transient:
             raise
         return _unread(order, error)
 
 
-def _unread(order: Order, error: Exception) -> Order:
+def _unread(order: PlannedVideo, error: Exception) -> PlannedVideo:
     """An order of which nobody knows whether it was bought, unless its record is another API's."""
     is_other_api = isinstance(error, RecordMismatchError) and error.is_other_api
     counts = "" if is_other_api else "; it may have been bought, so its price counts as spent"
@@ -109,15 +113,17 @@ def _unread(order: Order, error: Exception) -> Order:
         order,
         price=0.0,
         spent=0.0 if is_other_api else order.request.estimate_credits(),
-        reason=f"its job record cannot be read, so it is not submitted{counts}: {shown(why)}",
+        reason=f"its job record cannot be read, so it is not submitted{counts}: {redact(why)}",
     )
 
 
-def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_attempts: int) -> Order:
+def plan_from_record(
+    jobs: VideoJobs, order: PlannedVideo, record: JobRecord | None, max_paid_attempts: int
+) -> PlannedVideo:
     """The order as its job record shows it."""
     request, estimate = order.request, order.request.estimate_credits()
     if record is None:
-        return Order(request, order.rows, price=estimate)
+        return PlannedVideo(request, order.rows, price=estimate)
     attempt = record.current
     bought = attempt.state in PURCHASED
     doubt = record.undecided or (attempt if attempt.state == "in_doubt" else None)
@@ -126,7 +132,7 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
     if bought:
         pass
     elif doubt is not None:
-        state, job = "in_doubt", described(jobs, record, doubt.number, None)
+        state, job = "in_doubt", describe_doubt(jobs, record, doubt.number, None)
         reason = (
             f"submitted at {job.when}, and the answer is lost ({job.reason}); a person decides: "
             f"python -m prefect_loova.resolve {job.key} {job.place}"
@@ -137,7 +143,7 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
         reason = str(jobs.failed(record))
     mine = jobs.by.get("root_flow_run")
     price = 0.0 if bought or reason else estimate
-    return Order(
+    return PlannedVideo(
         request,
         order.rows,
         state=state,
@@ -159,7 +165,7 @@ def standing(jobs: VideoJobs, order: Order, record: JobRecord | None, max_paid_a
     )
 
 
-async def is_there(jobs: VideoJobs, order: Order) -> bool:
+async def is_there(jobs: VideoJobs, order: PlannedVideo) -> bool:
     """Whether the video stands in the bucket, as large as the record said when the batch was priced."""
     if order.video is None:
         return False

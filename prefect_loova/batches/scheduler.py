@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from prefect_loova._cancellation import task_group
-from prefect_loova.batches.plan import BatchReport, Order, Plan, VideoOutcome
+from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, VideoOutcome
 from prefect_loova.errors import (
     AuthenticationError,
     BudgetError,
@@ -24,7 +24,7 @@ from prefect_loova.errors import (
     InsufficientCreditsError,
     LoovaError,
     TaskFailedError,
-    shown,
+    redact,
 )
 from prefect_loova.models.job_record import counted, is_cost
 from prefect_loova.models.request import SavedVideo, Submission, VideoRequest, VideoTask
@@ -36,7 +36,7 @@ _DOUBTS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Steps:
+class BatchSteps:
     """The steps of one video, as the caller runs them.
 
     Attributes:
@@ -50,12 +50,12 @@ class Steps:
     submit: Callable[[VideoRequest], Awaitable[Submission]]
     wait: Callable[[Submission], Awaitable[VideoTask]]
     save: Callable[[Submission], Awaitable[SavedVideo]]
-    is_there: Callable[[Order], Awaitable[bool]]
+    is_there: Callable[[PlannedVideo], Awaitable[bool]]
     slot: Callable[[], AbstractAsyncContextManager[None]]
 
 
-async def work_off(
-    plan: Plan, steps: Steps, *, places: int, tell: Callable[[VideoOutcome], None] = lambda _: None
+async def run_batch(
+    plan: Plan, steps: BatchSteps, *, slots: int, notify: Callable[[VideoOutcome], None] = lambda _: None
 ) -> BatchReport:
     """Make all videos of a plan, and say what became of each.
 
@@ -65,26 +65,26 @@ async def work_off(
         places: How many may be generated at once.
         tell: Hears of each outcome as it comes.
     """
-    return await _Run(plan, steps, tell).to_the_end(places)
+    return await _BatchRun(plan, steps, notify).to_the_end(slots)
 
 
 @dataclass
-class _Run:
+class _BatchRun:
     plan: Plan
-    steps: Steps
-    tell: Callable[[VideoOutcome], None]
+    steps: BatchSteps
+    notify: Callable[[VideoOutcome], None]
     stopped: str = ""
     refused: tuple[float, str] = (math.inf, "")
     doubts: int = 0
-    queue: deque[Order] = field(init=False)
+    queue: deque[PlannedVideo] = field(init=False)
     outcomes: dict[str, VideoOutcome] = field(default_factory=dict)
     saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SAVES_AT_ONCE))
 
-    async def to_the_end(self, places: int) -> BatchReport:
+    async def to_the_end(self, slots: int) -> BatchReport:
         self.queue = deque(order for order in self.plan.orders if order.price)
         known = deque(order for order in self.plan.orders if not order.price)
         async with task_group() as group:
-            for _ in range(min(places, len(self.queue))):
+            for _ in range(min(slots, len(self.queue))):
                 group.create_task(self._lane(group))
             for _ in range(min(_WAITS_AT_ONCE, len(known))):
                 group.create_task(self._look_after(known))
@@ -104,21 +104,21 @@ class _Run:
                         continue
                 if not self.plan.budget.take(order.price):
                     reason = f"the budget of {self.plan.budget.most:g} credits would be exceeded"
-                    self._note(order, order.became("not_started", reason))
+                    self._note(order, order.outcome_of("not_started", reason))
                     continue
                 made = await self._bought_and_made(order)
                 if made is not None:
                     group.create_task(self._saved(order, *made))
 
-    def _is_not_started(self, order: Order) -> bool:
+    def _is_not_started(self, order: PlannedVideo) -> bool:
         """Whether an earlier one has shown that this one need not be tried; it is noted then."""
         price, reason = self.refused
         reason = self.stopped or (reason if order.price >= price else "")
         if reason:
-            self._note(order, order.became("not_started", reason))
+            self._note(order, order.outcome_of("not_started", reason))
         return bool(reason)
 
-    async def _bought_and_made(self, order: Order) -> tuple[Submission, float] | None:
+    async def _bought_and_made(self, order: PlannedVideo) -> tuple[Submission, float] | None:
         """Returns the purchase and what it cost this run, or None where it came to nothing."""
         budget, charged = self.plan.budget, order.price
         try:
@@ -130,7 +130,7 @@ class _Run:
             charged = 0.0 if _is_free(error) else order.price
             budget.settle(order.price, charged)
             self._learn_from(error, order)
-            self._note(order, order.went_wrong(error, order.spent + charged))
+            self._note(order, order.failure(error, order.spent + charged))
             return None
         try:
             if submission.state == "submitted":
@@ -139,52 +139,52 @@ class _Run:
                     budget.settle(charged, task.credits_cost)
                     charged = task.credits_cost
         except Exception as error:
-            self._note(order, order.went_wrong(error, order.spent + charged))
+            self._note(order, order.failure(error, order.spent + charged))
             return None
         return submission, order.spent + charged
 
-    def _learn_from(self, error: Exception, order: Order) -> None:
+    def _learn_from(self, error: Exception, order: PlannedVideo) -> None:
         """What one refusal says about the rest of the batch."""
         if isinstance(error, AuthenticationError):
-            self.stopped = self.stopped or f"an earlier one of this batch was refused: {shown(error.why)}"
+            self.stopped = self.stopped or f"an earlier one of this batch was refused: {redact(error.why)}"
         if isinstance(error, _TOO_DEAR) and order.price < self.refused[0]:
-            self.refused = order.price, f"one of this price was refused: {shown(error.why)}"
+            self.refused = order.price, f"one of this price was refused: {redact(error.why)}"
         if isinstance(error, InDoubtError) and not error.found:
             self.doubts += 1
             if self.doubts >= _DOUBTS_IN_A_ROW:
                 self.stopped = (
-                    self.stopped or f"{self.doubts} answers in a row were lost, the last one: {shown(error.why)}"
+                    self.stopped or f"{self.doubts} answers in a row were lost, the last one: {redact(error.why)}"
                 )
 
-    async def _saved(self, order: Order, submission: Submission, charged: float) -> None:
+    async def _saved(self, order: PlannedVideo, submission: Submission, charged: float) -> None:
         async with self.saves:
             try:
-                self._note(order, order.is_saved(await self.steps.save(submission), charged))
+                self._note(order, order.saved_outcome(await self.steps.save(submission), charged))
             except Exception as error:
-                self._note(order, order.went_wrong(error, charged))
+                self._note(order, order.failure(error, charged))
 
-    async def _look_after(self, known: deque[Order]) -> None:
+    async def _look_after(self, known: deque[PlannedVideo]) -> None:
         """What costs nothing any more: bought already, or nothing that this run may decide."""
         while known:
             order = known.popleft()
             submission = order.submission
             if submission is None:
-                self._note(order, order.became("in_doubt" if order.state == "in_doubt" else "failed", order.reason))
+                self._note(order, order.outcome_of("in_doubt" if order.state == "in_doubt" else "failed", order.reason))
                 continue
             try:
                 if submission.state == "saved" and await self.steps.is_there(order):
-                    self._note(order, order.became("saved" if order.spent else "reused"))
+                    self._note(order, order.outcome_of("saved" if order.spent else "reused"))
                     continue
                 if submission.state == "submitted":
                     await self.steps.wait(submission)
             except Exception as error:
-                self._note(order, order.went_wrong(error, order.spent))
+                self._note(order, order.failure(error, order.spent))
                 continue
             await self._saved(order, submission, order.spent)
 
-    def _note(self, order: Order, outcome: VideoOutcome) -> None:
+    def _note(self, order: PlannedVideo, outcome: VideoOutcome) -> None:
         self.outcomes[order.request.key] = outcome
-        self.tell(outcome)
+        self.notify(outcome)
 
 
 def _is_free(error: Exception) -> bool:

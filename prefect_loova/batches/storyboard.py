@@ -26,8 +26,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_loova.batches.manifest import each_once
-from prefect_loova.batches.plan import BatchReport, money
-from prefect_loova.errors import InvalidRequestError, first_of, shown
+from prefect_loova.batches.plan import BatchReport, format_credits
+from prefect_loova.errors import InvalidRequestError, first_lines, redact
 from prefect_loova.models.media import KINDS
 from prefect_loova.models.request import SavedVideo, VideoRequest
 
@@ -140,7 +140,8 @@ class StoryReport(BaseModel):
         """One line for a log."""
         there, all_of_them = self.shots.count("saved", "reused"), self.shots.count()
         film = f"; {self.film}, {self.duration_seconds:.1f} s" if self.film and self.duration_seconds else ""
-        return f"{there} of {all_of_them} shots are there{film}; {money(self.shots.credits_charged)} spent by this run"
+        spent = format_credits(self.shots.credits_charged)
+        return f"{there} of {all_of_them} shots are there{film}; {spent} spent by this run"
 
 
 def film_id(videos: list[SavedVideo]) -> str:
@@ -158,7 +159,7 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
     Raises:
         InvalidRequestError: Everything that is wrong with it, by shot and field.
     """
-    told = f"storyboard: {shown(name, 200)}"
+    told = f"storyboard: {redact(name, 200)}"
     found = _parsed(content, name, told)
     given: dict[str, Any] = {"shots": found} if isinstance(found, list) else found
     if not isinstance(given, dict) or not isinstance(given.get("shots"), list) or not given["shots"]:
@@ -176,19 +177,19 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
         problems += [f"shot {number}: {problem}" for problem in wrong]
     if problems:
         head = f"{told} has {len(problems)} problems; nothing was started"
-        raise InvalidRequestError("\n".join([head, *first_of(problems, _TOLD)]))
+        raise InvalidRequestError("\n".join([head, *first_lines(problems, _TOLD)]))
     title = given.get("title") or name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     return Storyboard(title, tuple(shots))
 
 
 def _shot(number: int, given: Any, shared: dict[str, Any]) -> tuple[Shot, list[str]]:
     if not isinstance(given, dict):
-        return Shot(number, {}), [f"{shown(repr(given), 80)} was given: must be fields of a shot, such as prompt"]
+        return Shot(number, {}), [f"{redact(repr(given), 80)} was given: must be fields of a shot, such as prompt"]
     fields = {**shared, **given}
     goes_on = fields.pop("continue", False)
     problems = _unknown(given, ("continue", *_FIELDS))
     if not isinstance(goes_on, bool):
-        problems.append(f"continue: {shown(repr(goes_on), 80)} was given: must be true or false")
+        problems.append(f"continue: {redact(repr(goes_on), 80)} was given: must be true or false")
     elif goes_on and number == 1:
         problems.append("continue: there is no shot before the first one")
     shot = Shot(
@@ -209,7 +210,7 @@ def _unknown(given: dict[Any, Any], known: tuple[str, ...]) -> list[str]:
         if name not in known:
             close = get_close_matches(str(name).lower(), known, 1)
             hint = f" (is it {close[0]}?)" if close else ""
-            problems.append(f"unknown field {shown(repr(name), 80)}{hint}")
+            problems.append(f"unknown field {redact(repr(name), 80)}{hint}")
     return problems
 
 
@@ -227,9 +228,9 @@ def _parsed(content: bytes, name: str, told: str) -> Any:
     except yaml.MarkedYAMLError as error:  # its text would quote the file
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise InvalidRequestError(f"{told} cannot be read: {shown(error.problem or 'no YAML', 300)}{where}") from None
+        raise InvalidRequestError(f"{told} cannot be read: {redact(error.problem or 'no YAML', 300)}{where}") from None
     except (ValueError, RecursionError, yaml.YAMLError, *_OF_CONSTRUCTORS) as error:
-        raise InvalidRequestError(f"{told} cannot be read: {shown(error, 300)}") from None
+        raise InvalidRequestError(f"{told} cannot be read: {redact(error, 300)}") from None
     raise InvalidRequestError(f"{told} was given: must end with .yaml, .yml or .json")
 
 

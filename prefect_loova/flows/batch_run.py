@@ -11,20 +11,20 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
-from prefect_loova._prefect.concurrency import LIMIT, places, slot
+from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
-from prefect_loova.batches.plan import BatchReport, Order, Plan, VideoOutcome, admitted, money, price_table
-from prefect_loova.batches.pricing import is_there, priced
-from prefect_loova.batches.scheduler import Steps, work_off
+from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, VideoOutcome, admit, format_credits, price_table
+from prefect_loova.batches.pricing import is_there, price_videos
+from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import BatchError, first_of
+from prefect_loova.errors import BatchError, first_lines
 from prefect_loova.jobs import save as saving
-from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.jobs.media_delivery import warn_of_references
+from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import LocalFiles, Preparing
 from prefect_loova.models.job_record import counted
 from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
@@ -62,9 +62,9 @@ class Batch:
         """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
         async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
             requests = await Preparing(jobs, self.local, upload=False).all(requests)
-            orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
         for order in orders:
-            warn_of_references(order.request)
+            warn_about_references(order.request)
         table = price_table(orders)
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
@@ -93,8 +93,8 @@ class Batch:
         async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
             await jobs.records.check_conditional_writes()
             requests = await Preparing(jobs, self.local).all(requests)
-            orders = await priced(jobs, requests, max_paid_attempts=self.max_paid_attempts)
-            plan = await admitted(
+            orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            plan = await admit(
                 jobs,
                 orders,
                 max_credits=self.max_credits,
@@ -106,7 +106,7 @@ class Batch:
                 len(orders),
                 sum(order.submission is not None for order in orders),
                 sum(bool(order.price) for order in orders),
-                money(plan.price),
+                format_credits(plan.price),
             )
             if self.wait:
                 report = await self._worked_off(jobs, plan)
@@ -124,18 +124,18 @@ class Batch:
         return report
 
     async def _worked_off(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
-        free = await places(self.concurrency_limit)
+        free = await slot_count(self.concurrency_limit)
         with tagged({order.request.model for order in plan.orders}) as made:
             await tag_this_run(made)
             async with batch_progress(len(plan.orders)) as heard:
 
-                def tell(outcome: VideoOutcome) -> None:
+                def notify(outcome: VideoOutcome) -> None:
                     _log_outcome(outcome)
                     heard(outcome)
 
-                return await work_off(plan, self.steps(jobs), places=max(free, 1), tell=tell)
+                return await run_batch(plan, self.steps(jobs), slots=max(free, 1), notify=notify)
 
-    def steps(self, jobs: VideoJobs) -> Steps:
+    def steps(self, jobs: VideoJobs) -> BatchSteps:
         """The steps of one video, as Prefect tasks."""
         where: dict[str, Any] = {"credentials": self.credentials, "bucket": self.bucket}
 
@@ -161,7 +161,7 @@ class Batch:
             )
             return saved
 
-        return Steps(
+        return BatchSteps(
             submit=submit,
             wait=partial(
                 wait_for_video,
@@ -175,13 +175,15 @@ class Batch:
             slot=partial(slot, self.concurrency_limit),
         )
 
-    async def _detached(self, jobs: VideoJobs, orders: Sequence[Order], take: Callable[[float], bool]) -> BatchReport:
+    async def _detached(
+        self, jobs: VideoJobs, orders: Sequence[PlannedVideo], take: Callable[[float], bool]
+    ) -> BatchReport:
         """Queue what is to be bought, and submit at once what there are places for."""
         wanted = [order for order in orders if order.price and take(order.price)]
-        await queue(jobs, [order.request for order in wanted], max_paid_attempts=self.max_paid_attempts)
+        await enqueue(jobs, [order.request for order in wanted], max_paid_attempts=self.max_paid_attempts)
         found = await collect(
             jobs,
-            places=await places(self.concurrency_limit),
+            slots=await slot_count(self.concurrency_limit),
             upload_options=self.upload_options,
             max_bytes=self.max_bytes,
         )
@@ -189,15 +191,15 @@ class Batch:
         return BatchReport(videos=tuple(_left(order, order.request.key in queued, found) for order in orders))
 
 
-def _as_it_stands(order: Order) -> VideoOutcome:
+def _as_it_stands(order: PlannedVideo) -> VideoOutcome:
     if order.submission is not None:
-        return order.became("reused" if order.state == "saved" else "submitted")
+        return order.outcome_of("reused" if order.state == "saved" else "submitted")
     if order.price:
-        return order.became("not_started", "a dry run")
-    return order.became("in_doubt" if order.state == "in_doubt" else "failed", order.reason)
+        return order.outcome_of("not_started", "a dry run")
+    return order.outcome_of("in_doubt" if order.state == "in_doubt" else "failed", order.reason)
 
 
-def _left(order: Order, queued: bool, found: CollectedVideos) -> VideoOutcome:
+def _left(order: PlannedVideo, queued: bool, found: CollectedVideos) -> VideoOutcome:
     """What became of one request of a detached batch so far."""
     key = order.request.key
     bought = next((one for one in found.submitted if one.key == key), None)
@@ -205,23 +207,23 @@ def _left(order: Order, queued: bool, found: CollectedVideos) -> VideoOutcome:
     saved = next((one for one in found.saved if one.key == key), None)
     if bought is not None:
         cost = counted(bought.credits_estimate, bought.credits_cost, settled=False)
-        return order.became("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
+        return order.outcome_of("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
     if saved is not None:
-        return order.is_saved(saved, order.spent)
+        return order.saved_outcome(saved, order.spent)
     if failed is not None:
-        return order.became("failed", failed)
+        return order.outcome_of("failed", failed)
     doubt = next((one for one in found.in_doubt if one.key == key), None)
     if order.state == "in_doubt" or doubt is not None:
         maybe = doubt.credits_estimate if doubt is not None and queued else 0.0
         reason = order.reason or "the answer to its submit is lost: a person decides (resolve_job)"
-        return order.became("in_doubt", reason, credits_charged=order.spent + maybe)
+        return order.outcome_of("in_doubt", reason, credits_charged=order.spent + maybe)
     if queued:
-        return order.became("queued", next((reason for one, reason in found.problems if one == key), ""))
+        return order.outcome_of("queued", next((reason for one, reason in found.problems if one == key), ""))
     if order.submission is not None:
-        return order.became("reused" if order.state == "saved" else "submitted")
+        return order.outcome_of("reused" if order.state == "saved" else "submitted")
     if order.price:
-        return order.became("not_started", "max_credits or keep_credits would be exceeded")
-    return order.became("failed", order.reason)
+        return order.outcome_of("not_started", "max_credits or keep_credits would be exceeded")
+    return order.outcome_of("failed", order.reason)
 
 
 def _log_outcome(outcome: VideoOutcome) -> None:
@@ -235,4 +237,4 @@ def _log_outcome(outcome: VideoOutcome) -> None:
 
 def _what_failed(report: BatchReport) -> str:
     missing = [video for video in report.videos if video.outcome not in ("saved", "reused")]
-    return "\n".join([report.summary, *first_of([video.line for video in missing], 10)])
+    return "\n".join([report.summary, *first_lines([video.line for video in missing], 10)])

@@ -12,13 +12,13 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.artifacts import publish_credits, publish_jobs_in_doubt
-from prefect_loova._prefect.concurrency import LIMIT, places
+from prefect_loova._prefect.concurrency import LIMIT, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
-from prefect_loova._prefect.events import tell_credits_low
+from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
 from prefect_loova.batches.credits import CreditsReport, credits_report
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.collect import CollectedVideos, collect
 from prefect_loova.jobs.doubt import decide, look_for_doubts
 from prefect_loova.jobs.save import MAX_BYTES
@@ -60,7 +60,7 @@ async def collect_videos(
     async with open_jobs(credentials, bucket, prefix) as jobs:
         found = await collect(
             jobs,
-            places=await places(concurrency_limit),
+            slots=await slot_count(concurrency_limit),
             key=key,
             upload_options=upload_options,
             max_bytes=max_bytes,
@@ -75,7 +75,7 @@ async def collect_videos(
         try:
             await show_video(saved, **where, preview=preview, upload_options=upload_options)
         except Exception as error:  # it is saved: no reason to fail, nor to leave the others without their pages
-            logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, shown(error))
+            logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
     return found
 
 
@@ -106,7 +106,7 @@ async def report_credits(
         report = await credits_report(jobs, days=days, low_below=low_below)
     if report.is_low:
         get_run_logger().warning("%s", report.summary)
-        tell_credits_low(report)
+        emit_credits_low(report)
     else:
         get_run_logger().info("%s", report.summary)
     await publish_credits(report)
@@ -148,7 +148,7 @@ async def resolve_job(
     Raises:
         InvalidRequestError: A key without a decision, a decision without a key, or as `doubt.decide` says.
         TaskNotFoundError: Loova does not know the task to adopt. The job is as it was.
-        MoveRefusedError: The job, or this attempt of it, is not in doubt.
+        InvalidTransitionError: The job, or this attempt of it, is not in doubt.
     """
     if bool(key) != (decision != "list"):
         raise InvalidRequestError("key, decision: give both to decide about a job, or none to list the jobs in doubt")

@@ -15,7 +15,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
 from prefect_loova.batches.storyboard import StoryReport, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.flows.batch_run import Batch
 from prefect_loova.flows.storyboard_run import Story
 from prefect_loova.jobs.context import MAX_WAIT
@@ -23,7 +23,7 @@ from prefect_loova.jobs.context import MAX_WAIT
 
 def _storyboard_name() -> str:
     name = str(flow_run.parameters.get("storyboard")).rpartition("/")[2]
-    return shown(f"{name}{' (dry run)' if flow_run.parameters.get('dry_run') else ''}", 80) or "generate-storyboard"
+    return redact(f"{name}{' (dry run)' if flow_run.parameters.get('dry_run') else ''}", 80) or "generate-storyboard"
 
 
 @flow(name="generate-storyboard", flow_run_name=_storyboard_name)

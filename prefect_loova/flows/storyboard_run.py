@@ -16,7 +16,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._cancellation import task_group
 from prefect_loova._prefect.artifacts import publish_prices, publish_story
-from prefect_loova._prefect.concurrency import places
+from prefect_loova._prefect.concurrency import slot_count
 from prefect_loova._prefect.context import open_jobs
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.pages import Picture
@@ -25,23 +25,23 @@ from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.film import join_shots
 from prefect_loova.batches.plan import (
     BatchReport,
-    Order,
     Plan,
+    PlannedVideo,
     RunBudget,
     VideoOutcome,
-    admitted,
-    money,
+    admit,
+    format_credits,
     price_table,
 )
 from prefect_loova.batches.pricing import as_recorded
-from prefect_loova.batches.scheduler import Steps, work_off
+from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.batches.storyboard import Shot, Storyboard, StoryReport
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, StorageError, first_of, shown
+from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, StorageError, first_lines, redact
 from prefect_loova.flows.batch_run import Batch
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.media_delivery import warn_of_references
+from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import Preparing
 from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
@@ -69,7 +69,7 @@ class Story:
         async with self._jobs() as jobs:
             state = await _State.of(jobs, self, Preparing(jobs, self.batch.local, upload=False))
         for order in state.orders.values():
-            warn_of_references(order.request)
+            warn_about_references(order.request)
         table = price_table(list(state.orders.values()))
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
@@ -88,15 +88,13 @@ class Story:
             await jobs.records.check_conditional_writes()
             state = await _State.of(jobs, self, Preparing(jobs, self.batch.local))
             orders = list(state.orders.values())
-            plan = await admitted(
-                jobs, orders, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits
-            )
+            plan = await admit(jobs, orders, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits)
             logger.info(
                 "%s: %d shots, %d are there, the others cost up to %s",
-                shown(self.board.title, 80),
+                redact(self.board.title, 80),
                 len(orders),
                 len(state.saved),
-                money(plan.price),
+                format_credits(plan.price),
             )
             outcomes = await self._shots(jobs, state, plan.budget)
             report, problem = self._report(outcomes), None
@@ -129,12 +127,12 @@ class Story:
         return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)))
 
     async def _shots(self, jobs: VideoJobs, state: _State, budget: RunBudget) -> list[VideoOutcome]:
-        free = max(1, await places(self.batch.concurrency_limit))
+        free = max(1, await slot_count(self.batch.concurrency_limit))
         with tagged({shot.request.model for shot in self.board.shots}) as made:
             await tag_this_run(made)
             async with batch_progress(len(self.board.shots)) as heard, task_group() as group:
                 prepare = partial(prepare_media, **self._where)
-                run = _Run(jobs, state, budget, self.batch.steps(jobs), prepare, asyncio.Semaphore(free), heard)
+                run = _StoryRun(jobs, state, budget, self.batch.steps(jobs), prepare, asyncio.Semaphore(free), heard)
                 for chain in self.board.chains():
                     group.create_task(run.chain(chain))
         return [state.outcomes[shot.number] for shot in self.board.shots]
@@ -147,7 +145,7 @@ class Story:
                 moving = Picture(*found) if found else None
             pictures = await posters(jobs, report.shots)
         except Exception as error:
-            get_run_logger().warning("the story has no pictures in its page (%s)", shown(error))
+            get_run_logger().warning("the story has no pictures in its page (%s)", redact(error))
             pictures = {}
         await publish_story(report, moving, pictures)
 
@@ -158,7 +156,7 @@ class _State:
 
     shots: dict[int, Shot]
     max_paid_attempts: int
-    orders: dict[int, Order] = field(default_factory=dict)
+    orders: dict[int, PlannedVideo] = field(default_factory=dict)
     saved: dict[int, SavedVideo] = field(default_factory=dict)
     outcomes: dict[int, VideoOutcome] = field(default_factory=dict)
 
@@ -174,7 +172,7 @@ class _State:
                 known = known and await state.look_ahead(jobs, preparing, shot.number)
                 if not known and shot.number not in state.orders:
                     request = shots[shot.number].request
-                    state.orders[shot.number] = Order(request, (shot.number,), price=request.estimate_credits())
+                    state.orders[shot.number] = PlannedVideo(request, (shot.number,), price=request.estimate_credits())
         await state.check_media(jobs)
         return state
 
@@ -200,23 +198,23 @@ class _State:
             if order.price:
                 problems += [f"shot {number}: {line}" for line in await _problems(jobs, self.shots[number].own_media)]
         if problems:
-            raise InvalidRequestError("\n".join(first_of(problems, _TOLD)))
+            raise InvalidRequestError("\n".join(first_lines(problems, _TOLD)))
 
     def request(self, number: int) -> VideoRequest:
         """What is asked for in a shot, once the shot that it goes on from is there."""
         shot = self.shots[number]
         return shot.after(self.saved[number - 1]) if shot.goes_on else shot.request
 
-    async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> Order:
+    async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
         """The order of a shot, by the job record of its prepared request."""
-        order = await as_recorded(jobs, Order(request, (number,)), self.max_paid_attempts)
+        order = await as_recorded(jobs, PlannedVideo(request, (number,)), self.max_paid_attempts)
         if order.submission is not None and order.state == "saved":
             try:
                 found = await saving.found(jobs, order.submission)
             except StorageError as error:
                 if error.transient:
                     raise
-                found, order = None, replace(order, reason=f"its video cannot be looked at: {shown(error)}")
+                found, order = None, replace(order, reason=f"its video cannot be looked at: {redact(error)}")
             if found is not None:
                 self.saved[number] = found
         self.orders[number] = order
@@ -226,13 +224,13 @@ class _State:
         """What is known of a shot that this run did not make."""
         order = self.orders[shot.number]
         if shot.number in self.saved:
-            return order.is_saved(self.saved[shot.number], order.spent)
+            return order.saved_outcome(self.saved[shot.number], order.spent)
         if order.submission is not None:
-            return order.became("failed" if order.reason else "submitted", order.reason)
+            return order.outcome_of("failed" if order.reason else "submitted", order.reason)
         if order.state == "in_doubt":
-            return order.became("in_doubt", order.reason)
+            return order.outcome_of("in_doubt", order.reason)
         if not order.price:
-            return order.became("failed", order.reason)
+            return order.outcome_of("failed", order.reason)
         key = order.request.key if order.request.is_prepared else ""
         return VideoOutcome(
             key=key,
@@ -245,14 +243,14 @@ class _State:
 
 
 @dataclass
-class _Run:
+class _StoryRun:
     jobs: VideoJobs
     state: _State
     budget: RunBudget
-    steps: Steps
+    steps: BatchSteps
     prepare: Callable[[VideoRequest], Awaitable[VideoRequest]]
-    places: asyncio.Semaphore
-    tell: Any
+    slot_count: asyncio.Semaphore
+    notify: Any
     doubts: int = 0
 
     async def chain(self, chain: list[Shot]) -> None:
@@ -274,20 +272,20 @@ class _Run:
                 order = await self.state.look(self.jobs, number, await self.prepare(self.state.request(number)))
                 self.budget.spent += order.spent - before
         except Exception as error:
-            return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {shown(error)}")
+            return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {redact(error)}")
         if number in self.state.saved:
-            return order.is_saved(self.state.saved[number], order.spent)
+            return order.saved_outcome(self.state.saved[number], order.spent)
 
         async def save(submission: Submission) -> SavedVideo:
             self.state.saved[number] = saved = await self.steps.save(submission)
             return saved
 
-        async with self.places:
+        async with self.slots:
             if order.price and self.doubts >= _DOUBTS:
                 told = f"{self.doubts} answers were lost, so it was not bought: decide on those, and run it again"
                 return self.state.outcome(shot, told)
             steps = replace(self.steps, submit=self._submit, save=save)
-            report = await work_off(Plan((order,), self.budget), steps, places=1)
+            report = await run_batch(Plan((order,), self.budget), steps, slots=1)
         return report.videos[0]
 
     async def _submit(self, request: VideoRequest) -> Submission:
@@ -302,7 +300,7 @@ class _Run:
         told = outcome.video or outcome.reason
         log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
         log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), told)
-        self.tell(outcome)
+        self.notify(outcome)
 
 
 async def _problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:
@@ -340,11 +338,11 @@ async def _join(
 def _not_joined(report: StoryReport, problem: Exception) -> str:
     return (
         f"{report.summary}\nAll shots are paid for and in the bucket, but they could not be joined: "
-        f"{shown(problem)}\nRun the same storyboard again: it buys none of them again, and joins them"
+        f"{redact(problem)}\nRun the same storyboard again: it buys none of them again, and joins them"
     )
 
 
 def _what_failed(report: StoryReport) -> str:
     missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
     told = [f"shot {one.rows[0]}, {one.line}" for one in missing]
-    return "\n".join([report.summary, *first_of(told, 10)])
+    return "\n".join([report.summary, *first_lines(told, 10)])

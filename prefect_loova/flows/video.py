@@ -16,7 +16,7 @@ from prefect_loova._prefect.concurrency import LIMIT, is_shared, slot
 from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview
-from prefect_loova._prefect.suspend import ask_what_to_do
+from prefect_loova._prefect.suspend import ask_for_decision
 from prefect_loova._timing import Deadline
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, StorageError
@@ -97,7 +97,7 @@ async def generate_video(
                 except InDoubtError as doubt:
                     if on_in_doubt == "raise":
                         raise
-                    await ask_what_to_do(doubt, credentials, bucket, prefix)
+                    await ask_for_decision(doubt, credentials, bucket, prefix)
             if not wait:
                 return submission
             if submission.state == "submitted":

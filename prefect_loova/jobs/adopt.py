@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.contradictions import contradictions
 from prefect_loova.models.job_record import JobRecord
@@ -41,7 +41,7 @@ async def check_adoption(
         TaskNotFoundError: Loova does not know the task.
     """
     if any(attempt.task_id == task_id for attempt in record.attempts):
-        raise InvalidRequestError(f"task_id: {shown(task_id, 120)} was given: this job has that task already")
+        raise InvalidRequestError(f"task_id: {redact(task_id, 120)} was given: this job has that task already")
     task = await jobs.loova.get_task(task_id)
     against = contradictions(task, record.request, record.attempt(number))
     try:
@@ -57,13 +57,13 @@ async def check_adoption(
         holder = await holder_of(jobs, task_id, [key for key in keys if key != record.key])
         if holder is not None:
             raise InvalidRequestError(
-                f"task_id: {shown(task_id, 120)} was given: job {holder} has that task. If it is there by a wrong "
+                f"task_id: {redact(task_id, 120)} was given: job {holder} has that task. If it is there by a wrong "
                 f"adoption, take that one back first: python -m prefect_loova.resolve {holder} take-back {jobs.place}"
             )
     if against and not force:
         told = "; ".join(against)
         raise InvalidRequestError(
-            f"task_id: {shown(task_id, 120)} was given, and it does not look like this job's task: {told}. Look in "
+            f"task_id: {redact(task_id, 120)} was given, and it does not look like this job's task: {told}. Look in "
             "the Loova dashboard again. If you are sure, decide again with force, and say why"
         )
     return tuple(against)

@@ -26,19 +26,19 @@ from prefect_loova.errors import (
     TransferError,
     UnexpectedResponseError,
     WaitTimeoutError,
-    shown,
+    redact,
 )
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect_queue import QueuePass
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import described, doubt_what_is_overdue, full_key
-from prefect_loova.jobs.queue import queue, waiting
-from prefect_loova.jobs.wait import ended, look
+from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submission
+from prefect_loova.jobs.queue import enqueue, queued_keys
+from prefect_loova.jobs.wait import poll_once, record_end
 from prefect_loova.models.job_record import Attempt
 from prefect_loova.models.request import JobInDoubt, SavedVideo, Submission
-from prefect_loova.store.records import RecordMovedError, StoredRecord, is_key
+from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
 
-__all__ = ["CollectedVideos", "collect", "queue"]
+__all__ = ["CollectedVideos", "collect", "enqueue"]
 
 SAVE_SECONDS = 120.0
 """How long one save may take in a pass, in seconds; doubled with each failure, so that a slow host ends as well."""
@@ -82,7 +82,7 @@ class CollectedVideos(BaseModel):
 async def collect(
     jobs: VideoJobs,
     *,
-    places: int = 6,
+    slots: int = 6,
     key: str = "",
     upload_options: Mapping[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
@@ -116,7 +116,7 @@ async def collect(
     entries = [entry for entry in await jobs.records.listed("_open") if is_key(entry.name)]
     await _each(entries, lambda entry: one.look_at(entry.name, entry.age), _LOOKS_AT_ONCE)
     await one.check_key()
-    await one.submit_queued(places)
+    await one.submit_queued(slots)
     await one.save()
     return one.found
 
@@ -142,16 +142,16 @@ async def _key_of(jobs: VideoJobs, name: str) -> str:
     unread = []
     for key in await jobs.records.open_keys():
         if key.startswith(name.lower()):
-            return await full_key(jobs, name)
+            return await complete_key(jobs, name)
         try:
             stored = await jobs.records.read(key)
         except Exception as error:
-            unread.append(f"{key}: {shown(error)}")
+            unread.append(f"{key}: {redact(error)}")
             continue
         if stored and any(attempt.task_id == name for attempt in stored.record.attempts):
             return key
     more = f"; {len(unread)} open jobs could not be read, the first one is {unread[0]}" if unread else ""
-    given = shown(repr(name), 120)
+    given = redact(repr(name), 120)
     raise InvalidRequestError(f"key: {given} was given: no open job has such a key or Loova task{more}")
 
 
@@ -198,14 +198,14 @@ class _Pass:
             if stored is None:
                 if entry_age >= self.jobs.times.forget_after:
                     # Whoever wrote the entry never claimed. If it does so now, this puts the entry back.
-                    await self.jobs.records.note_ended(key)
+                    await self.jobs.records.unindex(key)
                 return
-            stored = await doubt_what_is_overdue(self.jobs, stored)
+            stored = await expire_submission(self.jobs, stored)
             if not stored.record.is_open:
-                await self.jobs.records.note_ended(key)
+                await self.jobs.records.unindex(key)
                 return
             self._count(stored)
-        except RecordMovedError:
+        except RecordConflictError:
             log.debug("job %s: another worker is at it", key)
         except Exception as error:
             if isinstance(error, RecordMismatchError) and error.is_other_api:
@@ -229,7 +229,7 @@ class _Pass:
     def _count(self, stored: StoredRecord) -> None:
         record = stored.record
         for doubt in record.doubts:
-            self.found.in_doubt.append(described(self.jobs, record, doubt.number, None))
+            self.found.in_doubt.append(describe_doubt(self.jobs, record, doubt.number, None))
             self.found.running += stored.age < self.jobs.times.may_run
         self.found.running += sum(attempt.state in ("submitted", "submitting") for attempt in record.attempts)
 
@@ -238,10 +238,10 @@ class _Pass:
         try:
             if attempt.state == "submitted" and not await self._has_ended(stored, attempt):
                 return
-        except RecordMovedError:
+        except RecordConflictError:
             log.debug("job %s: another worker is at it", stored.record.key)
         except TaskFailedError as error:
-            self.found.failed.append((stored.record.key, shown(error)))
+            self.found.failed.append((stored.record.key, redact(error)))
         except Exception as error:
             self._problem(stored.record.key, error)
         else:
@@ -252,7 +252,7 @@ class _Pass:
         try:
             if self._loova.is_over:
                 raise UnexpectedResponseError("not asked for in this pass, because Loova does not answer")
-            task = await look(jobs, submission.task_id)
+            task = await poll_once(jobs, submission.task_id)
         except (TaskNotFoundError, MissingVideoUrlError):
             self.heard = True
             self._loova.note(failed=False)
@@ -270,7 +270,7 @@ class _Pass:
         if task.state == "running":
             return False
         self.found.running -= 1
-        await ended(jobs, submission, task)
+        await record_end(jobs, submission, task)
         return True
 
     async def check_key(self) -> None:
@@ -329,21 +329,21 @@ class _Pass:
         else:
             self.found.saved.append(saved)
 
-    async def submit_queued(self, places: int) -> None:
+    async def submit_queued(self, slots: int) -> None:
         """Submit what waits longest, one after the other, until no place is free.
 
         What is wrong with an entry leaves it where it is, and the next one has its turn.
         """
-        keys = await waiting(self.jobs)
+        keys = await queued_keys(self.jobs)
         self.found.queued = len(keys)
-        queue = QueuePass(self.jobs, self.found, self._count, self._problem)
-        free = places - self.found.running
+        enqueue = QueuePass(self.jobs, self.found, self._count, self._problem)
+        free = slots - self.found.running
         for key in keys:
-            if free <= 0 or queue.is_stopped:
+            if free <= 0 or enqueue.is_stopped:
                 return
-            free -= await queue.submit(key)
+            free -= await enqueue.submit(key)
 
     def _problem(self, key: str, error: Exception) -> None:
         log.warning("job %s: %s", key, error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}")
         told = error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}"
-        self.found.problems.append((key, shown(told)))
+        self.found.problems.append((key, redact(told)))

@@ -24,11 +24,11 @@ from prefect_loova.errors import (
     StorageError,
     TooManyRunningTasksError,
     WaitTimeoutError,
-    shown,
+    redact,
 )
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.queue import Queued, dequeue, read_queued
+from prefect_loova.jobs.queue import QueuedRequest, dequeue, read_queued
 from prefect_loova.models.request import Submission
 from prefect_loova.store.records import StoredRecord
 
@@ -77,7 +77,7 @@ class QueuePass:
         self._too_dear = math.inf
         self._passed_over = 0
         self._storage_errors = 0
-        self._suspects: list[tuple[Queued, LoovaError]] = []
+        self._suspects: list[tuple[QueuedRequest, LoovaError]] = []
 
     async def submit(self, key: str) -> bool:
         """Submit one queued job; returns whether it took a place."""
@@ -100,7 +100,7 @@ class QueuePass:
             self._problem(key, error)
         return False
 
-    async def _buy(self, entry: Queued) -> bool:
+    async def _buy(self, entry: QueuedRequest) -> bool:
         try:
             submission = await submitting.submit_video(
                 self._jobs, entry.request, max_wait=0, max_paid_attempts=entry.max_paid_attempts
@@ -124,7 +124,7 @@ class QueuePass:
             return await self._bought(entry, submission)
         return False
 
-    async def _bought(self, entry: Queued, submission: Submission) -> bool:
+    async def _bought(self, entry: QueuedRequest, submission: Submission) -> bool:
         await self._dequeue(entry)
         if submission.state in ("succeeded", "saved"):
             return False
@@ -137,7 +137,7 @@ class QueuePass:
         self._found.running += 1
         return True
 
-    async def _in_doubt(self, entry: Queued, error: InDoubtError) -> bool:
+    async def _in_doubt(self, entry: QueuedRequest, error: InDoubtError) -> bool:
         await self._dequeue(entry)
         is_counted = any(job.key == entry.key for job in self._found.in_doubt)
         if not is_counted:
@@ -146,7 +146,7 @@ class QueuePass:
             self._stop(error)  # one lost answer may be bad luck; the next pass goes on
         return not is_counted
 
-    async def _rejected(self, entry: Queued, error: RejectedError) -> None:
+    async def _rejected(self, entry: QueuedRequest, error: RejectedError) -> None:
         if error.http_status in _ABOUT_THE_REQUEST and error.code != 401:
             await self._failed(entry, error)
             return
@@ -159,11 +159,11 @@ class QueuePass:
         if len(self._suspects) >= _SUSPECTS:
             self._stop(error)
 
-    async def _failed(self, entry: Queued, error: LoovaError) -> None:
+    async def _failed(self, entry: QueuedRequest, error: LoovaError) -> None:
         await self._dequeue(entry)
-        self._found.failed.append((entry.key, shown(error)))
+        self._found.failed.append((entry.key, redact(error)))
 
-    async def _dequeue(self, entry: Queued) -> None:
+    async def _dequeue(self, entry: QueuedRequest) -> None:
         if await dequeue(self._jobs, entry):
             self._found.queued -= 1
 

@@ -30,13 +30,13 @@ MAX_WAIT = 4 * 3600.0
 BALANCE_SECONDS = 5.0
 """How long a look at the credits may hold up a submit, in seconds."""
 
-Happening = Literal["submitted", "succeeded", "saved", "failed", "in_doubt"]
+JobEvent = Literal["submitted", "succeeded", "saved", "failed", "in_doubt"]
 """What may happen to a job that others want to hear of."""
 
 log = logging.getLogger(__name__)
 
 
-def _tell_nobody(happening: Happening, record: JobRecord, attempt: int) -> None:
+def _ignore_event(happening: JobEvent, record: JobRecord, attempt: int) -> None:
     """The core alone has nobody to tell."""
 
 
@@ -94,7 +94,7 @@ class VideoJobs:
         place: str | None = None,
         max_credits_per_day: float | None = None,
         media: MediaRules | None = None,
-        tell: Callable[[Happening, JobRecord, int], None] = _tell_nobody,
+        notify: Callable[[JobEvent, JobRecord, int], None] = _ignore_event,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
@@ -106,7 +106,7 @@ class VideoJobs:
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
         self.spending = Spending(records, max_credits_per_day, clock=clock, wall=wall, sleep=sleep)
         self.media = media or MediaRules()
-        self.tell = tell
+        self.notify = notify
         self.sleep = sleep
         self.clock = clock
         self.wall = wall

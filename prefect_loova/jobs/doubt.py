@@ -16,17 +16,17 @@ from prefect_loova._timing import backoff
 from prefect_loova.errors import (
     InDoubtError,
     InvalidRequestError,
+    InvalidTransitionError,
     LoovaError,
-    MoveRefusedError,
     StorageError,
-    shown,
+    redact,
 )
 from prefect_loova.jobs.adopt import check_adoption, holder_of
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_record import Attempt, Decision, JobRecord
 from prefect_loova.models.request import JobInDoubt
 from prefect_loova.models.transitions import MoveName
-from prefect_loova.store.records import RecordMovedError, StoredRecord
+from prefect_loova.store.records import RecordConflictError, StoredRecord
 
 _READS_AT_ONCE = 16
 _LOOKS = 6
@@ -69,12 +69,12 @@ async def decide(
         InvalidRequestError: A task id is missing, too much, belongs to this or another job already, or contradicts
             what was sent; `force` without a reason; or no job has this key.
         TaskNotFoundError: Loova does not know the task. The job is as it was.
-        MoveRefusedError: The job, or this attempt of it, is not in doubt, or holds no adopted task.
+        InvalidTransitionError: The job, or this attempt of it, is not in doubt, or holds no adopted task.
     """
     if force and (decision.what != "adopt" or not decision.why.strip()):
         raise InvalidRequestError("force: it goes with `adopt`, and needs a reason (why), which stays in the record")
     if (decision.what == "adopt") != bool(task_id):
-        seen = "none" if not task_id else shown(task_id, 120)
+        seen = "none" if not task_id else redact(task_id, 120)
         raise InvalidRequestError(f"task_id: {seen} was given: a task id goes with `adopt`, and only with it")
     stored = await _up_to_date(jobs, key)
     which = _adopted if decision.what == "take-back" else _undecided
@@ -88,15 +88,15 @@ async def decide(
         return record.move(_MOVES[decision.what], which(jobs, record, number), decision=decision, **facts)
 
     if decision.what == "take-back":
-        await jobs.records.note_open(stored.record)
+        await jobs.records.index(stored.record)
     stored = await jobs.records.change(stored.record.key, change)
     if task_id:
         await _hold_alone(jobs, stored.record, number, task_id, decision)
     if stored.record.is_open:
         # After the change as well: whoever took an ended job out of the index may have done so in between.
-        await jobs.records.note_open(stored.record)
+        await jobs.records.index(stored.record)
     else:
-        await jobs.records.note_ended(stored.record.key)
+        await jobs.records.unindex(stored.record.key)
     return stored.record
 
 
@@ -121,7 +121,7 @@ async def _hold_alone(jobs: VideoJobs, record: JobRecord, number: int, task_id: 
 
     await jobs.records.change(record.key, change)
     raise InvalidRequestError(
-        f"task_id: {shown(task_id, 120)} was given: job {holder} took that task at the same time. It is no task of "
+        f"task_id: {redact(task_id, 120)} was given: job {holder} took that task at the same time. It is no task of "
         "this job, which is in doubt as before"
     )
 
@@ -164,12 +164,12 @@ async def look_for_doubts(jobs: VideoJobs) -> Doubts:
                 stored = await jobs.records.read(key, denied_is_missing=False)
                 if stored is None:
                     return []
-                record = (await doubt_what_is_overdue(jobs, stored)).record
-                return [described(jobs, record, doubt.number, now) for doubt in record.doubts]
-            except RecordMovedError:
+                record = (await expire_submission(jobs, stored)).record
+                return [describe_doubt(jobs, record, doubt.number, now) for doubt in record.doubts]
+            except RecordConflictError:
                 return []  # somebody is at work on it
             except Exception as error:
-                why = shown(error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}")
+                why = redact(error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}")
                 log.warning("job %s cannot be read: %s", key, why)
                 problems.append((key, why))
                 return []
@@ -185,13 +185,13 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
 
     Raises:
         InvalidRequestError: No open job has a key that begins so, or several do.
-        MoveRefusedError: It is not in doubt.
+        InvalidTransitionError: It is not in doubt.
     """
     stored = await _up_to_date(jobs, key)
-    return described(jobs, stored.record, _undecided(jobs, stored.record), await jobs.balance())
+    return describe_doubt(jobs, stored.record, _undecided(jobs, stored.record), await jobs.balance())
 
 
-async def full_key(jobs: VideoJobs, beginning: str) -> str:
+async def complete_key(jobs: VideoJobs, beginning: str) -> str:
     """The key of the one open job that begins so; a whole key is taken as it is.
 
     Raises:
@@ -205,20 +205,20 @@ async def full_key(jobs: VideoJobs, beginning: str) -> str:
     if len(known) == 1:
         return known[0]
     found = f"{len(known)} open jobs begin" if known else "no open job begins"
-    raise InvalidRequestError(f"key: {shown(repr(beginning), 120)} was given: {found} so")
+    raise InvalidRequestError(f"key: {redact(repr(beginning), 120)} was given: {found} so")
 
 
 async def _up_to_date(jobs: VideoJobs, key: str) -> StoredRecord:
-    key = await full_key(jobs, key)
+    key = await complete_key(jobs, key)
     for conflict in range(_LOOKS):
         try:
-            return await doubt_what_is_overdue(jobs, await jobs.records.expect(key))
-        except RecordMovedError:
+            return await expire_submission(jobs, await jobs.records.expect(key))
+        except RecordConflictError:
             await jobs.sleep(backoff(conflict, first=0.1))
-    raise jobs.records.moved_each_time(key, _LOOKS)
+    raise jobs.records.conflict_error(key, _LOOKS)
 
 
-async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:
+async def expire_submission(jobs: VideoJobs, stored: StoredRecord) -> StoredRecord:
     """The record, with each attempt in doubt whose submit was sent longer ago than its answer may take.
 
     Whoever sent such a submit is gone.
@@ -240,7 +240,7 @@ async def doubt_what_is_overdue(jobs: VideoJobs, stored: StoredRecord) -> Stored
         record = record.move("doubt", number, reason=reason, credits_after=balance)
     stored = await jobs.records.advance(stored, record)
     for number in overdue:
-        jobs.tell("in_doubt", stored.record, number)
+        jobs.notify("in_doubt", stored.record, number)
     return stored
 
 
@@ -254,7 +254,7 @@ async def in_doubt(jobs: VideoJobs, record: JobRecord, number: int, cause: InDou
         cause: What happened to the answer, where it is this run that lost it.
     """
     now = None if cause else await jobs.balance()
-    job = described(jobs, record, number, now)
+    job = describe_doubt(jobs, record, number, now)
     why = cause.message if cause else job.reason
     return InDoubtError(
         f"{jobs.name(record)} is in doubt: attempt {job.attempt} was submitted at {job.when}, and the answer is lost "
@@ -271,7 +271,7 @@ async def in_doubt(jobs: VideoJobs, record: JobRecord, number: int, cause: InDou
     )
 
 
-def described(jobs: VideoJobs, record: JobRecord, number: int, credits_now: float | None) -> JobInDoubt:
+def describe_doubt(jobs: VideoJobs, record: JobRecord, number: int, credits_now: float | None) -> JobInDoubt:
     """What is known of an attempt in doubt."""
     attempt = record.attempt(number)
     return JobInDoubt(
@@ -295,10 +295,12 @@ def _adopted(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> i
     numbers = [one.number for one in record.attempts if one.task_id and one.decision and one.decision.what == "adopt"]
     if not numbers or wanted not in (None, *numbers):
         which = "" if wanted is None else f"attempt {wanted} of "
-        raise MoveRefusedError(f"{which}{jobs.name(record)} holds no task that a person adopted: nothing to take back")
+        raise InvalidTransitionError(
+            f"{which}{jobs.name(record)} holds no task that a person adopted: nothing to take back"
+        )
     if wanted is None and len(numbers) > 1:
         waiting = " and ".join(map(str, numbers))
-        raise MoveRefusedError(f"{jobs.name(record)}: attempts {waiting} hold adopted tasks: name one of them")
+        raise InvalidTransitionError(f"{jobs.name(record)}: attempts {waiting} hold adopted tasks: name one of them")
     return numbers[0] if wanted is None else wanted
 
 
@@ -311,15 +313,15 @@ def _submitted_at(attempt: Attempt) -> datetime:
 def _undecided(jobs: VideoJobs, record: JobRecord, wanted: int | None = None) -> int:
     numbers = [attempt.number for attempt in record.doubts]
     if not numbers:
-        raise MoveRefusedError(
+        raise InvalidTransitionError(
             f"{jobs.name(record)} is {record.state}, not in doubt: there is nothing to decide",
             task_id=record.current.task_id,
         )
     waiting = " and ".join(map(str, numbers))
     if wanted is None and len(numbers) > 1:
-        raise MoveRefusedError(f"{jobs.name(record)}: attempts {waiting} are in doubt: name one of them")
+        raise InvalidTransitionError(f"{jobs.name(record)}: attempts {waiting} are in doubt: name one of them")
     if wanted not in (None, *numbers):
-        raise MoveRefusedError(
+        raise InvalidTransitionError(
             f"{jobs.name(record)}: attempt {waiting} is in doubt, and attempt {wanted} was decided "
             "about: it was decided before, or there is none such"
         )

@@ -14,7 +14,7 @@ from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.models.job_record import FORMAT, PURCHASED, JobRecord
 from prefect_loova.models.request import JobState, VideoRequest
-from prefect_loova.store.records import JobRecords, KeyClosedError, RecordMovedError, StoredRecord
+from prefect_loova.store.records import JobRecords, KeyClosedError, RecordConflictError, StoredRecord
 
 _TRIES = 6
 _WEIGHT: tuple[JobState, ...] = (
@@ -104,7 +104,7 @@ async def close(
             return
         if there is not None:
             if _of_two(stored, there) is there:
-                raise RecordMovedError
+                raise RecordConflictError
             return
         if failure.http_status != 412 and not failure.transient:
             raise failure

@@ -12,12 +12,12 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from prefect_loova._cancellation import to_its_end
+from prefect_loova._cancellation import run_uncancelled
 from prefect_loova.errors import StorageError
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_record import Attempt, JobRecord, Lease, StoredVideo
-from prefect_loova.store.records import RecordMovedError, StoredRecord
-from prefect_loova.transfer.copy import Copied
+from prefect_loova.store.records import RecordConflictError, StoredRecord
+from prefect_loova.transfer.copy import CopyResult
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class HeldLease:
         finally:
             saving.cancel()
             renewing.cancel()
-            await to_its_end(_ended(saving, renewing))
+            await run_uncancelled(_ended(saving, renewing))
 
     async def renew(self) -> None:
         """Write the record once more, so that the lease begins anew.
@@ -101,7 +101,7 @@ class HeldLease:
 
         try:
             self._stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordMovedError:
+        except RecordConflictError:
             self._stored = await self.jobs.records.change(self._stored.record.key, while_held)
 
     def _leased(self, record: JobRecord, lease: Lease, **facts: Any) -> JobRecord:
@@ -110,9 +110,9 @@ class HeldLease:
     def _check_held(self, record: JobRecord) -> None:
         held = record.attempt(self.attempt.number).saving
         if held is None or held.holder != self._lease.holder:
-            raise RecordMovedError
+            raise RecordConflictError
 
-    async def saved(self, copied: Copied) -> tuple[JobRecord, bool]:
+    async def saved(self, copied: CopyResult) -> tuple[JobRecord, bool]:
         """Note the video in the record; returns it, and whether it was this worker that saved the video.
 
         Raises:
@@ -133,7 +133,7 @@ class HeldLease:
 
         try:
             stored = await self.jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordMovedError:
+        except RecordConflictError:
             stored = await self.jobs.records.change(self._stored.record.key, change)
         return stored.record, was_first
 
@@ -151,14 +151,14 @@ class HeldLease:
         over = self._lease.model_copy(update={"seconds": 0.0})
         try:
             await self._change(lambda record: self._leased(record, over, **facts))
-        except RecordMovedError:
+        except RecordConflictError:
             return False
         except StorageError as error:
             log.debug("task %s: the lease was not released: %s", self.attempt.task_id, error)
         return True
 
 
-def stored_video(object_key: str, copied: Copied) -> StoredVideo:
+def stored_video(object_key: str, copied: CopyResult) -> StoredVideo:
     """What the record says of an object."""
     return StoredVideo(
         object_key=object_key,

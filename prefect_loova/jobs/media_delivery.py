@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from prefect_loova._prefect.links import presigned
-from prefect_loova._urls import names_private_host
+from prefect_loova._urls import is_private_host
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.media_objects import Look, check_content, check_pin, look_at, opened
+from prefect_loova.jobs.media_objects import InspectedObject, check_content, check_pin, inspect, open_object
 from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.media import KINDS, Medium, refused
 from prefect_loova.models.media_types import sent_type
@@ -43,7 +43,9 @@ class Delivery:
     files: tuple[FormFile, ...] = ()
 
 
-async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0, told: bool = False) -> Delivery:
+async def deliver_media(
+    jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0, told: bool = False
+) -> Delivery:
     """Look at the media of a prepared request for the last time, and make them reachable.
 
     Args:
@@ -58,7 +60,7 @@ async def delivery_of(jobs: VideoJobs, request: VideoRequest, *, max_wait: float
     """
     texts = [(name, number, text) for name in KINDS for number, text in enumerate(getattr(request, name))]
     if not told:
-        warn_of_references(request)
+        warn_about_references(request)
     if not texts:
         return Delivery(request)
     warn = log.debug if told else log.warning
@@ -103,7 +105,7 @@ def _mixed_order(request: VideoRequest, urls: dict[str, list[str]], files: tuple
     return f"{told}: references such as @image1 may mean another one"
 
 
-def warn_of_references(request: VideoRequest) -> None:
+def warn_about_references(request: VideoRequest) -> None:
     """Tell of `@` references in the prompt that name none of the media: the video may not be what was meant."""
     unknown = request.unknown_references()
     if unknown:
@@ -119,27 +121,29 @@ class _Deliverer:
 
     async def deliver(self, name: str, number: int, medium: Medium) -> str | FormFile:
         kind = KINDS[name]
-        if medium.home == "web":
-            return medium.place
-        look = await asyncio.to_thread(look_at, self.jobs, medium, kind)
+        if medium.source == "web":
+            return medium.location
+        look = await asyncio.to_thread(inspect, self.jobs, medium, kind)
         await asyncio.to_thread(check_pin, self.jobs, medium)
         media_type = sent_type(look.head, kind)
-        source = partial(opened, self.jobs, medium, look=look)
+        source = partial(open_object, self.jobs, medium, look=look)
         if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
-            log.warning("%s: %s; going on", medium.place, doubt)
+            log.warning("%s: %s; going on", medium.location, doubt)
         if self._as_files:
-            return await self._file(medium, media_type, look, f"{kind}{number + 1}{PurePosixPath(medium.place).suffix}")
+            return await self._file(
+                medium, media_type, look, f"{kind}{number + 1}{PurePosixPath(medium.location).suffix}"
+            )
         bucket, key = medium.bucket_and_key
         version = {"VersionId": look.version} if look.version and await self._may_read(medium, look.version) else {}
         link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
         if "x-amz-security-token=" in link.lower() and not self.told:
-            log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.place)
+            log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.location)
         return link
 
     @property
     def _as_files(self) -> bool:
         send, endpoint = self.jobs.media.send, self.jobs.records.s3.meta.endpoint_url
-        return send == "files" or (send == "auto" and names_private_host(endpoint) and not self.jobs.loova.is_private)
+        return send == "files" or (send == "auto" and is_private_host(endpoint) and not self.jobs.loova.is_private)
 
     async def _may_read(self, medium: Medium, version: str) -> bool:
         """Whether a link to this very version would be answered: it takes s3:GetObjectVersion."""
@@ -147,14 +151,14 @@ class _Deliverer:
         try:
             await asyncio.to_thread(self.jobs.records.s3.head_object, Bucket=bucket, Key=key, VersionId=version)
         except S3_ERRORS as error:
-            failure = storage_error(error, medium.place, self.jobs.records.s3, "HeadObject")
+            failure = storage_error(error, medium.location, self.jobs.records.s3, "HeadObject")
             if failure.transient:
                 raise failure from None
             return False
         return True
 
-    async def _file(self, medium: Medium, media_type: str, look: Look, name: str) -> FormFile:
-        file = await asyncio.to_thread(partial(opened, self.jobs, medium, look=look))
+    async def _file(self, medium: Medium, media_type: str, look: InspectedObject, name: str) -> FormFile:
+        file = await asyncio.to_thread(partial(open_object, self.jobs, medium, look=look))
         with file:
             content = await asyncio.to_thread(file.readall)
         return FormFile(name, content, media_type)

@@ -23,10 +23,10 @@ from prefect_loova.errors import (
     RecordMismatchError,
     StorageError,
     UnusableVideoError,
-    first_of,
+    first_lines,
 )
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.media_objects import MEDIA, check_content, look_at, opened, unusable
+from prefect_loova.jobs.media_objects import MEDIA, check_content, inspect, open_object, unusable
 from prefect_loova.models.media import KINDS, Kind, Medium, refused
 from prefect_loova.models.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
 from prefect_loova.models.request import VideoRequest
@@ -124,7 +124,7 @@ class Preparing:
         prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
         if problems:
             told = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
-            raise InvalidRequestError("\n".join(first_of(told, _TOLD)))
+            raise InvalidRequestError("\n".join(first_lines(told, _TOLD)))
         return prepared
 
     async def one(self, request: VideoRequest) -> VideoRequest:
@@ -158,12 +158,12 @@ class Preparing:
         return await asyncio.shield(known)
 
     async def _look_at(self, kind: Kind, medium: Medium) -> str:
-        if medium.home == "disk":
+        if medium.source == "disk":
             return str(await self._from_disk(kind, medium))
         return str(await self._from_s3(kind, medium))
 
     async def _from_disk(self, kind: Kind, medium: Medium) -> Medium:
-        path = self.local.find(medium.place)
+        path = self.local.find(medium.location)
         holds: Kind = "video" if medium.frame else kind
         async with self._reading:  # one at a time: each is held in memory
             file = await asyncio.to_thread(_read, path, self.jobs.media.most(holds))
@@ -176,20 +176,20 @@ class Preparing:
             await self._decode(kind, pinned, media_type, lambda: BytesIO(file.content))
             object_key = self.jobs.records.object_key(MEDIA, f"{file.sha256}{TAKEN[media_type]}")
             await self._put(object_key, file.content, media_type)
-            return pinned.pinned(pinned.pin, self.jobs.records.uri(object_key))
+            return pinned.pinned(pinned.digest, self.jobs.records.uri(object_key))
 
     async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
         holds: Kind = "video" if medium.frame else kind
-        if not medium.pin:
-            look = await asyncio.to_thread(look_at, self.jobs, medium, holds)
+        if not medium.digest:
+            look = await asyncio.to_thread(inspect, self.jobs, medium, holds)
             sha256 = await self._saved_here(medium, look.size)
             medium = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={look.etag.strip(chr(34))}")
             if not medium.frame:
                 pinned, media_type = medium, sent_type(look.head, kind)
-                await self._decode(kind, medium, media_type, lambda: opened(self.jobs, pinned, look=look))
+                await self._decode(kind, medium, media_type, lambda: open_object(self.jobs, pinned, look=look))
         if not medium.frame:
             return medium
-        return await self._frame(medium, lambda: opened(self.jobs, medium))
+        return await self._frame(medium, lambda: open_object(self.jobs, medium))
 
     async def _saved_here(self, medium: Medium, size: int) -> str | None:
         """The SHA-256 of a video of this size that a job record below this prefix knows."""
@@ -214,7 +214,7 @@ class Preparing:
     async def _frame(self, video: Medium, source: Callable[[], BytesIO | RawIOBase]) -> Medium:
         """A frame of a pinned video as an object of its own; what is there already is not taken again."""
         object_key = self.jobs.records.object_key(MEDIA, f"{video.frame_id}.png")
-        frame = Medium("s3", self.jobs.records.uri(object_key), pin=f"frame={video.frame_id}")
+        frame = Medium("s3", self.jobs.records.uri(object_key), digest=f"frame={video.frame_id}")
         if not self.upload or await self.jobs.records.object_size(object_key, denied_is_missing=True):
             return frame
 
@@ -238,7 +238,7 @@ class Preparing:
         self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
     ) -> None:
         if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
-            log.warning("%s: %s; going on", medium.place, doubt)
+            log.warning("%s: %s; going on", medium.location, doubt)
 
     async def _put(self, object_key: str, content: bytes, media_type: str) -> None:
         if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):

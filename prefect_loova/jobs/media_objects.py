@@ -20,7 +20,7 @@ MEDIA = "_media"
 _PIECE = 1024**2
 
 
-class Look(NamedTuple):
+class InspectedObject(NamedTuple):
     """What an object is.
 
     Attributes:
@@ -36,7 +36,7 @@ class Look(NamedTuple):
     version: str | None
 
 
-def look_at(jobs: VideoJobs, medium: Medium, holds: Kind) -> Look:
+def inspect(jobs: VideoJobs, medium: Medium, holds: Kind) -> InspectedObject:
     """Look at an object by its first bytes.
 
     Args:
@@ -48,15 +48,15 @@ def look_at(jobs: VideoJobs, medium: Medium, holds: Kind) -> Look:
         ValueError: It is not there, may not be read, has changed, or is something else.
         StorageError: S3 does not answer; trying again may help.
     """
-    with opened(jobs, medium, block_bytes=HEAD_BYTES) as file:
-        look = Look(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
+    with open_object(jobs, medium, block_bytes=HEAD_BYTES) as file:
+        look = InspectedObject(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
     if problem := content_problem(look.head, look.size, holds, jobs.media):
         raise ValueError(problem)
     return look
 
 
 def check_pin(jobs: VideoJobs, medium: Medium) -> None:
-    """Make sure that an object is what its pin says, where the pin is no ETag: `look_at` compares those.
+    """Make sure that an object is what its pin says, where the pin is no ETag: `inspect` compares those.
 
     What this package put below `_media/` is named by its content. Any other object is read whole.
 
@@ -64,14 +64,14 @@ def check_pin(jobs: VideoJobs, medium: Medium) -> None:
         ValueError: It is something else.
         StorageError: S3 does not answer; trying again may help.
     """
-    name, _, value = medium.pin.partition("=")
+    name, _, value = medium.digest.partition("=")
     own = jobs.records.uri(jobs.records.object_key(MEDIA, ""))
-    if name == "etag" or (medium.place.startswith(own) and PurePosixPath(medium.place).stem == value):
+    if name == "etag" or (medium.location.startswith(own) and PurePosixPath(medium.location).stem == value):
         return
     if name == "frame":
         raise ValueError(f"only a frame that was taken here is pinned so: it must be in {own}")
     digest = hashlib.sha256()
-    with opened(jobs, medium, block_bytes=_PIECE) as file:
+    with open_object(jobs, medium, block_bytes=_PIECE) as file:
         try:
             while piece := file.read(_PIECE):
                 digest.update(piece)
@@ -101,7 +101,7 @@ def check_content(
         StorageError: S3 does not answer; trying again may help.
     """
     content = holds, medium.identity
-    if content in jobs.decoded or medium.pin.startswith("frame="):  # frames are made here
+    if content in jobs.decoded or medium.digest.startswith("frame="):  # frames are made here
         return ""
     from prefect_loova.video.probe import probe  # noqa: PLC0415  (decoders load when they are used)
 
@@ -114,7 +114,9 @@ def check_content(
     return doubt
 
 
-def opened(jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE, look: Look | None = None) -> S3File:
+def open_object(
+    jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE, look: InspectedObject | None = None
+) -> S3File:
     """An object for reading.
 
     Args:

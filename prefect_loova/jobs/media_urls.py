@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import httpx
 
-from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError, shown
+from prefect_loova.errors import IncompleteVideoError, TransferError, VideoUrlRefusedError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.media import KINDS, Kind, Medium, refused, shown_media
 from prefect_loova.models.media_types import HEAD_BYTES, content_problem, unknown_brand
@@ -32,7 +32,7 @@ async def url_problems(jobs: VideoJobs, request: VideoRequest, *, warn: Callable
         warn: Is told of hosts that cannot be reached from here, which is Loova's matter.
     """
     texts = [(name, *one) for name in KINDS for one in enumerate(getattr(request, name))]
-    urls = [one for one in texts if Medium.read(one[2]).home == "web"]
+    urls = [one for one in texts if Medium.read(one[2]).source == "web"]
     if not urls or not jobs.media.check_urls:
         return []
     turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
@@ -60,12 +60,12 @@ async def _look_at(jobs: VideoJobs, http: httpx.AsyncClient, url: str, kind: Kin
                 head += chunk
                 if len(head) >= HEAD_BYTES:
                     break
-    except NotWholeVideoError:
+    except IncompleteVideoError:
         pass  # what came tells enough
     except (VideoUrlRefusedError, TransferError, TimeoutError, StartOverError) as error:
         if isinstance(error, VideoUrlRefusedError) and (error.http_status or 400) >= 400:
             raise ValueError(error.message) from None
-        warn("%s cannot be looked at from here (%s): going on", shown_media(url), shown(error, 200))
+        warn("%s cannot be looked at from here (%s): going on", shown_media(url), redact(error, 200))
         return
     size = download.announced if download.announced is not None else download.received
     if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, jobs.media):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from prefect_loova._cancellation import task_group
-from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.store.records import is_key
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Queued:
+class QueuedRequest:
     """One entry of the queue, as it was read.
 
     Attributes:
@@ -48,7 +48,7 @@ class Queued:
     etag: str
 
 
-async def queue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1) -> None:
+async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1) -> None:
     """Leave requests to a collector. Queued twice, a request is still bought once.
 
     Raises:
@@ -56,7 +56,7 @@ async def queue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_a
         StorageError: The bucket cannot be written.
     """
     media = (url for one in requests for url in (*one.image_urls, *one.audio_urls, *one.video_urls))
-    lost = [shown(url, 120) for url in media if "?" in url]
+    lost = [redact(url, 120) for url in media if "?" in url]
     if lost:
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
         raise InvalidRequestError(
@@ -82,7 +82,7 @@ async def queue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_a
             group.create_task(put(request))
 
 
-async def waiting(jobs: VideoJobs) -> list[str]:
+async def queued_keys(jobs: VideoJobs) -> list[str]:
     """The keys of what is queued, the one that waits longest first.
 
     Raises:
@@ -92,7 +92,7 @@ async def waiting(jobs: VideoJobs) -> list[str]:
     return [one.name for one in sorted(listed, key=lambda one: (one.written, one.name))]
 
 
-async def read_queued(jobs: VideoJobs, key: str) -> Queued | None:
+async def read_queued(jobs: VideoJobs, key: str) -> QueuedRequest | None:
     """One entry, or None where it is gone: another collector was faster.
 
     Raises:
@@ -105,20 +105,20 @@ async def read_queued(jobs: VideoJobs, key: str) -> Queued | None:
     content, etag = entry
     try:
         if content.get("format", FORMAT) != FORMAT:
-            newer = f"a newer version of prefect-loova wrote this (format {shown(content['format'], 20)})"
+            newer = f"a newer version of prefect-loova wrote this (format {redact(content['format'], 20)})"
             raise ValueError(f"{newer}: upgrade prefect-loova to read it")
         if content["api_origin"] != jobs.loova.origin:
-            raise ValueError(f"it is for another API, {shown(content['api_origin'], 120)}")
+            raise ValueError(f"it is for another API, {redact(content['api_origin'], 120)}")
         most = content["max_paid_attempts"]
         if type(most) is not int or most < 1:
-            raise ValueError(f"max_paid_attempts: {shown(most, 40)} is in it: must be a whole number from 1")
+            raise ValueError(f"max_paid_attempts: {redact(most, 40)} is in it: must be a whole number from 1")
         request = VideoRequest.model_validate(content["request"], context=STORED)
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise StorageError(f"{jobs.records.uri(name)} is no queued request: {shown(error)}") from None
-    return Queued(key, request, most, etag)
+        raise StorageError(f"{jobs.records.uri(name)} is no queued request: {redact(error)}") from None
+    return QueuedRequest(key, request, most, etag)
 
 
-async def dequeue(jobs: VideoJobs, entry: Queued) -> bool:
+async def dequeue(jobs: VideoJobs, entry: QueuedRequest) -> bool:
     """Delete an entry that is done with, unless it was queued again meanwhile; tells whether it is gone.
 
     Raises:

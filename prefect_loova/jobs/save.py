@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from prefect_loova._cancellation import to_its_end
+from prefect_loova._cancellation import run_uncancelled
 from prefect_loova._timing import Deadline, backoff
 from prefect_loova.errors import (
+    IncompleteVideoError,
     LoovaError,
-    NotWholeVideoError,
     StorageError,
     TaskFailedError,
     TransferError,
@@ -21,12 +21,12 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.lease import HeldLease, stored_video
-from prefect_loova.jobs.wait import check_task, ended, look
+from prefect_loova.jobs.wait import check_task, poll_once, record_end
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import Attempt, JobRecord, StoredVideo
 from prefect_loova.models.request import SavedVideo, Submission, VideoTask
-from prefect_loova.store.records import RecordMovedError, StoredRecord
-from prefect_loova.transfer.copy import Copied, Target, copy_video
+from prefect_loova.store.records import RecordConflictError, StoredRecord
+from prefect_loova.transfer.copy import CopyResult, Target, copy_video
 from prefect_loova.transfer.stale_uploads import abort_uploads
 
 MAX_BYTES = 8 * 1024**3
@@ -67,7 +67,7 @@ async def save_video(
         TaskFailedError: Loova ended the task without a video.
         StorageError: The bucket or the record cannot be used.
     """
-    saved, _ = await bring_video(
+    saved, _ = await save_finished_video(
         jobs,
         submission,
         upload_options=upload_options,
@@ -78,7 +78,7 @@ async def save_video(
     return saved
 
 
-async def bring_video(
+async def save_finished_video(
     jobs: VideoJobs,
     submission: Submission,
     *,
@@ -102,14 +102,14 @@ async def bring_video(
                     "task %s: the saved video is gone from the bucket; asking Loova for it again", attempt.task_id
                 )
                 # Before, so that no crash leaves it out of the index; after, as whoever ended it may take it out.
-                await jobs.records.note_open(stored.record)
+                await jobs.records.index(stored.record)
                 stored = await jobs.records.advance(
                     stored, stored.record.move("save_again", attempt.number, task_id=attempt.task_id)
                 )
-                await jobs.records.note_open(stored.record)
+                await jobs.records.index(stored.record)
                 continue
             if attempt.state == "submitted":
-                await ended(jobs, submission, await _finished(jobs, submission))
+                await record_end(jobs, submission, await _finished(jobs, submission))
                 continue
             if attempt.state != "succeeded":
                 raise _no_video(attempt)
@@ -129,7 +129,7 @@ async def bring_video(
                 await jobs.sleep(min(jobs.times.look_again, deadline.left))
                 continue
             if attempt.at_least_bytes is not None and attempt.at_least_bytes > max_bytes:
-                raise NotWholeVideoError(
+                raise IncompleteVideoError(
                     f"the video is larger than the bound of {max_bytes} bytes: an earlier download saw "
                     f"{attempt.at_least_bytes} bytes; max_bytes allows more",
                     task_id=attempt.task_id,
@@ -137,7 +137,7 @@ async def bring_video(
                     credits_spent="yes",
                 )
             lease = await HeldLease.take(jobs, stored, attempt)
-        except RecordMovedError:
+        except RecordConflictError:
             conflicts += 1
             if conflicts > _CONFLICTS_AT_ONCE and deadline.left <= 0:
                 raise _another_saves(jobs, stored, attempt, conflicts) from None
@@ -147,7 +147,7 @@ async def bring_video(
 
 
 def _another_saves(jobs: VideoJobs, stored: StoredRecord, attempt: Attempt, conflicts: int) -> StorageError:
-    error = jobs.records.moved_each_time(stored.record.key, conflicts)
+    error = jobs.records.conflict_error(stored.record.key, conflicts)
     error.task_id, error.credits_spent = attempt.task_id, "yes"
     return error
 
@@ -172,12 +172,12 @@ async def _save_under(
         copied = await lease.while_held(_bring(lease, submission, target, kept, max_bytes, max_seconds))
         record, was_first = await lease.saved(copied)
     except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, RecordMovedError)
+        failed = isinstance(error, Exception) and not isinstance(error, RecordConflictError)
         facts: dict[str, Any] = {"save_failures": attempt.save_failures + failed}
-        if isinstance(error, NotWholeVideoError):
+        if isinstance(error, IncompleteVideoError):
             facts |= {"at_least_bytes": error.at_least_bytes, "unchecked": kept[0] if kept else attempt.unchecked}
-        is_lost = isinstance(error, RecordMovedError) or not await to_its_end(lease.release(**facts))
-        if not (is_lost and isinstance(error, RecordMovedError | StorageError)):
+        is_lost = isinstance(error, RecordConflictError) or not await run_uncancelled(lease.release(**facts))
+        if not (is_lost and isinstance(error, RecordConflictError | StorageError)):
             _say_more(error, jobs, attempt, facts.get("unchecked"))
             raise
         # Whoever took over aborts what is left here, so that S3 may refuse a part before a renewal is refused.
@@ -188,8 +188,8 @@ async def _save_under(
                 "another worker took over saving this video", task_id=attempt.task_id, credits_spent="yes"
             ) from None
     if was_first:
-        jobs.tell("saved", record, attempt.number)
-    await jobs.records.note_ended(submission.key)
+        jobs.notify("saved", record, attempt.number)
+    await jobs.records.unindex(submission.key)
     return _saved(jobs, record, record.attempt(attempt.number), submission), was_first
 
 
@@ -213,7 +213,7 @@ async def _bring(
     kept: list[StoredVideo],
     max_bytes: int,
     max_seconds: float,
-) -> Copied:
+) -> CopyResult:
     """Clear away what the last holder of the lease left, and copy the video, or `kept` what is no whole mp4."""
     unchecked = replace(
         target,
@@ -226,7 +226,7 @@ async def _bring(
             s3 = lease.jobs.records.s3
             await abort_uploads(s3, one.bucket, one.key, left.upload_id, options=one.options)
 
-    async def copy() -> Copied:
+    async def copy() -> CopyResult:
         task = await _finished(lease.jobs, submission)
         if task.video_url is None:
             raise TaskFailedError(
@@ -257,7 +257,7 @@ async def _bring(
 
 async def _finished(jobs: VideoJobs, submission: Submission) -> VideoTask:
     """One look at a task that must have a video by now."""
-    task = await look(jobs, submission.task_id)
+    task = await poll_once(jobs, submission.task_id)
     if task.state == "running":
         raise WaitTimeoutError("the task still runs: wait for it first", task_id=task.task_id, credits_spent="yes")
     return task

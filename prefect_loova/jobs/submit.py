@@ -11,14 +11,14 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from prefect_loova._cancellation import to_its_end
-from prefect_loova._signals import sigterm_held_back
+from prefect_loova._cancellation import run_uncancelled
+from prefect_loova._signals import defer_sigterm
 from prefect_loova._timing import Deadline, backoff
 from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
+    InvalidTransitionError,
     LoovaError,
-    MoveRefusedError,
     NotSentError,
     RejectedError,
     StorageError,
@@ -27,13 +27,13 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.jobs.doubt import doubt_what_is_overdue, in_doubt
+from prefect_loova.jobs.doubt import expire_submission, in_doubt
 from prefect_loova.jobs.former_keys import close, find
-from prefect_loova.jobs.media_delivery import Delivery, delivery_of
+from prefect_loova.jobs.media_delivery import Delivery, deliver_media
 from prefect_loova.models.job_record import PURCHASED, JobRecord, with_purchase
 from prefect_loova.models.request import JobState, Submission, VideoRequest
 from prefect_loova.models.transitions import MoveName
-from prefect_loova.store.records import RecordMovedError, StoredRecord
+from prefect_loova.store.records import RecordConflictError, StoredRecord
 
 _PURCHASE_TRIES = 8
 _CLAIMS: dict[JobState, MoveName] = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}
@@ -79,19 +79,19 @@ async def submit_video(
             return jobs.submission(stored.record, reused=True)
         try:
             # Before the media, so that nothing that is wrong with them hides a job in doubt.
-            if stored is None or await _is_free(jobs, stored, max_paid_attempts):
+            if stored is None or await _is_claimable(jobs, stored, max_paid_attempts):
                 # Before the claim, because what is wrong with the media must leave no job behind.
                 if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
                     told = delivery is not None
-                    delivery, delivered = await delivery_of(jobs, request, max_wait=max_wait, told=told), jobs.clock()
+                    delivery, delivered = await deliver_media(jobs, request, max_wait=max_wait, told=told), jobs.clock()
                 claim = await _claim(jobs, request, stored, max_paid_attempts)
-                record = await _to_the_end(partial(_buy, jobs, delivery, claim))
+                record = await _run_uncancelled(partial(_buy, jobs, delivery, claim))
                 return jobs.submission(record, reused=False)
-            late: LoovaError = _somebody_elses(jobs, stored.record)
+            late: LoovaError = _held_by_another_worker(jobs, stored.record)
             pause = jobs.times.look_again
-        except RecordMovedError:
+        except RecordConflictError:
             conflicts += 1
-            late, pause = jobs.records.moved_each_time(key, conflicts), backoff(conflicts - 1, most=30.0)
+            late, pause = jobs.records.conflict_error(key, conflicts), backoff(conflicts - 1, most=30.0)
             if conflicts <= _CONFLICTS_AT_ONCE:
                 await jobs.sleep(min(pause, jobs.times.look_again))
                 continue
@@ -103,23 +103,23 @@ async def submit_video(
             late, pause = stopped, jobs.times.look_again
             log.warning("%s: %s; beginning again", key, stopped)
         except (RejectedError, NotSentError):
-            await jobs.records.note_ended(key)
+            await jobs.records.unindex(key)
             raise
         if deadline.left <= 0:
             if isinstance(late, RejectedError | NotSentError):
-                await jobs.records.note_ended(key)
+                await jobs.records.unindex(key)
             raise late
         await jobs.sleep(min(pause, deadline.left))
 
 
-async def _is_free(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int) -> bool:
+async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int) -> bool:
     """Whether a job that is not bought may be claimed: not while another worker may have it.
 
     Raises:
         LoovaError: It is in doubt, was given up, or has failed as often as it may be bought.
     """
     if stored.record.on_its_way is not None:
-        stored = await doubt_what_is_overdue(jobs, stored)
+        stored = await expire_submission(jobs, stored)
         if stored.record.on_its_way is not None:
             return False
     record = stored.record
@@ -135,7 +135,7 @@ async def _is_free(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int
     return True
 
 
-def _somebody_elses(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
+def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
     seconds = (record.current.post_timeout_seconds or jobs.loova.submit_timeout) + jobs.times.doubt_after
     return WaitTimeoutError(
         "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, within "
@@ -154,10 +154,10 @@ async def _claim(
         day = await jobs.spending.admit(request.key, 1, 0, price)
         record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day)
         before = jobs.clock(), jobs.wall()
-        await jobs.records.note_open(record)
+        await jobs.records.index(record)
         stored = await jobs.records.create(record)
         if max(jobs.clock() - before[0], jobs.wall() - before[1]) > jobs.times.forget_after / 2:
-            await jobs.records.note_open(record)  # a collector may have forgotten an entry that old
+            await jobs.records.index(record)  # a collector may have forgotten an entry that old
         return stored
     move: MoveName = _CLAIMS[stored.record.state]
     facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
@@ -165,7 +165,7 @@ async def _claim(
     day = await jobs.spending.admit(stored.record.key, attempt.number, attempt.refusals, price)
     stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))
     # After the claim, because whoever ended the job before may only now take it out of the index.
-    await jobs.records.note_open(stored.record)
+    await jobs.records.index(stored.record)
     return stored
 
 
@@ -179,17 +179,17 @@ async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: 
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
         task = await jobs.loova.submit_video(delivery.request, delivery.files, is_fresh=is_fresh)
     except (RejectedError, NotSentError) as error:
-        await _note(jobs, stored, number, "refused", error)
+        await _record_answer(jobs, stored, number, "refused", error)
         raise
     except InDoubtError as error:
-        record = await _note(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
+        record = await _record_answer(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
         if record.attempt(number).state == "in_doubt":
-            jobs.tell("in_doubt", record, number)
+            jobs.notify("in_doubt", record, number)
         raise await in_doubt(jobs, record, number, error) from None
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
-    record = await _note_purchase(jobs, stored, number, task.task_id, facts)
+    record = await _record_purchase(jobs, stored, number, task.task_id, facts)
     if stop.is_set():
         log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
     return record
@@ -212,11 +212,11 @@ async def _begin(
             return stored, lambda: age() <= seconds
         log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
     slow = StorageError(f"{jobs.name(stored.record)}: S3 is too slow to submit safely", transient=True)
-    await _note(jobs, stored, number, "refused", slow)
+    await _record_answer(jobs, stored, number, "refused", slow)
     raise slow
 
 
-async def _note(
+async def _record_answer(
     jobs: VideoJobs, stored: StoredRecord, number: int, move: MoveName, error: LoovaError, **facts: Any
 ) -> JobRecord:
     """Write what the answer to a submit was, when it bought nothing or nobody knows; the error goes before S3's."""
@@ -228,7 +228,7 @@ async def _note(
         refusals = tried + (move == "refused")
         try:
             return record.move(move, number, reason=error.why, refusals=refusals, trace_id=error.trace_id, **facts)
-        except MoveRefusedError:
+        except InvalidTransitionError:
             return record
 
     try:
@@ -238,7 +238,7 @@ async def _note(
         return stored.record
 
 
-async def _note_purchase(
+async def _record_purchase(
     jobs: VideoJobs, stored: StoredRecord, number: int, task_id: str, facts: dict[str, Any]
 ) -> JobRecord:
     """Make the task id durable, whatever happened to the record meanwhile."""
@@ -255,9 +255,9 @@ async def _note_purchase(
         try:
             noted = await _advance_or_change(jobs, stored, change)
             bought = next(attempt for attempt in noted.record.attempts if attempt.task_id == task_id)
-            jobs.tell("submitted", noted.record, bought.number)
+            jobs.notify("submitted", noted.record, bought.number)
             if may_be_unlisted:
-                await _note_open_again(jobs, noted.record)
+                await _index_again(jobs, noted.record)
             return noted.record
         except StorageError as error:
             failure = error
@@ -271,10 +271,10 @@ async def _note_purchase(
     raise StorageError(message, task_id=task_id, trace_id=facts.get("trace_id"), credits_spent="yes")
 
 
-async def _note_open_again(jobs: VideoJobs, record: JobRecord) -> None:
+async def _index_again(jobs: VideoJobs, record: JobRecord) -> None:
     """Put a durable purchase into the index of open jobs; where S3 does not take it, the record still has it."""
     try:
-        await jobs.records.note_open(record)
+        await jobs.records.index(record)
     except StorageError as error:
         log.error(
             "%s may be missing in the index of open jobs (%s), so collectors may not see it; ask for the same request "
@@ -289,11 +289,11 @@ async def _advance_or_change(
 ) -> StoredRecord:
     try:
         return await jobs.records.advance(stored, change(stored.record))
-    except RecordMovedError:
+    except RecordConflictError:
         return await jobs.records.change(stored.record.key, change)
 
 
-async def _to_the_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+async def _run_uncancelled(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
     """Run what must not be cut in the middle; a cancellation waits for its end, then goes on."""
     stop = asyncio.Event()
 
@@ -301,5 +301,5 @@ async def _to_the_end(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -
         stop.set()
         log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
 
-    with sigterm_held_back(stop.set):
-        return await to_its_end(work(stop), cancelled)
+    with defer_sigterm(stop.set):
+        return await run_uncancelled(work(stop), cancelled)

@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect_loova._timing import Deadline, PollSchedule
 from prefect_loova.errors import (
+    InvalidTransitionError,
     LoovaError,
     MissingVideoUrlError,
-    MoveRefusedError,
     TaskNotFoundError,
     UnexpectedResponseError,
     WaitTimeoutError,
@@ -25,7 +25,7 @@ _ODD_LOOKS = 3
 log = logging.getLogger(__name__)
 
 
-async def tell_nobody(waited: float, status: str) -> None:
+async def ignore_poll(waited: float, status: str) -> None:
     """Nobody wants to know how a wait goes on."""
 
 
@@ -35,7 +35,7 @@ async def wait_for_video(
     *,
     max_wait: float = MAX_WAIT,
     poll_seconds: float = 20.0,
-    looked: Callable[[float, str], Awaitable[None]] = tell_nobody,
+    on_poll: Callable[[float, str], Awaitable[None]] = ignore_poll,
 ) -> VideoTask:
     """Poll until the Loova task ends, and note the end in the record. A failed poll is not a failed video.
 
@@ -62,7 +62,7 @@ async def wait_for_video(
             trace_id=submission.trace_id,
         )
     try:
-        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds), looked)
+        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds), on_poll)
     except BaseException as error:
         if isinstance(error, Exception):
             raise
@@ -80,7 +80,7 @@ async def _poll(
     submission: Submission,
     max_wait: float,
     schedule: PollSchedule,
-    looked: Callable[[float, str], Awaitable[None]],
+    on_poll: Callable[[float, str], Awaitable[None]],
 ) -> VideoTask:
     deadline = Deadline(max_wait, jobs.clock)
     odd, seen = 0, "submitted"
@@ -90,7 +90,7 @@ async def _poll(
     while True:
         last_look = deadline.left <= 0
         try:
-            task = await look(jobs, submission.task_id)
+            task = await poll_once(jobs, submission.task_id)
         except (TaskNotFoundError, MissingVideoUrlError) as error:
             odd += 1
             if odd == _ODD_LOOKS or last_look:
@@ -103,17 +103,17 @@ async def _poll(
             odd, seen, failed = 0, task.status or task.state, None
             if task.state != "running":
                 log.debug("task %s: %s", task.task_id, seen, extra={"ended": task.state})
-                return await ended(jobs, submission, task)
+                return await record_end(jobs, submission, task)
         if last_look:
             raise _still_running(submission, deadline.waited, failed)
         pause = min(schedule.pause(deadline.waited), deadline.left)
         facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": seen, "pause": pause}
         log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next look in %(pause).0f s", facts, extra=facts)
-        await looked(deadline.waited, seen)
+        await on_poll(deadline.waited, seen)
         await jobs.sleep(pause)
 
 
-async def look(jobs: VideoJobs, task_id: str) -> VideoTask:
+async def poll_once(jobs: VideoJobs, task_id: str) -> VideoTask:
     """Look at a Loova task once; a success without a URL is an error, for there is no video in it."""
     try:
         task = await jobs.loova.get_task(task_id)
@@ -134,23 +134,23 @@ def check_task(jobs: VideoJobs, record: JobRecord, submission: Submission) -> No
     """Refuse to go on with a task that is no longer its attempt's, because a person took its adoption back.
 
     Raises:
-        MoveRefusedError: It is not.
+        InvalidTransitionError: It is not.
     """
     attempt = record.attempt(submission.attempt)
     if attempt.task_id != submission.task_id:
-        raise MoveRefusedError(
+        raise InvalidTransitionError(
             f"{jobs.name(record)}: attempt {attempt.number} does not hold task {submission.task_id} any more: its "
             "adoption was taken back. Ask for the same request again to see how it is now",
             task_id=submission.task_id,
         )
 
 
-async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
+async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
     """Note in the record what a poll showed as the end of a task.
 
     Raises:
         TaskFailedError: It ended without a video.
-        MoveRefusedError: A person took the adoption of the task back.
+        InvalidTransitionError: A person took the adoption of the task back.
     """
     # The cost that the submit named was early: without a final one, the larger of it and the price goes on counting.
     facts: dict[str, Any] = {"cost_is_early": True}
@@ -172,9 +172,9 @@ async def ended(jobs: VideoJobs, submission: Submission, task: VideoTask) -> Vid
 
     stored = await jobs.records.change(submission.key, change)
     if moved:
-        jobs.tell("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
+        jobs.notify("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
     if task.state == "failed":
-        await jobs.records.note_ended(submission.key)
+        await jobs.records.unindex(submission.key)
         raise jobs.failed(stored.record, submission.attempt)
     return task
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.job_record import Attempt, StoredVideo, is_cost
 from prefect_loova.models.request import VideoTask
 
@@ -30,7 +30,7 @@ def contradictions(task: VideoTask, request: Mapping[str, Any], attempt: Attempt
     found = []
     asked = str(request.get("model", ""))
     if task.model and asked and _plain(task.model) != _plain(asked):
-        found.append(f"model: the task is of {shown(task.model, 80)}, and {shown(asked, 80)} was asked for")
+        found.append(f"model: the task is of {redact(task.model, 80)}, and {redact(asked, 80)} was asked for")
     sent = attempt.times.get("submitting")
     if task.created_at is not None and sent is not None:
         after = timedelta(seconds=(attempt.post_timeout_seconds or 0) + CLOCK_SECONDS)
@@ -58,7 +58,7 @@ def differences(request: Mapping[str, Any], video: StoredVideo) -> str:
     if wanted and video.width and video.height and request.get("function_mode") != "first_last_frames":
         width, height = (video.height, video.width) if video.is_turned else (video.width, video.height)
         if abs(width / height / wanted - 1) > _RATIO:
-            found.append(f"its pictures are {width} x {height}, and {shown(request['ratio'], 20)} was asked for")
+            found.append(f"its pictures are {width} x {height}, and {redact(request['ratio'], 20)} was asked for")
     return "; ".join(found)
 
 

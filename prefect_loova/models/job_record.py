@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Self, get_args
 
-from prefect_loova.errors import MoveRefusedError, shown
+from prefect_loova.errors import InvalidTransitionError, redact
 from prefect_loova.models.attempts import (
     OPEN,
     PURCHASED,
@@ -105,7 +105,7 @@ class JobRecord(Stored):
         budget_day: date | None = None,
     ) -> Self:
         """The record of a request that nobody asked for before."""
-        record = cls(key=request.key, api_origin=api_origin, request=request.shown(), attempts=())
+        record = cls(key=request.key, api_origin=api_origin, request=request.as_stored(), attempts=())
         price = request.estimate_credits()
         return record._appended("claim", now, credits_estimate=price, by=dict(by), budget_day=budget_day)
 
@@ -198,24 +198,30 @@ class JobRecord(Stored):
             facts: Fields of the attempt that the move sets.
 
         Raises:
-            MoveRefusedError: The table does not allow this move from the attempt's state, or it could pay once more
+            InvalidTransitionError: The table does not allow this move from the attempt's state, or it could pay once more
                 than is allowed.
         """
         attempt = self.current if number is None else self.attempt(number)
         move = MOVES[name]
         if attempt.state not in move.before:
-            raise MoveRefusedError(f"attempt {attempt.number} is {attempt.state}: it cannot {name.replace('_', ' ')}")
+            raise InvalidTransitionError(
+                f"attempt {attempt.number} is {attempt.state}: it cannot {name.replace('_', ' ')}"
+            )
         self._check_payment(name, attempt, max_paid_attempts)
         if move.after == "submitted" and not facts.get("task_id"):
-            raise MoveRefusedError(f"attempt {attempt.number} cannot be submitted without a task id")
+            raise InvalidTransitionError(f"attempt {attempt.number} cannot be submitted without a task id")
         if attempt.task_id not in (None, facts.get("task_id", attempt.task_id)) and not move.appends:
-            raise MoveRefusedError(f"attempt {attempt.number} is task {attempt.task_id}: its task id is never changed")
+            raise InvalidTransitionError(
+                f"attempt {attempt.number} is task {attempt.task_id}: its task id is never changed"
+            )
         if name in _DECISIONS and not isinstance(facts.get("decision"), Decision):
-            raise MoveRefusedError(f"{name.replace('_', ' ')} is a person's decision, which the record has to name")
+            raise InvalidTransitionError(
+                f"{name.replace('_', ' ')} is a person's decision, which the record has to name"
+            )
         if name == "take_back":
             facts = self._taken_back(attempt, facts["decision"])
         if isinstance(facts.get("reason"), str):
-            facts["reason"] = shown(facts["reason"])
+            facts["reason"] = redact(facts["reason"])
         if move.appends:
             earlier = attempt.model_copy(update={"decision": facts.pop("decision", attempt.decision)})
             facts = {"credits_estimate": attempt.credits_estimate, "by": attempt.by} | facts
@@ -233,7 +239,7 @@ class JobRecord(Stored):
         """What an attempt becomes without the task that was adopted for it."""
         adopted = attempt.decision
         if adopted is None or adopted.what != "adopt" or attempt.task_id is None:
-            raise MoveRefusedError(
+            raise InvalidTransitionError(
                 f"attempt {attempt.number} holds no task that a person adopted: nothing to take back"
             )
         kept = TakenBack(
@@ -261,18 +267,18 @@ class JobRecord(Stored):
             if other.number == attempt.number:
                 continue
             if other.state in PURCHASED:
-                raise MoveRefusedError(
+                raise InvalidTransitionError(
                     f"attempt {attempt.number} cannot {verb}: attempt {other.number} is {other.state}, so the video is "
                     f"bought already as task {other.task_id}"
                 )
             if name != "submit_again" and (other.state == "submitting" or other.is_undecided):
-                raise MoveRefusedError(
+                raise InvalidTransitionError(
                     f"attempt {attempt.number} cannot {verb}: attempt {other.number} is {other.state} and may be paid"
                 )
             if name != "submit_again" and other.state == "abandoned":
-                raise MoveRefusedError(f"attempt {attempt.number} cannot {verb}: a person gave the job up")
+                raise InvalidTransitionError(f"attempt {attempt.number} cannot {verb}: a person gave the job up")
         if name in _CLAIMS and not self.may_buy(max_paid_attempts):
-            raise MoveRefusedError(
+            raise InvalidTransitionError(
                 f"attempt {attempt.number} cannot {verb}: {self.may_be_paid} attempts are paid or may be, and "
                 f"max_paid_attempts is {max_paid_attempts}"
             )

@@ -22,7 +22,7 @@ from typing import Literal, cast
 
 from prefect_loova._url_signatures import without_signature, without_signature_before
 from prefect_loova._urls import url_problem, without_secrets
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 
 Frame = Literal["first", "last"]
 """Which frame of a video."""
@@ -47,15 +47,15 @@ class Medium:
     """One medium of a request, read from its text.
 
     Attributes:
-        home: Where it is: on the `web`, in `s3`, or on `disk`.
-        place: The URL, the s3:// URI or the path, without what follows.
-        pin: What is known of the content: `sha256=...`, `etag=...`, or `frame=...`; empty where nothing is.
+        source: Where it is: on the `web`, in `s3`, or on `disk`.
+        location: The URL, the s3:// URI or the path, without what follows.
+        digest: What is known of the content: `sha256=...`, `etag=...`, or `frame=...`; empty where nothing is.
         frame: The frame that is meant, where the place holds a video and not the image itself.
     """
 
-    home: Literal["web", "s3", "disk"]
-    place: str
-    pin: str = ""
+    source: Literal["web", "s3", "disk"]
+    location: str
+    digest: str = ""
     frame: Frame | None = None
 
     @classmethod
@@ -80,29 +80,29 @@ class Medium:
             raise ValueError("must be an https:// or http:// URL, an s3:// URI, or a local file, and not blank")
         if not scheme and _URL_WITHOUT_SCHEME.match(text):
             raise ValueError("must begin with https:// or http://, where a URL is meant")
-        place, mark = _cut(text, _MARK)
+        location, mark = _cut(text, _MARK)
         frame = cast("Frame", mark) if mark else None
         if not scheme:
-            return cls("disk", place, frame=frame)
-        place, pin = _cut(place, _PIN)
-        bucket, _, key = place[5:].partition("/")
-        if not (place.startswith("s3://") and _BUCKET.fullmatch(bucket) and key):
+            return cls("disk", location, frame=frame)
+        location, digest = _cut(location, _PIN)
+        bucket, _, key = location[5:].partition("/")
+        if not (location.startswith("s3://") and _BUCKET.fullmatch(bucket) and key):
             raise ValueError("must be s3://BUCKET/KEY")
-        return cls("s3", place, pin, frame)
+        return cls("s3", location, digest, frame)
 
     @property
     def identity(self) -> str | None:
         """What decides the video: the content, as far as it is known; None where it has to be looked at first."""
-        if self.home == "web":
-            return without_signature(self.place)
-        if self.frame or not self.pin:
+        if self.source == "web":
+            return without_signature(self.location)
+        if self.frame or not self.digest:
             return None
         return self._content
 
     @property
     def identity_before(self) -> str | None:
         """The identity that decided the first keys: it holds signatures that `identity` leaves out."""
-        return without_signature_before(self.place) if self.home == "web" else self.identity
+        return without_signature_before(self.location) if self.source == "web" else self.identity
 
     @property
     def frame_id(self) -> str:
@@ -112,27 +112,27 @@ class Medium:
     @property
     def bucket_and_key(self) -> tuple[str, str]:
         """Where an S3 object is."""
-        bucket, _, key = self.place.removeprefix("s3://").partition("/")
+        bucket, _, key = self.location.removeprefix("s3://").partition("/")
         return bucket, key
 
     @property
     def etag(self) -> str | None:
         """The ETag that the object must have, with its quotes, where it is pinned by one."""
-        return f'"{self.pin.removeprefix("etag=")}"' if self.pin.startswith("etag=") else None
+        return f'"{self.digest.removeprefix("etag=")}"' if self.digest.startswith("etag=") else None
 
-    def pinned(self, pin: str, place: str | None = None) -> Medium:
+    def pinned(self, digest: str, location: str | None = None) -> Medium:
         """The same medium with its content known, perhaps at another place."""
-        return replace(self, home="s3", pin=pin, place=place or self.place)
+        return replace(self, source="s3", digest=digest, location=location or self.location)
 
     def __str__(self) -> str:
         """The text that it is read from."""
-        pin, mark = self.pin and f"#{self.pin}", self.frame and f"#{self.frame}-frame"
-        return f"{self.place}{pin}{mark or ''}"
+        digest, mark = self.digest and f"#{self.digest}", self.frame and f"#{self.frame}-frame"
+        return f"{self.location}{digest}{mark or ''}"
 
     @property
     def _content(self) -> str:
-        name, _, value = self.pin.partition("=")
-        return f"{self.place}#etag={value}" if name == "etag" else f"{name}:{value}"
+        name, _, value = self.digest.partition("=")
+        return f"{self.location}#etag={value}" if name == "etag" else f"{name}:{value}"
 
 
 def _cut(text: str, end: re.Pattern[str]) -> tuple[str, str]:
@@ -157,12 +157,12 @@ def shown_media(text: str) -> str:
         medium = Medium.read(text)
     except ValueError:
         return without_secrets(text)
-    return without_secrets(without_signature(text)) if medium.home == "web" else text
+    return without_secrets(without_signature(text)) if medium.source == "web" else text
 
 
 def refused(field: str, number: int, text: str, why: object) -> str:
     """A line of an error about a medium, by its field."""
-    return f"{field}.{number}: {shown(repr(shown_media(text)), 200)} was given: {why}"
+    return f"{field}.{number}: {redact(repr(shown_media(text)), 200)} was given: {why}"
 
 
 def unknown_references(prompt: str, counts: dict[Kind, int]) -> list[str]:

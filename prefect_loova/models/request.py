@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prefect_loova.errors import InvalidRequestError, shown
+from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.models.media import KINDS, Kind, Medium, media_problem, shown_media, unknown_references
 from prefect_loova.models.validation import cross_field_problems, violation
 
@@ -192,7 +192,7 @@ class VideoRequest(_Value):
             body[field] = [_identity(f"{field}.{number}", text, identity) for number, text in enumerate(texts)]
         return {"version": 1, "take": self.take} | body
 
-    def shown(self) -> dict[str, Any]:
+    def as_stored(self) -> dict[str, Any]:
         """What a record may keep: all of it, but without any query of a media URL, which may be a signature."""
         media = {field: [*map(shown_media, texts)] for field, texts in self.media().items()}
         return {"version": 1, "take": self.take} | self.body() | media
@@ -246,7 +246,7 @@ def _identity(where: str, text: str, identity_of: Callable[[Medium], str | None]
     identity = identity_of(Medium.read(text))
     if identity is None:
         raise InvalidRequestError(
-            f"{where}: {shown(repr(shown_media(text)), 120)} was given: its content is not known yet, and decides the "
+            f"{where}: {redact(repr(shown_media(text)), 120)} was given: its content is not known yet, and decides the "
             "request's key; the flows and submit_video find it out (prefect_loova.jobs.media_identity)"
         )
     return identity
@@ -319,7 +319,7 @@ class JobInDoubt(_Value):
         command, of = f"python -m prefect_loova.resolve {self.key}", f"--attempt {self.attempt} {self.place}"
         return (
             "Nothing is submitted again by itself. Look in the Loova dashboard for a task made at about "
-            f"{self.when}, {self.model}, {shown(repr(self.prompt), 80)}; then decide:",
+            f"{self.when}, {self.model}, {redact(repr(self.prompt), 80)}; then decide:",
             f"  it is there:        {command} adopt TASK_ID {of}",
             f"  it is not there:    {command} submit-again {of}  # pays again, if it was billed after all",
             f"  no video is wanted: {command} give-up {of}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.media import KINDS, shown_media
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -20,8 +20,8 @@ def violation(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDet
         return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
     if loc and loc[0] in KINDS and isinstance(value, str):
         value = shown_media(value)
-    seen = shown(repr(value), 120)
-    rule = shown(rule, 300)
+    seen = redact(repr(value), 120)
+    rule = redact(rule, 300)
     return InitErrorDetails(
         type=PydanticCustomError("video_request", "{value} was given: {rule}", {"value": seen, "rule": rule}),
         loc=loc,

@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from prefect_loova.simulator.books import Books, Task
 from prefect_loova.simulator.faults import Fault, Faults
 from prefect_loova.simulator.fetching import Fetching
-from prefect_loova.simulator.orders import Refusal, read_fields, validated
+from prefect_loova.simulator.ledger import Ledger, Task
+from prefect_loova.simulator.submits import Refusal, read_fields, validated
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Reply
 
@@ -33,7 +33,7 @@ class Api:
 
     def __init__(
         self,
-        books: Books,
+        ledger: Ledger,
         faults: Faults,
         videos: VideoHost,
         fetching: Fetching,
@@ -44,7 +44,7 @@ class Api:
         video_origin: Callable[[str], str],
     ) -> None:
         """Answer those who have the key; `video_origin` gives the origin of video URLs for an API host's name."""
-        self._books = books
+        self._books = ledger
         self._faults = faults
         self._videos = videos
         self._fetching = fetching

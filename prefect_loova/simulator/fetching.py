@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
-from prefect_loova.simulator.books import Books, Task
+from prefect_loova.simulator.ledger import Ledger, Task
 from prefect_loova.simulator.media import (
     MAX_REDIRECTS,
     SECONDS,
@@ -18,8 +18,8 @@ from prefect_loova.simulator.media import (
     media_of,
     still_of,
 )
-from prefect_loova.simulator.orders import Order
 from prefect_loova.simulator.render import size_of
+from prefect_loova.simulator.submits import Submit
 
 if TYPE_CHECKING:
     import httpx
@@ -30,16 +30,16 @@ _AT_A_TIME = 4
 class Fetching:
     """Fetches the media of tasks; safe to use from several threads. Its own starts with the first task that has any."""
 
-    def __init__(self, books: Books, short_side: int) -> None:
+    def __init__(self, ledger: Ledger, short_side: int) -> None:
         """Keep in the books what the media show, in the size of films of `short_side` pixels."""
-        self._books = books
+        self._books = ledger
         self._short_side = short_side
         self._lock = threading.Lock()
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._decoding = threading.Lock()
 
-    def found(self, order: Order) -> list[Found] | None:
+    def found(self, order: Submit) -> list[Found] | None:
         """What an order's files show; None where there are neither files nor URLs to be fetched."""
         media = media_of(order.body)
         if not order.files and not any(medium.is_fetched for medium in media):

@@ -31,7 +31,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from prefect_loova.simulator import leash
+from prefect_loova.simulator import supervisor
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -166,8 +166,8 @@ class EmbeddedS3:
     def _sole_use(self) -> Iterator[None]:
         with ExitStack() as held:
             try:
-                held.enter_context(leash.locked(self._folder / "in-use.lock"))
-                with leash.locked(self._folder / "server.lock", LET_GO_SECONDS):
+                held.enter_context(supervisor.locked(self._folder / "in-use.lock"))
+                with supervisor.locked(self._folder / "server.lock", LET_GO_SECONDS):
                     pass
             except BlockingIOError:
                 raise EmbeddedS3Error(
@@ -266,7 +266,7 @@ def _seaweedfs(binary: Path, folder: Path, port: int, credentials: dict[str, str
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "WEED_"))}
     with (folder / "server.log").open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", "-S", leash.__file__, str(folder / "server.lock"), *command],
+            [sys.executable, "-I", "-S", supervisor.__file__, str(folder / "server.lock"), *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -279,7 +279,7 @@ def _seaweedfs(binary: Path, folder: Path, port: int, credentials: dict[str, str
     finally:
         assert process.stdin is not None  # noqa: S101
         process.stdin.close()
-        process.wait(leash.END_SECONDS + 5)
+        process.wait(supervisor.END_SECONDS + 5)
 
 
 def _unready_volumes(endpoint_url: str) -> str | None:

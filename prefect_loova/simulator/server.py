@@ -16,9 +16,9 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from prefect_loova.simulator.app import Api
-from prefect_loova.simulator.books import Books
 from prefect_loova.simulator.faults import Fault, Faults
 from prefect_loova.simulator.fetching import Fetching
+from prefect_loova.simulator.ledger import Ledger
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Connection
 
@@ -70,7 +70,7 @@ class LoovaSimulator:
         self._faults = Faults()
         for fault in faults:
             self._faults.add(fault)
-        self._open_books: Callable[[], Books] = lambda: Books(Path(state) if state else None, credits, clock)
+        self._open_books: Callable[[], Ledger] = lambda: Ledger(Path(state) if state else None, credits, clock)
         self._video_settings: dict[str, Any] = {
             "url_lifetime": url_lifetime,
             "video_bytes": video_bytes,

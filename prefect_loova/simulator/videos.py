@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from prefect_loova.simulator.books import Books, Task
 from prefect_loova.simulator.faults import Fault, Faults
+from prefect_loova.simulator.ledger import Ledger, Task
 from prefect_loova.simulator.media import media_of
 from prefect_loova.simulator.render import render, size_of
 from prefect_loova.simulator.stills import Still
@@ -98,10 +98,10 @@ class VideoHost:
     """Another server than the API's, that knows tasks only by the signature of a URL."""
 
     def __init__(
-        self, books: Books, faults: Faults, *, url_lifetime: float, video_bytes: int | None, short_side: int
+        self, ledger: Ledger, faults: Faults, *, url_lifetime: float, video_bytes: int | None, short_side: int
     ) -> None:
         """Serve videos of `short_side` pixels, padded to `video_bytes` if given; URLs are valid for seconds."""
-        self._books = books
+        self._books = ledger
         self._faults = faults
         self._url_lifetime = url_lifetime
         self._video_bytes = video_bytes

@@ -22,8 +22,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from prefect_loova._timing import Clock, backoff
-from prefect_loova.errors import StorageError, shown
-from prefect_loova.store.errors import CHECKSUM_HELP, S3_ERRORS, operation_of, storage_error, where_of
+from prefect_loova.errors import StorageError, redact
+from prefect_loova.store.errors import CHECKSUM_HELP, S3_ERRORS, endpoint_of, operation_of, storage_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,7 +70,7 @@ async def check_bucket(s3: S3Client, bucket: str, folder: str, *, answer_seconds
         raise
 
 
-def count_as_checked(s3: Any, bucket: str, folder: str) -> None:
+def mark_checked(s3: Any, bucket: str, folder: str) -> None:
     """Take a bucket for one that was checked: for a model of S3 that has nothing to find out."""
     _probes[_known(s3, bucket, folder)] = done = Probe(s3, bucket, folder)
     done.result.set_result(None)
@@ -233,7 +233,7 @@ class Probe:
             return now  # the reply was lost, and the 412 is that to boto3's own repeat
         self._operation = "PutObject"
         raise self._error(
-            f"the S3 server refuses If-Match with the very ETag that it gave, {shown(etag, 80)}, as one that takes it "
+            f"the S3 server refuses If-Match with the very ETag that it gave, {redact(etag, 80)}, as one that takes it "
             "only unquoted does, or one behind a proxy that makes ETags weak (W/). Paying once rests on conditional "
             "writes, so nothing is submitted with it"
         )
@@ -273,7 +273,7 @@ class Probe:
         raise AssertionError("unreachable")
 
     def _error(self, problem: str, transient: bool = False) -> StorageError:
-        where = where_of(None, self._s3, self._operation)
+        where = endpoint_of(None, self._s3, self._operation)
         return StorageError(f"{self._uri}: {problem}{where}", transient=transient)
 
     @property

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from prefect_loova._timing import Clock, backoff
-from prefect_loova.errors import BudgetError, StorageError, shown
+from prefect_loova.errors import BudgetError, StorageError, redact
 from prefect_loova.models.job_record import SETTLED, Attempt, JobRecord, is_cost
 from prefect_loova.store.records import JobRecords
 
@@ -304,7 +304,7 @@ class Spending:
             if isinstance(error, StorageError) and error.transient:
                 raise
             log.warning("job %s counts as spent at its noted estimate: its record cannot be read (%s)", key, error)
-            return None, shown(error)
+            return None, redact(error)
         return (stored.record, "") if stored else (None, "")
 
     def _settled_key(self, day: date, key: str) -> tuple[str, str, date]:

@@ -18,7 +18,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from prefect_loova.errors import StorageError, shown
+from prefect_loova.errors import StorageError, redact
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,12 +52,12 @@ def storage_error(error: Exception, uri: str, s3: S3Client | None = None, operat
         s3: The client that was used, which knows the server's address.
         operation: What was asked for, where boto3's exception does not say it: `GetObject`.
     """
-    status, code, said = status_of(error), code_of(error), words_of(error)
+    status, code, said = status_of(error), code_of(error), message_of(error)
     if isinstance(error, _LOST):
-        why = f": {shown(error, 300)}" if isinstance(error, SSLError | ProxyConnectionError) else ""
+        why = f": {redact(error, 300)}" if isinstance(error, SSLError | ProxyConnectionError) else ""
         reason, transient = f"no answer from S3 ({type(error).__name__}{why})", True
     elif not isinstance(error, ClientError):
-        reason, transient = f"S3 cannot be used: {shown(error)}", False
+        reason, transient = f"S3 cannot be used: {redact(error)}", False
     elif code == "NoSuchBucket":
         reason, transient = f"the bucket does not exist ({said})", False
     elif status in (501, 405) or code == "NotImplemented":
@@ -69,7 +69,7 @@ def storage_error(error: Exception, uri: str, s3: S3Client | None = None, operat
         reason = f"S3 answered {status} {said}"
     if refuses_checksums(error) and not _sends_none(s3):
         reason = f"{reason}: {CHECKSUM_HELP}"
-    where = where_of(error, s3, operation)
+    where = endpoint_of(error, s3, operation)
     return StorageError(f"{uri}: {reason}{where}", transient=transient, http_status=status or None)
 
 
@@ -77,10 +77,10 @@ def refuses_checksums(error: Exception) -> bool:
     """Whether the server says that it does not take the checksums, or the trailers, that boto3 sends by default."""
     if status_of(error) not in (400, 401, 403, 411, 501) or code_of(error) in _WRONG_CHECKSUM:
         return False
-    return status_of(error) == 411 or _SPEAKS_OF_CHECKSUMS.search(words_of(error)) is not None
+    return status_of(error) == 411 or _SPEAKS_OF_CHECKSUMS.search(message_of(error)) is not None
 
 
-def where_of(error: Exception | None, s3: S3Client | None, operation: str = "") -> str:
+def endpoint_of(error: Exception | None, s3: S3Client | None, operation: str = "") -> str:
     """` (GetObject at s3.example.com)`, as far as it is known."""
     operation = operation or str(getattr(error, "operation_name", ""))
     url = s3.meta.endpoint_url if s3 else getattr(error, "kwargs", {}).get("endpoint_url")
@@ -96,15 +96,15 @@ def operation_of(method: str) -> str:
 
 def host_of(endpoint_url: str) -> str:
     """The host and the port of an endpoint, without credentials or a path."""
-    return shown(urlsplit(endpoint_url).netloc.rpartition("@")[2], 200)
+    return redact(urlsplit(endpoint_url).netloc.rpartition("@")[2], 200)
 
 
-def words_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """S3's own words for the error, as one harmless line: its code and its message."""
     answer = getattr(error, "response", None) or {}
     known = answer.get("Error", {}) if isinstance(answer, dict) else {}
     said = [str(known.get("Code", "")), str(known.get("Message", ""))]
-    return shown(_ACCESS_KEY.sub("...", ": ".join(filter(None, said))), 300)
+    return redact(_ACCESS_KEY.sub("...", ": ".join(filter(None, said))), 300)
 
 
 def status_of(error: Exception) -> int:

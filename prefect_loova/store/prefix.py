@@ -10,11 +10,11 @@ from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_loova.errors import InvalidRequestError, StorageError, shown
+from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.store.age import date_of
 from prefect_loova.store.bucket_check import check_bucket
 from prefect_loova.store.calls import THREADS, call_s3
-from prefect_loova.store.errors import S3_ERRORS, operation_of, storage_error, where_of
+from prefect_loova.store.errors import S3_ERRORS, endpoint_of, operation_of, storage_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,7 +28,7 @@ LISTING_SECONDS = 300.0
 """How long a listing may take, in seconds: of 10,000 names it has ten pages."""
 
 
-class Listed(NamedTuple):
+class ListedObject(NamedTuple):
     """An object as a listing shows it: its name below the folder, when S3 wrote it, and its age, by S3's clock."""
 
     name: str
@@ -37,7 +37,7 @@ class Listed(NamedTuple):
     """In seconds; 0, the careful answer, where the server does not tell the time."""
 
 
-def checked_bucket(name: str) -> str:
+def validate_bucket(name: str) -> str:
     """A bucket's name, or the ARN of an access point.
 
     Raises:
@@ -47,11 +47,11 @@ def checked_bucket(name: str) -> str:
         return name
     of_uri = _BUCKET_URI.match(name)
     hint = f", {of_uri[1]}" if of_uri else ""
-    below = f"; what follows it goes into the prefix ({shown(repr(of_uri[2]), 80)})" if of_uri and of_uri[2] else ""
-    raise InvalidRequestError(f"bucket: {shown(repr(name), 120)} was given: give the name{hint}{below}")
+    below = f"; what follows it goes into the prefix ({redact(repr(of_uri[2]), 80)})" if of_uri and of_uri[2] else ""
+    raise InvalidRequestError(f"bucket: {redact(repr(name), 120)} was given: give the name{hint}{below}")
 
 
-def strong(etag: str) -> str:
+def strong_etag(etag: str) -> str:
     """An ETag as a condition of a write takes it: a proxy that compresses marks them as weak (`W/"..."`).
 
     The mark is the proxy's; what stands in the quotes is the server's, and the server compares it.
@@ -59,7 +59,7 @@ def strong(etag: str) -> str:
     return etag.removeprefix("W/")
 
 
-def checked_prefix(prefix: str) -> str:
+def validate_prefix(prefix: str) -> str:
     """A key prefix without a trailing slash, or an error that names the rule.
 
     Raises:
@@ -77,7 +77,7 @@ def checked_prefix(prefix: str) -> str:
     elif len(prefix.encode("utf-8", "surrogatepass")) > 512:
         problem = "must not be longer than 512 bytes"
     if problem:
-        raise InvalidRequestError(f"prefix: {shown(repr(prefix), 120)} was given: {problem}")
+        raise InvalidRequestError(f"prefix: {redact(repr(prefix), 120)} was given: {problem}")
     return "/".join(segments)
 
 
@@ -106,8 +106,8 @@ class BucketPrefix:
         threads: Executor = THREADS,
     ) -> None:
         self.s3 = s3
-        self.bucket = checked_bucket(bucket)
-        self.prefix = checked_prefix(prefix)
+        self.bucket = validate_bucket(bucket)
+        self.prefix = validate_prefix(prefix)
         self.server_time: datetime | None = None
         """S3's `Date` in the answer to the latest read or write of an object here; None where it named none."""
         self._sleep = sleep
@@ -151,7 +151,7 @@ class BucketPrefix:
             raise
         return int(answer["ContentLength"])
 
-    async def listed(self, folder: str) -> list[Listed]:
+    async def listed(self, folder: str) -> list[ListedObject]:
         """The objects straight below a folder of the prefix.
 
         Raises:
@@ -159,10 +159,10 @@ class BucketPrefix:
         """
         below = f"{self.object_key(folder)}/"
 
-        def names() -> list[Listed]:
+        def names() -> list[ListedObject]:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
             return [
-                Listed(found["Key"].removeprefix(below), found["LastModified"], _age(date_of(page), found))
+                ListedObject(found["Key"].removeprefix(below), found["LastModified"], _age(date_of(page), found))
                 for page in pages
                 for found in page.get("Contents", [])
             ]
@@ -208,7 +208,7 @@ class BucketPrefix:
         try:
             return (json.loads(found[0]), found[1]) if found else None
         except (ValueError, RecursionError) as error:
-            raise StorageError(f"{self.uri(object_key)} cannot be read ({shown(error)})", transient=True) from None
+            raise StorageError(f"{self.uri(object_key)} cannot be read ({redact(error)})", transient=True) from None
 
     async def get_tagged(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[bytes, str] | None:
         """A small object and its ETag, or None where it is missing; see `get_json`.
@@ -218,13 +218,13 @@ class BucketPrefix:
         """
         try:
             answer = await self._call(object_key, self.s3.get_object)
-            return await call_s3(answer["Body"].read, threads=self._threads), strong(answer["ETag"])
+            return await call_s3(answer["Body"].read, threads=self._threads), strong_etag(answer["ETag"])
         except StorageError as error:
             if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
             raise
         except KeyError:
-            where = where_of(None, self.s3, "GetObject")
+            where = endpoint_of(None, self.s3, "GetObject")
             raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True) from None
         except S3_ERRORS as error:
             raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
@@ -240,7 +240,7 @@ class BucketPrefix:
             object_key, self.s3.put_object, Body=body, ContentType="application/json", **condition
         )
         if not answer.get("ETag"):
-            where = where_of(None, self.s3, "PutObject")
+            where = endpoint_of(None, self.s3, "PutObject")
             raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True)
 
     async def get_bytes(self, object_key: str, most: int) -> bytes | None:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from prefect_loova._timing import backoff
-from prefect_loova.errors import RecordMismatchError, StorageError, shown
+from prefect_loova.errors import RecordMismatchError, StorageError, redact
 from prefect_loova.models.job_record import FORMAT, JobRecord
 from prefect_loova.store.age import THIS_PROCESS, Ages
 from prefect_loova.store.calls import THREADS, call_s3
-from prefect_loova.store.errors import S3_ERRORS, code_of, host_of, status_of, storage_error, where_of
-from prefect_loova.store.prefix import BucketPrefix, strong
+from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of, host_of, status_of, storage_error
+from prefect_loova.store.prefix import BucketPrefix, strong_etag
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -54,7 +54,7 @@ class StoredRecord:
     age: float = 0.0
 
 
-class RecordMovedError(Exception):
+class RecordConflictError(Exception):
     """Another worker wrote the record in between; read it again."""
 
 
@@ -193,11 +193,11 @@ class JobRecords(BucketPrefix):
                 return stored
             try:
                 return await self.advance(stored, record)
-            except RecordMovedError:
+            except RecordConflictError:
                 await self._sleep(backoff(attempt, first=0.05, most=10.0))
-        raise self.moved_each_time(key, _CHANGE_TRIES)
+        raise self.conflict_error(key, _CHANGE_TRIES)
 
-    def moved_each_time(self, key: str, times: int) -> StorageError:
+    def conflict_error(self, key: str, times: int) -> StorageError:
         """The error of a caller that gives up after so many conflicts."""
         return StorageError(
             f"{self.uri(self.record_key(key))}: PutObject was refused {times} times, because others wrote the record "
@@ -230,7 +230,7 @@ class JobRecords(BucketPrefix):
                     if refused:
                         failure = self._refuses_its_etag(object_key)
                 elif seen is not None:
-                    raise RecordMovedError
+                    raise RecordConflictError
                 elif refused:
                     raise StorageError(
                         f"{self.uri(object_key)} is there but may not be read (s3:GetObject), or was deleted"
@@ -254,9 +254,9 @@ class JobRecords(BucketPrefix):
             if status_of(error) != 412 and not failure.transient:
                 raise failure from None
             return None, failure
-        server = where_of(None, self.s3, "PutObject")
+        server = endpoint_of(None, self.s3, "PutObject")
         unknown = StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{server}", transient=True)
-        return strong(answer["ETag"]) if answer.get("ETag") else None, unknown
+        return strong_etag(answer["ETag"]) if answer.get("ETag") else None, unknown
 
     def _refuses_its_etag(self, object_key: str) -> StorageError:
         return StorageError(
@@ -266,7 +266,7 @@ class JobRecords(BucketPrefix):
             http_status=412,
         )
 
-    async def note_open(self, record: JobRecord) -> None:
+    async def index(self, record: JobRecord) -> None:
         """Put a job into the index of open jobs.
 
         Raises:
@@ -281,7 +281,7 @@ class JobRecords(BucketPrefix):
                     raise
                 await self._sleep(backoff(attempt))
 
-    async def note_ended(self, key: str) -> None:
+    async def unindex(self, key: str) -> None:
         """Take a job out of the index of open jobs, and put it back if it is open after all.
 
         Raises:
@@ -294,7 +294,7 @@ class JobRecords(BucketPrefix):
             failure = error
         stored = await self.read(key)
         if stored is not None and stored.record.is_open:
-            await self.note_open(stored.record)
+            await self.index(stored.record)
         if failure is not None:
             raise failure
 
@@ -312,22 +312,22 @@ class JobRecords(BucketPrefix):
         try:
             content = json.loads(answer["Body"].read())
             if "closed_for" in content:
-                raise KeyClosedError(f"{uri} is a former key of a request; its job is {shown(content['closed_for'])}")
+                raise KeyClosedError(f"{uri} is a former key of a request; its job is {redact(content['closed_for'])}")
             if content["format"] > FORMAT:
                 raise RecordMismatchError(
-                    f"a newer version of prefect-loova wrote this: {uri} has format {shown(content['format'], 20)}: "
+                    f"a newer version of prefect-loova wrote this: {uri} has format {redact(content['format'], 20)}: "
                     "upgrade prefect-loova to read it"
                 )
             record = JobRecord.model_validate(content)
             if not record.attempts or self.record_key(record.key) != object_key:
                 raise ValueError("no attempts, or another request's record")
-            etag = strong(answer["ETag"])
+            etag = strong_etag(answer["ETag"])
         except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
-            where = where_of(None, self.s3, "GetObject")
+            where = endpoint_of(None, self.s3, "GetObject")
             raise StorageError(f"{uri} is not a job record of prefect-loova{where}; nothing was changed") from None
         if record.api_origin != self.api_origin:
             raise RecordMismatchError(
-                f"{uri} was made for {shown(record.api_origin)}, not for {self.api_origin}: use another prefix",
+                f"{uri} was made for {redact(record.api_origin)}, not for {self.api_origin}: use another prefix",
                 is_other_api=True,
             )
         host = host_of(self.s3.meta.endpoint_url)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from prefect_loova._api.tls import tls_context
-from prefect_loova._cancellation import to_its_end
-from prefect_loova.errors import NotWholeVideoError, TransferError
+from prefect_loova._cancellation import run_uncancelled
+from prefect_loova.errors import IncompleteVideoError, TransferError
 from prefect_loova.store.errors import host_of
 from prefect_loova.transfer.download import LEAST_RATE, SLOW_SECONDS, Download, StartOverError
 from prefect_loova.transfer.mp4 import Mp4Check
@@ -26,7 +26,7 @@ from prefect_loova.transfer.upload import MAX_PARTS, Target, Upload
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["Copied", "Target", "copy_video"]
+__all__ = ["CopyResult", "Target", "copy_video"]
 
 
 async def _nothing(*_: object) -> None:
@@ -38,7 +38,7 @@ def _nothing_now(_: object) -> None:
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyResult:
     """What stands in the bucket now.
 
     Attributes:
@@ -76,14 +76,14 @@ async def copy_video(
     on_upload: Callable[[str], Awaitable[None]] = _nothing,
     on_commit: Callable[[], Awaitable[None]] = _nothing,
     unchecked: Target | None = None,
-    on_unchecked: Callable[[Copied], None] = _nothing_now,
+    on_unchecked: Callable[[CopyResult], None] = _nothing_now,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     tries: int = 10,
     read_timeout: float = 30.0,
     least_rate: float = LEAST_RATE,
     slow_seconds: float = SLOW_SECONDS,
     total_timeout: float = 4 * 3600.0,
-) -> Copied:
+) -> CopyResult:
     """Copy the video behind a URL into the bucket, or leave the bucket as it was.
 
     Args:
@@ -110,7 +110,7 @@ async def copy_video(
 
     Raises:
         VideoUrlRefusedError: The URL has expired, or leads where this package does not go.
-        NotWholeVideoError: What came is not a whole mp4, or larger than `max_bytes`.
+        IncompleteVideoError: What came is not a whole mp4, or larger than `max_bytes`.
         TransferError: The video's host cannot be reached or is too slow, or the time is up.
         StorageError: S3 does not take it.
     """
@@ -129,7 +129,7 @@ async def copy_video(
                 sleep=sleep,
             )
 
-            async def copied(to: Target, *, is_checked: bool) -> Copied:
+            async def copied(to: Target, *, is_checked: bool) -> CopyResult:
                 while True:
                     upload = Upload(s3, to, on_upload, on_commit, sleep)
                     try:
@@ -137,7 +137,7 @@ async def copy_video(
                     except StartOverError:
                         continue
                     finally:
-                        await to_its_end(upload.close())
+                        await run_uncancelled(upload.close())
 
             try:
                 return await copied(target, is_checked=True)
@@ -145,7 +145,7 @@ async def copy_video(
                 if unchecked is not None and download.received:
                     on_unchecked(await copied(unchecked, is_checked=False))
                 cause = error.__cause__
-                assert isinstance(cause, NotWholeVideoError)  # noqa: S101
+                assert isinstance(cause, IncompleteVideoError)  # noqa: S101
                 cause.message += download.where
                 raise cause from None
     except TimeoutError:
@@ -156,7 +156,9 @@ async def copy_video(
         raise TransferError(message, credits_spent="yes") from None
 
 
-async def _copy_once(download: Download, upload: Upload, part_bytes: int, max_bytes: int, is_checked: bool) -> Copied:
+async def _copy_once(
+    download: Download, upload: Upload, part_bytes: int, max_bytes: int, is_checked: bool
+) -> CopyResult:
     check, sha256 = Mp4Check(), hashlib.sha256()
     async with aclosing(download.chunks()) as chunks:
         async for chunk in chunks:
@@ -166,19 +168,19 @@ async def _copy_once(download: Download, upload: Upload, part_bytes: int, max_by
             if is_checked:
                 try:
                     check.feed(chunk)
-                except NotWholeVideoError as error:
+                except IncompleteVideoError as error:
                     raise _NotMp4Error from error
             sha256.update(chunk)
             await upload.write(chunk)
     if not is_checked:
         await upload.commit()
-        return Copied(upload.size, sha256.hexdigest(), upload.crc32)
+        return CopyResult(upload.size, sha256.hexdigest(), upload.crc32)
     try:
         facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
-    except NotWholeVideoError as error:
+    except IncompleteVideoError as error:
         raise _NotMp4Error from error
     await upload.commit()
-    return Copied(
+    return CopyResult(
         upload.size,
         sha256.hexdigest(),
         upload.crc32,

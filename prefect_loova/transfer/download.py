@@ -19,7 +19,7 @@ import httpx
 
 from prefect_loova._timing import backoff, retry_after
 from prefect_loova.client import USER_AGENT
-from prefect_loova.errors import NotWholeVideoError, TransferError, shown
+from prefect_loova.errors import IncompleteVideoError, TransferError, redact
 from prefect_loova.store.errors import host_of
 from prefect_loova.transfer.fetch import Fetch, SlowAnswerError, refused
 
@@ -119,7 +119,7 @@ class Download:
         Raises:
             StartOverError: Throw away what came and call this again; that is one of the tries.
             VideoUrlRefusedError: The host refuses, or a redirect leads where this package does not go.
-            NotWholeVideoError: It is not a video by its type, larger than allowed, or was cut short in every try.
+            IncompleteVideoError: It is not a video by its type, larger than allowed, or was cut short in every try.
             TransferError: No try brought a byte, or the host is too slow.
         """
         self.announced, self.received, self._validator, self._seen = None, 0, None, {}
@@ -208,7 +208,7 @@ class Download:
 
     def _read_head(self, response: httpx.Response, url: str) -> None:
         """Check status and headers, and note length and validator of the content."""
-        status, where = response.status_code, shown(url)
+        status, where = response.status_code, redact(url)
         if status in _TRY_AGAIN or status >= 500:
             raise _BrokenOffError(
                 f"HTTP {status}", retry_after(response.headers.get("retry-after"), most=LONGEST_PAUSE)
@@ -225,7 +225,7 @@ class Download:
             return
         kind = response.headers.get("content-type", "")
         if _NOT_VIDEO.match(kind) and not self._is_look:
-            raise NotWholeVideoError(f"{where} answers with {shown(kind, 80)}, not a video", credits_spent="yes")
+            raise IncompleteVideoError(f"{where} answers with {redact(kind, 80)}, not a video", credits_spent="yes")
         self._validator = _validator(response)
         self._seen = {name: response.headers[name] for name in _TELLS_CONTENTS if name in response.headers}
         self.announced = _length(response)
@@ -246,13 +246,13 @@ class Download:
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
-            raise NotWholeVideoError(
+            raise IncompleteVideoError(
                 f"the video is larger than the bound of {self._max_bytes} bytes: max_bytes allows more",
                 at_least_bytes=size,
                 credits_spent="yes",
             )
         if self.announced is not None and self.received > self.announced:
-            raise NotWholeVideoError("the host sent more bytes than it announced", credits_spent="yes")
+            raise IncompleteVideoError("the host sent more bytes than it announced", credits_spent="yes")
 
     async def _wait_for_next_try(self, problem: str, wait: float | None = None, was_slow: bool = False) -> None:
         # Further than ever: a host that cannot go on where it broke off gets there once.
@@ -262,10 +262,10 @@ class Download:
         self._tries_left -= 1
         if self._tries_left <= 0:
             of = "" if self.announced is None else f" of {self.announced}"
-            kind = NotWholeVideoError if self.received else TransferError
+            kind = IncompleteVideoError if self.received else TransferError
             raise kind(
                 f"the video's transfer broke off at byte {self.received}{of}, again and again; "
-                f"the last time with {shown(problem, 200)}{self.where}",
+                f"the last time with {redact(problem, 200)}{self.where}",
                 credits_spent="yes",
             )
         pause = backoff(self._failures, most=LONGEST_PAUSE)

@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from prefect_loova._urls import addresses_of, is_public_address, url_problem
-from prefect_loova.errors import VideoUrlRefusedError, shown
+from prefect_loova.errors import VideoUrlRefusedError, redact
 
 MAX_REDIRECTS = 3
 FIRST_ADDRESS_SECONDS = 5.0
@@ -42,7 +42,7 @@ class _WithoutQuery(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if _asking.get():
             message = _TELLING_HEADER.sub(r"\1 b'...'", record.getMessage())
-            record.msg, record.args = shown(message, 2000), ()
+            record.msg, record.args = redact(message, 2000), ()
         return True
 
 
@@ -118,20 +118,20 @@ class Fetch:
         """Whether only public addresses are allowed, and which to ask in turn; None is the host as the URL has it."""
         problem = url_problem(url)
         if problem:
-            raise refused(f"the URL {shown(url)} {problem}")
+            raise refused(f"the URL {redact(url)} {problem}")
         if self._allow_private:
             return False, [None]
         if urlsplit(url).scheme != "https" and not self._is_look:
-            raise refused(f"the URL {shown(url)} is not https")
+            raise refused(f"the URL {redact(url)} is not https")
         if _is_proxied(url):
             return False, [None]
         try:
             addresses = await addresses_of(url)
         except UnicodeError:
-            raise refused(f"the URL {shown(url)} has a host that cannot be looked up") from None
+            raise refused(f"the URL {redact(url)} has a host that cannot be looked up") from None
         private = next((address for address in addresses if not is_public_address(address)), None)
         if private:
-            raise refused(f"the URL {shown(url)} leads to the private address {private}")
+            raise refused(f"the URL {redact(url)} leads to the private address {private}")
         return True, [None] if _is_address(urlsplit(url).hostname or "") else list(addresses)
 
     def _request(self, url: str, headers: Mapping[str, str], address: str | None, *, hurry: bool) -> httpx.Request:
@@ -147,7 +147,7 @@ class Fetch:
             # Not client.build_request, which would add the client's own headers, cookies and auth.
             return httpx.Request("GET", target, headers=headers, extensions=extensions)
         except (httpx.InvalidURL, UnicodeError):
-            raise refused(f"{shown(url)} is not a URL") from None
+            raise refused(f"{redact(url)} is not a URL") from None
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         token = _asking.set(True)
@@ -156,7 +156,7 @@ class Fetch:
         except httpx.RemoteProtocolError as error:
             # httpx reads the `Location` although it is not to follow it.
             if "location header" in str(error):
-                raise refused(f"the URL redirects to something that is not a URL: {shown(error, 200)}") from None
+                raise refused(f"the URL redirects to something that is not a URL: {redact(error, 200)}") from None
             raise
         finally:
             _asking.reset(token)
@@ -167,7 +167,7 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise refused(f"the URL {shown(url)} redirects to something that is not a URL") from None
+        raise refused(f"the URL {redact(url)} redirects to something that is not a URL") from None
 
 
 def _is_address(host: str) -> bool:
@@ -191,7 +191,7 @@ def _check_peer(response: httpx.Response, url: str) -> None:
     stream = response.extensions.get("network_stream")
     peer = stream.get_extra_info("server_addr") if stream is not None else None
     if peer and not is_public_address(str(peer[0])):
-        raise refused(f"the URL {shown(url)} leads to the private address {peer[0]}")
+        raise refused(f"the URL {redact(url)} leads to the private address {peer[0]}")
 
 
 def refused(message: str, status: int | None = None) -> VideoUrlRefusedError:

@@ -67,7 +67,7 @@ class Mp4Check:
         """Take the next bytes of the file.
 
         Raises:
-            NotWholeVideoError: They cannot be part of a whole mp4.
+            IncompleteVideoError: They cannot be part of a whole mp4.
         """
         view = memoryview(chunk)
         while view:
@@ -81,7 +81,7 @@ class Mp4Check:
                 with their own index (`mfra`), because a file cut between two fragments is a whole mp4 by itself.
 
         Raises:
-            NotWholeVideoError: Something is missing; the message says what, and at which byte.
+            IncompleteVideoError: Something is missing; the message says what, and at which byte.
         """
         if self._kind is not None and self._end is None:
             self._close()

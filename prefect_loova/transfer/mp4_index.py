@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 
-from prefect_loova.errors import NotWholeVideoError
+from prefect_loova.errors import IncompleteVideoError
 
 MAX_BOXES = 100_000
 """The most boxes that a file may have at its top level, and that a box may hold."""
@@ -124,7 +124,7 @@ class Movie:
                 (size,) = struct.unpack_from(">I", tfhd, at + 4 * bool(flags & 0x8))
             length, after = 0, base
             for trun in traf.get("trun", []):
-                run = _Run.read(trun, duration, size)
+                run = _ChunkRun.read(trun, duration, size)
                 length += run.length
                 after = after if run.offset is None else base + run.offset
                 if run.size:
@@ -158,7 +158,7 @@ class Movie:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ChunkRun:
     """One `trun` box: samples that lie side by side."""
 
     offset: int | None
@@ -166,7 +166,7 @@ class _Run:
     size: int
 
     @classmethod
-    def read(cls, trun: memoryview, duration: int, size: int) -> _Run:
+    def read(cls, trun: memoryview, duration: int, size: int) -> _ChunkRun:
         """Read it, with the duration and the size of samples for which it says none."""
         flags, count = struct.unpack_from(">II", trun)
         (offset,) = struct.unpack_from(">i", trun, 8) if flags & 0x1 else (None,)
@@ -252,6 +252,6 @@ def name_of(kind: bytes | None) -> str:
     return (kind or b"").decode("latin-1")
 
 
-def not_whole(message: str) -> NotWholeVideoError:
+def not_whole(message: str) -> IncompleteVideoError:
     """The error of a file that is not whole. The video is paid for."""
-    return NotWholeVideoError(f"not a whole mp4: {message}", credits_spent="yes")
+    return IncompleteVideoError(f"not a whole mp4: {message}", credits_spent="yes")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from prefect_loova._cancellation import to_its_end
+from prefect_loova._cancellation import run_uncancelled
 from prefect_loova.errors import StorageError
 from prefect_loova.store.calls import call_s3
 from prefect_loova.store.errors import S3_ERRORS, code_of, status_of, storage_error
@@ -68,7 +68,7 @@ async def abort_uploads(
         return abort(s3, bucket, key, ids - {keep}, common)
 
     try:
-        return await to_its_end(call_s3(abort_all, seconds=ABORT_SECONDS))
+        return await run_uncancelled(call_s3(abort_all, seconds=ABORT_SECONDS))
     except S3_ERRORS as error:
         raise failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ReadTimeoutError
 
-from prefect_loova._cancellation import to_its_end
+from prefect_loova._cancellation import run_uncancelled
 from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.store.calls import CALL_SECONDS, THREADS, call_s3
-from prefect_loova.store.errors import S3_ERRORS, code_of, where_of
+from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of
 from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, failure
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Upload:
             await self._send_part()
             await asyncio.gather(*self._sending)
         await self._on_commit()
-        await to_its_end(self._finish())
+        await run_uncancelled(self._finish())
 
     async def close(self) -> None:
         """Stop what still runs, and abort the upload unless it was committed; logs what does not work."""
@@ -193,7 +193,7 @@ class Upload:
 
     async def _send_part(self) -> None:
         if self._upload_id is None:
-            await to_its_end(self._create())
+            await run_uncancelled(self._create())
             try:
                 await self._on_upload(str(self._upload_id))
             except BaseException:
@@ -230,7 +230,7 @@ class Upload:
             return await self._create()
         self._upload_id = answer.get("UploadId")
         if self._upload_id is None:
-            where = where_of(None, self._s3, "CreateMultipartUpload")
+            where = endpoint_of(None, self._s3, "CreateMultipartUpload")
             raise StorageError(f"{self._uri}: S3's answer names no upload{where}", transient=True, credits_spent="yes")
         self._full_checksum = answer.get("ChecksumType") == "FULL_OBJECT"
         self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
@@ -239,7 +239,7 @@ class Upload:
         operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
         condition = {"IfNoneMatch": "*"}
         for attempt in range(COMMIT_TRIES):
-            code, where = "", where_of(None, self._s3, operation)
+            code, where = "", endpoint_of(None, self._s3, operation)
             problem = StorageError(
                 f"{self._uri}: S3 did not confirm what was sent, and does not hold it{where}",
                 transient=True,

@@ -23,7 +23,7 @@ from prefect_loova.errors import UnusableVideoError
 from prefect_loova.video.concat_copy import CannotCopyError, CopyJoin
 from prefect_loova.video.concat_encode import EncodeJoin
 from prefect_loova.video.concat_traits import Traits, traits_of
-from prefect_loova.video.decoder import Deadline, Film, FilmError, opened
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video
 
 _CHUNK = 1024**2
 
@@ -66,7 +66,7 @@ def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max
     """
     if not videos:
         raise UnusableVideoError("the films cannot be joined: there are none")
-    deadline = Deadline(max_seconds)
+    deadline = TimeLimit(max_seconds)
     traits = []
     for number in range(len(videos)):
         with _numbered(videos, number, deadline) as film:
@@ -81,7 +81,7 @@ def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max
 
 
 def _copied(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: Deadline
+    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: TimeLimit
 ) -> JoinedVideo | None:
     """None where one of the films turns out not to be for copying."""
     first = traits[0]
@@ -100,7 +100,7 @@ def _copied(
 
 
 def _encoded(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: Deadline
+    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: TimeLimit
 ) -> JoinedVideo:
     join = EncodeJoin(path, traits)
     with join:
@@ -111,9 +111,9 @@ def _encoded(
 
 
 @contextmanager
-def _numbered(videos: Sequence[BinaryIO | io.RawIOBase], number: int, deadline: Deadline) -> Iterator[Film]:
+def _numbered(videos: Sequence[BinaryIO | io.RawIOBase], number: int, deadline: TimeLimit) -> Iterator[VideoReader]:
     try:
-        with opened(videos[number], deadline) as film:
+        with open_video(videos[number], deadline) as film:
             yield film
-    except FilmError as error:
+    except DecodeError as error:
         raise UnusableVideoError(f"the films cannot be joined: film {number + 1}: {error}") from None

@@ -15,7 +15,7 @@ from av import AudioStream, Packet, VideoStream
 
 from prefect_loova.video.concat_output import close, new_mp4, write
 from prefect_loova.video.concat_traits import Traits
-from prefect_loova.video.decoder import Film
+from prefect_loova.video.decoder import VideoReader
 
 _MOST_TICKS = 1_000_000
 _FINE_TICKS = 240_000  # the usual frame rates are whole numbers of these; what is not is rounded, and does not add up
@@ -40,7 +40,7 @@ class CopyJoin:
         CannotCopyError: They cannot be copied.
     """
 
-    def __init__(self, path: Path, first: Film, traits: Sequence[Traits]) -> None:
+    def __init__(self, path: Path, first: VideoReader, traits: Sequence[Traits]) -> None:
         sound = first.sound()
         if sound is not None and sound.codec_context.name != "aac":
             raise CannotCopyError("the sound is no AAC")
@@ -69,7 +69,7 @@ class CopyJoin:
         with suppress(OSError) if error else nullcontext():
             close(self._output)
 
-    def add(self, film: Film) -> None:
+    def add(self, film: VideoReader) -> None:
         """Copy a film behind those before it.
 
         Raises:
@@ -101,7 +101,7 @@ class CopyJoin:
             raise CannotCopyError("frames come after its end")
         self.seconds += lasts
 
-    def _add_picture(self, packet: Packet[Any], film: Film, *, is_first: bool) -> None:
+    def _add_picture(self, packet: Packet[Any], film: VideoReader, *, is_first: bool) -> None:
         assert packet.pts is not None and packet.dts is not None  # noqa: S101
         if packet.is_discard or packet.pts < film.start:
             raise CannotCopyError("not all of its frames are shown")
@@ -121,7 +121,7 @@ class CopyJoin:
         duration = round((packet.duration or 0) * scale)
         self._write(packet, self._pictures, shown_at, decoded_at, duration, self._tick)
 
-    def _add_sound(self, packet: Packet[Any], film: Film) -> None:
+    def _add_sound(self, packet: Packet[Any], film: VideoReader) -> None:
         """Sound stays within half a packet of its picture, and has no gap as long as there is sound."""
         assert packet.pts is not None and self._sound is not None  # noqa: S101
         if not packet.duration:

@@ -18,7 +18,7 @@ from av.video.reformatter import Colorspace
 
 from prefect_loova.video.concat_output import close, new_mp4, write
 from prefect_loova.video.concat_traits import Traits
-from prefect_loova.video.decoder import Film, FilmError, pts_of
+from prefect_loova.video.decoder import DecodeError, VideoReader, pts_of
 from prefect_loova.video.images import Canvas, canvas_matrix
 from prefect_loova.video.tone_mapping import sdr
 
@@ -77,7 +77,7 @@ class EncodeJoin:
             finally:
                 close(self._output)
 
-    def add(self, film: Film, traits: Traits) -> None:
+    def add(self, film: VideoReader, traits: Traits) -> None:
         """Encode a film behind those before it.
 
         Raises:
@@ -110,7 +110,7 @@ class EncodeJoin:
         film.check_index()
         film.check_end(end)
         if shown is None:
-            raise FilmError("there is no picture in it")
+            raise DecodeError("there is no picture in it")
         self._lasts += film.lasts(end)
         while self._frames < max(round(self._lasts * self._rate), first + 1):
             film.deadline.check()
@@ -186,7 +186,7 @@ class _Sound:
 
     def _place(self, piece: AudioFrame) -> None:
         if piece.pts is None or piece.time_base is None:
-            raise FilmError("its sound has no time")
+            raise DecodeError("its sound has no time")
         begin = round((piece.pts * piece.time_base + self._offset) * self._rate)
         if abs(begin - self._written) <= _JITTER * self._rate:
             begin = self._written

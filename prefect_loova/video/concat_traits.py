@@ -8,8 +8,8 @@ from typing import Any
 
 from av import AudioStream
 
-from prefect_loova.video.decoder import Film, FilmError
-from prefect_loova.video.images import Steps, turns
+from prefect_loova.video.decoder import DecodeError, VideoReader
+from prefect_loova.video.images import Steps, rotation
 
 _SLOWEST, _FASTEST = Fraction(10), Fraction(120)
 _USUAL = Fraction(24)
@@ -40,7 +40,7 @@ class Traits:
     channels: int
 
 
-def traits_of(film: Film) -> Traits:
+def traits_of(film: VideoReader) -> Traits:
     """Look at a film; its first frame is decoded.
 
     Raises:
@@ -49,9 +49,9 @@ def traits_of(film: Film) -> Traits:
     sound = film.sound()
     frame = next(iter(film.container.decode(film.track)), None)
     if frame is None:
-        raise FilmError("there is no picture in it")
+        raise DecodeError("there is no picture in it")
     film.check(frame)
-    steps = turns(frame)
+    steps = rotation(frame)
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     matrix = b"" if found is None else bytes(found)
     decoder = film.track.codec_context

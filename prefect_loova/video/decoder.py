@@ -17,8 +17,8 @@ from av.container import InputContainer
 from av.container import open as av_open
 from av.error import FFmpegError
 
-from prefect_loova.errors import shown
-from prefect_loova.video.images import Steps, is_lying
+from prefect_loova.errors import redact
+from prefect_loova.video.images import Steps, swaps_axes
 
 MAX_SECONDS = 3600.0
 """The longest video, in seconds."""
@@ -39,11 +39,11 @@ _CUT_SHORT = Fraction(53, 54)  # a whole film shows frames for longer than this 
 _ROUNDING = Fraction(2, 1000)
 
 
-class FilmError(Exception):
+class DecodeError(Exception):
     """Why a film cannot be used. Who opened it makes an error of its own of it, which says what for."""
 
 
-class Deadline:
+class TimeLimit:
     """A moment on the clock of this process, from now.
 
     Args:
@@ -61,10 +61,10 @@ class Deadline:
             FilmError: The time is up.
         """
         if time.monotonic() >= self._end:
-            raise FilmError(f"it took longer than {self._seconds:g} s")
+            raise DecodeError(f"it took longer than {self._seconds:g} s")
 
 
-class Film:
+class VideoReader:
     """The picture track of an opened mp4, within the bounds. Times are in ticks of the track.
 
     Attributes:
@@ -79,30 +79,30 @@ class Film:
         FilmError: It is out of the bounds.
     """
 
-    def __init__(self, container: InputContainer, size_bytes: int, deadline: Deadline) -> None:
+    def __init__(self, container: InputContainer, size_bytes: int, deadline: TimeLimit) -> None:
         self.container = container
         self.deadline = deadline
         self._size_bytes = size_bytes
         track = container.streams.best("video")
         if not isinstance(track, VideoStream):
-            raise FilmError("there is no picture in it")
+            raise DecodeError("there is no picture in it")
         self.track = track
         decoder = track.codec_context
         if decoder is None or decoder.name not in CODECS:
-            codec = shown(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
-            raise FilmError(f"its pictures are {codec}, which is not decoded here")
+            codec = redact(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
+            raise DecodeError(f"its pictures are {codec}, which is not decoded here")
         _check_size(decoder.width, decoder.height)
         # Again for the decoder, as the size may change on the way.
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
         if not track.time_base:
-            raise FilmError("it has no clock")
+            raise DecodeError("it has no clock")
         self.tick: Fraction = track.time_base
         self.start = track.start_time or 0
         self.duration = track.duration or self._measured()
         self.seconds = self.duration * self.tick
         if not 0 < self.seconds <= MAX_SECONDS:
-            raise FilmError(f"it says that it lasts {float(self.seconds):,.0f} s; {MAX_SECONDS:,.0f} s are the most")
+            raise DecodeError(f"it says that it lasts {float(self.seconds):,.0f} s; {MAX_SECONDS:,.0f} s are the most")
 
     def check(self, frame: VideoFrame) -> None:
         """Go on with a decoded frame.
@@ -113,7 +113,7 @@ class Film:
         self.deadline.check()
         _check_size(frame.width, frame.height)
         if frame.is_corrupt:
-            raise FilmError("a frame in it is damaged")
+            raise DecodeError("a frame in it is damaged")
 
     def sound(self) -> AudioStream | None:
         """The track that a player plays; None where there is none.
@@ -126,11 +126,11 @@ class Film:
             return None
         decoder = track.codec_context
         if decoder is None or decoder.name not in _SOUND_CODECS:
-            codec = shown(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
-            raise FilmError(f"its sound is {codec}, which is not decoded here")
+            codec = redact(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
+            raise DecodeError(f"its sound is {codec}, which is not decoded here")
         rate, channels = decoder.sample_rate, decoder.channels
         if not track.time_base or not 4000 <= rate <= 192_000 or not 1 <= channels <= 16:
-            raise FilmError(f"its sound has {rate:,} samples a second of {channels:,} channels")
+            raise DecodeError(f"its sound has {rate:,} samples a second of {channels:,} channels")
         return track
 
     def lasts(self, last_end: int) -> Fraction:
@@ -149,7 +149,7 @@ class Film:
             FilmError: It is cut short.
         """
         if any(entry.pos + entry.size > self._size_bytes for entry in self.track.index_entries):
-            raise FilmError("it is cut short")
+            raise DecodeError("it is cut short")
 
     def check_end(self, end: int) -> None:
         """Look whether the frames last as long as the file says.
@@ -163,17 +163,17 @@ class Film:
         if end - self.start < self.duration * _CUT_SHORT:
             raise self.cut_short(end)
 
-    def cut_short(self, end: int) -> FilmError:
+    def cut_short(self, end: int) -> DecodeError:
         """What to raise where the frames end at this tick, and more were promised."""
         shown_seconds = float((end - self.start) * self.tick)
-        return FilmError(f"it ends after {shown_seconds:.1f} of {float(self.seconds):.1f} s: it is cut short")
+        return DecodeError(f"it ends after {shown_seconds:.1f} of {float(self.seconds):.1f} s: it is cut short")
 
     def shown_size(self, frame: VideoFrame, steps: Steps) -> tuple[int, int]:
         """Width and height as a player shows a frame: turned upright, with square pixels."""
         wide = self.track.sample_aspect_ratio or Fraction(1)
         size = max(1, round(frame.width * wide)), frame.height
         _check_size(*size)
-        return (size[1], size[0]) if is_lying(steps) else size
+        return (size[1], size[0]) if swaps_axes(steps) else size
 
     def _measured(self) -> int:
         """The duration of a fragmented mp4 that does not say it: all packets are read, none is decoded."""
@@ -187,8 +187,8 @@ class Film:
 
 
 @contextmanager
-def opened(video: BinaryIO | io.RawIOBase, deadline: Deadline) -> Iterator[Film]:
-    """Open a film. What FFmpeg raises inside the block becomes a `FilmError`.
+def open_video(video: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> Iterator[VideoReader]:
+    """Open a film. What FFmpeg raises inside the block becomes a `DecodeError`.
 
     Args:
         video: An mp4 that can be read and sought.
@@ -200,20 +200,20 @@ def opened(video: BinaryIO | io.RawIOBase, deadline: Deadline) -> Iterator[Film]
     size = video.seek(0, io.SEEK_END)
     video.seek(0)
     if not size:
-        raise FilmError("the file is empty")
+        raise DecodeError("the file is empty")
     if size > MAX_BYTES:
-        raise FilmError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
+        raise DecodeError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
     try:
         # Only the mp4 demuxer: others, such as playlists, open further files.
         container = av_open(video, format="mp4", metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
-        raise FilmError(f"it is no mp4, or its index is missing ({_reason(error)})") from None
+        raise DecodeError(f"it is no mp4, or its index is missing ({_reason(error)})") from None
     assert isinstance(container, InputContainer)  # noqa: S101
     try:
         with container:
-            yield Film(container, size, deadline)
+            yield VideoReader(container, size, deadline)
     except (FFmpegError, ValueError, OverflowError) as error:
-        raise FilmError(f"it cannot be decoded ({_reason(error)})") from None
+        raise DecodeError(f"it cannot be decoded ({_reason(error)})") from None
 
 
 def pts_of(frame: VideoFrame) -> int:
@@ -223,16 +223,16 @@ def pts_of(frame: VideoFrame) -> int:
         FilmError: It does not say it.
     """
     if frame.pts is None:
-        raise FilmError("a frame in it has no time")
+        raise DecodeError("a frame in it has no time")
     return frame.pts
 
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise FilmError("its picture has no size")
+        raise DecodeError("its picture has no size")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise FilmError(f"its picture is {width:,} x {height:,} pixels, which is too large")
+        raise DecodeError(f"its picture is {width:,} x {height:,} pixels, which is too large")
 
 
 def _reason(error: Exception) -> str:
-    return shown(error.strerror if isinstance(error, FFmpegError) else error, 200)
+    return redact(error.strerror if isinstance(error, FFmpegError) else error, 200)

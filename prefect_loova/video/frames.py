@@ -12,8 +12,8 @@ from av import VideoFrame
 from av.error import FFmpegError
 
 from prefect_loova.errors import UnusableVideoError
-from prefect_loova.video.decoder import Deadline, Film, FilmError, opened, pts_of
-from prefect_loova.video.images import png, turns
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video, pts_of
+from prefect_loova.video.images import png, rotation
 from prefect_loova.video.tone_mapping import sdr
 
 
@@ -32,38 +32,38 @@ def frame_of(video: BinaryIO | io.RawIOBase, which: Literal["first", "last"], *,
         UnusableVideoError: It is no whole video, larger than the bounds of `film`, or takes too long.
         StorageError: As `video` raises it, where it is an `s3_file.S3File`.
     """
-    deadline = Deadline(max_seconds)
+    deadline = TimeLimit(max_seconds)
     try:
         if which == "first":
-            with opened(video, deadline) as film:
+            with open_video(video, deadline) as film:
                 film.check_index()
                 for frame in film.container.decode(film.track):
                     film.check(frame)
                     return _picture(film, frame)
-                raise FilmError("there is no picture in it")
+                raise DecodeError("there is no picture in it")
         found = _after_last_keyframe(video, deadline)
         if found is None:
-            with opened(video, deadline) as film:
+            with open_video(video, deadline) as film:
                 found = _picture(film, _last(film))
         return found
-    except FilmError as error:
+    except DecodeError as error:
         raise UnusableVideoError(f"no frame can be taken: {error}") from None
 
 
-def _after_last_keyframe(video: BinaryIO | io.RawIOBase, deadline: Deadline) -> bytes | None:
+def _after_last_keyframe(video: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> bytes | None:
     """The last frame; None where it cannot be told without decoding all."""
-    with opened(video, deadline) as film:
+    with open_video(video, deadline) as film:
         film.check_index()
         try:
             film.container.seek(film.start + film.duration, stream=film.track)
             frame = _last(film)
-        except (FFmpegError, FilmError):
+        except (FFmpegError, DecodeError):
             deadline.check()
             return None
         return _picture(film, frame)
 
 
-def _last(film: Film) -> VideoFrame:
+def _last(film: VideoReader) -> VideoFrame:
     """The frame that is shown last, of those from here on."""
     last: VideoFrame | None = None
     for frame in film.container.decode(film.track):
@@ -72,11 +72,11 @@ def _last(film: Film) -> VideoFrame:
             last = frame
     film.check_index()
     if last is None:
-        raise FilmError("there is no picture in it")
+        raise DecodeError("there is no picture in it")
     film.check_end(pts_of(last) + (last.duration or 0))
     return last
 
 
-def _picture(film: Film, frame: VideoFrame) -> bytes:
-    steps = turns(frame)
+def _picture(film: VideoReader, frame: VideoFrame) -> bytes:
+    steps = rotation(frame)
     return png(sdr(frame), film.shown_size(frame, steps), steps)

@@ -45,7 +45,7 @@ EXACT = (
 )
 
 
-def turns(frame: VideoFrame) -> Steps:
+def rotation(frame: VideoFrame) -> Steps:
     """What brings a decoded frame upright, by the display matrix of its container. Only right angles count."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -57,7 +57,7 @@ def turns(frame: VideoFrame) -> Steps:
     return [(flip, "") for flip, negative in (("hflip", right_x < 0), ("vflip", down_y < 0)) if negative]
 
 
-def is_lying(steps: Steps) -> bool:
+def swaps_axes(steps: Steps) -> bool:
     """Whether these turns swap width and height."""
     return any(name == "transpose" for name, _ in steps)
 
@@ -76,7 +76,7 @@ def scaled(frame: VideoFrame, size: tuple[int, int], steps: Steps = ()) -> Video
         size: Width and height in pixels, after the turns.
         steps: The turns.
     """
-    width, height = reversed(size) if is_lying(steps) else size
+    width, height = reversed(size) if swaps_axes(steps) else size
     matrix, colour_range = colours(frame)
     # No graph for whole frames: graphs are reference cycles, and keep their memory until the garbage is collected.
     small = frame.reformat(
@@ -109,7 +109,7 @@ class Canvas:
             whole if whole - part * scale < 2 else max(2, round(part * scale / 2) * 2)
             for whole, part in zip(size, shown, strict=True)
         ]
-        self._lying = is_lying(steps)
+        self._lying = swaps_axes(steps)
         self._inner = inner[0], inner[1]
         bars = [("pad", f"{width}:{height}:{(width - inner[0]) // 4 * 2}:{(height - inner[1]) // 4 * 2}:black")]
         self._steps = [*steps, *(bars if self._inner != size else [])]
@@ -166,7 +166,7 @@ def png(frame: VideoFrame, size: tuple[int, int], steps: Steps) -> bytes:
         size: Width and height in pixels, after the turns.
         steps: The turns.
     """
-    width, height = reversed(size) if is_lying(steps) else size
+    width, height = reversed(size) if swaps_axes(steps) else size
     matrix, colour_range = colours(frame)
     rgb = frame.reformat(
         width,

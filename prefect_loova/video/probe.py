@@ -20,9 +20,9 @@ from av.error import ArgumentError, EOFError, FFmpegError, MemoryError, NotImple
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 
-from prefect_loova.errors import shown
+from prefect_loova.errors import redact
 from prefect_loova.models.media import Kind
-from prefect_loova.video.decoder import CODECS, MAX_PIXELS, MAX_SIDE, Deadline, FilmError
+from prefect_loova.video.decoder import CODECS, MAX_PIXELS, MAX_SIDE, DecodeError, TimeLimit
 from prefect_loova.video.truncation import ends_early, gif_pictures
 
 MAX_IMAGE_PIXELS = 6000 * 6000
@@ -66,14 +66,14 @@ def probe(file: BinaryIO | io.RawIOBase, kind: Kind, media_type: str, *, max_sec
         ValueError: It is surely no such medium. Says why.
         StorageError: As `file` raises it, where it is an `s3_file.S3File`.
     """
-    deadline = Deadline(max_seconds)
+    deadline = TimeLimit(max_seconds)
     try:
         if kind == "image":
             return _probed_image(_whole(file), media_type)
         if kind == "video":
             return _probed_video(file, deadline)
         return _probed_audio(file, media_type, deadline)
-    except FilmError as error:
+    except DecodeError as error:
         return f"it could not be looked at: {error}"
     except _UNKNOWABLE as error:
         return f"it is not decoded here ({_reason(error)})"
@@ -130,7 +130,7 @@ def _moves(content: bytes, media_type: str) -> bool:
     return media_type == "image/webp" and content[12:16] == b"VP8X" and bool(content[20] & 0x02)
 
 
-def _probed_video(file: BinaryIO | io.RawIOBase, deadline: Deadline) -> str:
+def _probed_video(file: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
     with _opened(file, "mp4", "mp4 or mov, or its index is missing") as container:
         track = next((one for one in container.streams.video if not one.disposition & Disposition.attached_pic), None)
@@ -141,7 +141,7 @@ def _probed_video(file: BinaryIO | io.RawIOBase, deadline: Deadline) -> str:
         _check_index(track, size)
         decoder = track.codec_context
         if decoder is None or decoder.name not in CODECS:
-            codec = shown(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
+            codec = redact(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
             return f"its pictures are {codec}, which is not decoded here"
         if decoder.width * decoder.height > MAX_PIXELS or max(decoder.width, decoder.height) > MAX_SIDE:
             return f"its pictures are {decoder.width:,} x {decoder.height:,} pixels, which are not decoded here"
@@ -151,7 +151,7 @@ def _probed_video(file: BinaryIO | io.RawIOBase, deadline: Deadline) -> str:
         return doubt
 
 
-def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: Deadline) -> str:
+def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(8) or b""
@@ -162,7 +162,7 @@ def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: Dead
         track = container.streams.audio[0]
         decoder = track.codec_context
         if decoder is None or not (decoder.name.startswith("pcm_") or decoder.name in _SOUND_CODECS):
-            codec = shown(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
+            codec = redact(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
             return f"its sound is {codec}, which is not decoded here"
         if doubt := _first(container, track, deadline):
             return doubt
@@ -172,7 +172,7 @@ def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: Dead
     return ""
 
 
-def _first(container: InputContainer, track: VideoStream | AudioStream, deadline: Deadline) -> str:
+def _first(container: InputContainer, track: VideoStream | AudioStream, deadline: TimeLimit) -> str:
     """Decode until there is a first picture or block of sound that is whole.
 
     Raises:
@@ -217,4 +217,4 @@ def _check_index(track: VideoStream, size: int) -> None:
 
 
 def _reason(error: FFmpegError) -> str:
-    return shown(error.strerror, 200)
+    return redact(error.strerror, 200)

@@ -22,13 +22,13 @@ from av import VideoFrame
 from prefect_loova.errors import PreviewError
 from prefect_loova.video.decoder import (
     MAX_BYTES,  # noqa: F401  a bound of this module too
-    Deadline,
-    Film,
-    FilmError,
-    opened,
+    DecodeError,
+    TimeLimit,
+    VideoReader,
+    open_video,
     pts_of,
 )
-from prefect_loova.video.images import Steps, fitted, gif, jpeg, scaled, sheet, turns, webp
+from prefect_loova.video.images import Steps, fitted, gif, jpeg, rotation, scaled, sheet, webp
 from prefect_loova.video.tone_mapping import sdr
 
 MAX_DECODED = 1800
@@ -90,15 +90,15 @@ def make_previews(
         PreviewError: It is no whole video, larger than the bounds of `film`, or takes too long.
         StorageError: As `video` raises it, where it is an `s3_file.S3File`.
     """
-    deadline = Deadline(max_seconds)
+    deadline = TimeLimit(max_seconds)
     try:
-        with opened(video, deadline) as film:
+        with open_video(video, deadline) as film:
             return _look(film, moving_bytes, deadline)
-    except FilmError as error:
+    except DecodeError as error:
         raise PreviewError(f"no preview can be made of this video: {error}", credits_spent="yes") from None
 
 
-def _samples(film: Film) -> Iterator[VideoFrame]:
+def _samples(film: VideoReader) -> Iterator[VideoFrame]:
     """The 27 samples in order; one frame several times where there are fewer."""
     times = [film.start + film.duration * (2 * part + 1) // (2 * SAMPLES) for part in range(SAMPLES)]
     rate = film.track.average_rate or Fraction(30)
@@ -107,7 +107,7 @@ def _samples(film: Film) -> Iterator[VideoFrame]:
     return _keyframes_before(film, times)
 
 
-def _shown_at(film: Film, times: list[int]) -> Iterator[VideoFrame]:
+def _shown_at(film: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
     left = iter(times)
     due = next(left, None)
     last: VideoFrame | None = None
@@ -121,7 +121,7 @@ def _shown_at(film: Film, times: list[int]) -> Iterator[VideoFrame]:
         if due is None:
             return
     if last is None:
-        raise FilmError("there is no picture in it")
+        raise DecodeError("there is no picture in it")
     end = pts_of(last) + (last.duration or 0)
     while due is not None:
         if due > end:
@@ -130,7 +130,7 @@ def _shown_at(film: Film, times: list[int]) -> Iterator[VideoFrame]:
         due = next(left, None)
 
 
-def _keyframes_before(film: Film, times: list[int]) -> Iterator[VideoFrame]:
+def _keyframes_before(film: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
     decoder = film.track.codec_context
     known: tuple[int | None, VideoFrame] | None = None
     for moment in times:
@@ -140,17 +140,17 @@ def _keyframes_before(film: Film, times: list[int]) -> Iterator[VideoFrame]:
             if packet.is_keyframe and packet.size:
                 break
         else:
-            raise FilmError("it is cut short")
+            raise DecodeError("it is cut short")
         if known is None or known[0] != packet.pts:
             frame = next(iter([*decoder.decode(packet), *decoder.decode(None)]), None)
             if frame is None:
-                raise FilmError("a keyframe in it is no picture")
+                raise DecodeError("a keyframe in it is no picture")
             film.check(frame)
             known = packet.pts, frame
         yield known[1]
 
 
-def _look(film: Film, moving_bytes: int, deadline: Deadline) -> Previews:
+def _look(film: VideoReader, moving_bytes: int, deadline: TimeLimit) -> Previews:
     cells: list[VideoFrame] = []
     in_sheet: list[VideoFrame] = []
     poster = thumbnail = b""
@@ -162,7 +162,7 @@ def _look(film: Film, moving_bytes: int, deadline: Deadline) -> Previews:
         if frame is not taken or shown is None:
             if not width:
                 # Once: a frame that was asked for its side data is kept until the garbage is collected.
-                steps = turns(frame)
+                steps = rotation(frame)
                 width, height = film.shown_size(frame, steps)
             shown = sdr(frame)
             cells.append(scaled(shown, fitted(width, height, CELL_SIDE), steps))
@@ -184,11 +184,11 @@ def _thumbnail(frame: VideoFrame, width: int, height: int, steps: Steps) -> byte
         made = jpeg(scaled(frame, fitted(width, height, side), steps), quantizer)
         if len(made) <= THUMBNAIL_BYTES:
             return made
-    raise FilmError(f"no thumbnail of it fits {THUMBNAIL_BYTES:,} bytes")
+    raise DecodeError(f"no thumbnail of it fits {THUMBNAIL_BYTES:,} bytes")
 
 
 def _moving(
-    cells: list[VideoFrame], rate: Fraction, most: int, deadline: Deadline
+    cells: list[VideoFrame], rate: Fraction, most: int, deadline: TimeLimit
 ) -> tuple[bytes, Literal["image/webp", "image/gif"]]:
     """The largest and then best WebP that fits; or a GIF of that size, where it takes fewer bytes still."""
     for side, quality in _MOVING_TRIES:
@@ -199,7 +199,7 @@ def _moving(
         if len(made) <= most:
             as_gif = gif(pictures, rate) if _suit_a_gif(pictures, rate, quality) else None
             return (as_gif, "image/gif") if as_gif and len(as_gif) < len(made) else (made, "image/webp")
-    raise FilmError(f"no moving preview of it fits {most:,} bytes")
+    raise DecodeError(f"no moving preview of it fits {most:,} bytes")
 
 
 def _suit_a_gif(pictures: list[VideoFrame], rate: Fraction, quality: int) -> bool:

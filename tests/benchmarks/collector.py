@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from prefect_loova.client import LoovaClient
-from prefect_loova.jobs.collect import collect, queue
+from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
@@ -36,13 +36,13 @@ PLACES = 6
 
 async def work_off(jobs: VideoJobs, loova: LoovaSimulator, count: int, requests: list[int]) -> dict[str, Any]:
     started = time.monotonic()
-    await queue(jobs, [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)])
+    await enqueue(jobs, [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)])
     queued = time.monotonic() - started
     passes: list[tuple[float, int]] = []
     saved, memory = 0, [rss_mib()]
     while saved < count:
         began, before = time.monotonic(), requests[0]
-        found = await collect(jobs, places=PLACES)
+        found = await collect(jobs, slots=PLACES)
         passes.append((time.monotonic() - began, requests[0] - before))
         assert not found.failed and not found.problems, found
         saved += len(found.saved)

@@ -50,7 +50,7 @@ class Where:
     places: int = PLACES
 
 
-class Stage:
+class Environment:
     """All the servers, while they run."""
 
     def __init__(
@@ -128,7 +128,7 @@ def _in_postgres(url: str) -> int:
 
 
 @contextmanager
-def stage(*options: str, on_postgres: bool = False) -> Iterator[Stage]:
+def stage(*options: str, on_postgres: bool = False) -> Iterator[Environment]:
     """Start everything.
 
     Args:
@@ -151,7 +151,9 @@ def stage(*options: str, on_postgres: bool = False) -> Iterator[Stage]:
         server = opened.enter_context(PrefectServer(home, database.url if database else None))
         stored = partial(_in_postgres, database.url) if database else partial(_in_sqlite, home / "prefect.db")
         pids = (server.pid, database.pid) if database else (server.pid,)
-        yield Stage(base_url, s3, stored, server.api_url, pids, {"PostgreSQL": database.version} if database else {})
+        yield Environment(
+            base_url, s3, stored, server.api_url, pids, {"PostgreSQL": database.version} if database else {}
+        )
 
 
 def simulator(*options: str) -> tuple[subprocess.Popen[str], str]:

@@ -54,7 +54,7 @@ _SETTINGS = re.compile(r"^(FAL|REPLICATE|RUNWAYML|OPENAI|LUMAAI|GOOGLE|GEMINI|AR
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Competitor:
     """Who is measured, by which script, and the path of its paid POST."""
 
     package: str
@@ -67,15 +67,15 @@ class Contestant:
         return PEERS_FOLDER / self.script
 
 
-OURS = Contestant("prefect-loova", "ours.py", "/api/v1/video/seedance-2")
+OURS = Competitor("prefect-loova", "ours.py", "/api/v1/video/seedance-2")
 PEERS = (
-    Contestant("fal-client", "fal_subscribe.py", "/fal-ai/veo3.1", https=True),
-    Contestant("openai", "openai_videos.py", "/v1/videos"),
-    Contestant("runwayml", "runway.py", "/v1/image_to_video"),
-    Contestant("lumaai", "luma.py", "/dream-machine/v1/generations/video"),
-    Contestant("volcengine-python-sdk", "ark.py", "/api/v3/contents/generations/tasks"),
-    Contestant("replicate", "replicate_run.py", "/v1/models/google/veo-3/predictions"),
-    Contestant(
+    Competitor("fal-client", "fal_subscribe.py", "/fal-ai/veo3.1", https=True),
+    Competitor("openai", "openai_videos.py", "/v1/videos"),
+    Competitor("runwayml", "runway.py", "/v1/image_to_video"),
+    Competitor("lumaai", "luma.py", "/dream-machine/v1/generations/video"),
+    Competitor("volcengine-python-sdk", "ark.py", "/api/v3/contents/generations/tasks"),
+    Competitor("replicate", "replicate_run.py", "/v1/models/google/veo-3/predictions"),
+    Competitor(
         "google-genai", "google_veo.py", "/v1beta1/publishers/google/models/veo-3.1-generate-001:predictLongRunning"
     ),
 )
@@ -118,7 +118,7 @@ def uv() -> str:
     return found
 
 
-def environment_of(peer: Contestant) -> tuple[str | None, str]:
+def environment_of(peer: Competitor) -> tuple[str | None, str]:
     """The Python of a script's own environment, brought to the newest releases; or None and why there is none."""
     clean = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
     for command in (["sync", "--quiet", "--upgrade"], ["python", "find"]):
@@ -237,7 +237,7 @@ def changing_headers(first: list[Received], again: list[Received]) -> dict[str, 
 
 
 def measure(
-    who: Contestant,
+    who: Competitor,
     command: Callable[[BillingServer, Scenario], list[str]],
     settings: dict[str, str],
     tls: Path,
@@ -259,7 +259,7 @@ def measure(
     return rows
 
 
-def measure_peer(peer: Contestant, tls: Path) -> list[Row]:
+def measure_peer(peer: Competitor, tls: Path) -> list[Row]:
     """A peer in its own environment; one that cannot be installed is a row too."""
     python, reason = environment_of(peer)
     if python is None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.environment import PLACES, Stage, stage
+from tests.benchmarks.environment import PLACES, Environment, stage
 from tests.benchmarks.report import finish
 
 NEW, ONE, BATCH = "one, new process", "one", "batch"
@@ -65,7 +65,7 @@ S3_REQUESTS = (
 )
 
 
-class Contestant(NamedTuple):
+class Competitor(NamedTuple):
     """Who makes videos: a module of `peers`, and what it is told."""
 
     name: str
@@ -73,10 +73,10 @@ class Contestant(NamedTuple):
     options: dict[str, Any]
 
 
-PLAIN = Contestant("(a) plain script", "plain_script", {})
-TASKS = Contestant("(b) Prefect flow of three tasks", "prefect_tasks", {})
-OURS = Contestant("prefect-loova", "our_flows", {})
-NO_PICTURES = Contestant("prefect-loova, preview=none", "our_flows", {"preview": "none"})
+PLAIN = Competitor("(a) plain script", "plain_script", {})
+TASKS = Competitor("(b) Prefect flow of three tasks", "prefect_tasks", {})
+OURS = Competitor("prefect-loova", "our_flows", {})
+NO_PICTURES = Competitor("prefect-loova, preview=none", "our_flows", {"preview": "none"})
 ALL = (PLAIN, TASKS, OURS, NO_PICTURES)
 
 MEASURES = {
@@ -120,18 +120,18 @@ class Overhead:
         generation: Seconds of each generation.
     """
 
-    def __init__(self, on: Stage, generation: float) -> None:
+    def __init__(self, on: Environment, generation: float) -> None:
         self._stage = on
         self._generation = generation
         self.found: dict[str, dict[str, list[dict[str, Any]]]] = {NEW: {}, ONE: {}, BATCH: {}}
 
-    def new(self, who: Contestant) -> None:
+    def new(self, who: Competitor) -> None:
         """One video in a new process."""
         options = who.options | ({"entry": "one"} if who.module == OURS.module else {})
         found = self._stage.run(who.module, list(_prompts(1)), POLL_SECONDS, **options)
         self._note(NEW, who, found | {"cost": by_video(found, 1, self._generation)})
 
-    def one(self, who: Contestant, takes: int) -> None:
+    def one(self, who: Competitor, takes: int) -> None:
         """Some videos, one after the other, in a process that has made one before."""
         prompts = list(_prompts(takes + 1))
         options = who.options | ({"entry": "one"} if who.module == OURS.module else {})
@@ -143,16 +143,16 @@ class Overhead:
         cost["seconds beyond"] /= takes
         self._note(ONE, who, found | {"cost": cost})
 
-    def batch(self, who: Contestant, count: int) -> None:
+    def batch(self, who: Competitor, count: int) -> None:
         """One batch."""
         found = self._stage.run(who.module, list(_prompts(count)), POLL_SECONDS, **who.options)
         self._note(BATCH, who, found | {"cost": by_video(found, count, math.ceil(count / PLACES) * self._generation)})
 
-    def _note(self, what: str, who: Contestant, found: dict[str, Any]) -> None:
+    def _note(self, what: str, who: Competitor, found: dict[str, Any]) -> None:
         self.found[what].setdefault(who.name, []).append(found)
         print(f"{what:17}  {who.name:32}  {found['seconds']:.1f} s", file=sys.stderr, flush=True)
 
-    def cost(self, what: str, who: Contestant) -> dict[str, float]:
+    def cost(self, what: str, who: Competitor) -> dict[str, float]:
         """The medians of the rounds; of the database, for the batch only."""
         costs = [one["cost"] for one in self.found[what][who.name]]
         measures = [measure for measure in MEASURES if measure != "database KiB" or what == BATCH]

@@ -39,7 +39,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lost_reply import Contestant, environment_of
+from lost_reply import Competitor, environment_of
 from report import Cell, finish
 from savers import KEY, MIB, SAVERS
 
@@ -269,7 +269,7 @@ def all_aws(films: list[Film], server: Server, folder: Path) -> list[Aws]:
 
     The CRT client of version 2.9 fails on SeaweedFS where a file goes in one request.
     """
-    python, problem = environment_of(Contestant("awscli", "aws_cli.py", ""))
+    python, problem = environment_of(Competitor("awscli", "aws_cli.py", ""))
     if python is None:
         raise SystemExit(f"no awscli from PyPI: {problem}")
     found = [Aws(str(Path(python).with_name("aws")), "default", folder)]

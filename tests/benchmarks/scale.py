@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.benchmarks.calibration import Gauge
-from tests.benchmarks.environment import Stage, stage
+from tests.benchmarks.environment import Environment, stage
 from tests.benchmarks.report import finish
 
 SIZES = (1, 10, 100, 1_000, 10_000)
@@ -51,12 +51,12 @@ COLUMNS = {
 }
 
 
-def measure(on: Stage, count: int) -> dict[str, Any]:
+def measure(on: Environment, count: int) -> dict[str, Any]:
     """What one request costs in a batch of `count`; the memory is that of the whole process."""
     now = time.time_ns()
     prompts = [f"video {number} of {now}" for number in range(count)]
     entry = "batch" if count <= MOST_PARAMETERS else "manifest"
-    with Gauge() as gauge:
+    with Gauge() as calibration:
         made = on.run("our_flows", prompts, POLL_SECONDS, entry=entry)
     again = on.run("our_flows", prompts, POLL_SECONDS, entry=entry)
     plain = on.run("prefect_tasks", prompts, POLL_SECONDS) if count <= MOST_PARAMETERS else None
@@ -69,9 +69,9 @@ def measure(on: Stage, count: int) -> dict[str, Any]:
         "seconds": made["seconds"] / count,
         "cpu_ms": 1000 * made["cpu_seconds"] / count,
         "server_cpu_ms": 1000 * made["server_cpu_seconds"] / count,
-        "loop_ms": gauge.loop_ms,
-        "cpu_loops": 1000 * made["cpu_seconds"] / count / gauge.loop_ms,
-        "server_cpu_loops": 1000 * made["server_cpu_seconds"] / count / gauge.loop_ms,
+        "loop_ms": calibration.loop_ms,
+        "cpu_loops": 1000 * made["cpu_seconds"] / count / calibration.loop_ms,
+        "server_cpu_loops": 1000 * made["server_cpu_seconds"] / count / calibration.loop_ms,
         "prefect_requests": made["prefect_requests"] / count,
         "prefect_events": made["prefect_events"] / count,
         "s3_requests": made["s3_requests"] / count,

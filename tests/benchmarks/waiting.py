@@ -37,7 +37,7 @@ from prefect_loova._timing import PollSchedule
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.request import Submission, VideoTask
-from tests.benchmarks.lost_reply import PEERS_FOLDER, Contestant, environment_of
+from tests.benchmarks.lost_reply import PEERS_FOLDER, Competitor, environment_of
 from tests.benchmarks.report import finish
 
 SHORTEST, LONGEST = 30.0, 3 * 3600.0
@@ -154,7 +154,7 @@ def by_looks(runs: list[list[float]], held: float) -> Look:
 
 def driven(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run a peer's script in its own environment."""
-    python, reason = environment_of(Contestant(script, script, ""))
+    python, reason = environment_of(Competitor(script, script, ""))
     if python is None:
         raise SystemExit(f"{script}: {reason}")
     settings = {"PYTHONWARNINGS": "ignore", "NO_PROXY": "*"}

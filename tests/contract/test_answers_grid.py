@@ -22,7 +22,7 @@ from prefect_loova.errors import InDoubtError, LoovaError, RejectedError, TooMan
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords
 from tests.unit.jobs.test_protocol import MemoryS3
@@ -220,7 +220,7 @@ class Time:
 async def asked(loova: Loova, s3: MemoryS3, time: Time, number: int) -> Outcome:
     """What a job comes to, asked for once with a minute to wait for a free place."""
     request = VideoRequest(prompt=f"row {number}", duration=4)
-    count_as_checked(s3, "bucket", f"loova/{PROBES}")  # the model of S3 has no multipart uploads
+    mark_checked(s3, "bucket", f"loova/{PROBES}")  # the model of S3 has no multipart uploads
     async with LoovaClient("key", f"http://127.0.0.1:{loova.port}/api", read_tries=1) as client:
         records = JobRecords(s3, "bucket", "loova", client.origin)
         jobs = VideoJobs(client, records, sleep=time.sleep, clock=time, wall=time)

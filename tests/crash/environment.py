@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from tests.crash.faults import Wire
-from tests.support.proxy import Harm, Proxy, Seen
+from tests.support.proxy import NetworkFault, Proxy, Seen
 from tests.support.s3_servers import S3Server
 
 API_KEY = "sk-simulated-secret-key"
@@ -126,7 +126,7 @@ def spec_of(
     return usual | others
 
 
-class Stage:
+class Environment:
     """One job with everything around it, as a context manager.
 
     Args:
@@ -203,7 +203,7 @@ class Stage:
         """Where everything of the job is in the bucket."""
         return f"{self.prefix}/{REQUEST.key}/"
 
-    def harm(self, harms: Mapping[Wire, Iterable[Harm]]) -> None:
+    def harm(self, harms: Mapping[Wire, Iterable[NetworkFault]]) -> None:
         """Do this from now on."""
         for name, some in harms.items():
             self.proxies[name].harm(*some)

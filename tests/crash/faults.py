@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-from tests.support.proxy import Harm, Seen
+from tests.support.proxy import NetworkFault, Seen
 
 Wire = Literal["api", "s3", "video"]
 
@@ -18,16 +18,16 @@ _LATE = (2.3, 4.5)
 
 _MAY_BE_LATE = r"^(?!DELETE |POST .*[?]uploads)"
 
-BROKEN = [Harm(what=what, when=when) for what in ("kill", "drop", "reset") for when in _MOMENTS]
+BROKEN = [NetworkFault(what=what, when=when) for what in ("kill", "drop", "reset") for when in _MOMENTS]
 LATE = [
     # The client is gone, or goes on without the answer, and what it sent arrives when others are at work. Left out are
     # the begin of a multipart upload and a DELETE in the index: whoever is at work then has looked already, and nobody
     # can tell S3 to refuse them.
-    *(Harm(what=what, when="before", seconds=late) for what in ("kill", "drop", "delay") for late in _LATE),
-    Harm(what="delay", when="after", seconds=_LATE[0]),
+    *(NetworkFault(what=what, when="before", seconds=late) for what in ("kill", "drop", "delay") for late in _LATE),
+    NetworkFault(what="delay", when="after", seconds=_LATE[0]),
 ]
 ANSWERED = [
-    Harm(what="answer", when=when, status=status, body=body, headers=headers)
+    NetworkFault(what="answer", when=when, status=status, body=body, headers=headers)
     for when in ("before", "after")
     for status, body, headers in [
         (500, b"", ()),
@@ -38,14 +38,20 @@ ANSWERED = [
 ]
 # A success that is none. Left out is one that looks right in all that the caller reads (a PUT with an ETag, the 204 of
 # a DELETE): nobody could tell.
-LYING = [Harm(what="answer", when=when, status=200, body=body) for when in ("before", "after") for body in (b"", _PAGE)]
-CUT = [Harm(what="truncate", when="after")]
+LYING = [
+    NetworkFault(what="answer", when=when, status=200, body=body)
+    for when in ("before", "after")
+    for body in (b"", _PAGE)
+]
+CUT = [NetworkFault(what="truncate", when="after")]
 # Of what Loova sends nothing but TLS notices a byte that changes (a task id, a video): no checksum is documented.
-CORRUPT = [Harm(what="corrupt", when="after")]
-CORRUPT_UPLOAD = [Harm(what="corrupt", when="before"), Harm(what="truncate", when="before")]
+CORRUPT = [NetworkFault(what="corrupt", when="after")]
+CORRUPT_UPLOAD = [NetworkFault(what="corrupt", when="before"), NetworkFault(what="truncate", when="before")]
 
 ONLY_S3 = [
-    Harm(what="answer", when=when, status=status, body=f"<Error><Code>{code}</Code></Error>".encode(), times=times)
+    NetworkFault(
+        what="answer", when=when, status=status, body=f"<Error><Code>{code}</Code></Error>".encode(), times=times
+    )
     for when in ("before", "after")
     for status, code, times in [
         (412, "PreconditionFailed", 1),
@@ -54,19 +60,23 @@ ONLY_S3 = [
     ]
 ]
 ONLY_COMPLETE = [
-    Harm(what="answer", when=when, status=status, body=b"<Error><Code>InternalError</Code></Error>", times=times)
+    NetworkFault(
+        what="answer", when=when, status=status, body=b"<Error><Code>InternalError</Code></Error>", times=times
+    )
     for when in ("before", "after")
     for status in (500, 200)  # S3 does answer a Complete with 200 and an error in the body
     for times in (1, 2)
 ]
-ONLY_SUBMIT = [Harm(what="answer", when="before", status=status) for status in (400, 401, 402, 403, 404, 422, 429)]
+ONLY_SUBMIT = [
+    NetworkFault(what="answer", when="before", status=status) for status in (400, 401, 402, 403, 404, 422, 429)
+]
 ONLY_POLL = [
-    Harm(what="answer", when="before", status=status, times=times)
+    NetworkFault(what="answer", when="before", status=status, times=times)
     for status, times in [(404, 1), (404, 5), (410, 1), (401, 1), (403, 1)]
 ]
 
 
-def harms_at(wire: Wire, request: Seen, server: str) -> list[Harm]:
+def harms_at(wire: Wire, request: Seen, server: str) -> list[NetworkFault]:
     """What can be done to one request. moto checks no checksum of what it is sent, SeaweedFS does."""
     line = f"{request.method} {request.path}"
     harms = BROKEN + ANSWERED + CUT + [harm for harm in LATE if harm.when == "after" or re.search(_MAY_BE_LATE, line)]
@@ -104,13 +114,13 @@ def place(wire: Wire, request: Seen) -> str:
     return "object" if whole or is_complete(request) else wire
 
 
-def kind(harm: Harm) -> tuple[object, ...]:
+def kind(harm: NetworkFault) -> tuple[object, ...]:
     """What makes two harms of the same kind, wherever they are done."""
     status = harm.status if harm.status in (404, 412) else harm.status // 100
     return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds, harm.times
 
 
-def drawn(chance: random.Random, wire: Wire, server: str) -> Harm:
+def drawn(chance: random.Random, wire: Wire, server: str) -> NetworkFault:
     """A harm somewhere in the runs of a job: on which request, for how many in a row, and at which byte."""
     harms = BROKEN + ANSWERED + CUT + [replace(harm, matching=_MAY_BE_LATE) for harm in LATE]
     harms = harms + [replace(harm, matching="^(?!DELETE )") for harm in LYING]

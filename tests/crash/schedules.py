@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.crash.environment import API_KEY, REQUEST, ForkServer, Run, Stage, task_ids
+from tests.crash.environment import API_KEY, REQUEST, Environment, ForkServer, Run, task_ids
 from tests.crash.faults import Wire
-from tests.support.proxy import Harm, Seen
+from tests.support.proxy import NetworkFault, Seen
 from tests.support.s3_servers import S3Server
 
 AT_ONCE = 16
@@ -35,7 +35,7 @@ in whole seconds: 65 looks of 0.1 s, and a few requests to clear away an upload.
 class Schedule:
     """What is done on which wire, counted over all runs, to a job whose video has this size."""
 
-    harms: Mapping[Wire, Iterable[Harm]]
+    harms: Mapping[Wire, Iterable[NetworkFault]]
     video_bytes: int | None = None
 
 
@@ -53,7 +53,7 @@ class Outcome:
 
 def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, schedule: Schedule) -> Outcome:
     """Run a job through harm until it ends saved or in doubt, then let a person decide if it is in doubt."""
-    with Stage(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
+    with Environment(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
         stage.harm(schedule.harms)
         run, broken = stage.run(), []
         while not _is_over(stage, run) and len(stage.runs) < MOST_RUNS:
@@ -67,7 +67,7 @@ def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, sche
         return Outcome(schedule, run.state, stage.runs, stage.seen, stage.story, broken)
 
 
-def _is_over(stage: Stage, run: Run) -> bool:
+def _is_over(stage: Environment, run: Run) -> bool:
     if run.state == "in_doubt":
         # Where S3 did not take the doubt either, the next run finds a submit that is overdue.
         record = stage.record()
@@ -106,7 +106,7 @@ def _tail(outcome: Outcome) -> str:
     return "\n".join(["    " + line[:300] for line in lines[-12:]])
 
 
-def broken_after_decision(stage: Stage) -> Iterator[str]:
+def broken_after_decision(stage: Environment) -> Iterator[str]:
     """Let a person decide about the job in doubt; what does not hold then."""
     tasks = stage.loova.ledger["tasks"]
     decision = {"what": "adopt" if tasks else "submit-again", "task_id": tasks[0]["task_id"] if tasks else None}
@@ -118,7 +118,7 @@ def broken_after_decision(stage: Stage) -> Iterator[str]:
         yield f"after the decision {decision}: {problem}"
 
 
-def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[str]:
+def broken_invariants(stage: Environment, state: str, attempts: int = 1) -> Iterator[str]:
     """The invariants that do not hold, in words.
 
     Args:
@@ -165,7 +165,7 @@ def broken_invariants(stage: Stage, state: str, attempts: int = 1) -> Iterator[s
     yield from told_secrets(stage, record)
 
 
-def _was_answered(stage: Stage) -> bool:
+def _was_answered(stage: Environment) -> bool:
     """Whether a client surely has the answer to a submit: it came well within the submit's timeout.
 
     The client sends the submit after S3's last answer, so no clock of its own is asked.
@@ -178,13 +178,13 @@ def _was_answered(stage: Stage) -> bool:
     return False
 
 
-def _torn_videos(stage: Stage) -> Iterator[str]:
+def _torn_videos(stage: Environment) -> Iterator[str]:
     for video, digest in _videos(stage).items():
         if digest not in (stage.loova.sha256(task["task_id"]) for task in stage.loova.ledger["tasks"]):
             yield f"{video} is not what Loova served"
 
 
-def _videos(stage: Stage) -> dict[str, str]:
+def _videos(stage: Environment) -> dict[str, str]:
     """The videos in the bucket, and their checksums."""
     listed = stage.client.list_objects_v2(Bucket=stage.bucket, Prefix=stage.place).get("Contents", [])
     names = [entry["Key"] for entry in listed if entry["Key"].endswith(".mp4")]
@@ -192,7 +192,7 @@ def _videos(stage: Stage) -> dict[str, str]:
     return {name: hashlib.sha256(body).hexdigest() for name, body in bodies.items()}
 
 
-def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterator[str]:
+def _broken_objects(stage: Environment, state: str, attempt: dict[str, Any]) -> Iterator[str]:
     place, client = stage.place, stage.client
     noted = attempt.get("video", {}).get("sha256")
     if state == "saved" and _videos(stage) != {f"{place}video.mp4": noted}:
@@ -208,7 +208,7 @@ def _broken_objects(stage: Stage, state: str, attempt: dict[str, Any]) -> Iterat
         yield "it is in doubt, and the index of open jobs does not know it"
 
 
-def told_secrets(stage: Stage, record: dict[str, Any] | None) -> Iterator[str]:
+def told_secrets(stage: Environment, record: dict[str, Any] | None) -> Iterator[str]:
     """Where a key, or what signs a URL, stands in a log, a record, a result or an error."""
     paths = " ".join(seen.path for seen in stage.seen["video"])
     secrets = {"the API key": {API_KEY}, "the S3 secret key": {stage.s3.secret_key}}

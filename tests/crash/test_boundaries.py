@@ -13,7 +13,7 @@ from tests.crash.conftest import EVERYTHING, SEED
 from tests.crash.environment import ForkServer
 from tests.crash.faults import Wire, drawn, harms_at, is_multipart, kind, place
 from tests.crash.schedules import PARTS, Schedule, run_all, run_schedule
-from tests.support.proxy import Harm, Seen
+from tests.support.proxy import NetworkFault, Seen
 
 RANDOM = int(os.environ.get("CRASH_SCHEDULES", "1000" if EVERYTHING else "12"))
 FEW = {None: 12, PARTS: 8}
@@ -34,7 +34,7 @@ class Boundary:
 
     wire: Wire
     place: str
-    harm: Harm
+    harm: NetworkFault
 
 
 def _boundaries(forks: ForkServer, s3_server, video_bytes: int | None) -> dict[Wire, list[Seen]]:
@@ -93,7 +93,7 @@ def test_random_schedules_of_several_faults_pay_once_and_lose_nothing(forks, s3_
     chance = random.Random(f"{SEED} {s3_server.name}")
     schedules = []
     for _ in range(RANDOM):
-        harms: dict[Wire, list[Harm]] = {}
+        harms: dict[Wire, list[NetworkFault]] = {}
         for _ in range(chance.randint(2, 5)):
             wire: Wire = chance.choice(["api", "api", "s3", "s3", "s3", "video"])
             harms.setdefault(wire, []).append(drawn(chance, wire, s3_server.name))

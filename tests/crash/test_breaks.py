@@ -62,7 +62,7 @@ BREAKS = [
         "length_is_known=download.announced is not None",
         "length_is_known=True",
         (f"{TRANSFER}::test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_is_not_saved[seaweedfs]",),
-        "DID NOT RAISE NotWholeVideoError",
+        "DID NOT RAISE IncompleteVideoError",
     ),
     Break(
         "a part with another ETag is put behind what came before",
@@ -95,7 +95,7 @@ BREAKS = [
             f"{JOBS}/test_doubt.py::test_a_decision_is_refused_if_another_person_decided_about_its_attempt_meanwhile"
             "[seaweedfs-give-up]",
         ),
-        "DID NOT RAISE MoveRefusedError",
+        "DID NOT RAISE InvalidTransitionError",
     ),
     Break(
         "`submitting` is not written before the POST",

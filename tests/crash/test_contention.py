@@ -19,7 +19,7 @@ import pytest
 from prefect_loova.simulator import LoovaSimulator
 from tests.crash.conftest import EVERYTHING, SEED
 from tests.crash.environment import API_KEY, REQUEST, ForkServer, spec_of
-from tests.support.proxy import Harm, Proxy
+from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import S3Server
 
 WORKERS = 10
@@ -94,14 +94,14 @@ def test_where_the_payer_is_killed_the_others_have_its_video_or_are_in_doubt(for
     chance = random.Random(SEED)
     ended: Counter[str] = Counter()
     for number in range(ROUNDS_WITH_A_KILL):
-        on_post = Harm(what="kill", when=chance.choice(["before", "after", "mid_reply"]), matching="^POST")
-        after_it = Harm(what="kill", when=chance.choice(["before", "after"]), at=chance.randint(0, 8))
+        on_post = NetworkFault(what="kill", when=chance.choice(["before", "after", "mid_reply"]), matching="^POST")
+        after_it = NetworkFault(what="kill", when=chance.choice(["before", "after"]), at=chance.randint(0, 8))
         harm = chance.choice([on_post, after_it, after_it])
         ended[_round_with_a_kill(forks, s3_server, (bucket, f"kill-{number}"), harm)] += 1
     print(f"\n{ROUNDS_WITH_A_KILL} rounds on {s3_server.name} whose payer was killed: {dict(ended)}, seed {SEED}")
 
 
-def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], harm: Harm) -> str:
+def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], harm: NetworkFault) -> str:
     """Kill whoever pays, at its submit or at one of its requests to S3 after that; tells how the others ended."""
     with ExitStack() as stack:
         loova = stack.enter_context(a_loova(0.2))
@@ -135,7 +135,7 @@ def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], 
         return "saved"
 
 
-def _kill_at(worker: Worker, harm: Harm) -> None:
+def _kill_at(worker: Worker, harm: NetworkFault) -> None:
     if harm.matching:
         worker.proxies["api"].harm(harm)
         return

@@ -10,22 +10,22 @@ import httpx
 import pytest
 
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.crash.environment import ForkServer, Stage
+from tests.crash.environment import Environment, ForkServer
 from tests.crash.faults import Wire
 from tests.crash.schedules import Schedule, broken_invariants, run_all, run_schedule
 from tests.support.prefect_server import PrefectServer
-from tests.support.proxy import Harm
+from tests.support.proxy import NetworkFault
 
 AT_ONCE = 3
 
 SUBMIT, RECORD, POLL, VIDEO = r"^POST", r"^PUT .*record\.json", r"^GET .*tasks", r"^GET"
-POINTS: list[tuple[Wire, Harm]] = [
-    ("api", Harm(what="kill", when="before", matching=SUBMIT)),
-    ("api", Harm(what="kill", when="after", matching=SUBMIT)),
-    ("api", Harm(what="drop", when="after", matching=SUBMIT)),
-    ("s3", Harm(what="kill", when="after", matching=RECORD, at=1)),
-    ("s3", Harm(what="kill", when="before", matching=RECORD, at=2)),
-    ("video", Harm(what="kill", when="mid_reply", matching=VIDEO)),
+POINTS: list[tuple[Wire, NetworkFault]] = [
+    ("api", NetworkFault(what="kill", when="before", matching=SUBMIT)),
+    ("api", NetworkFault(what="kill", when="after", matching=SUBMIT)),
+    ("api", NetworkFault(what="drop", when="after", matching=SUBMIT)),
+    ("s3", NetworkFault(what="kill", when="after", matching=RECORD, at=1)),
+    ("s3", NetworkFault(what="kill", when="before", matching=RECORD, at=2)),
+    ("video", NetworkFault(what="kill", when="mid_reply", matching=VIDEO)),
 ]
 """Around the submit, around its two writes, and in the download."""
 
@@ -64,9 +64,13 @@ def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server
         outcome = run_schedule(flow_forks, s3_server, bucket.name, "undisturbed", Schedule({}))
         bucket.remove()
         assert (outcome.state, outcome.broken, len(outcome.runs)) == ("saved", [], 1), outcome.story
-        kills = [Harm(what="kill", when="before"), Harm(what="kill", when="after"), Harm(what="drop", when="after")]
+        kills = [
+            NetworkFault(what="kill", when="before"),
+            NetworkFault(what="kill", when="after"),
+            NetworkFault(what="drop", when="after"),
+        ]
         points = [
-            (wire, Harm(what=harm.what, when=harm.when, at=at))
+            (wire, NetworkFault(what=harm.what, when=harm.when, at=at))
             for wire, seen in outcome.seen.items()
             for at in range(len(seen))
             for harm in kills
@@ -87,7 +91,7 @@ def test_a_prefect_server_that_is_killed_costs_no_second_payment(
     prefect, flow_forks, s3_server, wire, request_line, at
 ):
     bucket = s3_server.make_bucket()
-    with Stage(flow_forks, s3_server, bucket.name, "loova") as stage:
+    with Environment(flow_forks, s3_server, bucket.name, "loova") as stage:
         left, watch = [at], stage.proxies[wire].watch
 
         def kill_the_server(line: str) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError
-from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.doubt import decide, jobs_in_doubt
 from prefect_loova.jobs.save import save_video
@@ -32,10 +32,10 @@ from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import Decision, JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.records import JobRecords
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.support.proxy import Harm, Proxy
+from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket, S3Server
 
 FOR_EVER = 10**9
@@ -72,10 +72,10 @@ OPERATIONS = {
     "GET of the video": ("video", r"^GET ", "save collect"),
 }
 STATUSES = (400, 401, 403, 404, 409, 412, 416, 429, 500, 501, 503)
-ANSWERS = {str(status): Harm(what="answer", status=status, times=FOR_EVER) for status in STATUSES} | {
-    "an empty body": Harm(what="answer", status=200, times=FOR_EVER),
-    "a wrong ETag": Harm(what="wrong_etag", when="after", times=FOR_EVER),
-    "no end": Harm(what="drip", status=200, times=FOR_EVER),
+ANSWERS = {str(status): NetworkFault(what="answer", status=status, times=FOR_EVER) for status in STATUSES} | {
+    "an empty body": NetworkFault(what="answer", status=200, times=FOR_EVER),
+    "a wrong ETag": NetworkFault(what="wrong_etag", when="after", times=FOR_EVER),
+    "no end": NetworkFault(what="drip", status=200, times=FOR_EVER),
 }
 CELLS: list[Cell] = [
     (operation, answer, step)
@@ -191,7 +191,7 @@ class Lane:
             times = JobTimes(take_over_after=0, doubt_after=0, fresh_for=100)
             most = 10**6 if step == "budget" else None
             jobs = VideoJobs(client, records, times=times, max_credits_per_day=most, sleep=clock.sleep, clock=clock)
-            count_as_checked(self.s3, self.bucket, f"{records.prefix}/_open/_probe")
+            mark_checked(self.s3, self.bucket, f"{records.prefix}/_open/_probe")
             what = "give-up" if operation == "DeleteObject" else "submit-again"
             work = await self._ready(VideoJobs(straight, records, times=times), jobs, step, request, what)
             started = clock()
@@ -200,7 +200,7 @@ class Lane:
                 proxy.watch = lambda line, name=name: seen.append((clock(), f"{name} {line}"))
             self.proxies[where].harm(replace(ANSWERS[answer], matching=pattern))
             if step == "broken-parts":
-                self.proxies["s3"].harm(Harm(what="answer", matching="^PUT .*partNumber=", times=FOR_EVER))
+                self.proxies["s3"].harm(NetworkFault(what="answer", matching="^PUT .*partNumber=", times=FOR_EVER))
             try:
                 async with asyncio.timeout(1.5 * MAX_WAIT if clock.speed == 1 else MAX_WAIT + 2 * GRACE):
                     told = _told(await work())
@@ -225,10 +225,10 @@ class Lane:
                 await submit_video(straight, request.model_copy(update={"take": 1}))
             return lambda: submit_video(jobs, request, max_wait=MAX_WAIT)
         if step == "queue":
-            return lambda: queue(jobs, [request])
+            return lambda: enqueue(jobs, [request])
         if step in ("doubts", "decide"):
             stored = await jobs.records.create(JobRecord.claimed(request, jobs.loova.origin, {}))
-            await jobs.records.note_open(stored.record)
+            await jobs.records.index(stored.record)
             stored = await jobs.records.advance(stored, stored.record.move("begin"))
             await jobs.records.advance(stored, stored.record.move("doubt", reason="lost"))
             decision = Decision(what=what, who="a person", when=datetime.now(UTC), why="")
@@ -237,7 +237,7 @@ class Lane:
         if step == "wait":
             return lambda: wait_for_video(jobs, submission, max_wait=MAX_WAIT)
         if step == "collect":
-            await queue(jobs, [request.model_copy(update={"take": 1})])
+            await enqueue(jobs, [request.model_copy(update={"take": 1})])
             return lambda: collect(jobs, save_seconds=SAVE_SECONDS)
         if step == "again":
             await save_video(straight, submission)

@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.crash.conftest import EVERYTHING, SEED
-from tests.crash.environment import TIMES, ForkServer, Stage
+from tests.crash.environment import TIMES, Environment, ForkServer
 from tests.crash.schedules import AT_ONCE, broken_invariants, told_secrets
 from tests.support.proxy import Harm
 from tests.support.s3_servers import S3Server
@@ -28,7 +28,7 @@ RUNS_WHILE_DOWN = 2
 def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int, way: Harm) -> tuple[str, list[str]]:
     """S3 refuses all from its `at`-th request after the submit on; tells how it ended, and what was wrong."""
     times = TIMES | {"look_again": 20.0}  # in a hurry all the same
-    with Stage(forks, s3, bucket, prefix, hurry=0.005, s3_tries=1, times=times) as stage:
+    with Environment(forks, s3, bucket, prefix, hurry=0.005, s3_tries=1, times=times) as stage:
         # Counted from the moment when the submit's answer is on its way.
         harm = Harm(**{**vars(way), "at": at})
         stage.proxies["api"].answered = lambda line: stage.harm({"s3": [harm]}) if line.startswith("POST") else None

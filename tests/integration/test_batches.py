@@ -26,7 +26,7 @@ from prefect_loova import (
     generate_videos,
     report_credits,
 )
-from prefect_loova._prefect.concurrency import places, slot
+from prefect_loova._prefect.concurrency import slot, slot_count
 from prefect_loova.errors import InvalidRequestError, WaitTimeoutError
 from prefect_loova.store.budget import today
 from tests.integration.conftest import block_of, left_in_the_middle_of_the_submit
@@ -223,14 +223,14 @@ async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
 
 async def test_the_limit_is_made_with_6_shared_and_given_back(place, loova):
     await batch(requests(2), place, concurrency_limit="made")
-    assert await places("made") == 6
+    assert await slot_count("made") == 6
     async with get_client() as client:
         limit = await client.read_global_concurrency_limit_by_name("made")
         assert limit.active_slots == 0
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="two", limit=2))
-    assert await places("two") == 2
+    assert await slot_count("two") == 2
     await batch(requests(6, start=10), place, concurrency_limit="two")
-    assert await places("") == 6
+    assert await slot_count("") == 6
 
 
 async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(caplog):

@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import InDoubtError, LoovaCredentials, MediaRules, VideoRequest, generate_video, submit_video
 from prefect_loova.batches.manifest import COLUMNS
-from prefect_loova.jobs.context import Happening, JobTimes
+from prefect_loova.jobs.context import JobEvent, JobTimes
 from prefect_loova.models.job_record import moves_as_markdown
 from prefect_loova.models.media_types import TAKEN
 from prefect_loova.models.request import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
@@ -271,7 +271,7 @@ def test_the_times_are_the_codes():
 def test_the_guide_lists_every_event():
     listed = re.findall(r"(?m)^\| `(loova\.[\w.]+)` \|", GUIDES["events.md"])
     assert sorted(listed) == sorted(
-        [*(f"loova.job.{happening}" for happening in get_args(Happening)), "loova.credits.low"]
+        [*(f"loova.job.{happening}" for happening in get_args(JobEvent)), "loova.credits.low"]
     )
 
 

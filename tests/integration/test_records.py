@@ -24,9 +24,9 @@ from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.calls import call_s3
-from prefect_loova.store.prefix import checked_prefix
-from prefect_loova.store.records import JobRecords, RecordMovedError
-from tests.support.proxy import Harm, Proxy
+from prefect_loova.store.prefix import validate_prefix
+from prefect_loova.store.records import JobRecords, RecordConflictError
+from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket, S3Server, minimal_policy
 
 ORIGIN = "https://api.loova.test"
@@ -131,7 +131,7 @@ async def test_a_record_is_created_read_and_advanced(bucket: Bucket, records: Jo
 
 async def test_a_second_create_is_refused_and_changes_nothing(bucket: Bucket, records: JobRecords) -> None:
     first = await records.create(claimed())
-    with pytest.raises(RecordMovedError):
+    with pytest.raises(RecordConflictError):
         await records.create(claimed())
     assert stored_json(bucket)["write_id"] == first.record.write_id
 
@@ -141,7 +141,7 @@ async def test_an_advance_from_an_older_version_is_refused_and_changes_nothing(
 ) -> None:
     old = await records.create(claimed())
     new = await records.advance(old, counted(old.record))
-    with pytest.raises(RecordMovedError):
+    with pytest.raises(RecordConflictError):
         await records.advance(old, counted(old.record))
     assert stored_json(bucket)["write_id"] == new.record.write_id
 
@@ -149,7 +149,7 @@ async def test_an_advance_from_an_older_version_is_refused_and_changes_nothing(
 async def test_an_advance_of_the_very_same_content_is_another_version(records: JobRecords) -> None:
     old = await records.create(claimed())
     await records.advance(old, old.record)
-    with pytest.raises(RecordMovedError):
+    with pytest.raises(RecordConflictError):
         await records.advance(old, old.record)
 
 
@@ -204,7 +204,7 @@ class Slept:
 
 
 async def test_etags_that_a_proxy_made_weak_are_compared_by_what_the_server_gave(bucket: Bucket, proxy: Proxy) -> None:
-    proxy.harm(Harm(what="weaken", when="after", times=FOR_EVER))
+    proxy.harm(NetworkFault(what="weaken", when="after", times=FOR_EVER))
     records = records_of(bucket, through(proxy, bucket))
     stored = await records.create(claimed())
     stored = await records.advance(stored, counted(stored.record))
@@ -218,9 +218,9 @@ async def test_a_server_that_refuses_its_own_etag_is_named_after_few_requests(
 ) -> None:
     stored = await records_of(bucket).create(claimed())
     proxy.harm(
-        Harm(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER)
+        NetworkFault(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER)
         if harm == "refuses the right one"
-        else Harm(what="wrong_etag", when="after", times=FOR_EVER)
+        else NetworkFault(what="wrong_etag", when="after", times=FOR_EVER)
     )
     slept = Slept()
     records = records_of(bucket, through(proxy, bucket), sleep=slept)
@@ -251,7 +251,7 @@ async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_err
 async def test_an_answer_that_never_ends_is_given_up(bucket: Bucket, proxy: Proxy) -> None:
     s3, where = through(proxy, bucket), {"Bucket": bucket, "Key": RECORD}
     await call_s3(s3.put_object, **where, Body=b"{}")
-    proxy.harm(Harm(what="drip", status=200, times=FOR_EVER))
+    proxy.harm(NetworkFault(what="drip", status=200, times=FOR_EVER))
     body = (await call_s3(s3.get_object, **where))["Body"]
     started = asyncio.get_running_loop().time()
     for call in (partial(s3.put_object, **where, Body=b"{}"), body.read):
@@ -265,17 +265,17 @@ async def test_an_answer_that_never_ends_is_given_up(bucket: Bucket, proxy: Prox
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting operation.</Message></Error>"
 LOST = {
-    "the request is lost": Harm(what="drop", when="before"),
-    "the request is reset": Harm(what="reset", when="before"),
-    "the reply is lost": Harm(what="drop", when="after"),
-    "the reply is reset": Harm(what="reset", when="after"),
-    "the reply is cut": Harm(what="truncate", when="mid_reply"),
-    "500 before": Harm(what="answer", when="before", status=500),
-    "500 after": Harm(what="answer", when="after", status=500),
-    "503 before": Harm(what="answer", when="before", status=503, body=SLOW_DOWN),
-    "503 after": Harm(what="answer", when="after", status=503, body=SLOW_DOWN),
-    "409 before": Harm(what="answer", when="before", status=409, body=CONFLICT),
-    "an answer that is no XML": Harm(what="answer", when="after", status=500, body=b"<html>oops"),
+    "the request is lost": NetworkFault(what="drop", when="before"),
+    "the request is reset": NetworkFault(what="reset", when="before"),
+    "the reply is lost": NetworkFault(what="drop", when="after"),
+    "the reply is reset": NetworkFault(what="reset", when="after"),
+    "the reply is cut": NetworkFault(what="truncate", when="mid_reply"),
+    "500 before": NetworkFault(what="answer", when="before", status=500),
+    "500 after": NetworkFault(what="answer", when="after", status=500),
+    "503 before": NetworkFault(what="answer", when="before", status=503, body=SLOW_DOWN),
+    "503 after": NetworkFault(what="answer", when="after", status=503, body=SLOW_DOWN),
+    "409 before": NetworkFault(what="answer", when="before", status=409, body=CONFLICT),
+    "an answer that is no XML": NetworkFault(what="answer", when="after", status=500, body=b"<html>oops"),
 }
 
 
@@ -298,7 +298,7 @@ async def test_a_write_whose_outcome_is_unknown_is_applied_once(
 
 async def test_the_412_to_boto3s_own_repeat_is_not_taken_for_a_refusal(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 3))
-    proxy.harm(Harm(what="drop", when="after", matching=PUT_RECORD))
+    proxy.harm(NetworkFault(what="drop", when="after", matching=PUT_RECORD))
     await records.create(claimed())
     assert [(seen.method, seen.status) for seen in proxy.seen] == [("PUT", 200), ("PUT", 412), ("GET", 200)]
 
@@ -311,8 +311,8 @@ async def test_a_write_that_somebody_else_overtook_is_refused(bucket: Bucket, pr
         await direct.advance(old, counted(old.record))
 
     records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
-    proxy.harm(Harm(what="drop", when="before", matching=PUT_RECORD))
-    with pytest.raises(RecordMovedError):
+    proxy.harm(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
+    with pytest.raises(RecordConflictError):
         await records.advance(old, old.record.move("begin"))
     assert stored_json(bucket)["attempts"][0] == {**stored_json(bucket)["attempts"][0], "refusals": 1}
     assert (await direct.expect(KEY)).record.state == "claimed"
@@ -325,14 +325,14 @@ async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, p
         await direct.create(claimed())
 
     records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
-    proxy.harm(Harm(what="drop", when="before", matching=PUT_RECORD))
-    with pytest.raises(RecordMovedError):
+    proxy.harm(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
+    with pytest.raises(RecordConflictError):
         await records.create(claimed())
 
 
 async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket))
-    proxy.harm(Harm(what="drop", times=FOR_EVER))
+    proxy.harm(NetworkFault(what="drop", times=FOR_EVER))
     with pytest.raises(StorageError, match="no answer from S3") as failed:
         await records.create(claimed())
     assert failed.value.transient
@@ -345,9 +345,9 @@ async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket
 async def test_a_read_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
     await records_of(bucket).create(claimed())
     proxy.harm(
-        Harm(what="drop"),
-        Harm(at=1, what="answer", status=503, body=SLOW_DOWN),
-        Harm(at=2, what="truncate", when="mid_reply"),
+        NetworkFault(what="drop"),
+        NetworkFault(at=1, what="answer", status=503, body=SLOW_DOWN),
+        NetworkFault(at=2, what="truncate", when="mid_reply"),
     )
     assert (await records_of(bucket, through(proxy, bucket)).expect(KEY)).record.state == "claimed"
     assert len(proxy.seen) == 4
@@ -408,28 +408,28 @@ async def test_fields_of_a_later_version_survive_an_advance(bucket: Bucket) -> N
 
 
 async def test_the_index_holds_an_open_job_with_its_request(bucket: Bucket, records: JobRecords) -> None:
-    await records.note_open(claimed())
-    assert stored_json(bucket, OPEN) == {"key": KEY, "api_origin": ORIGIN, "request": REQUEST.shown()}
-    await records.note_ended(KEY)
+    await records.index(claimed())
+    assert stored_json(bucket, OPEN) == {"key": KEY, "api_origin": ORIGIN, "request": REQUEST.as_stored()}
+    await records.unindex(KEY)
     assert keys(bucket) == set()
 
 
 async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, records: JobRecords) -> None:
     stored = await records.create(claimed())
-    await records.note_open(stored.record)
-    await records.note_ended(KEY)
+    await records.index(stored.record)
+    await records.unindex(KEY)
     assert OPEN in keys(bucket)
     stored = await records.advance(stored, stored.record.move("begin").move("refused"))
-    await records.note_ended(KEY)
+    await records.unindex(KEY)
     assert OPEN not in keys(bucket)
 
 
 async def test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 1))
-    await records.note_open((await records.create(claimed())).record)
-    proxy.harm(Harm(what="drop", when="after", matching="^DELETE"))
+    await records.index((await records.create(claimed())).record)
+    proxy.harm(NetworkFault(what="drop", when="after", matching="^DELETE"))
     with pytest.raises(StorageError, match="no answer from S3"):
-        await records.note_ended(KEY)
+        await records.unindex(KEY)
     assert OPEN in keys(bucket)
 
 
@@ -466,14 +466,14 @@ async def test_age_is_counted_by_the_server(bucket: Bucket) -> None:
 )
 def test_a_prefix_that_is_refused_is_named_with_the_rule(prefix: str, rule: str) -> None:
     with pytest.raises(InvalidRequestError, match=rule) as refused:
-        checked_prefix(prefix)
+        validate_prefix(prefix)
     assert str(refused.value).startswith("prefix: ")
     assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [("", ""), ("a", "a"), ("a/", "a"), ("a b/é=..x", "a b/é=..x")])
 def test_other_prefixes_are_taken(prefix: str, expected: str) -> None:
-    assert checked_prefix(prefix) == expected
+    assert validate_prefix(prefix) == expected
 
 
 async def submit(loova: LoovaSimulator, bucket: str, s3: Any, prefix: str = "loova") -> Any:
@@ -576,18 +576,21 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (Harm(what="drop", times=FOR_EVER), "no answer from S3"),
-        (Harm(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 answered 503"),
-        (Harm(what="answer", status=501, matching="^PUT", times=FOR_EVER), "does not support .*conditional writes"),
-        (Harm(what="drop", matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no answer from S3"),
-        (Harm(what="answer", status=200, matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no ETag in S3's answer"),
-        (Harm(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no answer from S3"),
-        (Harm(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no answer from S3"),
+        (NetworkFault(what="drop", times=FOR_EVER), "no answer from S3"),
+        (NetworkFault(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 answered 503"),
+        (
+            NetworkFault(what="answer", status=501, matching="^PUT", times=FOR_EVER),
+            "does not support .*conditional writes",
+        ),
+        (NetworkFault(what="drop", matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no answer from S3"),
+        (NetworkFault(what="answer", status=200, matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no ETag in S3's answer"),
+        (NetworkFault(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no answer from S3"),
+        (NetworkFault(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no answer from S3"),
     ],
     ids=["no S3", "503 for ever", "501", "no index", "index kept by nobody", "no claim", "no submitting"],
 )
 async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
-    new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: Harm, message: str
+    new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: NetworkFault, message: str
 ) -> None:
     proxy.harm(harm)
     with pytest.raises(StorageError, match=message):

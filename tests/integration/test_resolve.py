@@ -15,7 +15,13 @@ from prefect.artifacts import Artifact
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
 from prefect_loova._prefect.context import open_jobs
 from prefect_loova.command import Place, simulated
-from prefect_loova.errors import AbandonedError, InvalidRequestError, MoveRefusedError, StorageError, TaskNotFoundError
+from prefect_loova.errors import (
+    AbandonedError,
+    InvalidRequestError,
+    InvalidTransitionError,
+    StorageError,
+    TaskNotFoundError,
+)
 from prefect_loova.resolve import main
 from tests.integration.conftest import block_of
 
@@ -156,7 +162,7 @@ async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, 
     with pytest.raises(TaskNotFoundError):
         await resolve_job(**where, key=job.key, decision="adopt", task_id="sim_mistyped", **ME)
     assert await resolve_job(**where, key=job.key, decision="submit-again", **ME) == []
-    with pytest.raises(MoveRefusedError, match="not in doubt"):
+    with pytest.raises(InvalidTransitionError, match="not in doubt"):
         await resolve_job(**where, key=job.key, decision="give-up", **ME)
     shown = await Artifact.aget(key="loova-in-doubt")
     assert shown is not None

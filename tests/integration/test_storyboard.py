@@ -21,16 +21,16 @@ from PIL import Image, ImageChops, ImageStat
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
-from prefect_loova.batches.plan import Order, RunBudget
+from prefect_loova.batches.plan import PlannedVideo, RunBudget
 from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError, StorageError
-from prefect_loova.flows.storyboard_run import _Run, _State
+from prefect_loova.flows.storyboard_run import _State, _StoryRun
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
 from tests.support.media_host import Host
-from tests.support.proxy import Harm, Proxy
+from tests.support.proxy import NetworkFault, Proxy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -234,9 +234,9 @@ async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_no
         credits_cost=1,
         reused=False,
     )
-    state = _State({2: shot}, 1, orders={2: Order(shot.request, (2,), price=60.0)}, saved={1: before})
+    state = _State({2: shot}, 1, orders={2: PlannedVideo(shot.request, (2,), price=60.0)}, saved={1: before})
     unused = cast("Any", None)
-    run = _Run(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
+    run = _StoryRun(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
     outcome = await run._made(shot)
     assert (outcome.outcome, outcome.credits_charged) == ("not_started", 0)
     assert "nothing was bought: S3 is away" in outcome.reason
@@ -298,7 +298,7 @@ TWO = "shots: [{prompt: the boat, duration: 4}, {prompt: the shore, duration: 4}
 def refusing(place: Place, bucket, path: str) -> Iterator[Place]:
     """A place whose bucket takes nothing at a path."""
     with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as proxy:
-        proxy.harm(Harm(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
+        proxy.harm(NetworkFault(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
         yield Place(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
 
 

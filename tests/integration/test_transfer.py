@@ -17,8 +17,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from prefect_loova.errors import NotWholeVideoError, StorageError, TransferError, VideoUrlRefusedError
-from prefect_loova.transfer.copy import Copied, Target, copy_video
+from prefect_loova.errors import IncompleteVideoError, StorageError, TransferError, VideoUrlRefusedError
+from prefect_loova.transfer.copy import CopyResult, Target, copy_video
 from prefect_loova.transfer.stale_uploads import abort_uploads
 from tests.support.s3_servers import Bucket, S3Server
 from tests.support.video_host import Reply, VideoHost, long_video, rendered
@@ -46,7 +46,7 @@ class Store:
     def target(self, **options: Any) -> Target:
         return Target(self.bucket, KEY, {"task-id": "task_1"}, options)
 
-    async def copy(self, url: str, **changes: Any) -> Copied:
+    async def copy(self, url: str, **changes: Any) -> CopyResult:
         async def sleep(seconds: float) -> None:
             self.waited.append(seconds)
 
@@ -120,7 +120,7 @@ def server_error(operation: str, code: str = "InternalError", status: int = 500)
 LOST = ConnectionClosedError(endpoint_url="http://s3/bucket/key?uploadId=c0ffee")
 
 
-def is_copy_of(video: bytes, copied: Copied) -> bool:
+def is_copy_of(video: bytes, copied: CopyResult) -> bool:
     crc = base64.b64encode(zlib.crc32(video).to_bytes(4, "big")).decode()
     expected = (len(video), hashlib.sha256(video).hexdigest(), crc, 320, 180)
     return (copied.size_bytes, copied.sha256, copied.crc32, copied.width, copied.height) == expected
@@ -217,7 +217,7 @@ async def test_the_minimal_policy_is_enough(store: Store, bucket: Bucket, size: 
     video, admin, store.s3 = long_video(size) if size else rendered(), store.s3, bucket.limited_client
     async with VideoHost(Reply(video), Reply(video[:-1])) as host:
         assert is_copy_of(video, await store.copy(host.url()))
-        with pytest.raises(NotWholeVideoError):
+        with pytest.raises(IncompleteVideoError):
             await store.copy(host.url())
         left = admin.create_multipart_upload(Bucket=bucket, Key=KEY)["UploadId"]
         assert await abort_uploads(bucket.limited_client, bucket, KEY, left) == 1
@@ -424,20 +424,20 @@ async def test_a_url_that_expires_in_the_middle_is_refused_so_that_a_fresh_one_i
         (Reply(status=403), VideoUrlRefusedError, "HTTP 403: it has expired"),
         (Reply(status=404), VideoUrlRefusedError, "HTTP 404"),
         (Reply(status=410), VideoUrlRefusedError, "HTTP 410"),
-        (Reply(b"<html>", headers={"Content-Type": "text/html"}), NotWholeVideoError, "text/html, not a video"),
-        (Reply(b"<!doctype html><p>no"), NotWholeVideoError, "does not begin as an mp4"),
-        (Reply(b""), NotWholeVideoError, "the file is empty"),
-        (Reply(b"", chunked=True), NotWholeVideoError, "the file is empty"),
-        (Reply(rendered().replace(b"moov", b"free")), NotWholeVideoError, "no moov box"),
-        (Reply(long_video(LONG).replace(b"moov", b"free", 1)), NotWholeVideoError, "no moov box"),
-        (Reply(rendered()[:-10]), NotWholeVideoError, "should end at byte"),
-        (Reply(rendered()[:-10], chunked=True), NotWholeVideoError, "should end at byte"),
-        (Reply(long_video(LONG)[:-10]), NotWholeVideoError, "should end at byte"),
-        (Reply(long_video(LONG)[:-10], chunked=True), NotWholeVideoError, "should end at byte"),
-        (Reply(long_video(LONG) + b"more", chunked=True), NotWholeVideoError, "cut short"),
+        (Reply(b"<html>", headers={"Content-Type": "text/html"}), IncompleteVideoError, "text/html, not a video"),
+        (Reply(b"<!doctype html><p>no"), IncompleteVideoError, "does not begin as an mp4"),
+        (Reply(b""), IncompleteVideoError, "the file is empty"),
+        (Reply(b"", chunked=True), IncompleteVideoError, "the file is empty"),
+        (Reply(rendered().replace(b"moov", b"free")), IncompleteVideoError, "no moov box"),
+        (Reply(long_video(LONG).replace(b"moov", b"free", 1)), IncompleteVideoError, "no moov box"),
+        (Reply(rendered()[:-10]), IncompleteVideoError, "should end at byte"),
+        (Reply(rendered()[:-10], chunked=True), IncompleteVideoError, "should end at byte"),
+        (Reply(long_video(LONG)[:-10]), IncompleteVideoError, "should end at byte"),
+        (Reply(long_video(LONG)[:-10], chunked=True), IncompleteVideoError, "should end at byte"),
+        (Reply(long_video(LONG) + b"more", chunked=True), IncompleteVideoError, "cut short"),
         (
             Reply(rendered("frag_keyframe+empty_moov")[:-110], chunked=True),
-            NotWholeVideoError,
+            IncompleteVideoError,
             "should end|nothing shows",
         ),
         (Reply(rendered(), headers={"Content-Encoding": "gzip"}), VideoUrlRefusedError, "Content-Encoding"),
@@ -460,7 +460,7 @@ async def test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_i
     video = rendered("frag_keyframe+empty_moov")
     cut = video[: video.rindex(b"mfra") - 4]
     async with VideoHost(Reply(cut, chunked=True)) as host:
-        with pytest.raises(NotWholeVideoError, match="nothing shows that byte"):
+        with pytest.raises(IncompleteVideoError, match="nothing shows that byte"):
             await store.copy(host.url())
     assert store.is_clean()
     async with VideoHost(Reply(cut)) as host:
@@ -470,7 +470,7 @@ async def test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_i
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_video_over_the_bound_is_refused_early(store: Store, chunked: bool) -> None:
     async with VideoHost(Reply(long_video(4 * LONG), chunked=chunked)) as host:
-        with pytest.raises(NotWholeVideoError, match=f"larger than the bound of {LONG - 1} bytes"):
+        with pytest.raises(IncompleteVideoError, match=f"larger than the bound of {LONG - 1} bytes"):
             await store.copy(host.url(), max_bytes=LONG - 1)
     assert host.sent < 3 * LONG and len(store.uploads) == chunked
     assert store.is_clean()
@@ -600,7 +600,7 @@ async def test_a_failing_abort_does_not_hide_what_went_wrong(
 ) -> None:
     monkeypatch.setattr(store.s3, "abort_multipart_upload", failing(lambda: None, applied=False, error=LOST))
     async with VideoHost(Reply(long_video(LONG)[:-1])) as host:
-        with pytest.raises(NotWholeVideoError):
+        with pytest.raises(IncompleteVideoError):
             await store.copy(host.url())
     assert "an unfinished upload was left behind" in caplog.text and "c0ffee" not in caplog.text
 
@@ -727,7 +727,7 @@ async def test_copies_cancelled_at_any_moment_are_whole_or_leave_nothing(store: 
             await asyncio.sleep(0)
             copy.cancel()
             ended = (await asyncio.gather(copy, return_exceptions=True))[0]
-            assert isinstance(ended, asyncio.CancelledError | Copied)
+            assert isinstance(ended, asyncio.CancelledError | CopyResult)
             assert store.has_no_uploads()
             found = store.s3.list_objects_v2(Bucket=store.bucket).get("Contents", [])
             if found:

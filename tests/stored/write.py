@@ -33,7 +33,7 @@ from prefect_loova import (
 )
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, LoovaError
-from prefect_loova.jobs.collect import queue
+from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.doubt import decide, job_in_doubt
 from prefect_loova.jobs.save import save_video
@@ -78,7 +78,7 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
     async def leave(state: str, *moves: str, **facts: Any) -> JobRecord:
         record = JobRecord.claimed(request(state), ORIGIN, {"host": "a dead one"})
         await jobs.spending.admit(record.key, 1, 0, record.current.credits_estimate)
-        await jobs.records.note_open(record)
+        await jobs.records.index(record)
         for move in moves:
             record = record.move(move, **facts)  # type: ignore[arg-type]
         await jobs.records.create(record)
@@ -158,8 +158,8 @@ async def stored() -> dict[str, Any]:
             jobs = VideoJobs(client, records, times=AT_ONCE, by={"host": "h", "deployment": "d"})
             jobs = VideoJobs(client, records, times=AT_ONCE, by=jobs.by, max_credits_per_day=10_000)
             results = await _jobs(jobs, loova)
-            await queue(jobs, [VideoRequest(prompt="queued", duration=4)])
-            await queue(jobs, [VideoRequest(prompt="queued, twice at most", duration=4)], max_paid_attempts=2)
+            await enqueue(jobs, [VideoRequest(prompt="queued", duration=4)])
+            await enqueue(jobs, [VideoRequest(prompt="queued, twice at most", duration=4)], max_paid_attempts=2)
         objects = {}
         for found in bucket.client.list_objects_v2(Bucket=bucket)["Contents"]:
             if not found["Key"].endswith(".mp4"):

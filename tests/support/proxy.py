@@ -24,7 +24,7 @@ When = Literal["before", "mid_request", "after", "mid_reply"]
 
 
 @dataclass(frozen=True)
-class Harm:
+class NetworkFault:
     """What is done to one request.
 
     Attributes:
@@ -63,7 +63,7 @@ class Seen:
     method: str
     path: str
     status: int | None = None
-    harm: Harm | None = None
+    harm: NetworkFault | None = None
     took: float | None = None
     """Seconds until the server's own reply was sent on whole, if nothing was done to it."""
     replied: float | None = None
@@ -164,7 +164,7 @@ class Proxy:
         self.target = port
         self._kill = kill
         self._lock = threading.Lock()
-        self._harms: list[tuple[Harm, re.Pattern[str], list[int]]] = []
+        self._harms: list[tuple[NetworkFault, re.Pattern[str], list[int]]] = []
         self._in_flight = 0
         self.seen: list[Seen] = []
         self.watch: Callable[[str], None] | None = None
@@ -197,7 +197,7 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def harm(self, *harms: Harm) -> None:
+    def harm(self, *harms: NetworkFault) -> None:
         """Do these from now on; requests are counted from now on."""
         with self._lock:
             self._harms += [(harm, re.compile(harm.matching), [0]) for harm in harms]
@@ -291,7 +291,7 @@ class Proxy:
         framed = framed or status in (204, 304)
         return framed and "close" not in (reply.headers.get("connection", ""), request.headers.get("connection", ""))
 
-    def _harm_for(self, line: str) -> Harm | None:
+    def _harm_for(self, line: str) -> NetworkFault | None:
         with self._lock:
             found = None
             for harm, pattern, count in self._harms:
@@ -301,7 +301,7 @@ class Proxy:
                     count[0] += 1
             return found
 
-    def _before(self, client: _Wire, server: _Wire, harm: Harm, request: _Message) -> bool:
+    def _before(self, client: _Wire, server: _Wire, harm: NetworkFault, request: _Message) -> bool:
         """Whether the request is passed on after all."""
         if harm.what == "delay":
             time.sleep(harm.seconds)
@@ -327,7 +327,7 @@ class Proxy:
             time.sleep(harm.seconds)
         return True
 
-    def _after(self, client: _Wire, harm: Harm, reply: _Message) -> bool:
+    def _after(self, client: _Wire, harm: NetworkFault, reply: _Message) -> bool:
         """Whether the reply is passed on whole."""
         if harm.what == "delay":
             time.sleep(harm.seconds)
@@ -348,14 +348,14 @@ class Proxy:
             return False
         return True
 
-    def _drip(self, client: _Wire, harm: Harm) -> None:
+    def _drip(self, client: _Wire, harm: NetworkFault) -> None:
         headers = "".join(f"{name}: {value}\r\n" for name, value in harm.headers)
         client.sock.sendall(f"HTTP/1.1 {harm.status} Simulated\r\n{headers}Content-Length: 1000000\r\n\r\n".encode())
         while not self._closed and harm in (one for one, *_ in self._harms):
             client.sock.sendall(b" ")
             time.sleep(1.0)
 
-    def _end(self, client: _Wire, harm: Harm, *others: _Wire) -> None:
+    def _end(self, client: _Wire, harm: NetworkFault, *others: _Wire) -> None:
         if harm.what == "kill" and self._kill is not None:
             self._kill()
         if harm.what == "reset":
@@ -363,7 +363,7 @@ class Proxy:
                 wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _part(message: _Message, harm: Harm) -> bytes:
+def _part(message: _Message, harm: NetworkFault) -> bytes:
     """As much as a harm lets through: half of the body, or of the head where there is none, unless it names a byte.
 
     Never all of it: what is done counts as not done here.
@@ -385,7 +385,7 @@ def _halve(message: _Message) -> None:
         message.head = re.sub(rb"(?i)\r\ncontent-length:[^\r]*\r\n", length, message.head)
 
 
-def _answer(harm: Harm) -> bytes:
+def _answer(harm: NetworkFault) -> bytes:
     headers = [*harm.headers, ("Content-Length", str(len(harm.body))), ("Connection", "close")]
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     return f"HTTP/1.1 {harm.status} Simulated\r\n{lines}\r\n".encode() + harm.body

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.ui.environment import Stage, chromium, staged
+from tests.ui.environment import Environment, chromium, start_environment
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("stage")) as stage:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    with start_environment(tmp_path_factory.mktemp("stage")) as stage:
         yield stage
 
 

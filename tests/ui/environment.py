@@ -28,7 +28,7 @@ API_KEY = "loova-key-that-nobody-may-see"
 
 
 @dataclass
-class Stage:
+class Environment:
     """Where the videos are made, and Prefect's API for those who look.
 
     Attributes:
@@ -86,7 +86,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def staged(folder: Path, *, short_side: int = 480) -> Iterator[Stage]:
+def start_environment(folder: Path, *, short_side: int = 480) -> Iterator[Environment]:
     """Start the servers, and make the blocks.
 
     Args:
@@ -108,6 +108,6 @@ def staged(folder: Path, *, short_side: int = 480) -> Iterator[Stage]:
             "AWS_SECRET_ACCESS_KEY": s3.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        stage = Stage(server, loova, environment)
+        stage = Environment(server, loova, environment)
         stage.play("blocks")
         yield stage

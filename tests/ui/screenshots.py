@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from prefect_loova import VideoRequest
-from tests.ui.environment import ROOT, Stage, chromium, staged
+from tests.ui.environment import ROOT, Environment, chromium, start_environment
 
 DEMO = "A futuristic city at sunset"
 
@@ -25,7 +25,7 @@ def take(page: Page, address: str, file: Path, height: int) -> None:
     print(file)
 
 
-def artifact(stage: Stage, key: str) -> str:
+def artifact(stage: Environment, key: str) -> str:
     """The address of the latest artifact with a key."""
     return stage.address("v1", f"/artifacts/artifact/{stage.artifact(key)['id']}")
 
@@ -33,7 +33,7 @@ def artifact(stage: Stage, key: str) -> str:
 def main(folder: Path) -> None:
     """Take them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as kept, staged(Path(kept) / "stage") as stage, chromium() as browser:
+    with tempfile.TemporaryDirectory() as kept, start_environment(Path(kept) / "stage") as stage, chromium() as browser:
         demo = [sys.executable, "flows/generate_video.py", DEMO, "--simulate", "--state", f"{kept}/demo"]
         subprocess.run(demo, cwd=ROOT, env=stage.environment, check=True)
         stage.loova.fail(on="submit", status=400, envelope={"code": 400, "message": "The prompt was refused"})

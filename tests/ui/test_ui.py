@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.environment import API_KEY, Stage
+from tests.ui.environment import API_KEY, Environment
 
 pytestmark = pytest.mark.ui
 
@@ -16,14 +16,14 @@ TEXT = "A futuristic city at sunset, flying cars between towers of glass"
 
 
 @pytest.fixture(scope="module")
-def video(stage: Stage) -> str:
+def video(stage: Environment) -> str:
     """The artifact of a video."""
     key = stage.play("video")
     return str(stage.artifact(f"loova-video-{key[:16]}")["id"])
 
 
 @pytest.fixture(scope="module")
-def gallery(stage: Stage) -> str:
+def gallery(stage: Environment) -> str:
     """The artifact of a batch of 12, one of which Loova refused."""
     stage.loova.fail("prompt_refused")
     stage.play("batch")
@@ -31,14 +31,14 @@ def gallery(stage: Stage) -> str:
 
 
 @pytest.fixture(scope="module")
-def film(stage: Stage) -> str:
+def film(stage: Environment) -> str:
     """The artifact of a story of 4 shots, with a title that means something to markdown."""
     stage.play("story", "A *day* at <b>www.harbour.example</b>")
     return str(stage.artifact("loova-story")["id"])
 
 
 @pytest.fixture(scope="module")
-def deployment(stage: Stage) -> str:
+def deployment(stage: Environment) -> str:
     return str(stage.play("deploy"))
 
 
@@ -54,7 +54,7 @@ def shown_pictures(page: Page, count: int) -> list[tuple[int, int]]:
     return [(int(natural), int(width)) for natural, width in page.wait_for_function(script, arg=count).json_value()]
 
 
-def test_the_page_of_a_video_shows_it_moving(stage: Stage, page: Page, ui: str, video: str) -> None:
+def test_the_page_of_a_video_shows_it_moving(stage: Environment, page: Page, ui: str, video: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{video}"))
     expect(page.get_by_text(TEXT).first).to_be_visible()
     [(natural, width)] = shown_pictures(page, 1)
@@ -70,7 +70,9 @@ def test_the_page_of_a_video_shows_it_moving(stage: Stage, page: Page, ui: str, 
         pytest.fail("it does not move")
 
 
-def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(stage: Stage, page: Page, ui: str, video: str) -> None:
+def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(
+    stage: Environment, page: Page, ui: str, video: str
+) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{video}"))
     for told in ("75 credits ($2.40 to $6.00); estimate 75", "by this run", "seedance_2_0, omni_reference, 16:9, 5 s"):
         expect(page.get_by_text(told)).to_be_visible()
@@ -78,7 +80,7 @@ def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(stage: Stage, pag
     assert API_KEY not in page.content()
 
 
-def test_a_story_is_its_film_moving_and_its_shots(stage: Stage, page: Page, ui: str, film: str) -> None:
+def test_a_story_is_its_film_moving_and_its_shots(stage: Environment, page: Page, ui: str, film: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{film}"))
     expect(page.get_by_text("16.0 s, ")).to_be_visible()
     expect(page.get_by_text("joined without encoding anew")).to_be_visible()
@@ -90,7 +92,7 @@ def test_a_story_is_its_film_moving_and_its_shots(stage: Stage, page: Page, ui: 
     assert page.locator("a[href*='harbour.example']").count() == 0
 
 
-def test_a_batch_is_a_gallery_with_failures_first(stage: Stage, page: Page, ui: str, gallery: str) -> None:
+def test_a_batch_is_a_gallery_with_failures_first(stage: Environment, page: Page, ui: str, gallery: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{gallery}"))
     expect(page.get_by_text("12 videos: 11 saved, 1 failed; 660 credits ($21.12 to $52.80)").first).to_be_visible()
     pictures = shown_pictures(page, 11)
@@ -102,21 +104,23 @@ def test_a_batch_is_a_gallery_with_failures_first(stage: Stage, page: Page, ui: 
     assert above and below and above["y"] < below["y"]
 
 
-def test_the_table_of_a_batch_has_a_row_for_each_video(stage: Stage, page: Page, ui: str, gallery: str) -> None:
+def test_the_table_of_a_batch_has_a_row_for_each_video(stage: Environment, page: Page, ui: str, gallery: str) -> None:
     table = stage.artifact("loova-batch-table")["id"]
     page.goto(stage.address(ui, f"/artifacts/artifact/{table}"))
     expect(page.get_by_text("failed", exact=True).first).to_be_visible()
     expect(page.get_by_text("a-lighthouse-in-a-storm-waves-breaking 16:9 4s").first).to_be_visible()
 
 
-def test_a_run_is_named_after_its_video_and_tagged_by_its_model(stage: Stage, page: Page, ui: str, video: str) -> None:
+def test_a_run_is_named_after_its_video_and_tagged_by_its_model(
+    stage: Environment, page: Page, ui: str, video: str
+) -> None:
     run = stage.ask("/artifacts/filter", artifacts={"id": {"any_": [video]}})[0]["flow_run_id"]
     page.goto(stage.address(ui, f"/runs/flow-run/{run}"))
     expect(page.get_by_text("a-futuristic-city-at-sunset-flying-cars 16:9 5s").first).to_be_visible()
     expect(page.get_by_text("model:seedance_2_0").first).to_be_visible()
 
 
-def test_a_video_that_is_waited_for_has_a_bar(stage: Stage, page: Page, ui: str) -> None:
+def test_a_video_that_is_waited_for_has_a_bar(stage: Environment, page: Page, ui: str) -> None:
     stage.loova.fail("unknown_status", times=25)
     process = stage.start("video", f"A lake, waited for in {ui}")
     bars: list[dict[str, str]] = []
@@ -129,13 +133,13 @@ def test_a_video_that_is_waited_for_has_a_bar(stage: Stage, page: Page, ui: str)
     assert process.wait(120) == 0
 
 
-def test_the_form_of_the_block_asks_for_what_it_needs(stage: Stage, page: Page, ui: str) -> None:
+def test_the_form_of_the_block_asks_for_what_it_needs(stage: Environment, page: Page, ui: str) -> None:
     page.goto(stage.address(ui, "/blocks/catalog/loova-credentials/create"))
     for told in ("API key", "The API key, made in the Loova dashboard.", "Credits per day", "Submit timeout"):
         expect(page.get_by_text(told).first).to_be_visible()
 
 
-def test_the_key_of_a_saved_block_is_masked(stage: Stage, page: Page, ui: str) -> None:
+def test_the_key_of_a_saved_block_is_masked(stage: Environment, page: Page, ui: str) -> None:
     types = stage.ask("/block_types/filter", block_types={"slug": {"any_": ["loova-credentials"]}})
     found = stage.ask("/block_documents/filter", block_documents={"block_type_id": {"any_": [types[0]["id"]]}})
     page.goto(stage.address(ui, f"/blocks/block/{found[0]['id']}"))
@@ -143,7 +147,7 @@ def test_the_key_of_a_saved_block_is_masked(stage: Stage, page: Page, ui: str) -
     assert API_KEY not in page.content()
 
 
-def test_the_run_form_asks_for_a_video(stage: Stage, page: Page, ui: str, deployment: str) -> None:
+def test_the_run_form_asks_for_a_video(stage: Environment, page: Page, ui: str, deployment: str) -> None:
     page.goto(stage.address(ui, f"/deployments/deployment/{deployment}/run"))
     for told in ("Prompt", "What the video shows", "Aspect ratio", "Seconds of video, 4 to 15.", "max_paid_attempts"):
         expect(page.get_by_text(told).first).to_be_visible()

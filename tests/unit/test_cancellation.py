@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from prefect_loova._cancellation import task_group, to_its_end
+from prefect_loova._cancellation import run_uncancelled, task_group
 
 WORK = 0.6
 """How long the work goes on after the cancellation, in seconds of the wall clock."""
@@ -40,7 +40,7 @@ async def test_cancelled_work_ends_first_and_uses_no_processor_meanwhile(how: st
         ended.append(True)
 
     async def shielded() -> None:
-        await to_its_end(work(), lambda: told.append(True))
+        await run_uncancelled(work(), lambda: told.append(True))
 
     async def fails() -> None:
         await asyncio.sleep(0.02)
@@ -107,6 +107,6 @@ async def test_what_the_work_returns_or_raises_comes_out() -> None:
     async def fails() -> None:
         raise KeyError("it")
 
-    assert await to_its_end(asyncio.sleep(0, "result")) == "result"
+    assert await run_uncancelled(asyncio.sleep(0, "result")) == "result"
     with pytest.raises(KeyError):
-        await to_its_end(fails())
+        await run_uncancelled(fails())

@@ -24,7 +24,7 @@ from prefect_loova.errors import (
     TransferError,
     UnexpectedResponseError,
     may_retry,
-    shown,
+    redact,
 )
 
 # Others share this machine: slow is not wrong.
@@ -99,7 +99,7 @@ RETRIED = {
     "UnexpectedResponseError",
     "TransferError",
     "VideoUrlRefusedError",
-    "NotWholeVideoError",
+    "IncompleteVideoError",
 }
 
 
@@ -121,7 +121,7 @@ def test_what_may_have_been_paid_is_never_tried_again() -> None:
 
 @given(st.text(st.characters()), st.integers(2, 600))
 def test_what_is_shown_is_one_bounded_line_that_can_be_written(text: str, limit: int) -> None:
-    line = shown(text, limit)
+    line = redact(text, limit)
     assert len(line) <= limit
     assert len(line.splitlines()) <= 1
     line.encode()
@@ -134,11 +134,11 @@ def test_what_is_shown_is_one_bounded_line_that_can_be_written(text: str, limit:
     ids=ascii,
 )  # fmt: skip
 def test_characters_that_move_the_cursor_or_turn_the_text_are_not_shown(character: str) -> None:
-    assert shown(f"a{character}b") == "a b"
+    assert redact(f"a{character}b") == "a b"
 
 
 def test_other_languages_are_shown_as_they_are() -> None:
-    assert shown("Füße 猫 🐈 مرحبا") == "Füße 猫 🐈 مرحبا"
+    assert redact("Füße 猫 🐈 مرحبا") == "Füße 猫 🐈 مرحبا"
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_other_languages_are_shown_as_they_are() -> None:
     ],
 )
 def test_queries_and_passwords_of_urls_are_not_shown(text: str, expected: str) -> None:
-    assert shown(text) == expected
+    assert redact(text) == expected
     assert "SECRET" not in str(LoovaError("x", loova_message=text, trace_id=text, task_id=text))
 
 
 @pytest.mark.parametrize("part", ["http://", "https://a?", "x-amz-", "a@", "https://a@", "\n", "a."])
 def test_megabytes_are_shown_in_no_time(part: str) -> None:
     began = time.process_time()  # quadratic time would be minutes
-    shown(part * 500_000)
-    shown(part * 500_000, 2000)
+    redact(part * 500_000)
+    redact(part * 500_000, 2000)
     assert time.process_time() - began < 10

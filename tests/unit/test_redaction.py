@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefect_loova._redaction import hidden
+from prefect_loova._redaction import hide_secrets
 from prefect_loova._url_signatures import SIGNATURES
-from prefect_loova.errors import LoovaError, shown
+from prefect_loova.errors import LoovaError, redact
 from prefect_loova.models.request import VideoRequest
 
 Encoder = Callable[[str], str]
@@ -86,7 +86,7 @@ CHAINS = st.tuples(
 def test_no_signature_is_shown_however_the_url_is_encoded(secret: str, name: str, path: str, chain: list[str]) -> None:
     url = f"https://bucket.example{quote(path)}?versionId=7&{name}={quote(secret)}&Expires=1800000000"
     for text in (encoded(url, chain), f"the image ({encoded(url, chain)}) cannot be loaded"):
-        line = shown(text, 5000)
+        line = redact(text, 5000)
         for value in (
             secret,
             quote(secret),
@@ -103,7 +103,7 @@ def test_no_signature_is_shown_however_the_url_is_encoded(secret: str, name: str
 @example("0000000A", ["base64, url"])
 def test_no_api_key_is_left_however_it_is_encoded(key: str, chain: list[str]) -> None:
     for text in (encoded(f"Bearer {key}", chain), f"invalid key {encoded(key, chain)}, try another"):
-        line = hidden(text, key)
+        line = hide_secrets(text, key)
         assert key not in line
         assert encoded(key, chain) not in line
 
@@ -113,27 +113,28 @@ def test_no_api_key_is_left_however_it_is_encoded(key: str, chain: list[str]) ->
 def test_base64_in_lines_is_one_run_however_its_line_ends_are_encoded(end: str, name: str, outer: str) -> None:
     lines = base64.b64encode(b"the key that you sent, loova-secret-key, is not valid").decode()
     text = encoded(in_lines(lines, 30, end), [name, outer])
-    line = hidden(f"invalid: {text}", "loova-secret-key")
+    line = hide_secrets(f"invalid: {text}", "loova-secret-key")
     assert line.startswith("invalid: ")
     assert not any(part in line for part in (lines[24:30], lines[30:40]))
 
 
 def test_base64_that_another_base64_precedes_is_read_from_its_own_start() -> None:
     lines = [base64.b64encode(text).decode() for text in (b"an image of a cat", b"loova-secret-key")]
-    assert hidden("\n".join(lines), "loova-secret-key") == f"{lines[0]}\n..."
+    assert hide_secrets("\n".join(lines), "loova-secret-key") == f"{lines[0]}\n..."
 
 
 def test_a_piece_of_which_a_part_is_hidden_shows_no_query() -> None:
     packed = base64.b64encode(b"loova-secret-key").decode()
-    assert hidden(f"at https://{packed}/a?password=SECRET, no", "loova-secret-key") == "at ... no"
+    assert hide_secrets(f"at https://{packed}/a?password=SECRET, no", "loova-secret-key") == "at ... no"
     assert (
-        hidden("https://h.test/a?user=loova-secret-key&password=SECRET", "loova-secret-key") == "https://h.test/a?..."
+        hide_secrets("https://h.test/a?user=loova-secret-key&password=SECRET", "loova-secret-key")
+        == "https://h.test/a?..."
     )
 
 
 @given(SECRETS, st.sampled_from(list(ENCODERS)))
 def test_no_password_is_shown_however_the_url_is_encoded(secret: str, name: str) -> None:
-    assert secret not in shown(encoded(f"postgres://user:{quote(secret, safe='')}@h.example/a", [name]), 5000)
+    assert secret not in redact(encoded(f"postgres://user:{quote(secret, safe='')}@h.example/a", [name]), 5000)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_no_password_is_shown_however_the_url_is_encoded(secret: str, name: str)
     ],
 )
 def test_what_is_left_of_an_encoded_url_can_be_read(text: str, expected: str) -> None:
-    assert shown(text) == expected
+    assert redact(text) == expected
     assert "SECRET" not in str(LoovaError("x", loova_message=text, trace_id=text))
 
 
@@ -172,13 +173,13 @@ ORDINARY = [
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_is_shown_as_it_is(text: str) -> None:
-    assert shown(text) == text
-    assert hidden(text, "loova-secret-key") == text
+    assert redact(text) == text
+    assert hide_secrets(text, "loova-secret-key") == text
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="?=@%&\\"), max_size=200))
 def test_text_without_queries_and_escapes_is_left_alone(text: str) -> None:
-    assert hidden(text, "loova-secret-key") == text or "://" in text
+    assert hide_secrets(text, "loova-secret-key") == text or "://" in text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_text_without_queries_and_escapes_is_left_alone(text: str) -> None:
 def test_megabytes_take_linear_time(part: str) -> None:
     def took(size: int) -> float:
         began = time.process_time()
-        hidden((part * size)[:size], "loova-secret-key")
+        hide_secrets((part * size)[:size], "loova-secret-key")
         return time.process_time() - began
 
     took(1000)
@@ -218,11 +219,11 @@ def test_escapes_without_an_end_are_not_shown() -> None:
     text = "https://h.test/a?sig=SECRET"
     for _ in range(5):
         text = html.escape(quote(text, safe="")).replace("%", "&#37;")
-    assert "SECRET" not in shown(text, 100_000)
+    assert "SECRET" not in redact(text, 100_000)
 
 
 def test_a_record_keeps_no_signature_that_is_encoded_in_the_path_of_a_url() -> None:
     url = "https://proxy.test/resize/https%3A%2F%2Fh.test%2Fa.png%3FX-Amz-Signature%3DSECRET"
     request = VideoRequest(prompt="x", image_urls=[url])
-    assert "SECRET" not in json.dumps(request.shown())
+    assert "SECRET" not in json.dumps(request.as_stored())
     assert "SECRET" not in repr(request)

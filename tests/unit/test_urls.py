@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from prefect_loova._url_signatures import without_signature
 from prefect_loova._urls import (
     addresses_of,
+    is_private_host,
     is_public_address,
-    names_private_host,
     origin,
     url_problem,
     without_secrets,
@@ -80,7 +80,7 @@ def test_an_origin_is_scheme_host_and_port_in_one_spelling(url: str, expected: s
 )
 def test_a_host_that_is_not_on_the_public_internet_is_known_by_its_name(host: str) -> None:
     for url in (f"https://{host}", f"http://{host}:8000/a.png?b", f"https://user@{host}/"):
-        assert names_private_host(url)
+        assert is_private_host(url)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_host_that_is_not_on_the_public_internet_is_known_by_its_name(host: st
     ],
 )
 def test_a_public_host_is_not_taken_for_a_private_one(host: str) -> None:
-    assert not names_private_host(f"https://{host}/a.png")
+    assert not is_private_host(f"https://{host}/a.png")
 
 
 ADDRESSES = {
@@ -190,9 +190,9 @@ def test_a_mapped_address_is_as_public_as_the_address_in_it(address: Any) -> Non
     public = is_public_address(str(address))
     if address.version == 4:
         assert is_public_address(f"::ffff:{address}") == public
-        assert names_private_host(f"http://{int(address)}/") == (not public)
+        assert is_private_host(f"http://{int(address)}/") == (not public)
     host = f"[{address}]" if address.version == 6 else str(address)
-    assert names_private_host(f"https://{host}/") == (not public)
+    assert is_private_host(f"https://{host}/") == (not public)
 
 
 async def test_all_addresses_of_a_name_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_any_text_is_judged_without_an_accident(text: str) -> None:
     for url in (text, f"https://{text}", f"https://h.test/{text}"):
         if url_problem(url) is None:
             without_signature(url)
-            names_private_host(url)
+            is_private_host(url)
             origin(url)
         without_secrets(url)
 

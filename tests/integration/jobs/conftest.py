@@ -9,15 +9,15 @@ import pytest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import _settled
 from tests.integration.jobs.workers import (
-    Shop,
+    Workers,
 )
 from tests.support.proxy import Proxy
 from tests.support.s3_servers import Bucket, S3Server
 
 
 @pytest.fixture
-def shop(bucket: Bucket, loova: LoovaSimulator) -> Shop:
-    return Shop(bucket, loova)
+def workers(bucket: Bucket, loova: LoovaSimulator) -> Workers:
+    return Workers(bucket, loova)
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.errors import InDoubtError, LoovaError, MoveRefusedError, TaskFailedError
+from prefect_loova.errors import InDoubtError, InvalidTransitionError, LoovaError, TaskFailedError
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.doubt import jobs_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Attempt, Decision, JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import today
-from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Shop, until
+from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Workers, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AGAIN = Decision(what="submit-again", who="ann", when=NOW, why="")
@@ -25,7 +25,7 @@ PRICE = REQUEST.estimate_credits()
 STATES = ("claimed", "submitted", "succeeded", "failed", "rejected", "in_doubt", "decided", "abandoned", "submitting")
 
 
-async def put(shop: Shop, request: VideoRequest, states: tuple[str, ...]) -> None:
+async def put(workers: Workers, request: VideoRequest, states: tuple[str, ...]) -> None:
     """A record with attempts in these states, in the index; Loova knows none of its tasks."""
     attempts = tuple(
         Attempt(
@@ -40,20 +40,20 @@ async def put(shop: Shop, request: VideoRequest, states: tuple[str, ...]) -> Non
         for number, state in enumerate(states, 1)
     )
     record = JobRecord(
-        key=request.key, api_origin=shop.loova.origin, request=request.shown(), attempts=attempts, write_id="w"
+        key=request.key, api_origin=workers.loova.origin, request=request.as_stored(), attempts=attempts, write_id="w"
     )
-    async with shop.worker() as jobs:
-        await jobs.records.note_open(record)
+    async with workers.worker() as jobs:
+        await jobs.records.index(record)
         await jobs.records.create(record)
 
 
-async def test_all_pairs_of_attempts_are_listed_looked_at_and_kept_in_the_index_as_each_needs(shop: Shop) -> None:
+async def test_all_pairs_of_attempts_are_listed_looked_at_and_kept_in_the_index_as_each_needs(workers: Workers) -> None:
     pairs = {
         REQUEST.model_copy(update={"take": take}): states
         for take, states in enumerate(itertools.product(STATES, repeat=2))
     }
-    await asyncio.gather(*(put(shop, request, states) for request, states in pairs.items()))
-    async with shop.worker(s3=shop.bucket.client, times=PATIENT) as jobs:
+    await asyncio.gather(*(put(workers, request, states) for request, states in pairs.items()))
+    async with workers.worker(s3=workers.bucket.client, times=PATIENT) as jobs:
         listed = {(job.key, job.attempt) for job in await jobs_in_doubt(jobs)}
         found = await collect(jobs)
     doubtful = {
@@ -73,56 +73,58 @@ async def test_all_pairs_of_attempts_are_listed_looked_at_and_kept_in_the_index_
         for request, states in pairs.items()
         if set(states) & {"submitted", "succeeded", "in_doubt", "submitting"} or states[-1] == "claimed"
     }
-    assert {key.removeprefix("loova/_open/") for key in shop.keys if "/_open/" in key} == left
+    assert {key.removeprefix("loova/_open/") for key in workers.keys if "/_open/" in key} == left
 
 
-async def test_an_error_of_the_first_paid_attempt_does_not_keep_the_second_one_from_being_saved(shop: Shop) -> None:
-    submission = await shop.submit()
-    await shop.change(
+async def test_an_error_of_the_first_paid_attempt_does_not_keep_the_second_one_from_being_saved(
+    workers: Workers,
+) -> None:
+    submission = await workers.submit()
+    await workers.change(
         lambda record: record.model_copy(
             update={"attempts": (record.current.model_copy(update={"task_id": "sim_unknown"}),)}
         )
     )
-    await shop.change(lambda record: record.move("late_purchase", 1, task_id=submission.task_id))
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    await workers.change(lambda record: record.move("late_purchase", 1, task_id=submission.task_id))
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         found = await collect(jobs)
     assert [saved.task_id for saved in found.saved] == [submission.task_id]
     assert [key for key, _ in found.problems] == [KEY]
-    assert shop.states == ["submitted", "saved"]
+    assert workers.states == ["submitted", "saved"]
 
 
-async def test_a_late_answer_to_the_first_attempt_does_not_hide_the_doubt_in_the_second(shop: Shop) -> None:
-    shop.loova.fail("slow_reply", delay_seconds=3)
-    late = asyncio.create_task(shop.submit())
-    await shop.until_posted()
-    await shop.change(lambda record: record.move("begin", post_timeout_seconds=0))
+async def test_a_late_answer_to_the_first_attempt_does_not_hide_the_doubt_in_the_second(workers: Workers) -> None:
+    workers.loova.fail("slow_reply", delay_seconds=3)
+    late = asyncio.create_task(workers.submit())
+    await workers.until_posted()
+    await workers.change(lambda record: record.move("begin", post_timeout_seconds=0))
     with pytest.raises(InDoubtError):
-        await shop.submit(times=AT_ONCE)
-    await shop.decide("submit-again")
-    shop.loova.fail("lost_reply")
+        await workers.submit(times=AT_ONCE)
+    await workers.decide("submit-again")
+    workers.loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
-        await shop.submit(times=AT_ONCE)
+        await workers.submit(times=AT_ONCE)
     await until(lambda: late.done())
-    await shop.wait(await late)
-    await shop.save(await late)
-    assert shop.states == ["saved", "in_doubt"]
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    await workers.wait(await late)
+    await workers.save(await late)
+    assert workers.states == ["saved", "in_doubt"]
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         await collect(jobs)
         assert [(job.key, job.attempt) for job in await jobs_in_doubt(jobs)] == [(KEY, 2)]
         assert sum(one.credits for one in await jobs.spending.of_day(today())) == 2 * PRICE
-    assert OPEN in shop.keys
-    with pytest.raises(MoveRefusedError, match="the video is bought already"):
-        await shop.decide("submit-again", attempt=2)
-    assert (await shop.submit()).reused
-    await shop.decide("give-up", attempt=2)
-    assert shop.states == ["saved", "abandoned"]
-    assert OPEN not in shop.keys
-    assert shop.totals["posted"] == 2
+    assert OPEN in workers.keys
+    with pytest.raises(InvalidTransitionError, match="the video is bought already"):
+        await workers.decide("submit-again", attempt=2)
+    assert (await workers.submit()).reused
+    await workers.decide("give-up", attempt=2)
+    assert workers.states == ["saved", "abandoned"]
+    assert OPEN not in workers.keys
+    assert workers.totals["posted"] == 2
 
 
-async def test_a_submit_that_a_dead_worker_left_beside_a_purchase_is_found_in_doubt(shop: Shop) -> None:
-    await put(shop, REQUEST, ("submitted", "submitting"))
-    await shop.change(
+async def test_a_submit_that_a_dead_worker_left_beside_a_purchase_is_found_in_doubt(workers: Workers) -> None:
+    await put(workers, REQUEST, ("submitted", "submitting"))
+    await workers.change(
         lambda record: record.model_copy(
             update={
                 "attempts": (
@@ -132,7 +134,7 @@ async def test_a_submit_that_a_dead_worker_left_beside_a_purchase_is_found_in_do
             }
         )
     )
-    async with shop.worker(s3=shop.bucket.client, times=AT_ONCE) as jobs:
+    async with workers.worker(s3=workers.bucket.client, times=AT_ONCE) as jobs:
         assert [job.attempt for job in await jobs_in_doubt(jobs)] == [2]
 
 
@@ -143,11 +145,11 @@ BUY = [
 ]
 
 
-async def test_no_pair_of_attempts_is_bought_more_often_than_allowed(shop: Shop) -> None:
+async def test_no_pair_of_attempts_is_bought_more_often_than_allowed(workers: Workers) -> None:
     async def one(take: int, states: tuple[str, ...], most: int) -> tuple[Any, str]:
         request = REQUEST.model_copy(update={"take": take})
-        await put(shop, request, states)
-        async with shop.worker(s3=shop.bucket.client, times=AT_ONCE) as jobs:
+        await put(workers, request, states)
+        async with workers.worker(s3=workers.bucket.client, times=AT_ONCE) as jobs:
             try:
                 return (states, most), (await submit_video(jobs, request, max_wait=30, max_paid_attempts=most)).state
             except LoovaError as error:
@@ -168,10 +170,12 @@ async def test_no_pair_of_attempts_is_bought_more_often_than_allowed(shop: Shop)
 
 
 @pytest.mark.parametrize("last", ["rejected", "claimed"])
-async def test_what_failed_once_is_not_bought_again_after_a_refusal_or_by_taking_over(shop: Shop, last: str) -> None:
-    await put(shop, REQUEST, ("failed", last))
+async def test_what_failed_once_is_not_bought_again_after_a_refusal_or_by_taking_over(
+    workers: Workers, last: str
+) -> None:
+    await put(workers, REQUEST, ("failed", last))
     with pytest.raises(TaskFailedError, match="allow max_paid_attempts=2"):
-        await shop.submit(times=AT_ONCE)
-    assert shop.totals["posted"] == 0
-    assert (await shop.submit(times=AT_ONCE, max_paid_attempts=2)).attempt == 2
-    assert RECORD in shop.keys
+        await workers.submit(times=AT_ONCE)
+    assert workers.totals["posted"] == 0
+    assert (await workers.submit(times=AT_ONCE, max_paid_attempts=2)).attempt == 2
+    assert RECORD in workers.keys

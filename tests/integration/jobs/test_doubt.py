@@ -12,7 +12,7 @@ from prefect_loova.errors import (
     AbandonedError,
     InDoubtError,
     InvalidRequestError,
-    MoveRefusedError,
+    InvalidTransitionError,
     StorageError,
     TaskNotFoundError,
 )
@@ -31,7 +31,7 @@ from tests.integration.jobs.workers import (
     REQUEST,
     TIMES,
     VIDEO,
-    Shop,
+    Workers,
     in_doubt,
     through,
     until,
@@ -39,79 +39,79 @@ from tests.integration.jobs.workers import (
 from tests.support.proxy import Proxy
 
 
-async def test_a_job_in_doubt_stays_in_doubt_on_asking_again(shop: Shop) -> None:
-    await in_doubt(shop)
+async def test_a_job_in_doubt_stays_in_doubt_on_asking_again(workers: Workers) -> None:
+    await in_doubt(workers)
     for _ in range(2):
         with pytest.raises(InDoubtError):
-            await shop.submit(times=AT_ONCE, max_paid_attempts=9)
-    assert shop.totals["posted"] == 1
-    assert OPEN in shop.keys
+            await workers.submit(times=AT_ONCE, max_paid_attempts=9)
+    assert workers.totals["posted"] == 1
+    assert OPEN in workers.keys
 
 
-async def test_an_adopted_task_is_waited_for_and_saved(shop: Shop) -> None:
-    await in_doubt(shop)
-    record = await shop.decide("adopt", shop.task_ids[0])
+async def test_an_adopted_task_is_waited_for_and_saved(workers: Workers) -> None:
+    await in_doubt(workers)
+    record = await workers.decide("adopt", workers.task_ids[0])
     assert record.current.decision is not None
     assert record.current.decision.who == "a person"
-    submission = await shop.submit()
-    assert (submission.reused, submission.task_id) == (True, shop.task_ids[0])
-    await shop.wait(submission)
-    await shop.save(submission)
-    assert shop.keys == {RECORD, VIDEO}
-    assert shop.totals["posted"] == 1
+    submission = await workers.submit()
+    assert (submission.reused, submission.task_id) == (True, workers.task_ids[0])
+    await workers.wait(submission)
+    await workers.save(submission)
+    assert workers.keys == {RECORD, VIDEO}
+    assert workers.totals["posted"] == 1
 
 
-async def test_to_submit_again_buys_one_more_attempt(shop: Shop) -> None:
-    await in_doubt(shop)
-    await shop.decide("submit-again")
-    submission = await shop.submit(times=AT_ONCE)
-    assert (submission.attempt, submission.reused, submission.task_id) == (2, False, shop.task_ids[1])
-    assert (await shop.submit()).reused
-    await shop.wait(submission)
-    assert (await shop.save(submission)).video.endswith(VIDEO)
-    assert shop.totals["posted"] == 2
-    assert shop.keys == {RECORD, VIDEO}
+async def test_to_submit_again_buys_one_more_attempt(workers: Workers) -> None:
+    await in_doubt(workers)
+    await workers.decide("submit-again")
+    submission = await workers.submit(times=AT_ONCE)
+    assert (submission.attempt, submission.reused, submission.task_id) == (2, False, workers.task_ids[1])
+    assert (await workers.submit()).reused
+    await workers.wait(submission)
+    assert (await workers.save(submission)).video.endswith(VIDEO)
+    assert workers.totals["posted"] == 2
+    assert workers.keys == {RECORD, VIDEO}
 
 
-async def test_to_give_up_ends_the_job_and_takes_it_out_of_the_index(shop: Shop) -> None:
-    await in_doubt(shop)
-    await shop.decide("give-up")
-    assert shop.keys == {RECORD}
+async def test_to_give_up_ends_the_job_and_takes_it_out_of_the_index(workers: Workers) -> None:
+    await in_doubt(workers)
+    await workers.decide("give-up")
+    assert workers.keys == {RECORD}
     with pytest.raises(AbandonedError, match="another take"):
-        await shop.submit(times=AT_ONCE)
-    assert shop.totals["posted"] == 1
+        await workers.submit(times=AT_ONCE)
+    assert workers.totals["posted"] == 1
 
 
-async def test_only_a_job_in_doubt_is_decided(shop: Shop) -> None:
-    await shop.submit()
+async def test_only_a_job_in_doubt_is_decided(workers: Workers) -> None:
+    await workers.submit()
     for what, task_id in (("adopt", "another"), ("submit-again", None), ("give-up", None)):
-        with pytest.raises(MoveRefusedError):
-            await shop.decide(what, task_id)
+        with pytest.raises(InvalidTransitionError):
+            await workers.decide(what, task_id)
     for what, task_id in (("adopt", None), ("give-up", "a-task")):
         with pytest.raises(InvalidRequestError, match="a task id goes with `adopt`"):
-            await shop.decide(what, task_id)
-    assert shop.states == ["submitted"]
+            await workers.decide(what, task_id)
+    assert workers.states == ["submitted"]
 
 
-async def test_a_decision_about_one_attempt_never_counts_for_a_later_one(shop: Shop) -> None:
-    await in_doubt(shop)
-    await shop.decide("submit-again", attempt=1)
-    shop.loova.fail("lost_reply")
+async def test_a_decision_about_one_attempt_never_counts_for_a_later_one(workers: Workers) -> None:
+    await in_doubt(workers)
+    await workers.decide("submit-again", attempt=1)
+    workers.loova.fail("lost_reply")
     with pytest.raises(InDoubtError, match="--attempt 2"):
-        await shop.submit()
-    for what, task_id in (("submit-again", None), ("give-up", None), ("adopt", shop.task_ids[0])):
-        with pytest.raises(MoveRefusedError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
-            await shop.decide(what, task_id, attempt=1)
-    assert shop.states == ["in_doubt", "in_doubt"]
-    assert (await shop.decide("adopt", shop.task_ids[1], attempt=2)).state == "submitted"
-    assert shop.totals["posted"] == 2
+        await workers.submit()
+    for what, task_id in (("submit-again", None), ("give-up", None), ("adopt", workers.task_ids[0])):
+        with pytest.raises(InvalidTransitionError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
+            await workers.decide(what, task_id, attempt=1)
+    assert workers.states == ["in_doubt", "in_doubt"]
+    assert (await workers.decide("adopt", workers.task_ids[1], attempt=2)).state == "submitted"
+    assert workers.totals["posted"] == 2
 
 
 @pytest.mark.parametrize("what", ["submit-again", "give-up"])
 async def test_a_decision_is_refused_if_another_person_decided_about_its_attempt_meanwhile(
-    shop: Shop, proxy: Proxy, what: str
+    workers: Workers, proxy: Proxy, what: str
 ) -> None:
-    await in_doubt(shop)
+    await in_doubt(workers)
     looks = 0
     is_late, was_decided = threading.Event(), threading.Event()
 
@@ -125,257 +125,257 @@ async def test_a_decision_is_refused_if_another_person_decided_about_its_attempt
 
     proxy.watch = hold_second_look
     try:
-        late = asyncio.create_task(shop.decide(what, attempt=1, s3=through(proxy, shop.bucket)))
+        late = asyncio.create_task(workers.decide(what, attempt=1, s3=through(proxy, workers.bucket)))
         await until(is_late.is_set)
-        await shop.decide("submit-again", attempt=1)
-        shop.loova.fail("lost_reply")
+        await workers.decide("submit-again", attempt=1)
+        workers.loova.fail("lost_reply")
         with pytest.raises(InDoubtError, match="--attempt 2"):
-            await shop.submit()
-        before = shop.record
+            await workers.submit()
+        before = workers.record
         was_decided.set()
-        with pytest.raises(MoveRefusedError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
+        with pytest.raises(InvalidTransitionError, match="attempt 2 is in doubt, and attempt 1 was decided about"):
             await late
     finally:
         was_decided.set()
         proxy.watch = None
-    assert shop.record == before
-    assert shop.states == ["in_doubt", "in_doubt"]
+    assert workers.record == before
+    assert workers.states == ["in_doubt", "in_doubt"]
 
 
-async def overdue(shop: Shop) -> None:
+async def overdue(workers: Workers) -> None:
     """Another worker finds the POST overdue, while its answer is on its way."""
-    await shop.until_posted()
-    await shop.change(lambda record: record.move("begin", post_timeout_seconds=0))
+    await workers.until_posted()
+    await workers.change(lambda record: record.move("begin", post_timeout_seconds=0))
     with pytest.raises(InDoubtError):
-        await shop.submit(times=AT_ONCE)
+        await workers.submit(times=AT_ONCE)
 
 
-async def test_a_late_answer_puts_its_task_into_a_job_in_doubt(shop: Shop) -> None:
-    shop.loova.fail("slow_reply", delay_seconds=0.7)
-    late = asyncio.create_task(shop.submit())
-    await overdue(shop)
-    assert shop.states == ["in_doubt"]
+async def test_a_late_answer_puts_its_task_into_a_job_in_doubt(workers: Workers) -> None:
+    workers.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(workers.submit())
+    await overdue(workers)
+    assert workers.states == ["in_doubt"]
     submission = await late
-    assert (submission.state, submission.task_id) == ("submitted", shop.task_ids[0])
-    assert shop.states == ["submitted"]
-    assert shop.totals["posted"] == 1
+    assert (submission.state, submission.task_id) == ("submitted", workers.task_ids[0])
+    assert workers.states == ["submitted"]
+    assert workers.totals["posted"] == 1
 
 
-async def test_a_late_answer_wins_over_giving_up(shop: Shop) -> None:
-    shop.loova.fail("slow_reply", delay_seconds=0.7)
-    late = asyncio.create_task(shop.submit())
-    await overdue(shop)
-    await shop.decide("give-up")
-    assert (await late).task_id == shop.task_ids[0]
-    assert shop.states == ["submitted"]
-    await shop.wait(await shop.submit())
-    await shop.save(await shop.submit())
+async def test_a_late_answer_wins_over_giving_up(workers: Workers) -> None:
+    workers.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(workers.submit())
+    await overdue(workers)
+    await workers.decide("give-up")
+    assert (await late).task_id == workers.task_ids[0]
+    assert workers.states == ["submitted"]
+    await workers.wait(await workers.submit())
+    await workers.save(await workers.submit())
 
 
-async def test_a_late_answer_after_giving_up_is_in_the_index_again_and_collected(shop: Shop) -> None:
+async def test_a_late_answer_after_giving_up_is_in_the_index_again_and_collected(workers: Workers) -> None:
     """The interleaving of docs/decisions/0018: giving up took the job out of the index, and the purchase came later."""
-    shop.loova.fail("slow_reply", delay_seconds=0.7)
-    late = asyncio.create_task(shop.submit())
-    await overdue(shop)
-    await shop.decide("give-up")
-    assert OPEN not in shop.keys
+    workers.loova.fail("slow_reply", delay_seconds=0.7)
+    late = asyncio.create_task(workers.submit())
+    await overdue(workers)
+    await workers.decide("give-up")
+    assert OPEN not in workers.keys
     await late
-    assert OPEN in shop.keys
-    async with shop.worker(shop.bucket.client) as jobs:
-        assert [saved.task_id for saved in (await collect(jobs)).saved] == shop.task_ids
+    assert OPEN in workers.keys
+    async with workers.worker(workers.bucket.client) as jobs:
+        assert [saved.task_id for saved in (await collect(jobs)).saved] == workers.task_ids
 
 
-async def test_a_late_answer_beside_a_second_purchase_is_kept_and_both_are_saved(shop: Shop) -> None:
-    shop.loova.fail("slow_reply", delay_seconds=1)
-    late = asyncio.create_task(shop.submit())
-    await overdue(shop)
-    await shop.decide("submit-again")
-    second = await shop.submit(times=AT_ONCE)
+async def test_a_late_answer_beside_a_second_purchase_is_kept_and_both_are_saved(workers: Workers) -> None:
+    workers.loova.fail("slow_reply", delay_seconds=1)
+    late = asyncio.create_task(workers.submit())
+    await overdue(workers)
+    await workers.decide("submit-again")
+    second = await workers.submit(times=AT_ONCE)
     await late
-    first_id, second_id = shop.task_ids
-    assert [attempt.task_id for attempt in shop.record.attempts] == [first_id, second_id]
+    first_id, second_id = workers.task_ids
+    assert [attempt.task_id for attempt in workers.record.attempts] == [first_id, second_id]
     first = second.model_copy(update={"attempt": 1, "task_id": first_id})
-    saved = [await shop.save(submission) for submission in (second, first)]
+    saved = [await workers.save(submission) for submission in (second, first)]
     assert [one.video.rpartition("/")[2] for one in saved] == ["video.mp4", "video-attempt-1.mp4"]
-    assert [one.sha256 for one in saved] == [shop.loova.sha256(second_id), shop.loova.sha256(first_id)]
-    assert shop.states == ["saved", "saved"]
-    assert OPEN not in shop.keys
+    assert [one.sha256 for one in saved] == [workers.loova.sha256(second_id), workers.loova.sha256(first_id)]
+    assert workers.states == ["saved", "saved"]
+    assert OPEN not in workers.keys
 
 
-async def test_a_second_task_never_replaces_the_video_of_the_first(shop: Shop) -> None:
+async def test_a_second_task_never_replaces_the_video_of_the_first(workers: Workers) -> None:
     """The first is saved while it is the one that counts; then an answer names another task, which counts from now."""
-    first = await shop.finished()
-    saved = await shop.save(first)
-    other = (await buy_beside(shop)).task_id
-    await shop.change(lambda record: record.move("late_purchase", 1, task_id=other))
-    second = await shop.submit()
+    first = await workers.finished()
+    saved = await workers.save(first)
+    other = (await buy_beside(workers)).task_id
+    await workers.change(lambda record: record.move("late_purchase", 1, task_id=other))
+    second = await workers.submit()
     assert (second.attempt, second.task_id) == (2, other)
-    again = await shop.save(second)
+    again = await workers.save(second)
     assert again.video != saved.video
-    assert shop.bytes_of() and (await shop.save(first)) == saved
-    assert shop.states == ["saved", "saved"]
-    assert (await shop.save(second)) == again
+    assert workers.bytes_of() and (await workers.save(first)) == saved
+    assert workers.states == ["saved", "saved"]
+    assert (await workers.save(second)) == again
 
 
-async def test_two_tasks_saved_at_once_do_not_disturb_each_other(shop: Shop) -> None:
-    first = await shop.finished()
-    other = (await buy_beside(shop)).task_id
-    shop.loova.fail(on="video", task_id=first.task_id, delay_seconds=0.7)
-    saving = asyncio.create_task(shop.save(first))
-    await until(lambda: shop.record.attempts[0].saving is not None)
-    await shop.change(lambda record: record.move("late_purchase", 1, task_id=other))
-    second = await shop.save(await shop.submit())
+async def test_two_tasks_saved_at_once_do_not_disturb_each_other(workers: Workers) -> None:
+    first = await workers.finished()
+    other = (await buy_beside(workers)).task_id
+    workers.loova.fail(on="video", task_id=first.task_id, delay_seconds=0.7)
+    saving = asyncio.create_task(workers.save(first))
+    await until(lambda: workers.record.attempts[0].saving is not None)
+    await workers.change(lambda record: record.move("late_purchase", 1, task_id=other))
+    second = await workers.save(await workers.submit())
     saved = await saving
     assert saved.video != second.video
-    assert {RECORD, *(one.video.partition(f"{shop.bucket}/")[2] for one in (saved, second))} == shop.keys
+    assert {RECORD, *(one.video.partition(f"{workers.bucket}/")[2] for one in (saved, second))} == workers.keys
     for one in (saved, second):
-        assert one.sha256 == shop.loova.sha256(one.task_id)
+        assert one.sha256 == workers.loova.sha256(one.task_id)
 
 
-async def buy_beside(shop: Shop) -> Any:
-    async with shop.worker() as jobs:
+async def buy_beside(workers: Workers) -> Any:
+    async with workers.worker() as jobs:
         return await jobs.loova.submit_video(REQUEST)
 
 
-async def test_an_answer_that_is_lost_after_a_person_has_decided_is_told_of_its_own_attempt(shop: Shop) -> None:
-    shop.loova.fail(on="submit", delay_seconds=1, drop=True)
-    late = asyncio.create_task(shop.submit())
-    await overdue(shop)
-    await shop.decide("submit-again")
+async def test_an_answer_that_is_lost_after_a_person_has_decided_is_told_of_its_own_attempt(workers: Workers) -> None:
+    workers.loova.fail(on="submit", delay_seconds=1, drop=True)
+    late = asyncio.create_task(workers.submit())
+    await overdue(workers)
+    await workers.decide("submit-again")
     with pytest.raises(InDoubtError) as told:
         await late
     assert told.value.attempt == 1
-    assert shop.states == ["in_doubt", "claimed"]
-    assert (await shop.submit(times=AT_ONCE)).attempt == 2
+    assert workers.states == ["in_doubt", "claimed"]
+    assert (await workers.submit(times=AT_ONCE)).attempt == 2
 
 
 # -- what is known, and the list of those that wait for a person -------------------------------------------------------
 
 
-async def doubt_about(shop: Shop, fault: str) -> InDoubtError:
-    shop.loova.fail(fault)
+async def doubt_about(workers: Workers, fault: str) -> InDoubtError:
+    workers.loova.fail(fault)
     with pytest.raises(InDoubtError) as caught:
-        await shop.submit()
+        await workers.submit()
     return caught.value
 
 
-async def test_the_error_tells_when_what_the_balance_says_and_the_commands(shop: Shop) -> None:
-    error = await doubt_about(shop, "lost_reply")
-    attempt = shop.record.current
+async def test_the_error_tells_when_what_the_balance_says_and_the_commands(workers: Workers) -> None:
+    error = await doubt_about(workers, "lost_reply")
+    attempt = workers.record.current
     assert (attempt.credits_before, attempt.credits_after) == (10_000, 9_940)
     told = str(error)
     assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
     assert "10,000 credits before it and 9,940 after it: 60 less, which fits its price of 60" in told
     assert "evidence, no proof" in told
-    place = f"--attempt 1 --bucket {shop.bucket} --prefix loova"
+    place = f"--attempt 1 --bucket {workers.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):
         assert f"python -m prefect_loova.resolve {KEY} {decision} {place}" in told
     assert (error.key, error.attempt) == (KEY, 1)
 
 
-async def test_a_submit_that_was_not_billed_is_in_doubt_all_the_same(shop: Shop) -> None:
-    assert "nothing was charged meanwhile" in str(await doubt_about(shop, "lost_request"))
-    assert shop.totals["billed"] == 0
+async def test_a_submit_that_was_not_billed_is_in_doubt_all_the_same(workers: Workers) -> None:
+    assert "nothing was charged meanwhile" in str(await doubt_about(workers, "lost_request"))
+    assert workers.totals["billed"] == 0
     with pytest.raises(InDoubtError, match="nothing was charged meanwhile"):
-        await shop.submit()
-    assert shop.totals["posted"] == 1
+        await workers.submit()
+    assert workers.totals["posted"] == 1
 
 
-async def test_an_asker_later_on_is_told_the_balance_of_then_and_of_now(shop: Shop) -> None:
-    await doubt_about(shop, "lost_reply")
-    async with shop.worker() as jobs:
+async def test_an_asker_later_on_is_told_the_balance_of_then_and_of_now(workers: Workers) -> None:
+    await doubt_about(workers, "lost_reply")
+    async with workers.worker() as jobs:
         await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
     with pytest.raises(InDoubtError, match=r"9,940 after it.*it has 9,880 now"):
-        await shop.submit()
+        await workers.submit()
 
 
-async def test_a_balance_that_cannot_be_had_is_no_obstacle(shop: Shop) -> None:
-    shop.loova.fail(on="credits", status=500, times=None)
-    assert "not both known" in str(await doubt_about(shop, "lost_reply"))
-    shop.loova.clear_faults()
-    await shop.decide("adopt", shop.task_ids[0])
-    assert (await shop.submit()).state == "submitted"
+async def test_a_balance_that_cannot_be_had_is_no_obstacle(workers: Workers) -> None:
+    workers.loova.fail(on="credits", status=500, times=None)
+    assert "not both known" in str(await doubt_about(workers, "lost_reply"))
+    workers.loova.clear_faults()
+    await workers.decide("adopt", workers.task_ids[0])
+    assert (await workers.submit()).state == "submitted"
 
 
-async def listed(shop: Shop, times: JobTimes = TIMES) -> list[JobInDoubt]:
-    async with shop.worker(s3=shop.bucket.client, times=times) as jobs:
+async def listed(workers: Workers, times: JobTimes = TIMES) -> list[JobInDoubt]:
+    async with workers.worker(s3=workers.bucket.client, times=times) as jobs:
         return await jobs_in_doubt(jobs)
 
 
-async def test_all_jobs_in_doubt_are_listed_and_no_other(shop: Shop) -> None:
-    assert await listed(shop) == []
-    await in_doubt(shop)
-    async with shop.worker() as jobs:
+async def test_all_jobs_in_doubt_are_listed_and_no_other(workers: Workers) -> None:
+    assert await listed(workers) == []
+    await in_doubt(workers)
+    async with workers.worker() as jobs:
         await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
-    shop.bucket.client.put_object(Bucket=shop.bucket, Key="loova/_open/notes.txt", Body=b"somebody's")
-    (job,) = await listed(shop)
+    workers.bucket.client.put_object(Bucket=workers.bucket, Key="loova/_open/notes.txt", Body=b"somebody's")
+    (job,) = await listed(workers)
     assert (job.key, job.attempt, job.prompt, job.credits_estimate) == (KEY, 1, "a job", 60)
     assert (job.credits_before, job.credits_after, job.credits_now) == (10_000, 9_940, 9_880)
-    await shop.decide("give-up")
-    assert await listed(shop) == []
+    await workers.decide("give-up")
+    assert await listed(workers) == []
 
 
-async def test_a_submit_whose_worker_is_gone_is_listed_as_soon_as_it_is_overdue(shop: Shop) -> None:
-    await shop.leave("begin", post_timeout_seconds=0)
-    assert await listed(shop, PATIENT) == []
-    assert shop.states == ["submitting"]
-    (job,) = await listed(shop, AT_ONCE)
+async def test_a_submit_whose_worker_is_gone_is_listed_as_soon_as_it_is_overdue(workers: Workers) -> None:
+    await workers.leave("begin", post_timeout_seconds=0)
+    assert await listed(workers, PATIENT) == []
+    assert workers.states == ["submitting"]
+    (job,) = await listed(workers, AT_ONCE)
     assert "the worker that submitted it is gone" in (job.reason or "")
-    assert shop.states == ["in_doubt"]
+    assert workers.states == ["in_doubt"]
 
 
-async def test_a_submit_whose_worker_is_gone_is_decided_as_soon_as_it_is_overdue(shop: Shop) -> None:
-    await shop.leave("begin", post_timeout_seconds=0)
-    with pytest.raises(MoveRefusedError, match="is submitting, not in doubt"):
-        await shop.decide("give-up", times=PATIENT)
-    assert (await shop.decide("give-up", times=AT_ONCE)).state == "abandoned"
+async def test_a_submit_whose_worker_is_gone_is_decided_as_soon_as_it_is_overdue(workers: Workers) -> None:
+    await workers.leave("begin", post_timeout_seconds=0)
+    with pytest.raises(InvalidTransitionError, match="is submitting, not in doubt"):
+        await workers.decide("give-up", times=PATIENT)
+    assert (await workers.decide("give-up", times=AT_ONCE)).state == "abandoned"
 
 
-async def test_another_apis_record_among_them_does_not_hide_the_rest(shop: Shop) -> None:
-    await in_doubt(shop)
+async def test_another_apis_record_among_them_does_not_hide_the_rest(workers: Workers) -> None:
+    await in_doubt(workers)
     other = REQUEST.model_copy(update={"take": 1})
     record = JobRecord.claimed(other, "https://another.test", {})
-    shop.bucket.client.put_object(
-        Bucket=shop.bucket, Key=f"loova/{other.key}/record.json", Body=record.model_dump_json().encode()
+    workers.bucket.client.put_object(
+        Bucket=workers.bucket, Key=f"loova/{other.key}/record.json", Body=record.model_dump_json().encode()
     )
-    shop.bucket.client.put_object(Bucket=shop.bucket, Key=f"loova/_open/{other.key}", Body=b"{}")
-    assert [job.key for job in await listed(shop)] == [KEY]
+    workers.bucket.client.put_object(Bucket=workers.bucket, Key=f"loova/_open/{other.key}", Body=b"{}")
+    assert [job.key for job in await listed(workers)] == [KEY]
 
 
-async def test_where_listing_is_not_permitted_the_error_says_so_and_a_whole_key_works(shop: Shop) -> None:
-    await in_doubt(shop)
-    async with shop.worker() as jobs:
+async def test_where_listing_is_not_permitted_the_error_says_so_and_a_whole_key_works(workers: Workers) -> None:
+    await in_doubt(workers)
+    async with workers.worker() as jobs:
         with pytest.raises(StorageError, match="s3:ListBucket"):
             await jobs_in_doubt(jobs)
         assert (await job_in_doubt(jobs, KEY)).key == KEY
 
 
-async def test_a_key_may_be_shortened_to_what_one_open_job_has(shop: Shop) -> None:
-    await in_doubt(shop)
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def test_a_key_may_be_shortened_to_what_one_open_job_has(workers: Workers) -> None:
+    await in_doubt(workers)
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         assert (await job_in_doubt(jobs, KEY[:8].upper())).key == KEY
         for beginning, says in (("x", "no open job begins so"), ("", "no open job begins so")):
             with pytest.raises(InvalidRequestError, match=says):
                 await job_in_doubt(jobs, beginning)
-        await jobs.records.note_open(
+        await jobs.records.index(
             JobRecord.claimed(REQUEST, jobs.loova.origin, {}).model_copy(update={"key": KEY[:8] + "0" * 56})
         )
         with pytest.raises(InvalidRequestError, match="2 open jobs begin so"):
             await job_in_doubt(jobs, KEY[:8])
 
 
-async def test_a_task_that_loova_does_not_know_is_not_adopted(shop: Shop) -> None:
-    await in_doubt(shop)
+async def test_a_task_that_loova_does_not_know_is_not_adopted(workers: Workers) -> None:
+    await in_doubt(workers)
     with pytest.raises(TaskNotFoundError):
-        await shop.decide("adopt", "sim_mistyped")
-    assert shop.states == ["in_doubt"]
-    await shop.decide("adopt", shop.task_ids[0])
-    assert shop.states == ["submitted"]
+        await workers.decide("adopt", "sim_mistyped")
+    assert workers.states == ["in_doubt"]
+    await workers.decide("adopt", workers.task_ids[0])
+    assert workers.states == ["submitted"]
 
 
-async def test_a_task_that_the_job_has_already_is_not_adopted(shop: Shop) -> None:
-    await in_doubt(shop)
-    await shop.change(lambda record: record.move("late_purchase", task_id="sim_known"))
+async def test_a_task_that_the_job_has_already_is_not_adopted(workers: Workers) -> None:
+    await in_doubt(workers)
+    await workers.change(lambda record: record.move("late_purchase", task_id="sim_known"))
     with pytest.raises(InvalidRequestError, match="has that task already"):
-        await shop.decide("adopt", "sim_known")
-    assert shop.states == ["in_doubt", "submitted"]
+        await workers.decide("adopt", "sim_known")
+    assert workers.states == ["in_doubt", "submitted"]

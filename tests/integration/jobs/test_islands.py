@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.jobs.collect import CollectedVideos, collect, queue
+from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord, Lease
@@ -21,8 +21,8 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import Spending, today
 from prefect_loova.store.records import JobRecords
-from tests.integration.jobs.workers import FOR_EVER, TIMES, Shop
-from tests.support.proxy import Harm, Proxy
+from tests.integration.jobs.workers import FOR_EVER, TIMES, Workers
+from tests.support.proxy import NetworkFault, Proxy
 
 pytestmark = pytest.mark.one_s3_server
 
@@ -40,7 +40,7 @@ FIRST = "0" * 64
 class Place:
     """Where a poison is put."""
 
-    shop: Shop
+    workers: Workers
     proxy: Proxy
     drip: Proxy
     settings: dict[str, Any] = field(default_factory=dict)
@@ -48,13 +48,13 @@ class Place:
 
     def put(self, key: str, content: Any) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.shop.bucket.client.put_object(Bucket=self.shop.bucket, Key=key, Body=body)
+        self.workers.bucket.client.put_object(Bucket=self.workers.bucket, Key=key, Body=body)
 
     def entry(self, content: Any = None, **changes: Any) -> None:
         """The oldest entry of the queue."""
         known = {
             "format": 1,
-            "api_origin": self.shop.loova.origin,
+            "api_origin": self.workers.loova.origin,
             "request": BAD.model_dump(mode="json"),
             "max_paid_attempts": 1,
         }
@@ -66,12 +66,12 @@ class Place:
         self.put(f"loova/{key}/record.json", content)
 
     def attempt(self, **facts: Any) -> dict[str, Any]:
-        record = JobRecord.claimed(BAD, self.shop.loova.origin, {}).model_dump(mode="json")
+        record = JobRecord.claimed(BAD, self.workers.loova.origin, {}).model_dump(mode="json")
         record["attempts"][0] |= facts
         return record
 
     async def bought(self, request: VideoRequest = BAD) -> None:
-        async with self.shop.worker() as jobs:
+        async with self.workers.worker() as jobs:
             await submit_video(jobs, request)
 
 
@@ -81,8 +81,8 @@ Poison = Callable[[Place], Any]
 def _queued_with_record(content: Callable[[Place], Any]) -> Poison:
     async def put(place: Place) -> None:
         place.put(f"loova/{BAD.key}/record.json", content(place))
-        async with place.shop.worker() as jobs:
-            await queue(jobs, [BAD])
+        async with place.workers.worker() as jobs:
+            await enqueue(jobs, [BAD])
 
     return put
 
@@ -90,17 +90,17 @@ def _queued_with_record(content: Callable[[Place], Any]) -> Poison:
 def _open_task(**fault: Any) -> Poison:
     async def put(place: Place) -> None:
         await place.bought()
-        place.shop.loova.fail(**({"on": "poll", "prompt": "poison", "times": None} | fault))
+        place.workers.loova.fail(**({"on": "poll", "prompt": "poison", "times": None} | fault))
 
     return put
 
 
 def _refused(status: int) -> Poison:
     async def put(place: Place) -> None:
-        async with place.shop.worker() as jobs:
-            await queue(jobs, [BAD])
+        async with place.workers.worker() as jobs:
+            await enqueue(jobs, [BAD])
         answer = {"code": status, "message": "refused", "data": None}
-        place.shop.loova.fail(on="submit", prompt="poison", times=None, apply=False, status=status, envelope=answer)
+        place.workers.loova.fail(on="submit", prompt="poison", times=None, apply=False, status=status, envelope=answer)
 
     return put
 
@@ -108,38 +108,40 @@ def _refused(status: int) -> Poison:
 async def _six_unusable(place: Place) -> None:
     for number in range(6):
         await place.bought(VideoRequest(prompt=f"poison {number}", duration=4))
-    place.shop.loova.fail(on="poll", prompt="poison", times=None, body="not JSON")
+    place.workers.loova.fail(on="poll", prompt="poison", times=None, body="not JSON")
     place.settings["times"] = TIMES.model_copy(update={"may_run": 0})
 
 
 async def _slow_hosts(place: Place) -> None:
     for number in range(3):
         await place.bought(VideoRequest(prompt=f"poison {number}", duration=4))
-    place.drip.harm(Harm(what="drip", status=200, headers=(("Content-Type", "video/mp4"),), times=FOR_EVER))
-    place.shop.loova.fail(on="video", prompt="poison", times=None, redirect_to=f"{place.drip.url}/video.mp4")
+    place.drip.harm(NetworkFault(what="drip", status=200, headers=(("Content-Type", "video/mp4"),), times=FOR_EVER))
+    place.workers.loova.fail(on="video", prompt="poison", times=None, redirect_to=f"{place.drip.url}/video.mp4")
     place.collector["save_seconds"] = 6.0
 
 
 async def _too_dear(place: Place) -> None:
     dear = VideoRequest(prompt="poison", duration=15)
-    async with place.shop.worker() as jobs:
-        await queue(jobs, [dear])
+    async with place.workers.worker() as jobs:
+        await enqueue(jobs, [dear])
         spent = sum(one.credits for one in await Spending(_lister(place, jobs)).of_day(today()))
     place.settings["max_credits_per_day"] = spent + dear.estimate_credits() - 1
 
 
 def _lister(place: Place, jobs: VideoJobs) -> JobRecords:
-    return JobRecords(place.shop.bucket.client, place.shop.bucket, "loova", jobs.loova.origin)
+    return JobRecords(place.workers.bucket.client, place.workers.bucket, "loova", jobs.loova.origin)
 
 
 async def _denied_abort(place: Place) -> None:
     """A good job whose last saver left an upload that may not be aborted."""
-    async with place.shop.worker() as jobs:
+    async with place.workers.worker() as jobs:
         key = GOOD[0].key
         lease = Lease(holder="gone", seconds=0, upload_id="left", object_key=f"loova/{key}/video.mp4")
         await jobs.records.change(key, lambda record: record.move("succeed").move("lease", saving=lease))
     denied = b"<Error><Code>AccessDenied</Code></Error>"
-    place.proxy.harm(Harm(what="answer", status=403, body=denied, matching="^DELETE .*uploadId=", times=FOR_EVER))
+    place.proxy.harm(
+        NetworkFault(what="answer", status=403, body=denied, matching="^DELETE .*uploadId=", times=FOR_EVER)
+    )
 
 
 def _s3_answers(status: int, what: str) -> Poison:
@@ -148,7 +150,7 @@ def _s3_answers(status: int, what: str) -> Poison:
         code = {403: "AccessDenied", 500: "InternalError", 400: "InvalidRequest"}[status]
         body = f"<Error><Code>{code}</Code></Error>".encode()
         matching = f"^{what}.*{BAD.key}/record"
-        place.proxy.harm(Harm(what="answer", status=status, body=body, matching=matching, times=FOR_EVER))
+        place.proxy.harm(NetworkFault(what="answer", status=status, body=body, matching=matching, times=FOR_EVER))
 
     return put
 
@@ -201,30 +203,30 @@ def loova() -> Iterator[LoovaSimulator]:
 
 
 @pytest.fixture
-async def place(shop: Shop, proxy: Proxy) -> AsyncIterator[Place]:
-    with Proxy(shop.loova.video_port) as drip:
-        yield Place(shop, proxy, drip)
+async def place(workers: Workers, proxy: Proxy) -> AsyncIterator[Place]:
+    with Proxy(workers.loova.video_port) as drip:
+        yield Place(workers, proxy, drip)
 
 
 async def one_pass(place: Place) -> CollectedVideos:
     async with AsyncExitStack() as held:
         settings = {"times": TIMES} | place.settings
-        s3 = place.shop.bucket.server
+        s3 = place.workers.bucket.server
         client = type(s3)(**(vars(s3) | {"endpoint_url": place.proxy.url})).client(retries={"total_max_attempts": 1})
-        jobs = await held.enter_async_context(place.shop.worker(s3=client, **settings))
+        jobs = await held.enter_async_context(place.workers.worker(s3=client, **settings))
         return await collect(jobs, **place.collector)
 
 
 @pytest.mark.parametrize("poison", POISONS)
 async def test_twenty_good_jobs_end_beside(poison: str, place: Place) -> None:
     put, bought = POISONS[poison], 18 if "dearer" in poison else 8
-    async with place.shop.worker() as jobs:
+    async with place.workers.worker() as jobs:
         for request in GOOD[:bought]:
             await submit_video(jobs, request)
     if (waits := put(place)) is not None:
         await waits
-    async with place.shop.worker() as jobs:
-        await queue(jobs, GOOD[bought:])
+    async with place.workers.worker() as jobs:
+        await enqueue(jobs, GOOD[bought:])
     saved = set[str]()
     unreadable, told = _unreadable(place, poison), list[Any]()
     for _ in range(PASSES):
@@ -234,11 +236,11 @@ async def test_twenty_good_jobs_end_beside(poison: str, place: Place) -> None:
         if {request.key for request in GOOD} <= saved:
             break
     assert {request.key for request in GOOD} <= saved
-    assert place.shop.totals["billed"] == len(place.shop.loova.ledger["tasks"])
+    assert place.workers.totals["billed"] == len(place.workers.loova.ledger["tasks"])
     is_silent = poison in ("an entry of the index without a record", "an abort that is denied") or "dearer" in poison
     assert is_silent == (not told)
     for name, body in unreadable.items():
-        assert place.shop.bytes_of(name) == body
+        assert place.workers.bytes_of(name) == body
 
 
 UNTOUCHED = ("garbage", "newer", "another API", "endless", "without a request", "nested deeply", "a list", "corrupt")
@@ -248,6 +250,6 @@ def _unreadable(place: Place, poison: str) -> dict[str, bytes]:
     """What nobody here can read: it must stay as it is."""
     if not any(word in poison for word in UNTOUCHED) or "task" in poison:
         return {}
-    names = {f"loova/_open/queued/{FIRST}", f"loova/{BAD.key}/record.json"} & place.shop.keys
+    names = {f"loova/_open/queued/{FIRST}", f"loova/{BAD.key}/record.json"} & place.workers.keys
     assert names
-    return {name: place.shop.bytes_of(name) for name in names}
+    return {name: place.workers.bytes_of(name) for name in names}

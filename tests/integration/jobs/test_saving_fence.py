@@ -16,29 +16,29 @@ import pytest
 
 from prefect_loova.models.request import Submission
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.workers import FOR_EVER, MIB, VIDEO, Shop, through, until
-from tests.support.proxy import Harm, Proxy
+from tests.integration.jobs.workers import FOR_EVER, MIB, VIDEO, Workers, through, until
+from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket
 
 SIZES = {"in one piece": None, "in parts": 12 * MIB}
 
 
 @pytest.fixture(params=SIZES)
-def shop(request: pytest.FixtureRequest, bucket: Bucket) -> Iterator[Shop]:
+def workers(request: pytest.FixtureRequest, bucket: Bucket) -> Iterator[Workers]:
     size = SIZES[request.param]
     with LoovaSimulator(generation_seconds=0, short_side=64, video_bytes=size) as loova:
-        yield Shop(bucket, loova)
+        yield Workers(bucket, loova)
 
 
 @contextmanager
-def saver(shop: Shop, submission: Submission, proxy: Proxy) -> Iterator[subprocess.Popen[str]]:
+def saver(workers: Workers, submission: Submission, proxy: Proxy) -> Iterator[subprocess.Popen[str]]:
     """A process that saves the video, with its way to S3 through the proxy."""
     spec = {
         "s3": proxy.url,
-        "keys": shop.bucket.limited_keys,
-        "api_key": shop.loova.api_key,
-        "base_url": shop.loova.base_url,
-        "bucket": shop.bucket.name,
+        "keys": workers.bucket.limited_keys,
+        "api_key": workers.loova.api_key,
+        "base_url": workers.loova.base_url,
+        "bucket": workers.bucket.name,
         "submission": submission.model_dump(mode="json"),
         "lease": 1.0,
     }
@@ -51,9 +51,9 @@ def saver(shop: Shop, submission: Submission, proxy: Proxy) -> Iterator[subproce
         process.wait()
 
 
-def object_of(shop: Shop) -> tuple[str, str]:
+def object_of(workers: Workers) -> tuple[str, str]:
     """Whose copy stands in the bucket, and since when."""
-    head = shop.bucket.client.head_object(Bucket=shop.bucket, Key=VIDEO)
+    head = workers.bucket.client.head_object(Bucket=workers.bucket, Key=VIDEO)
     return head["Metadata"]["copy-id"], str(head["LastModified"])
 
 
@@ -75,7 +75,7 @@ class Stopped:
                 self.now.set()
 
 
-DENIED = Harm(
+DENIED = NetworkFault(
     what="answer",
     status=403,
     matching="^DELETE .*uploadId",
@@ -96,12 +96,12 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("may_abort", [True, False], ids=["uploads may be aborted", "no upload may be aborted"])
 async def test_a_saver_that_was_stopped_does_not_write_over_its_successors_object(
-    shop: Shop, proxy: Proxy, moment: str, may_abort: bool
+    workers: Workers, proxy: Proxy, moment: str, may_abort: bool
 ) -> None:
-    submission = await shop.finished()
+    submission = await workers.finished()
     stopped = Stopped(proxy, *MOMENTS[moment])
     try:
-        with saver(shop, submission, proxy) as process:
+        with saver(workers, submission, proxy) as process:
             stopped.process = process
             await until(lambda: stopped.now.is_set() or process.poll() is not None)
             if not stopped.now.is_set():
@@ -111,27 +111,27 @@ async def test_a_saver_that_was_stopped_does_not_write_over_its_successors_objec
             with Proxy(proxy.target) as of_successor:
                 if not may_abort:
                     of_successor.harm(DENIED)
-                s3 = through(of_successor, shop.bucket)
-                saved = await shop.save(submission, s3=s3, max_wait=20, sleep=asyncio.sleep)
-            before, record = object_of(shop), shop.record
+                s3 = through(of_successor, workers.bucket)
+                saved = await workers.save(submission, s3=s3, max_wait=20, sleep=asyncio.sleep)
+            before, record = object_of(workers), workers.record
             os.kill(process.pid, signal.SIGCONT)
             told = json.loads((await asyncio.to_thread(process.communicate, None, 60))[0])
     finally:
         proxy.answered = None
     assert told == {"sha256": saved.sha256}
-    assert object_of(shop) == before
-    assert shop.record == record
-    assert shop.uploads == [] or not may_abort
+    assert object_of(workers) == before
+    assert workers.record == record
+    assert workers.uploads == [] or not may_abort
 
 
-async def test_a_put_that_arrives_after_the_successors_changes_nothing(shop: Shop, proxy: Proxy) -> None:
+async def test_a_put_that_arrives_after_the_successors_changes_nothing(workers: Workers, proxy: Proxy) -> None:
     """The bytes may lie in a proxy or a socket while the worker is long dead."""
-    submission = await shop.finished()
-    proxy.harm(Harm(what="drop", matching=r"^(PUT|POST) .*video\.mp4(\?uploadId.*)?$", seconds=4.0))
-    with saver(shop, submission, proxy) as process:
+    submission = await workers.finished()
+    proxy.harm(NetworkFault(what="drop", matching=r"^(PUT|POST) .*video\.mp4(\?uploadId.*)?$", seconds=4.0))
+    with saver(workers, submission, proxy) as process:
         await until(lambda: any(seen.harm for seen in proxy.seen))
         os.kill(process.pid, signal.SIGKILL)
-        await shop.save(submission, max_wait=20, sleep=asyncio.sleep)
-        before = object_of(shop)
+        await workers.save(submission, max_wait=20, sleep=asyncio.sleep)
+        before = object_of(workers)
         await until(lambda: proxy.is_quiet)
-    assert object_of(shop) == before
+    assert object_of(workers) == before

@@ -19,21 +19,21 @@ from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import Entry, Spending, today
-from tests.integration.jobs.workers import AT_ONCE, KEY, RECORD, REQUEST, Clock, Shop
+from tests.integration.jobs.workers import AT_ONCE, KEY, RECORD, REQUEST, Clock, Workers
 from tests.support.proxy import Proxy
 
 PRICE = REQUEST.estimate_credits()
 DAY = date(2026, 11, 24)
 
 
-async def spent(shop: Shop) -> float:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def spent(workers: Workers) -> float:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         return sum(one.credits for one in await jobs.spending.of_day(today()))
 
 
-async def buy(shop: Shop, number: int, most: float, **settings: Any) -> str:
+async def buy(workers: Workers, number: int, most: float, **settings: Any) -> str:
     """Returns the task, or what kept it from being bought."""
-    async with shop.worker(s3=shop.bucket.client, max_credits_per_day=most, **settings) as jobs:
+    async with workers.worker(s3=workers.bucket.client, max_credits_per_day=most, **settings) as jobs:
         request = VideoRequest(prompt=f"video {number}", duration=4)
         try:
             return (await submit_video(jobs, request, max_wait=0)).task_id
@@ -47,69 +47,69 @@ def loova():
         yield simulator
 
 
-async def test_of_twenty_workers_at_once_as_many_buy_as_the_day_allows(shop: Shop) -> None:
-    outcomes = await asyncio.gather(*(buy(shop, number, most=7.5 * PRICE) for number in range(20)))
+async def test_of_twenty_workers_at_once_as_many_buy_as_the_day_allows(workers: Workers) -> None:
+    outcomes = await asyncio.gather(*(buy(workers, number, most=7.5 * PRICE) for number in range(20)))
     assert outcomes.count("BudgetError") == 13
-    assert shop.totals["billed"] == 7
-    assert await spent(shop) == 7 * PRICE
+    assert workers.totals["billed"] == 7
+    assert await spent(workers) == 7 * PRICE
 
 
-async def test_a_budget_counts_what_was_bought_without_one(shop: Shop) -> None:
-    await shop.submit()
-    assert await buy(shop, 1, most=1.5 * PRICE) == "BudgetError"
-    assert await buy(shop, 1, most=2 * PRICE) != "BudgetError"
-    assert await spent(shop) == 2 * PRICE
+async def test_a_budget_counts_what_was_bought_without_one(workers: Workers) -> None:
+    await workers.submit()
+    assert await buy(workers, 1, most=1.5 * PRICE) == "BudgetError"
+    assert await buy(workers, 1, most=2 * PRICE) != "BudgetError"
+    assert await spent(workers) == 2 * PRICE
 
 
-async def test_over_the_budget_nothing_is_claimed_sent_or_noted(shop: Shop) -> None:
+async def test_over_the_budget_nothing_is_claimed_sent_or_noted(workers: Workers) -> None:
     with pytest.raises(BudgetError, match=f"max_credits_per_day: 59 .* this video costs {PRICE:g}") as caught:
-        async with shop.worker(s3=shop.bucket.client, max_credits_per_day=59) as jobs:
+        async with workers.worker(s3=workers.bucket.client, max_credits_per_day=59) as jobs:
             await submit_video(jobs, REQUEST)
     assert caught.value.credits_spent == "no"
-    assert shop.keys == set()
-    assert shop.totals["posted"] == 0
-    assert await spent(shop) == 0
+    assert workers.keys == set()
+    assert workers.totals["posted"] == 0
+    assert await spent(workers) == 0
 
 
-async def test_a_job_in_doubt_counts_as_spent(shop: Shop) -> None:
-    shop.loova.fail("lost_reply")
+async def test_a_job_in_doubt_counts_as_spent(workers: Workers) -> None:
+    workers.loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
-        await shop.submit()
-    assert await spent(shop) == PRICE
-    await shop.decide("give-up")
-    assert await spent(shop) == PRICE
+        await workers.submit()
+    assert await spent(workers) == PRICE
+    await workers.decide("give-up")
+    assert await spent(workers) == PRICE
 
 
-async def test_what_loova_refused_counts_nothing_and_may_be_bought_later(shop: Shop) -> None:
-    shop.loova.fail("too_many_running_tasks")
+async def test_what_loova_refused_counts_nothing_and_may_be_bought_later(workers: Workers) -> None:
+    workers.loova.fail("too_many_running_tasks")
     with pytest.raises(RejectedError):
-        await shop.submit(max_wait=0)
-    assert await spent(shop) == 0
-    async with shop.worker(s3=shop.bucket.client, max_credits_per_day=PRICE) as jobs:
+        await workers.submit(max_wait=0)
+    assert await spent(workers) == 0
+    async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
         assert not (await submit_video(jobs, REQUEST)).reused
-    assert await spent(shop) == PRICE
+    assert await spent(workers) == PRICE
 
 
-async def test_each_paid_attempt_counts(shop: Shop) -> None:
-    shop.loova.fail("generation_failed")
-    submission = await shop.submit()
+async def test_each_paid_attempt_counts(workers: Workers) -> None:
+    workers.loova.fail("generation_failed")
+    submission = await workers.submit()
     with pytest.raises(LoovaError):
-        await shop.wait(submission)
-    await shop.submit(times=AT_ONCE, max_paid_attempts=2)
-    assert await spent(shop) == 2 * PRICE
+        await workers.wait(submission)
+    await workers.submit(times=AT_ONCE, max_paid_attempts=2)
+    assert await spent(workers) == 2 * PRICE
 
 
-async def test_what_is_reserved_by_a_worker_that_died_counts_and_is_taken_up_by_the_next_run(shop: Shop) -> None:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def test_what_is_reserved_by_a_worker_that_died_counts_and_is_taken_up_by_the_next_run(workers: Workers) -> None:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         await Spending(jobs.records, 10 * PRICE).admit(KEY, 1, 0, PRICE)
-    assert await spent(shop) == PRICE
-    async with shop.worker(s3=shop.bucket.client, max_credits_per_day=PRICE) as jobs:
+    assert await spent(workers) == PRICE
+    async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
         await submit_video(jobs, REQUEST)
-    assert await spent(shop) == PRICE
+    assert await spent(workers) == PRICE
 
 
-async def test_a_worker_that_died_between_its_turn_and_its_note_is_counted_by_the_next(shop: Shop) -> None:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def test_a_worker_that_died_between_its_turn_and_its_note_is_counted_by_the_next(workers: Workers) -> None:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         entry = Entry("a" * 64, 1, 0, 3 * PRICE)
         await jobs.records.put_json(f"loova/_spend/{DAY}.json", {"last": entry.name})
         spending = Spending(jobs.records, 3 * PRICE, lambda: DAY)
@@ -118,8 +118,8 @@ async def test_a_worker_that_died_between_its_turn_and_its_note_is_counted_by_th
         assert [one.credits for one in await spending.of_day(DAY)] == [3 * PRICE]
 
 
-async def test_each_day_has_a_budget_of_its_own(shop: Shop) -> None:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def test_each_day_has_a_budget_of_its_own(workers: Workers) -> None:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         for day in (DAY, date(2026, 11, 25)):
             spending = Spending(jobs.records, PRICE, lambda day=day: day)
             await spending.admit(KEY, day.day, 0, PRICE)
@@ -127,10 +127,10 @@ async def test_each_day_has_a_budget_of_its_own(shop: Shop) -> None:
                 await spending.admit(KEY, day.day + 10, 0, PRICE)
 
 
-async def test_a_report_adds_up_by_day_and_model(shop: Shop) -> None:
-    await shop.submit()
+async def test_a_report_adds_up_by_day_and_model(workers: Workers) -> None:
+    await workers.submit()
     fast = VideoRequest(prompt="fast", duration=4, model="seedance_2_0_fast")
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         await submit_video(jobs, fast)
         report = await credits_report(jobs, days=2, low_below=20_000)
     assert {day.model: (day.day, day.videos, day.credits) for day in report.days} == {
@@ -151,39 +151,43 @@ def test_an_entry_is_read_as_it_was_named():
 
 
 @pytest.mark.parametrize("at_submit", [0, -1_000_000])
-async def test_a_cost_that_is_named_too_low_at_the_submit_admits_no_further_submit(shop: Shop, at_submit: int) -> None:
-    shop.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": at_submit}})
+async def test_a_cost_that_is_named_too_low_at_the_submit_admits_no_further_submit(
+    workers: Workers, at_submit: int
+) -> None:
+    workers.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": at_submit}})
     for number in range(6):
-        await buy(shop, number, most=2.5 * PRICE)
-    assert shop.totals["posted"] == 2
-    assert await spent(shop) == 2 * PRICE
+        await buy(workers, number, most=2.5 * PRICE)
+    assert workers.totals["posted"] == 2
+    assert await spent(workers) == 2 * PRICE
 
 
-async def test_an_end_that_names_no_cost_leaves_the_larger_of_estimate_and_early_cost(shop: Shop) -> None:
-    shop.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": 0}})
-    shop.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": None}})
-    submission = await shop.submit()
-    await shop.wait(submission)
-    await shop.save(submission)
-    assert shop.states == ["saved"]
-    assert await spent(shop) == PRICE
+async def test_an_end_that_names_no_cost_leaves_the_larger_of_estimate_and_early_cost(workers: Workers) -> None:
+    workers.loova.fail(on="submit", times=None, envelope={"data": {"credits_cost": 0}})
+    workers.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": None}})
+    submission = await workers.submit()
+    await workers.wait(submission)
+    await workers.save(submission)
+    assert workers.states == ["saved"]
+    assert await spent(workers) == PRICE
 
 
-async def test_the_final_cost_counts_once_loova_has_named_it(shop: Shop) -> None:
-    submission = await shop.submit()
-    shop.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": 12}})
-    await shop.wait(submission)
-    assert await spent(shop) == 12
+async def test_the_final_cost_counts_once_loova_has_named_it(workers: Workers) -> None:
+    submission = await workers.submit()
+    workers.loova.fail(on="poll", times=None, envelope={"data": {"credits_cost": 12}})
+    await workers.wait(submission)
+    assert await spent(workers) == 12
 
 
 @pytest.mark.parametrize("cost", ["-5", '"NaN"', '"Infinity"'])
-async def test_a_cost_in_a_record_that_can_be_none_is_reported_and_the_estimate_counts(shop: Shop, cost: str) -> None:
-    await shop.save(await shop.finished())
-    stored = shop.bytes_of(RECORD).decode()
+async def test_a_cost_in_a_record_that_can_be_none_is_reported_and_the_estimate_counts(
+    workers: Workers, cost: str
+) -> None:
+    await workers.save(await workers.finished())
+    stored = workers.bytes_of(RECORD).decode()
     assert '"credits_cost": 60.0' in stored
     wrong = stored.replace('"credits_cost": 60.0', f'"credits_cost": {cost}')
-    shop.bucket.client.put_object(Bucket=shop.bucket, Key=RECORD, Body=wrong.encode())
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    workers.bucket.client.put_object(Bucket=workers.bucket, Key=RECORD, Body=wrong.encode())
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         report = await credits_report(jobs, days=1, low_below=0)
     assert sum(day.credits for day in report.days) == PRICE
     ((key, reason),) = report.problems
@@ -193,28 +197,28 @@ async def test_a_cost_in_a_record_that_can_be_none_is_reported_and_the_estimate_
 
 @pytest.mark.parametrize("state", [(), ("begin", "refused"), ("begin", "bought", "fail")])
 async def test_a_job_that_was_priced_by_an_older_table_is_admitted_at_the_price_of_today(
-    shop: Shop, state: tuple[Any, ...]
+    workers: Workers, state: tuple[Any, ...]
 ) -> None:
-    await shop.leave(*state, **({"task_id": "sim_old"} if "bought" in state else {}))
-    await shop.change(
+    await workers.leave(*state, **({"task_id": "sim_old"} if "bought" in state else {}))
+    await workers.change(
         lambda record: record.model_copy(
             update={"attempts": (record.current.model_copy(update={"credits_estimate": 1.0}),)}
         )
     )
-    async with shop.worker(s3=shop.bucket.client, times=AT_ONCE, max_credits_per_day=10) as jobs:
+    async with workers.worker(s3=workers.bucket.client, times=AT_ONCE, max_credits_per_day=10) as jobs:
         with pytest.raises(BudgetError, match=f"this video costs {PRICE:g}"):
             await submit_video(jobs, REQUEST, max_paid_attempts=2)
-    assert shop.totals["posted"] == 0
-    async with shop.worker(s3=shop.bucket.client, times=AT_ONCE, max_credits_per_day=2 * PRICE) as jobs:
+    assert workers.totals["posted"] == 0
+    async with workers.worker(s3=workers.bucket.client, times=AT_ONCE, max_credits_per_day=2 * PRICE) as jobs:
         submission = await submit_video(jobs, REQUEST, max_paid_attempts=2)
     assert submission.credits_estimate == PRICE
 
 
-async def test_a_claim_at_another_price_is_not_counted_beside_its_own_earlier_note(shop: Shop) -> None:
-    async with shop.worker(s3=shop.bucket.client, max_credits_per_day=PRICE) as jobs:
+async def test_a_claim_at_another_price_is_not_counted_beside_its_own_earlier_note(workers: Workers) -> None:
+    async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
         await jobs.spending.admit(KEY, 1, 0, PRICE - 10)
         await submit_video(jobs, REQUEST)
-    assert await spent(shop) == PRICE
+    assert await spent(workers) == PRICE
 
 
 POISONS = {
@@ -228,44 +232,44 @@ POISONS = {
 
 @pytest.mark.parametrize("poison", POISONS)
 async def test_a_record_that_cannot_be_read_counts_at_its_noted_estimate_and_stops_no_other_job(
-    shop: Shop, poison: str
+    workers: Workers, poison: str
 ) -> None:
-    await shop.submit()
+    await workers.submit()
     body = POISONS[poison]
-    shop.bucket.client.put_object(Bucket=shop.bucket, Key=RECORD, Body=body)
-    assert await buy(shop, 1, most=1.5 * PRICE) == "BudgetError"
-    assert await buy(shop, 1, most=2 * PRICE) != "BudgetError"
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    workers.bucket.client.put_object(Bucket=workers.bucket, Key=RECORD, Body=body)
+    assert await buy(workers, 1, most=1.5 * PRICE) == "BudgetError"
+    assert await buy(workers, 1, most=2 * PRICE) != "BudgetError"
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         report = await credits_report(jobs, days=1, low_below=0)
     assert sum(day.credits for day in report.days) == 2 * PRICE
     assert [key for key, _ in report.problems] == [KEY]
 
 
 @pytest.mark.parametrize("turn", [b"{", b"[]", b"null", b"", b"[" * 100_000, b'{"last": 5}', b"\xff"])
-async def test_a_turn_that_nobody_wrote_here_is_replaced_and_the_notes_count(shop: Shop, turn: bytes) -> None:
-    await shop.submit()
-    shop.bucket.client.put_object(Bucket=shop.bucket, Key=f"loova/_spend/{today()}.json", Body=turn)
-    assert await buy(shop, 1, most=1.5 * PRICE) == "BudgetError"
-    assert await buy(shop, 1, most=2 * PRICE) != "BudgetError"
-    assert await buy(shop, 2, most=2 * PRICE) == "BudgetError"
+async def test_a_turn_that_nobody_wrote_here_is_replaced_and_the_notes_count(workers: Workers, turn: bytes) -> None:
+    await workers.submit()
+    workers.bucket.client.put_object(Bucket=workers.bucket, Key=f"loova/_spend/{today()}.json", Body=turn)
+    assert await buy(workers, 1, most=1.5 * PRICE) == "BudgetError"
+    assert await buy(workers, 1, most=2 * PRICE) != "BudgetError"
+    assert await buy(workers, 2, most=2 * PRICE) == "BudgetError"
 
 
-async def test_a_second_purchase_after_the_day_is_settled_counts(shop: Shop) -> None:
+async def test_a_second_purchase_after_the_day_is_settled_counts(workers: Workers) -> None:
     clock = Clock()
-    await shop.save(await shop.finished())
-    async with shop.worker(s3=shop.bucket.client, clock=clock) as jobs:
+    await workers.save(await workers.finished())
+    async with workers.worker(s3=workers.bucket.client, clock=clock) as jobs:
         assert sum(one.credits for one in await jobs.spending.of_day(today())) == PRICE
-        await shop.change(lambda record: record.move("late_purchase", 1, task_id="sim_late"))
+        await workers.change(lambda record: record.move("late_purchase", 1, task_id="sim_late"))
         clock.now += 61
         assert sum(one.credits for one in await jobs.spending.of_day(today())) == 2 * PRICE
 
 
-async def test_each_attempt_of_a_claim_that_was_taken_over_on_the_next_day_counts_once(shop: Shop) -> None:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def test_each_attempt_of_a_claim_that_was_taken_over_on_the_next_day_counts_once(workers: Workers) -> None:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         await Spending(jobs.records, 10 * PRICE, lambda: DAY).admit(KEY, 1, 0, PRICE)
-    await shop.leave()
-    await shop.submit(times=AT_ONCE)
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+    await workers.leave()
+    await workers.submit(times=AT_ONCE)
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         assert [one.credits for one in await jobs.spending.of_day(DAY)] == []
         assert [one.credits for one in await jobs.spending.of_day(today())] == [PRICE]
 
@@ -273,11 +277,13 @@ async def test_each_attempt_of_a_claim_that_was_taken_over_on_the_next_day_count
 # -- by which clock ----------------------------------------------------------------------------------------------------
 
 
-async def at(shop: Shop, proxy: Proxy, here: datetime, by_s3: datetime, most: float | None, number: int = 0) -> str:
+async def at(
+    workers: Workers, proxy: Proxy, here: datetime, by_s3: datetime, most: float | None, number: int = 0
+) -> str:
     """Buy at a time that this machine's clock and that of S3 tell; returns the task, or what kept it from it."""
     proxy.date = format_datetime(by_s3, usegmt=True)
-    s3 = replace(shop.bucket.server, endpoint_url=proxy.url).client()
-    async with shop.worker(s3=s3, wall=here.timestamp, max_credits_per_day=most) as jobs:
+    s3 = replace(workers.bucket.server, endpoint_url=proxy.url).client()
+    async with workers.worker(s3=s3, wall=here.timestamp, max_credits_per_day=most) as jobs:
         try:
             return (await submit_video(jobs, VideoRequest(prompt=f"video {number}", duration=4), max_wait=0)).task_id
         except LoovaError as error:
@@ -289,8 +295,8 @@ NEXT = MIDNIGHT.date()
 DAY_BEFORE = NEXT - timedelta(days=1)
 
 
-async def counted_on(shop: Shop, *days: date) -> list[float]:
-    async with shop.worker(s3=shop.bucket.client) as jobs:
+async def counted_on(workers: Workers, *days: date) -> list[float]:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
         return [sum(one.credits for one in await jobs.spending.of_day(day)) for day in days]
 
 
@@ -300,42 +306,42 @@ async def counted_on(shop: Shop, *days: date) -> list[float]:
     [(-1, -1), (-1, 0), (0, -1), (0, 0), (-600, 200), (200, -600), (-899, 0), (899, -1)],
 )
 async def test_a_submit_near_midnight_counts_on_the_one_day_of_s3s_clock(
-    shop: Shop, proxy: Proxy, most: float | None, here: int, by_s3: int
+    workers: Workers, proxy: Proxy, most: float | None, here: int, by_s3: int
 ) -> None:
     here_at, s3_at = (MIDNIGHT + timedelta(seconds=seconds) for seconds in (here, by_s3))
-    assert (await at(shop, proxy, here_at, s3_at, most)).startswith("sim_")
-    assert await counted_on(shop, DAY_BEFORE, NEXT) == ([PRICE, 0] if by_s3 < 0 else [0, PRICE])
+    assert (await at(workers, proxy, here_at, s3_at, most)).startswith("sim_")
+    assert await counted_on(workers, DAY_BEFORE, NEXT) == ([PRICE, 0] if by_s3 < 0 else [0, PRICE])
     # Another machine, whose clock is wrong the other way, sees the same day and the same budget.
     other_at = s3_at - timedelta(seconds=here - by_s3)
-    assert "max_credits_per_day: 60 credits may be spent a day" in await at(shop, proxy, other_at, s3_at, PRICE, 1)
-    assert shop.totals["posted"] == 1
+    assert "max_credits_per_day: 60 credits may be spent a day" in await at(workers, proxy, other_at, s3_at, PRICE, 1)
+    assert workers.totals["posted"] == 1
 
 
 @pytest.mark.parametrize("hours", [-24, -1, 1, 24])
 async def test_under_a_budget_two_clocks_that_disagree_by_far_buy_nothing_and_are_named(
-    shop: Shop, proxy: Proxy, hours: int
+    workers: Workers, proxy: Proxy, hours: int
 ) -> None:
     noon = datetime(2026, 3, 28, 12, tzinfo=UTC)
-    told = await at(shop, proxy, noon, noon + timedelta(hours=hours), PRICE)
+    told = await at(workers, proxy, noon, noon + timedelta(hours=hours), PRICE)
     assert f"the clock of S3 at {proxy.url} says {noon + timedelta(hours=hours):%Y-%m-%d %H:%M:%S} UTC" in told
     assert f"the clock of this machine {noon:%Y-%m-%d %H:%M:%S} UTC" in told
-    assert shop.totals["posted"] == 0
-    assert shop.keys == set()
+    assert workers.totals["posted"] == 0
+    assert workers.keys == set()
 
 
 async def test_without_a_budget_the_day_of_s3s_clock_counts_and_the_log_says_so(
-    shop: Shop, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    workers: Workers, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     noon = datetime(2026, 3, 28, 12, tzinfo=UTC)
     with caplog.at_level(logging.WARNING):
-        assert (await at(shop, proxy, noon, noon + timedelta(days=1), None)).startswith("sim_")
+        assert (await at(workers, proxy, noon, noon + timedelta(days=1), None)).startswith("sim_")
     assert "the submit counts for the day of S3's clock" in caplog.text
-    assert await counted_on(shop, DAY_BEFORE, NEXT) == [0, PRICE]
+    assert await counted_on(workers, DAY_BEFORE, NEXT) == [0, PRICE]
 
 
 @pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 10, 25)])
 async def test_a_budget_day_has_24_hours_of_utc_where_the_local_day_has_23_or_25(
-    shop: Shop, proxy: Proxy, day: date, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, proxy: Proxy, day: date, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
@@ -343,9 +349,9 @@ async def test_a_budget_day_has_24_hours_of_utc_where_the_local_day_has_23_or_25
         begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
         for number, seconds in enumerate((-1, 0, 86_399, 86_400)):
             moment = begin + timedelta(seconds=seconds)
-            assert (await at(shop, proxy, moment, moment, None, number)).startswith("sim_")
+            assert (await at(workers, proxy, moment, moment, None, number)).startswith("sim_")
         days = [day + timedelta(days=by) for by in (-1, 0, 1)]
-        assert await counted_on(shop, *days) == [PRICE, 2 * PRICE, PRICE]
+        assert await counted_on(workers, *days) == [PRICE, 2 * PRICE, PRICE]
     finally:
         monkeypatch.undo()
         time.tzset()

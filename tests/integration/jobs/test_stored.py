@@ -19,7 +19,7 @@ from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.request import JobInDoubt, VideoTask
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.workers import AT_ONCE, Shop
+from tests.integration.jobs.workers import AT_ONCE, Workers
 from tests.support.s3_servers import Bucket
 
 STORED = sorted((Path(__file__).parents[2] / "stored").glob("*.json"), key=lambda path: path.name)
@@ -55,10 +55,10 @@ def put_back(path: Path, bucket: Bucket, loova: LoovaSimulator) -> dict[str, dic
     return records
 
 
-async def test_each_record_is_read_as_it_was_written(path: Path, shop: Shop) -> None:
-    records = put_back(path, shop.bucket, shop.loova)
+async def test_each_record_is_read_as_it_was_written(path: Path, workers: Workers) -> None:
+    records = put_back(path, workers.bucket, workers.loova)
     assert len(records) == 12
-    async with shop.worker() as jobs:
+    async with workers.worker() as jobs:
         for record in records.values():
             read = (await jobs.records.expect(record["key"])).record
             kept = json.loads(read.model_dump_json(exclude_none=True))
@@ -67,11 +67,11 @@ async def test_each_record_is_read_as_it_was_written(path: Path, shop: Shop) -> 
             assert kept == {name: value for name, value in record.items() if name != "attempts"}
 
 
-async def test_asking_again_pays_only_for_what_was_not_paid(path: Path, shop: Shop) -> None:
-    records = put_back(path, shop.bucket, shop.loova)
+async def test_asking_again_pays_only_for_what_was_not_paid(path: Path, workers: Workers) -> None:
+    records = put_back(path, workers.bucket, workers.loova)
     outcomes = {}
-    posted = shop.totals["posted"]
-    async with shop.worker(times=AT_ONCE) as jobs:
+    posted = workers.totals["posted"]
+    async with workers.worker(times=AT_ONCE) as jobs:
         for prompt, record in records.items():
             request = VideoRequest(prompt=prompt, duration=4)
             assert request.key == record["key"]
@@ -94,19 +94,19 @@ async def test_asking_again_pays_only_for_what_was_not_paid(path: Path, shop: Sh
         "a job that is abandoned": "AbandonedError",
         "a job that is bought twice": "reused",
     }
-    assert shop.totals["posted"] - posted == 3
+    assert workers.totals["posted"] - posted == 3
 
 
-async def test_a_collector_finishes_what_was_paid_and_submits_what_was_queued(path: Path, shop: Shop) -> None:
-    put_back(path, shop.bucket, shop.loova)
-    posted = shop.totals["posted"]
+async def test_a_collector_finishes_what_was_paid_and_submits_what_was_queued(path: Path, workers: Workers) -> None:
+    put_back(path, workers.bucket, workers.loova)
+    posted = workers.totals["posted"]
     saved: list[SavedVideo] = []
     submitted: list[Submission] = []
     in_doubt: set[str] = set()
-    async with shop.worker(shop.bucket.client, times=AT_ONCE) as jobs, asyncio.timeout(60):
+    async with workers.worker(workers.bucket.client, times=AT_ONCE) as jobs, asyncio.timeout(60):
         # S3 counts the age of the submit that was cut off in whole seconds.
         while len(saved) < 7 or len(in_doubt) < 2:
-            found = await collect(jobs, places=100)
+            found = await collect(jobs, slots=100)
             assert found.problems == []
             saved += found.saved
             submitted += found.submitted
@@ -122,7 +122,7 @@ async def test_a_collector_finishes_what_was_paid_and_submits_what_was_queued(pa
         ("queued, twice at most", 1),
     ]
     assert sorted(one.prompt for one in submitted) == ["queued", "queued, twice at most"]
-    assert shop.totals["posted"] - posted == 2
+    assert workers.totals["posted"] - posted == 2
     assert in_doubt == {"a job that is in_doubt", "a job that is submitting"}
     assert found.queued == 0
 

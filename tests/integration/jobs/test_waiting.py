@@ -22,7 +22,7 @@ from tests.integration.jobs.workers import (
     RECORD,
     VIDEO,
     Clock,
-    Shop,
+    Workers,
     until,
 )
 from tests.support.s3_servers import Bucket
@@ -30,14 +30,14 @@ from tests.support.s3_servers import Bucket
 
 async def test_three_hours_are_waited_with_a_hundred_polls(bucket: Bucket) -> None:
     with LoovaSimulator(generation_seconds=3 * 3600, short_side=64) as loova:
-        shop, clock = Shop(bucket, loova), Clock(loova)
-        submission = await shop.submit()
-        async with shop.worker(clock=clock, sleep=clock.sleep) as jobs:
+        workers, clock = Workers(bucket, loova), Clock(loova)
+        submission = await workers.submit()
+        async with workers.worker(clock=clock, sleep=clock.sleep) as jobs:
             task = await wait_for_video(jobs, submission)
         assert task.state == "succeeded"
         assert 80 <= loova.ledger["tasks"][0]["polls"] <= 120
         assert 3 * 3600 <= clock.now <= 3.3 * 3600
-        assert shop.states == ["succeeded"]
+        assert workers.states == ["succeeded"]
 
 
 @pytest.mark.parametrize(
@@ -53,91 +53,91 @@ async def test_three_hours_are_waited_with_a_hundred_polls(bucket: Bucket) -> No
         ("success_without_url", {"times": 2}),
     ],
 )
-async def test_a_poll_that_fails_is_not_a_failed_video(shop: Shop, fault: str, fields: dict[str, Any]) -> None:
-    submission = await shop.submit()
-    shop.loova.fail(fault, **fields)
-    assert (await shop.wait(submission, max_wait=20)).state == "succeeded"
-    assert shop.states == ["succeeded"]
+async def test_a_poll_that_fails_is_not_a_failed_video(workers: Workers, fault: str, fields: dict[str, Any]) -> None:
+    submission = await workers.submit()
+    workers.loova.fail(fault, **fields)
+    assert (await workers.wait(submission, max_wait=20)).state == "succeeded"
+    assert workers.states == ["succeeded"]
 
 
 @pytest.mark.parametrize(
     ("fault", "error"), [("task_forgotten", TaskNotFoundError), ("success_without_url", MissingVideoUrlError)]
 )
 async def test_a_task_without_a_video_to_show_is_reported_and_stays_open(
-    shop: Shop, fault: str, error: type[LoovaError]
+    workers: Workers, fault: str, error: type[LoovaError]
 ) -> None:
-    submission = await shop.submit()
-    shop.loova.fail(fault, times=None)
-    for call in (shop.wait, shop.save):
+    submission = await workers.submit()
+    workers.loova.fail(fault, times=None)
+    for call in (workers.wait, workers.save):
         with pytest.raises(error) as reported:
             await call(submission)
         assert reported.value.task_id == submission.task_id
-        assert shop.states == ["submitted"]
-    assert (await shop.submit(times=AT_ONCE, max_paid_attempts=9)).reused
-    shop.loova.clear_faults()
-    await shop.wait(submission)
-    assert (shop.states, shop.totals["posted"]) == (["succeeded"], 1)
+        assert workers.states == ["submitted"]
+    assert (await workers.submit(times=AT_ONCE, max_paid_attempts=9)).reused
+    workers.loova.clear_faults()
+    await workers.wait(submission)
+    assert (workers.states, workers.totals["posted"]) == (["succeeded"], 1)
 
 
 async def test_when_waiting_ends_the_job_stays_and_asking_again_goes_on(bucket: Bucket) -> None:
     with LoovaSimulator(generation_seconds=1000, short_side=64) as loova:
-        shop = Shop(bucket, loova)
-        submission = await shop.submit()
+        workers = Workers(bucket, loova)
+        submission = await workers.submit()
         with pytest.raises(WaitTimeoutError, match="ask for the same request again") as timeout:
-            await shop.wait(submission, max_wait=0.1)
+            await workers.wait(submission, max_wait=0.1)
         assert (timeout.value.task_id, timeout.value.credits_spent) == (submission.task_id, "yes")
         with pytest.raises(WaitTimeoutError, match="wait for it first"):
-            await shop.save(submission)
-        assert shop.states == ["submitted"]
+            await workers.save(submission)
+        assert workers.states == ["submitted"]
         loova.advance(1000)
-        await shop.wait(await shop.submit())
-        assert (shop.states, shop.totals["posted"]) == (["succeeded"], 1)
+        await workers.wait(await workers.submit())
+        assert (workers.states, workers.totals["posted"]) == (["succeeded"], 1)
 
 
-async def test_a_failed_generation_ends_the_job_and_is_bought_again_only_if_allowed(shop: Shop) -> None:
-    shop.loova.fail("generation_failed")
-    submission = await shop.submit()
+async def test_a_failed_generation_ends_the_job_and_is_bought_again_only_if_allowed(workers: Workers) -> None:
+    workers.loova.fail("generation_failed")
+    submission = await workers.submit()
     with pytest.raises(TaskFailedError, match="max_paid_attempts=2") as failed:
-        await shop.wait(submission)
+        await workers.wait(submission)
     assert failed.value.task_id == submission.task_id
-    assert (shop.states, shop.keys) == (["failed"], {RECORD})
+    assert (workers.states, workers.keys) == (["failed"], {RECORD})
     with pytest.raises(TaskFailedError):
-        await shop.submit()
+        await workers.submit()
     with pytest.raises(TaskFailedError):
-        await shop.save(submission)
-    assert shop.totals["posted"] == 1
-    second = await shop.submit(max_paid_attempts=2)
-    assert OPEN in shop.keys
-    await shop.wait(second)
-    assert (await shop.save(second)).video.endswith(VIDEO)
-    assert (shop.states, shop.keys) == (["failed", "saved"], {RECORD, VIDEO})
+        await workers.save(submission)
+    assert workers.totals["posted"] == 1
+    second = await workers.submit(max_paid_attempts=2)
+    assert OPEN in workers.keys
+    await workers.wait(second)
+    assert (await workers.save(second)).video.endswith(VIDEO)
+    assert (workers.states, workers.keys) == (["failed", "saved"], {RECORD, VIDEO})
 
 
 class Signalled(BaseException):
     """As Prefect's exception for SIGTERM, which comes wherever it strikes, and is no cancellation."""
 
 
-async def test_a_signal_in_the_middle_of_a_poll_is_told_as_a_cancellation_is(shop: Shop, caplog) -> None:
+async def test_a_signal_in_the_middle_of_a_poll_is_told_as_a_cancellation_is(workers: Workers, caplog) -> None:
     async def struck(_seconds: float) -> None:
         raise Signalled
 
-    submission = await shop.submit()
+    submission = await workers.submit()
     with pytest.raises(Signalled):
-        await shop.wait(submission, sleep=struck)
+        await workers.wait(submission, sleep=struck)
     assert f"task {submission.task_id}: waiting was cancelled" in caplog.text
 
 
-async def test_who_stops_waiting_is_told_that_the_credits_are_spent_and_how_to_go_on(shop: Shop, caplog) -> None:
-    shop.loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
-    submission = await shop.submit()
-    waiting = asyncio.create_task(shop.wait(submission))
-    await until(lambda: shop.totals["polls"] > 1)
+async def test_who_stops_waiting_is_told_that_the_credits_are_spent_and_how_to_go_on(workers: Workers, caplog) -> None:
+    workers.loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
+    submission = await workers.submit()
+    waiting = asyncio.create_task(workers.wait(submission))
+    await until(lambda: workers.totals["polls"] > 1)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert f"task {submission.task_id}: waiting was cancelled" in caplog.text
     assert "its credits are spent. Ask for the same request again" in caplog.text
-    assert shop.states == ["submitted"]
-    shop.loova.clear_faults()
-    await shop.wait(await shop.submit())
-    assert shop.totals["posted"] == 1
+    assert workers.states == ["submitted"]
+    workers.loova.clear_faults()
+    await workers.wait(await workers.submit())
+    assert workers.totals["posted"] == 1

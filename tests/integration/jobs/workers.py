@@ -69,7 +69,7 @@ def record_writes(proxy: Proxy) -> int:
     return sum(seen.method == "PUT" and "record.json" in seen.path for seen in proxy.seen)
 
 
-class Shop:
+class Workers:
     """A bucket and a simulated Loova, and workers at them."""
 
     def __init__(self, bucket: Bucket, loova: LoovaSimulator) -> None:
@@ -140,7 +140,7 @@ class Shop:
         """Leave a record behind, as a worker that died would."""
         async with self.worker() as jobs:
             record = JobRecord.claimed(REQUEST, self.loova.origin, {"host": "a dead one"})
-            await jobs.records.note_open(record)
+            await jobs.records.index(record)
             for move in moves:
                 record = record.move(move, **facts)  # type: ignore[arg-type]
             await jobs.records.create(record)
@@ -187,9 +187,9 @@ def through(proxy: Proxy, bucket: Bucket) -> Any:
     return server.client_of(*bucket.limited_keys, retries={"total_max_attempts": 1}, read_timeout=5)
 
 
-async def in_doubt(shop: Shop) -> None:
-    shop.loova.fail("lost_reply")
+async def in_doubt(workers: Workers) -> None:
+    workers.loova.fail("lost_reply")
     with pytest.raises(InDoubtError, match=r"Up to .* credits may be spent"):
-        await shop.submit()
-    assert shop.states == ["in_doubt"]
-    assert shop.totals["billed"] == 1
+        await workers.submit()
+    assert workers.states == ["in_doubt"]
+    assert workers.totals["billed"] == 1

@@ -25,7 +25,7 @@ from prefect_loova.client import FormFile
 from prefect_loova.errors import InDoubtError, LoovaError, NotSentError, RejectedError, TooManyRunningTasksError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords, StoredRecord
 from tests.support.protocol.places import place_of, shape_of
@@ -217,7 +217,7 @@ class Live:
         self.rests = False
         self.s3 = _S3()
         self.loop = _Loop(self)
-        count_as_checked(self.s3, "bucket", f"loova/{PROBES}")
+        mark_checked(self.s3, "bucket", f"loova/{PROBES}")
         records = JobRecords(self.s3, "bucket", "loova", ORIGIN, sleep=self._sleep)  # type: ignore[arg-type]
         loova: Any = _Loova(self, fails)
         self.jobs = VideoJobs(

@@ -46,7 +46,7 @@ def saved(prompt: str = "a city", **fields: object) -> SavedVideo:
     steps = {"claimed": 0, "submitted": 2, "succeeded": 202, "saved": 205.5}
     known = {
         "key": request.key,
-        "request": request.shown(),
+        "request": request.as_stored(),
         "task_id": "task-1",
         "video": f"s3://bucket/loova/{request.key}/video.mp4",
         "record": f"s3://bucket/loova/{request.key}/record.json",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.batches.cells import media_of, whole_number
+from prefect_loova.batches.cells import parse_whole_number, split_media
 
 SCREENSHOT = "Screenshot 2026-01-01 at 10.00.00\u202fAM.png"
 
@@ -45,13 +45,13 @@ SCREENSHOT = "Screenshot 2026-01-01 at 10.00.00\u202fAM.png"
     ],
 )
 def test_media_in_a_cell_are_read_as_people_write_them(cell: str, media: list[str]) -> None:
-    assert media_of(cell) == media
+    assert split_media(cell) == media
 
 
 @pytest.mark.parametrize("cell", ['"my cat.png', '"my cat.png"b.png', "“a b.png"])
 def test_a_quote_that_is_not_closed_is_told_with_how_to_write_it(cell: str) -> None:
     with pytest.raises(ValueError, match=r"quotes within the cell .* JSON lines"):
-        media_of(cell)
+        split_media(cell)
 
 
 URL = r"https?://[a-z]{1,5}\.test/[a-zA-Z0-9.,;_%/-]{0,12}[a-z](\?[a-z=&,0-9]{0,8}[a-z])?"
@@ -60,19 +60,19 @@ URLS = st.from_regex(URL, fullmatch=True)
 
 @given(st.lists(URLS, max_size=9), st.sampled_from([" ", "  ", "\t", "\n", "\u00a0", "\u202f"]))
 def test_urls_that_are_separated_by_white_space_mean_what_they_meant(urls: list[str], space: str) -> None:
-    assert media_of(space.join(urls)) == space.join(urls).split() == urls
+    assert split_media(space.join(urls)) == space.join(urls).split() == urls
 
 
 @given(st.lists(st.text("ab ,;.'\u202f\\猫", min_size=1, max_size=9).filter(str.strip), max_size=5))
 def test_any_name_without_the_quote_can_be_written_in_quotes(names: list[str]) -> None:
     for between in (" ", ",", ", "):
-        assert media_of(between.join(f'"{name}"' for name in names)) == names
+        assert split_media(between.join(f'"{name}"' for name in names)) == names
 
 
 @given(st.text("ab ,\"'“”.#/:\n", max_size=40))
 def test_any_cell_is_read_or_refused(cell: str) -> None:
     try:
-        assert all(one for one in media_of(cell))
+        assert all(one for one in split_media(cell))
     except ValueError as error:
         assert "quote" in str(error)
 
@@ -81,7 +81,7 @@ def test_any_cell_is_read_or_refused(cell: str) -> None:
 def test_a_huge_cell_is_read_in_no_time(part: str) -> None:
     began = time.process_time()
     with contextlib.suppress(ValueError):
-        media_of(part * 200_000)
+        split_media(part * 200_000)
     assert time.process_time() - began < 5
 
 
@@ -91,4 +91,4 @@ def test_a_huge_cell_is_read_in_no_time(part: str) -> None:
     + [(cell, cell) for cell in ("5.5", "1,000", "1.000", "five", "5.", "")],
 )
 def test_a_whole_number_is_read_as_a_spreadsheet_saves_it(cell: str, number: object) -> None:
-    assert whole_number(cell) == number
+    assert parse_whole_number(cell) == number

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
 from prefect_loova.batches.manifest import COLUMNS, read_manifest, report_as_csv, report_name
-from prefect_loova.batches.plan import BatchReport, Order
+from prefect_loova.batches.plan import BatchReport, PlannedVideo
 from prefect_loova.errors import InvalidRequestError
 
 
@@ -156,8 +156,8 @@ def test_a_prompt_in_a_csv_is_taken_as_it_stands(prompts):
 
 
 def test_in_a_report_no_cell_is_a_formula():
-    order = Order(VideoRequest(prompt="-2+3+cmd|' /C calc'!A0"), (1, 4))
-    report = BatchReport(videos=(order.became("failed", "=1+1, says Loova"),))
+    order = PlannedVideo(VideoRequest(prompt="-2+3+cmd|' /C calc'!A0"), (1, 4))
+    report = BatchReport(videos=(order.outcome_of("failed", "=1+1, says Loova"),))
     header, row = csv.reader(io.StringIO(report_as_csv(report).decode()))
     cells = dict(zip(header, row, strict=True))
     assert (cells["reason"], cells["rows"]) == ("'=1+1, says Loova", "1 4")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
-from prefect_loova.batches.plan import BatchReport, Order, Plan, RunBudget
-from prefect_loova.batches.pricing import merged
-from prefect_loova.batches.scheduler import Steps, work_off
+from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, RunBudget
+from prefect_loova.batches.pricing import deduplicate
+from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.errors import (
     AuthenticationError,
     BatchError,
@@ -76,7 +76,7 @@ class Loova:
         await asyncio.sleep(5)
         return saved(submitted)
 
-    async def is_there(self, order: Order) -> bool:
+    async def is_there(self, order: PlannedVideo) -> bool:
         return not self.gone
 
     @asynccontextmanager
@@ -88,8 +88,8 @@ class Loova:
         self.slots -= 1
 
     @property
-    def steps(self) -> Steps:
-        return Steps(submit=self.submit, wait=self.wait, save=self.save, is_there=self.is_there, slot=self.slot)
+    def steps(self) -> BatchSteps:
+        return BatchSteps(submit=self.submit, wait=self.wait, save=self.save, is_there=self.is_there, slot=self.slot)
 
 
 def submission(request: VideoRequest, state: str = "submitted", reused: bool = False, cost: float | None = None):
@@ -121,14 +121,16 @@ def saved(submitted: Submission) -> SavedVideo:
     )
 
 
-def new(count: int) -> list[Order]:
-    return [Order(order.request, order.rows, price=PRICE) for order in merged(requests(count))]
+def new(count: int) -> list[PlannedVideo]:
+    return [PlannedVideo(order.request, order.rows, price=PRICE) for order in deduplicate(requests(count))]
 
 
-def made(loova: Loova, orders: list[Order], most: float | None = None, places: int = 6) -> tuple[BatchReport, float]:
+def made(
+    loova: Loova, orders: list[PlannedVideo], most: float | None = None, slots: int = 6
+) -> tuple[BatchReport, float]:
     async def timed() -> tuple[BatchReport, float]:
         plan = Plan(tuple(orders), RunBudget(most, sum(order.spent for order in orders)))
-        report = await work_off(plan, loova.steps, places=places)
+        report = await run_batch(plan, loova.steps, slots=slots)
         return report, asyncio.get_running_loop().time()
 
     report, seconds = run(timed())
@@ -185,7 +187,7 @@ def test_a_wrong_key_ends_the_submits():
 def test_three_lost_answers_in_a_row_end_the_submits():
     lost = InDoubtError("lost", key="k", attempt=1, credits_spent="maybe")
     loova = Loova(errors={f"video {number}": lost for number in range(30)})
-    report, _ = made(loova, new(30), places=1)
+    report, _ = made(loova, new(30), slots=1)
     assert (len(loova.submits), report.count("in_doubt"), report.count("not_started")) == (3, 3, 27)
     assert "3 answers in a row were lost" in report.videos[-1].reason
 
@@ -193,7 +195,7 @@ def test_three_lost_answers_in_a_row_end_the_submits():
 def test_jobs_found_in_doubt_say_nothing_of_how_loova_answers_now():
     errors = {f"video {number}": InDoubtError("lost by another run", found=True) for number in range(8)}
     errors |= {f"video {number}": InDoubtError("lost", credits_spent="maybe") for number in (8, 9)}
-    report, _ = made(Loova(errors=errors), new(30), places=1)
+    report, _ = made(Loova(errors=errors), new(30), slots=1)
     assert (report.count("in_doubt"), report.count("saved"), report.count("not_started")) == (10, 20, 0)
 
 
@@ -201,8 +203,8 @@ def test_jobs_found_in_doubt_say_nothing_of_how_loova_answers_now():
 def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
     loova = Loova(errors={"video 0": error})
     cheap = VideoRequest(prompt="cheap", duration=4, model="seedance_2_0_fast")
-    orders = [*new(8), Order(cheap, (9,), price=cheap.estimate_credits())]
-    report, _ = made(loova, orders, places=1)
+    orders = [*new(8), PlannedVideo(cheap, (9,), price=cheap.estimate_credits())]
+    report, _ = made(loova, orders, slots=1)
     assert loova.submits == ["video 0", "cheap"]
     assert [video.outcome for video in report.videos[-2:]] == ["not_started", "saved"]
     assert "one of this price was refused" in report.videos[1].reason
@@ -211,14 +213,16 @@ def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
 def test_what_waits_for_a_person_is_told_and_never_submitted():
     loova = Loova()
     (request,) = requests(1)
-    report, _ = made(loova, [Order(request, (1,), state="in_doubt", reason="a person decides")], most=0)
+    report, _ = made(loova, [PlannedVideo(request, (1,), state="in_doubt", reason="a person decides")], most=0)
     assert (report.videos[0].outcome, report.videos[0].reason, loova.submits) == ("in_doubt", "a person decides", [])
 
 
 def test_what_is_saved_already_takes_no_step_but_a_look():
     loova = Loova()
     orders = [
-        Order(request, (row,), state="saved", submission=submission(request, "saved", reused=True), video="s3://b/v")
+        PlannedVideo(
+            request, (row,), state="saved", submission=submission(request, "saved", reused=True), video="s3://b/v"
+        )
         for row, request in enumerate(requests(50), 1)
     ]
     report, seconds = made(loova, orders)
@@ -231,7 +235,7 @@ def test_what_is_saved_already_takes_no_step_but_a_look():
 
 def test_waiting_for_what_runs_already_takes_no_slot():
     loova = Loova()
-    orders = [Order(r, (1,), state="submitted", submission=submission(r, reused=True)) for r in requests(12)]
+    orders = [PlannedVideo(r, (1,), state="submitted", submission=submission(r, reused=True)) for r in requests(12)]
     report, seconds = made(loova, orders)
     assert report.count("reused") == 12
     assert (loova.slots_taken, loova.submits) == (0, [])
@@ -250,19 +254,19 @@ def test_a_surcharge_counts_and_the_hard_stop_holds():
 @given(
     count=st.integers(0, 30),
     most=st.floats(0, 2500),
-    places=st.integers(1, 8),
+    slots=st.integers(1, 8),
     bad=st.dictionaries(st.integers(0, 29), st.sampled_from(["reject", "doubt", "fail"]), max_size=8),
 )
-def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count, most, places, bad):
+def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count, most, slots, bad):
     kinds = {
         "reject": RejectedError("no"),
         "doubt": InDoubtError("lost", key="k", attempt=1, credits_spent="maybe"),
         "fail": TaskFailedError("no video", credits_spent="maybe"),
     }
     loova = Loova(errors={f"video {number}": kinds[kind] for number, kind in bad.items()})
-    if places > 6:
-        places = 6
-    report, _ = made(loova, new(count), most=most, places=places)
+    if slots > 6:
+        slots = 6
+    report, _ = made(loova, new(count), most=most, slots=slots)
     doubtful = sum(PRICE for video in report.videos if video.outcome == "in_doubt")
     assert loova.billed + doubtful <= most or loova.billed + doubtful == 0
     assert report.count() == count
@@ -272,7 +276,7 @@ def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count
 
 
 def test_a_request_given_twice_is_one_video():
-    orders = merged([*requests(3), *requests(2)])
+    orders = deduplicate([*requests(3), *requests(2)])
     assert [order.rows for order in orders] == [(1, 4), (2, 5), (3,)]
 
 
@@ -295,7 +299,7 @@ class ChargesLate(Loova):
 @pytest.mark.parametrize("at_submit", [0.0, None, -1e9, math.nan])
 def test_a_cost_that_is_named_too_low_at_the_submit_frees_nothing_of_the_budget(at_submit: float | None):
     loova = ChargesLate(at_submit=at_submit)
-    report, _ = made(loova, new(9), most=4 * PRICE, places=6)
+    report, _ = made(loova, new(9), most=4 * PRICE, slots=6)
     assert len(loova.submits) <= 4
     assert report.credits_charged == 75 * len(loova.submits)
 
@@ -303,7 +307,7 @@ def test_a_cost_that_is_named_too_low_at_the_submit_frees_nothing_of_the_budget(
 @pytest.mark.parametrize("at_end", [None, -1e9, math.nan])
 def test_a_final_cost_that_can_be_no_cost_leaves_what_was_reserved(at_end: float | None):
     loova = ChargesLate(at_end=at_end)
-    report, _ = made(loova, new(9), most=4 * PRICE, places=1)
+    report, _ = made(loova, new(9), most=4 * PRICE, slots=1)
     assert len(loova.submits) == 4
     assert report.credits_charged == 4 * PRICE
 
@@ -316,7 +320,7 @@ def test_what_a_job_that_cost_nothing_says_of_credits_is_its_own():
         "video 3": WaitTimeoutError("still running", credits_spent="yes", task_id="t"),
         "video 4": AuthenticationError("a wrong key", credits_spent="maybe"),
     }
-    report, _ = made(Loova(errors=errors), new(7), places=1)
+    report, _ = made(Loova(errors=errors), new(7), slots=1)
     error = BatchError(
         "\n".join([report.summary, *(video.line for video in report.videos)]), report=report, credits_spent="yes"
     )

@@ -26,8 +26,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from prefect_loova.client import FormFile
 from prefect_loova.errors import (
     InDoubtError,
+    InvalidTransitionError,
     LoovaError,
-    MoveRefusedError,
     NotSentError,
     TooManyRunningTasksError,
     UnexpectedResponseError,
@@ -36,7 +36,7 @@ from prefect_loova.jobs.context import BALANCE_SECONDS, JobTimes, VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Decision, JobRecord
 from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
-from prefect_loova.store.bucket_check import count_as_checked
+from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords
 
@@ -193,7 +193,7 @@ class Protocol(RuleBasedStateMachine):
         self.gate = _Gate(self)
         self.loop.set_default_executor(self.gate)
         # Whether conditions are honoured is not in question here, and known from the start.
-        count_as_checked(self.s3, "bucket", f"loova/{PROBES}")
+        mark_checked(self.s3, "bucket", f"loova/{PROBES}")
 
     @initialize()
     def a_bucket(self) -> None:
@@ -259,7 +259,7 @@ class Protocol(RuleBasedStateMachine):
                 record = record.move("adopt", task_id=unknown[0] if unknown else "task-wrong", decision=decision)
             else:
                 record = record.move("submit_again" if what == "submit-again" else "give_up", decision=decision)
-        except MoveRefusedError:
+        except InvalidTransitionError:
             return
         self.allowed += what == "submit-again"
         body = record.model_copy(update={"write_id": f"person-{self.now}-{len(self.s3.objects)}"}).model_dump_json()

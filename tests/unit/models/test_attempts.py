@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from prefect_loova.batches.plan import Order
-from prefect_loova.batches.pricing import standing
+from prefect_loova.batches.plan import PlannedVideo
+from prefect_loova.batches.pricing import plan_from_record
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.job_record import Attempt, Decision, JobRecord, MoveRefusedError, counted
+from prefect_loova.models.job_record import Attempt, Decision, InvalidTransitionError, JobRecord, counted
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import Entry, _spent
 
@@ -70,7 +70,7 @@ def record(kinds: tuple[Kind, ...], **facts: Any) -> JobRecord:
         for number, kind in enumerate(kinds, 1)
     )
     return JobRecord(
-        key=REQUEST.key, api_origin="https://loova.test", request=REQUEST.shown(), attempts=attempts, write_id="w"
+        key=REQUEST.key, api_origin="https://loova.test", request=REQUEST.as_stored(), attempts=attempts, write_id="w"
     )
 
 
@@ -111,7 +111,7 @@ def test_no_claim_leads_to_more_paid_attempts_than_are_allowed_in_any_state(most
         try:
             of.move(move, max_paid_attempts=most)  # type: ignore[arg-type]
             allowed = True
-        except MoveRefusedError:
+        except InvalidTransitionError:
             allowed = False
         assert allowed == is_free(kinds, most), f"{move} of {kinds}, {most} allowed"
         free += allowed
@@ -124,7 +124,7 @@ def test_whoever_forgets_the_count_may_not_buy_a_second_time() -> None:
         ("take_over", (Kind("failed"), Kind("claimed"))),
         ("buy_again", (Kind("failed"),)),
     ):
-        with pytest.raises(MoveRefusedError, match="1 attempts are paid or may be, and max_paid_attempts is 1"):
+        with pytest.raises(InvalidTransitionError, match="1 attempts are paid or may be, and max_paid_attempts is 1"):
             record(kinds).move(move)  # type: ignore[arg-type]
 
 
@@ -143,7 +143,7 @@ def test_no_post_begins_beside_an_attempt_that_holds_the_video_or_may_be_paid() 
             try:
                 of.move("begin", number)
                 allowed = True
-            except MoveRefusedError:
+            except InvalidTransitionError:
                 allowed = False
             assert allowed == alone, f"attempt {number} of {kinds}"
 
@@ -155,7 +155,7 @@ def test_a_person_may_submit_again_unless_the_video_is_bought_already() -> None:
             if kind != Kind("in_doubt"):
                 continue
             if any(other.state in HOLDS_A_VIDEO for other in kinds):
-                with pytest.raises(MoveRefusedError, match="the video is bought already as task"):
+                with pytest.raises(InvalidTransitionError, match="the video is bought already as task"):
                     of.move("submit_again", number, decision=AGAIN)
                 continue
             again = of.move("submit_again", number, decision=AGAIN)
@@ -186,8 +186,8 @@ def test_a_batch_prices_what_a_run_may_buy_and_nothing_else(most: int) -> None:
     )
     jobs.failed = lambda record: VideoJobs.failed(jobs, record)
     for kinds in combinations():
-        of, order = record(kinds), Order(REQUEST, (1,))
-        seen = standing(jobs, order, of, most)
+        of, order = record(kinds), PlannedVideo(REQUEST, (1,))
+        seen = plan_from_record(jobs, order, of, most)
         if number_that_counts(kinds) and kinds[number_that_counts(kinds) - 1].state in HOLDS_A_VIDEO:
             assert (seen.price, bool(seen.submission)) == (0, True)
             counts = kinds[number_that_counts(kinds) - 1].state

@@ -14,7 +14,7 @@ from prefect_loova.transfer.mp4 import Mp4Check
 from tests.support.films import film
 
 SENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
-REQUEST: dict[str, Any] = VideoRequest(prompt="a cat", duration=4).shown()
+REQUEST: dict[str, Any] = VideoRequest(prompt="a cat", duration=4).as_stored()
 ATTEMPT = Attempt(number=1, state="in_doubt", credits_estimate=60, post_timeout_seconds=60, times={"submitting": SENT})
 
 

@@ -16,10 +16,10 @@ from prefect_loova.models.job_record import (
     PURCHASED,
     Attempt,
     Decision,
+    InvalidTransitionError,
     JobRecord,
     Lease,
     MoveName,
-    MoveRefusedError,
     StoredVideo,
     with_purchase,
 )
@@ -114,7 +114,7 @@ def test_a_move_leads_where_the_table_says_and_all_others_are_refused(state: Job
     assert record.state == state
     before = record.model_dump_json()
     if (state, name) not in TABLE:
-        with pytest.raises(MoveRefusedError, match=f"attempt 1 is {state}: it cannot {name.replace('_', ' ')}"):
+        with pytest.raises(InvalidTransitionError, match=f"attempt 1 is {state}: it cannot {name.replace('_', ' ')}"):
             record.move(name, **FACTS.get(name, {}))
     else:
         after = record.move(name, **FACTS.get(name, {}))
@@ -165,7 +165,7 @@ def test_no_sequence_of_moves_shortens_the_record_or_loses_a_task(steps: list[An
         facts_of_move = FACTS.get(name, {}) | facts
         try:
             after = record.move(name, number, **facts_of_move)
-        except MoveRefusedError:
+        except InvalidTransitionError:
             assert record.model_dump_json() == before
             continue
         assert record.model_dump_json() == before
@@ -252,16 +252,16 @@ def test_a_late_answer_after_a_person_bought_again_keeps_both_tasks() -> None:
 @pytest.mark.parametrize("task_id", [None, ""])
 def test_nothing_is_called_submitted_without_a_task(name: MoveName, task_id: str | None) -> None:
     record = moved("begin", "doubt")
-    with pytest.raises(MoveRefusedError, match="task id"):
+    with pytest.raises(InvalidTransitionError, match="task id"):
         record.move(name, task_id=task_id)
-    with pytest.raises(MoveRefusedError, match="task id"):
+    with pytest.raises(InvalidTransitionError, match="task id"):
         record.move(name)
 
 
 @pytest.mark.parametrize("task_id", [None, "", "t_other"])
 def test_the_task_of_an_attempt_is_never_changed(task_id: str | None) -> None:
     record = moved("begin", "bought")
-    with pytest.raises(MoveRefusedError, match="never changed"):
+    with pytest.raises(InvalidTransitionError, match="never changed"):
         record.move("succeed", task_id=task_id)
     assert record.move("succeed", task_id="t_bought").state == "succeeded"
 
@@ -375,9 +375,9 @@ def test_a_record_and_its_attempts_cannot_be_changed_but_by_moves() -> None:
 
 @pytest.mark.parametrize("state", ["submitted", "succeeded", "saved", "failed"])
 def test_only_a_task_that_a_person_adopted_can_be_taken_back(state: JobState) -> None:
-    with pytest.raises(MoveRefusedError, match="no task that a person adopted"):
+    with pytest.raises(InvalidTransitionError, match="no task that a person adopted"):
         moved(*WAYS[state]).move("take_back", **FACTS["take_back"])
-    with pytest.raises(MoveRefusedError, match="a person's decision"):
+    with pytest.raises(InvalidTransitionError, match="a person's decision"):
         moved(*ADOPTED[state]).move("take_back")
     record = moved(*ADOPTED[state]).move("take_back", **FACTS["take_back"])
     attempt = record.current
@@ -401,5 +401,5 @@ def test_a_step_about_a_task_that_was_taken_back_moves_nothing_of_the_task_after
         moved(*ADOPTED[state]),  # type: ignore[index]
         moved(*ADOPTED["submitted"]).move("take_back", **FACTS["take_back"]),
     ):
-        with pytest.raises(MoveRefusedError):
+        with pytest.raises(InvalidTransitionError):
             record.move(name, **FACTS.get(name, {}), task_id="t_of_before")

@@ -128,7 +128,9 @@ def test_what_is_shown_of_a_medium_has_no_signature() -> None:
     assert shown_media("https://h.test/a.png?X-Amz-Signature=SECRET") == "https://h.test/a.png"
     assert "SECRET" not in shown_media("https://h.test/a.png?token=SECRET")
     assert shown_media(f"s3://b1/a.png#sha256={SHA}") == f"s3://b1/a.png#sha256={SHA}"
-    shown = VideoRequest(prompt="x", image_urls=[f"s3://b1/a.png#sha256={SHA}", "https://h.test/a?t=SECRET"]).shown()
+    shown = VideoRequest(
+        prompt="x", image_urls=[f"s3://b1/a.png#sha256={SHA}", "https://h.test/a?t=SECRET"]
+    ).as_stored()
     assert shown["image_urls"] == [f"s3://b1/a.png#sha256={SHA}", "https://h.test/a?..."]
 
 

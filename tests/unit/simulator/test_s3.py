@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_loova.simulator import leash
+from prefect_loova.simulator import supervisor
 from prefect_loova.simulator.s3 import EmbeddedS3, EmbeddedS3Error
 
 USER = """
@@ -61,7 +61,7 @@ def test_no_server_is_left_behind_by_a_killed_process(tmp_path: Path, killed_use
     port = int(killed_user.stdout.readline().rpartition(":")[2])
     killed_user.kill()
     killed_user.wait()
-    with leash.locked(tmp_path / "s3" / "server.lock", wait=10):
+    with supervisor.locked(tmp_path / "s3" / "server.lock", wait=10):
         pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
@@ -70,7 +70,7 @@ def test_no_server_is_left_behind_by_a_killed_process(tmp_path: Path, killed_use
 def leashed(lock: Path) -> subprocess.Popen[str]:
     """A process on a leash that says when it runs, and holds stdout open as long as it lives."""
     sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
-    command = [sys.executable, "-I", leash.__file__, str(lock), *sleeper]
+    command = [sys.executable, "-I", supervisor.__file__, str(lock), *sleeper]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -92,7 +92,7 @@ def test_a_process_on_a_leash_ends_even_where_the_leash_is_killed(tmp_path: Path
 
 
 def test_a_leash_whose_lock_is_held_starts_nothing(tmp_path: Path) -> None:
-    with leash.locked(tmp_path / "lock"), leashed(tmp_path / "lock") as refused:
+    with supervisor.locked(tmp_path / "lock"), leashed(tmp_path / "lock") as refused:
         out, err = refused.communicate(timeout=10)
         assert (refused.returncode, out) == (1, "")
         assert err == f"{tmp_path / 'lock'} is locked by another process\n"

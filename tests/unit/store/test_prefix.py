@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.store.prefix import checked_bucket
+from prefect_loova.store.prefix import validate_bucket
 
 
 @pytest.mark.parametrize(
     "name", ["my-videos", "my.videos_2", "MyVideos", "arn:aws:s3:eu-west-1:123456789012:accesspoint/mine"]
 )
 def test_a_bucket_is_given_by_its_name(name: str) -> None:
-    assert checked_bucket(name) == name
+    assert validate_bucket(name) == name
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_bucket_is_given_by_its_name(name: str) -> None:
 )
 def test_anything_else_is_refused_in_one_line(given: str, says: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        checked_bucket(given)
+        validate_bucket(given)
     assert says in str(refused.value)
     assert "SECRET" not in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_loova.errors import NotWholeVideoError, TransferError, VideoUrlRefusedError
+from prefect_loova.errors import IncompleteVideoError, TransferError, VideoUrlRefusedError
 from prefect_loova.transfer.download import Download, StartOverError
 from tests.support.video_host import Reply, VideoHost
 
@@ -300,7 +300,7 @@ async def test_a_host_that_cannot_be_found_is_tried_again_and_named() -> None:
     "kind", ["text/html; charset=utf-8", "application/json", "application/problem+json", "text/xml"]
 )
 async def test_a_page_is_not_a_video(kind: str) -> None:
-    with pytest.raises(NotWholeVideoError, match="not a video"):
+    with pytest.raises(IncompleteVideoError, match="not a video"):
         await read(lambda _: httpx.Response(200, stream=httpx.ByteStream(b"<html>"), headers={"Content-Type": kind}))
 
 
@@ -323,12 +323,12 @@ async def test_a_transport_that_ends_early_without_a_word_is_not_believed() -> N
 
     with pytest.raises(StartOverError):
         await read(handler)
-    with pytest.raises(NotWholeVideoError, match="at byte 3 of 5"):
+    with pytest.raises(IncompleteVideoError, match="at byte 3 of 5"):
         await read(
             lambda _: httpx.Response(200, headers={"Content-Length": "5"}, stream=httpx.ByteStream(b"vid")), tries=1
         )
 
 
 async def test_a_transport_that_delivers_more_than_announced_is_not_believed() -> None:
-    with pytest.raises(NotWholeVideoError, match="more bytes than it announced"):
+    with pytest.raises(IncompleteVideoError, match="more bytes than it announced"):
         await read(lambda _: httpx.Response(200, headers={"Content-Length": "3"}, stream=httpx.ByteStream(b"video")))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.errors import NotWholeVideoError
+from prefect_loova.errors import IncompleteVideoError
 from prefect_loova.transfer import mp4
 from prefect_loova.transfer.mp4 import Mp4Check, Mp4Facts
 from prefect_loova.transfer.mp4_index import compact_sizes
@@ -73,7 +73,7 @@ def test_every_strict_prefix_is_refused(movflags: str) -> None:
     edges = {edge + near for _, begin, end in boxes(video) for edge in (begin, end) for near in range(-9, 10)}
     sampled = random.Random(movflags).sample(range(len(video)), min(len(video), 3000))
     for length in sorted({*edges, *sampled, *range(64)} & set(range(len(video)))):
-        with pytest.raises(NotWholeVideoError, match="not a whole mp4"):
+        with pytest.raises(IncompleteVideoError, match="not a whole mp4"):
             check(video[:length])
 
 
@@ -88,7 +88,7 @@ def test_the_result_does_not_depend_on_the_chunks(movflags: str, data: st.DataOb
     def outcome(*parts: bytes) -> object:
         try:
             return check(*parts)
-        except NotWholeVideoError as error:
+        except IncompleteVideoError as error:
             return str(error)
 
     assert outcome(*chunks) == outcome(video[:length])
@@ -110,7 +110,7 @@ def test_a_flipped_bit_in_the_size_of_any_box_is_refused(movflags: str) -> None:
             broken[begin + bit // 8] ^= 0x80 >> bit % 8
             if begin + struct.unpack_from(">I", broken, begin)[0] in room:
                 continue  # It only swallows the empty room behind it, so nothing is lost.
-            with pytest.raises(NotWholeVideoError):
+            with pytest.raises(IncompleteVideoError):
                 check(bytes(broken))
                 pytest.fail(f"bit {bit} of the size of {kind!r} at byte {begin}")
 
@@ -118,7 +118,7 @@ def test_a_flipped_bit_in_the_size_of_any_box_is_refused(movflags: str) -> None:
 @each_layout
 @given(noise=st.binary(min_size=1, max_size=40))
 def test_noise_behind_the_last_box_is_refused(movflags: str, noise: bytes) -> None:
-    with pytest.raises(NotWholeVideoError):
+    with pytest.raises(IncompleteVideoError):
         check(rendered(movflags), noise)
 
 
@@ -147,7 +147,7 @@ def test_noise_behind_the_last_box_is_refused(movflags: str, noise: bytes) -> No
     ],
 )
 def test_the_error_says_what_is_missing(content: bytes, message: str) -> None:
-    with pytest.raises(NotWholeVideoError, match=message) as caught:
+    with pytest.raises(IncompleteVideoError, match=message) as caught:
         check(content)
     assert caught.value.credits_spent == "yes"
 
@@ -159,7 +159,7 @@ def test_media_that_the_index_points_to_must_be_in_the_media_data() -> None:
     (first,) = struct.unpack_from(">I", moved, at)
     for wrong in (0, first - 100_000 & 0xFFFFFFFF, len(video), len(video) - 1):
         broken = moved[:at] + struct.pack(">I", wrong) + moved[at + 4 :]
-        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+        with pytest.raises(IncompleteVideoError, match="is not in the file"):
             check(broken)
 
 
@@ -175,9 +175,9 @@ def test_a_size_of_64_bits_and_media_that_lasts_to_the_end_are_whole_and_their_p
     for video in (wide, endless):
         assert check(video).duration_seconds == pytest.approx(1.0)
         for length in range(len(video) - 300, len(video)):
-            with pytest.raises(NotWholeVideoError):
+            with pytest.raises(IncompleteVideoError):
                 check(video[:length])
-        with pytest.raises(NotWholeVideoError):
+        with pytest.raises(IncompleteVideoError):
             check(video[: begin + 4])
 
 
@@ -206,7 +206,7 @@ def test_a_fragment_with_less_media_than_its_samples_have_is_refused(movflags: s
     short = video[:begin] + box(b"mdat", video[begin + 8 : begin + 8 + size])
     endless = video[:begin] + struct.pack(">I4s", 0, b"mdat") + video[begin + 8 : begin + 8 + size]
     for broken in (short, endless):
-        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+        with pytest.raises(IncompleteVideoError, match="is not in the file"):
             check(broken, length_is_known=True)
 
 
@@ -244,7 +244,7 @@ def test_samples_of_a_fragment_are_found_in_each_way_to_say_where_they_are(way: 
     fragment = a_fragment(flags=flags, tfhd=tfhd, runs=runs)
     assert check(before, fragment, box(b"mdat", bytes(100)), length_is_known=True).fragmented
     for size in (1, 50, 99):
-        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+        with pytest.raises(IncompleteVideoError, match="is not in the file"):
             check(before, fragment, box(b"mdat", bytes(size)), length_is_known=True)
 
 
@@ -263,7 +263,7 @@ def test_compact_sizes_of_samples_are_read_so_that_a_file_cut_in_its_media_is_re
     endless = compact[:begin] + struct.pack(">I", 0) + compact[begin + 4 :]
     assert check(endless) == check(fast)
     for length in (len(endless) - 1, len(endless) - 500, begin + 100):
-        with pytest.raises(NotWholeVideoError, match="is not in the file"):
+        with pytest.raises(IncompleteVideoError, match="is not in the file"):
             check(endless[:length])
 
 
@@ -283,23 +283,23 @@ def test_sizes_of_each_width_are_read(bits: int, entries: bytes, sizes: list[int
 
 def test_the_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mp4, "MAX_INDEX", 100)
-    with pytest.raises(NotWholeVideoError, match="larger than 100 bytes"):
+    with pytest.raises(IncompleteVideoError, match="larger than 100 bytes"):
         check(rendered())
     endless = rendered("faststart")
     endless = endless[:32] + b"\0\0\0\0" + endless[36:]
-    with pytest.raises(NotWholeVideoError, match="larger than 100 bytes"):
+    with pytest.raises(IncompleteVideoError, match="larger than 100 bytes"):
         check(endless)
 
 
 def test_the_number_of_boxes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mp4, "MAX_BOXES", 20)
-    with pytest.raises(NotWholeVideoError, match="more than 20 boxes"):
+    with pytest.raises(IncompleteVideoError, match="more than 20 boxes"):
         check(rendered(), box(b"free") * 20)
 
 
 @given(st.binary(max_size=300))
 def test_nothing_but_the_one_error_is_raised_for_any_bytes(noise: bytes) -> None:
-    with pytest.raises(NotWholeVideoError):
+    with pytest.raises(IncompleteVideoError):
         check(noise)
 
 
@@ -311,5 +311,5 @@ def test_nothing_but_the_one_error_is_raised_for_a_damaged_index(movflags: str, 
     begin, end = data.draw(st.sampled_from(index))
     for _ in range(data.draw(st.integers(1, 6))):
         video[data.draw(st.integers(begin, end - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(NotWholeVideoError):
+    with contextlib.suppress(IncompleteVideoError):
         check(bytes(video))

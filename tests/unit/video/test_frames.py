@@ -117,8 +117,8 @@ def test_the_pixels_are_those_that_were_coded() -> None:
 
 def test_only_what_comes_after_the_last_keyframe_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
-    check = film_module.Film.check
-    monkeypatch.setattr(film_module.Film, "check", lambda self, frame: (checked.append(1), check(self, frame)))
+    check = film_module.VideoReader.check
+    monkeypatch.setattr(film_module.VideoReader, "check", lambda self, frame: (checked.append(1), check(self, frame)))
     look(film(96, g="10", bf="3", sc_threshold="0"), "last")
     assert len(checked) == 6
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect_loova.simulator.media import Found
-from prefect_loova.simulator.orders import Order, Refusal, Upload
 from prefect_loova.simulator.stills import Still
+from prefect_loova.simulator.submits import Refusal, Submit, Upload
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value);
@@ -66,7 +66,7 @@ class Task:
         return hashlib.sha256(f"{self.take} {json.dumps(self.request, sort_keys=True)}".encode()).hexdigest()
 
 
-class Books:
+class Ledger:
     """Tasks, credits and counts; safe to use from several threads.
 
     With a folder they survive a restart and a kill -9: each purchase is committed before its answer leaves.
@@ -135,7 +135,7 @@ class Books:
     def buy(
         self,
         post: int,
-        order: Order,
+        order: Submit,
         max_running: int,
         generation_seconds: float,
         found: Iterable[Found] | None = None,

@@ -70,7 +70,7 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Order:
+class Submit:
     """A valid request for a video."""
 
     prompt: str
@@ -147,7 +147,7 @@ async def _upload(part: str, file: UploadFile) -> Upload:
     return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest(), kept)
 
 
-def validated(fields: dict[str, Any]) -> Order:
+def validated(fields: dict[str, Any]) -> Submit:
     """The order that these fields make, with the documented defaults.
 
     Raises:
@@ -179,7 +179,7 @@ def validated(fields: dict[str, Any]) -> Order:
     _check_media(str(given["function_mode"]), media, files, refuse)
     if problems:
         raise Refusal(400, "; ".join(problems))
-    return Order(given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files)
+    return Submit(given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files)
 
 
 _Refuse = Callable[[str, object, str], None]

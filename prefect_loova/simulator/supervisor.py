@@ -1,6 +1,6 @@
 """Runs a command on a leash: the command ends when this script's stdin closes, as it does when its parent dies.
 
-    python -I leash.py LOCK COMMAND...
+    python -I supervisor.py LOCK COMMAND...
 
 A byte on stdin kills the command at once. The lock is held as long as the command runs, so that a successor can wait
 until its predecessor let go. The embedded S3 server runs this as a file; it uses the standard library only, to start
