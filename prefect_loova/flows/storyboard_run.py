@@ -249,7 +249,7 @@ class _StoryRun:
     budget: RunBudget
     steps: BatchSteps
     prepare: Callable[[VideoRequest], Awaitable[VideoRequest]]
-    slot_count: asyncio.Semaphore
+    slots: asyncio.Semaphore
     notify: Any
     doubts: int = 0
 

@@ -198,8 +198,8 @@ class JobRecord(Stored):
             facts: Fields of the attempt that the move sets.
 
         Raises:
-            InvalidTransitionError: The table does not allow this move from the attempt's state, or it could pay once more
-                than is allowed.
+            InvalidTransitionError: The table does not allow this move from the attempt's state, or it could pay more
+                often than is allowed.
         """
         attempt = self.current if number is None else self.attempt(number)
         move = MOVES[name]
