@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import Clock, backoff
 from prefect_loova.errors import BudgetError, StorageError, redact
 from prefect_loova.models.job_record import SETTLED, Attempt, JobRecord, is_cost
@@ -278,14 +279,12 @@ class Spending:
         keys: dict[str, list[Entry]] = {}
         for entry in sorted(entries):
             keys.setdefault(entry.key, []).append(entry)
-        turn = asyncio.Semaphore(_READS_AT_ONCE)
 
         async def of(key: str) -> list[Spent]:
             known = _settled.get(self._settled_key(day, key))
             if known is not None and known[0] == len(keys[key]) and 0 <= self._clock() - known[2] < _KEPT_SECONDS:
                 return known[1]
-            async with turn:
-                record, problem = await self._read(key)
+            record, problem = await self._read(key)
             spent = _spent(day, keys[key], record, problem)
             if record is not None and all(one.settled for one in spent) and not record.is_open:
                 if len(_settled) >= _MOST_KEPT:
@@ -293,7 +292,7 @@ class Spending:
                 _settled[self._settled_key(day, key)] = len(keys[key]), spent, self._clock()
             return spent
 
-        return [one for found in await asyncio.gather(*map(of, keys)) for one in found]
+        return [one for found in await map_bounded(of, keys, _READS_AT_ONCE) for one in found]
 
     async def _read(self, key: str) -> tuple[JobRecord | None, str]:
         """The record of a key, or why it cannot be read: one bad record stops no other purchase."""
