@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.store.budget import Spent, today
+from prefect_loova.store.budget import AttemptCost, today
 
 
 class DaySpent(BaseModel):
@@ -62,11 +62,11 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
         StorageError: The days may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
     available = (await jobs.loova.get_credits()).available
-    sums: dict[tuple[date, str, str], list[Spent]] = {}
+    sums: dict[tuple[date, str, str], list[AttemptCost]] = {}
     problems: dict[str, str] = {}
     # Tomorrow as well: S3's clock, whose day counts, may be ahead of this machine's.
     for back in range(-1, days):
-        for spent in await jobs.spending.of_day(today() - timedelta(days=back)):
+        for spent in await jobs.budget.costs_on(today() - timedelta(days=back)):
             if spent.problem:
                 problems[spent.key] = spent.problem
             sums.setdefault((spent.day, spent.model, spent.deployment), []).append(spent)

@@ -21,7 +21,7 @@ from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.media import Kind
 from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.request import Submission
-from prefect_loova.store.budget import Spending
+from prefect_loova.store.budget import DailyBudget
 from prefect_loova.store.records import JobRecords
 
 MAX_WAIT = 4 * 3600.0
@@ -104,7 +104,7 @@ class VideoJobs:
         self.times = times or JobTimes()
         self.by = dict(by or {})
         self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
-        self.spending = Spending(records, max_credits_per_day, clock=clock, wall=wall, sleep=sleep)
+        self.budget = DailyBudget(records, max_credits_per_day, clock=clock, wall=wall, sleep=sleep)
         self.media = media or MediaRules()
         self.notify = notify
         self.sleep = sleep

@@ -151,7 +151,7 @@ async def _claim(
     await close(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits()
     if stored is None:
-        day = await jobs.spending.admit(request.key, 1, 0, price)
+        day = await jobs.budget.reserve(request.key, 1, 0, price)
         record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day)
         before = jobs.clock(), jobs.wall()
         await jobs.records.index(record)
@@ -162,7 +162,7 @@ async def _claim(
     move: MoveName = _CLAIMS[stored.record.state]
     facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
     attempt = stored.record.move(move, **facts).current
-    day = await jobs.spending.admit(stored.record.key, attempt.number, attempt.refusals, price)
+    day = await jobs.budget.reserve(stored.record.key, attempt.number, attempt.refusals, price)
     stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))
     # After the claim, because whoever ended the job before may only now take it out of the index.
     await jobs.records.index(stored.record)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, order=True)
-class Entry:
+class Reservation:
     """A submit in the index of a day.
 
     Attributes:
@@ -69,7 +69,7 @@ class Entry:
         return f"{self.key}.{self.attempt}.{self.refusals}.{self.credits:.10g}"
 
     @classmethod
-    def named(cls, name: str) -> Entry | None:
+    def named(cls, name: str) -> Reservation | None:
         """The entry of an object, or None where the name is no entry's."""
         found = _ENTRY.fullmatch(name)
         if found is None:
@@ -78,7 +78,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Spent:
+class AttemptCost:
     """What one attempt cost, or may cost."""
 
     day: date
@@ -101,7 +101,7 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-class Spending:
+class DailyBudget:
     """The days of one bucket and prefix.
 
     Args:
@@ -129,7 +129,7 @@ class Spending:
         self._wall = wall
         self._sleep = sleep
 
-    async def admit(self, key: str, attempt: int, refusals: int, credits: float) -> date:
+    async def reserve(self, key: str, attempt: int, refusals: int, credits: float) -> date:
         """Note a submit that is about to be made, if the day's budget allows it.
 
         Returns:
@@ -139,7 +139,7 @@ class Spending:
             BudgetError: It does not, or the clocks of S3 and of this machine disagree; nothing was noted.
             StorageError: The bucket cannot be written, or, under a budget, not be listed.
         """
-        entry = Entry(key, attempt, refusals, credits)
+        entry = Reservation(key, attempt, refusals, credits)
         if self.most is not None:
             day = await self._take_turn(entry, self.most)
             await self._note(day, entry)
@@ -153,17 +153,17 @@ class Spending:
             return by_s3
         return day
 
-    async def of_day(self, day: date) -> list[Spent]:
+    async def costs_on(self, day: date) -> list[AttemptCost]:
         """What was spent, or may be spent yet, on one day.
 
-        A record that cannot be read counts as spent at its noted estimate, and `Spent.problem` says why.
+        A record that cannot be read counts as spent at its noted estimate, and `AttemptCost.problem` says why.
 
         Raises:
             StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
         return await self._added_up(day, await self._entries(day))
 
-    async def _take_turn(self, entry: Entry, most: float) -> date:
+    async def _take_turn(self, entry: Reservation, most: float) -> date:
         day, before, refused = self._day_here(), None, 0
         for attempt in range(_TRIES):
             found = await self._turn(day)
@@ -225,14 +225,14 @@ class Spending:
             http_status=412,
         )
 
-    async def _turn(self, day: date) -> tuple[Entry | None, str] | None:
+    async def _turn(self, day: date) -> tuple[Reservation | None, str] | None:
         """The submit that was admitted last, and what the next turn is conditional on."""
         key = self.records.object_key("_spend", f"{day}.json")
         found = await self.records.get_tagged(key)
         if found is None:
             return None
         try:
-            return Entry.named(str(json.loads(found[0])["last"])), found[1]
+            return Reservation.named(str(json.loads(found[0])["last"])), found[1]
         except (ValueError, TypeError, LookupError, RecursionError):
             # Nobody's turn stands in it; the next one replaces it, and the notes say what was admitted.
             log.warning("%s is no turn of a budget and is replaced", self.records.uri(key))
@@ -268,24 +268,24 @@ class Spending:
         log.warning("%s: the submit counts for the day of S3's clock", told)
         return by_s3.date()
 
-    async def _entries(self, day: date) -> frozenset[Entry]:
+    async def _entries(self, day: date) -> frozenset[Reservation]:
         listed = await self.records.listed(f"_spend/{day}")
-        return frozenset(entry for one in listed if (entry := Entry.named(one.name)))
+        return frozenset(entry for one in listed if (entry := Reservation.named(one.name)))
 
-    async def _note(self, day: date, entry: Entry) -> None:
+    async def _note(self, day: date, entry: Reservation) -> None:
         await self.records.put_json(self.records.object_key("_spend", str(day), entry.name), {})
 
-    async def _added_up(self, day: date, entries: frozenset[Entry]) -> list[Spent]:
-        keys: dict[str, list[Entry]] = {}
+    async def _added_up(self, day: date, entries: frozenset[Reservation]) -> list[AttemptCost]:
+        keys: dict[str, list[Reservation]] = {}
         for entry in sorted(entries):
             keys.setdefault(entry.key, []).append(entry)
 
-        async def of(key: str) -> list[Spent]:
+        async def of(key: str) -> list[AttemptCost]:
             known = _settled.get(self._settled_key(day, key))
             if known is not None and known[0] == len(keys[key]) and 0 <= self._clock() - known[2] < _KEPT_SECONDS:
                 return known[1]
             record, problem = await self._read(key)
-            spent = _spent(day, keys[key], record, problem)
+            spent = _attempt_costs(day, keys[key], record, problem)
             if record is not None and all(one.settled for one in spent) and not record.is_open:
                 if len(_settled) >= _MOST_KEPT:
                     _settled.clear()
@@ -310,11 +310,13 @@ class Spending:
         return str(self.records.s3.meta.endpoint_url), self.records.uri(self.records.record_key(key)), day
 
 
-_settled: dict[tuple[str, str, date], tuple[int, list[Spent], float]] = {}
+_settled: dict[tuple[str, str, date], tuple[int, list[AttemptCost], float]] = {}
 """What changes no more, but by a late answer or a person: a process reads such a record once a minute at most."""
 
 
-def _spent(day: date, entries: list[Entry], record: JobRecord | None, problem: str = "") -> list[Spent]:
+def _attempt_costs(
+    day: date, entries: list[Reservation], record: JobRecord | None, problem: str = ""
+) -> list[AttemptCost]:
     """What the noted submits of one request cost."""
     noted: dict[int, float] = {}
     for entry in entries:
@@ -324,7 +326,7 @@ def _spent(day: date, entries: list[Entry], record: JobRecord | None, problem: s
         noted[entry.attempt] = max(entry.credits, noted.get(entry.attempt, 0.0))
     if record is None:
         return [_reserved(day, entries[0].key, number, credits, "", problem) for number, credits in noted.items()]
-    found: dict[int, Spent] = {}
+    found: dict[int, AttemptCost] = {}
     for number, credits in noted.items():
         attempt, model = _attempt(record, number), str(record.request.get("model", ""))
         if attempt is None:
@@ -349,12 +351,12 @@ def _submit_of(record: JobRecord, late: Attempt) -> int:
     return max((one.number for one in record.attempts[: late.number - 1] if "claimed" in one.times), default=0)
 
 
-def _reserved(day: date, key: str, number: int, credits: float, model: str, problem: str) -> Spent:
+def _reserved(day: date, key: str, number: int, credits: float, model: str, problem: str) -> AttemptCost:
     state = "unreadable" if problem else "reserved"
-    return Spent(day, credits, state, model, "", settled=False, key=key, attempt=number, problem=problem)
+    return AttemptCost(day, credits, state, model, "", settled=False, key=key, attempt=number, problem=problem)
 
 
-def _cost(day: date, record: JobRecord, attempt: Attempt, noted: float) -> Spent:
+def _cost(day: date, record: JobRecord, attempt: Attempt, noted: float) -> AttemptCost:
     settled = attempt.state in SETTLED and not attempt.cost_is_early
     problem = ""
     if attempt.credits_cost is not None and not is_cost(attempt.credits_cost):
@@ -363,7 +365,7 @@ def _cost(day: date, record: JobRecord, attempt: Attempt, noted: float) -> Spent
     credits = attempt.credits_counted
     if not (settled and is_cost(attempt.credits_cost)):
         credits = max(noted, credits)
-    return Spent(
+    return AttemptCost(
         day=day,
         credits=credits,
         state=attempt.state,

@@ -77,7 +77,7 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
 
     async def leave(state: str, *moves: str, **facts: Any) -> JobRecord:
         record = JobRecord.claimed(request(state), ORIGIN, {"host": "a dead one"})
-        await jobs.spending.admit(record.key, 1, 0, record.current.credits_estimate)
+        await jobs.budget.reserve(record.key, 1, 0, record.current.credits_estimate)
         await jobs.records.index(record)
         for move in moves:
             record = record.move(move, **facts)  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ async def test_a_late_answer_to_the_first_attempt_does_not_hide_the_doubt_in_the
     async with workers.worker(s3=workers.bucket.client) as jobs:
         await collect(jobs)
         assert [(job.key, job.attempt) for job in await jobs_in_doubt(jobs)] == [(KEY, 2)]
-        assert sum(one.credits for one in await jobs.spending.of_day(today())) == 2 * PRICE
+        assert sum(one.credits for one in await jobs.budget.costs_on(today())) == 2 * PRICE
     assert OPEN in workers.keys
     with pytest.raises(InvalidTransitionError, match="the video is bought already"):
         await workers.decide("submit-again", attempt=2)

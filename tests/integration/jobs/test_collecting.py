@@ -12,7 +12,7 @@ from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
 from prefect_loova.models.job_record import Lease
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.store.budget import Spending
+from prefect_loova.store.budget import DailyBudget
 from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Workers
 
 
@@ -298,4 +298,4 @@ async def test_without_the_right_to_list_it_says_what_is_missing(workers: Worker
         with pytest.raises(StorageError, match="s3:ListBucket"):
             await collect(jobs)
         with pytest.raises(StorageError, match="s3:ListBucket"):
-            await Spending(jobs.records, 100).admit(KEY, 1, 0, REQUEST.estimate_credits())
+            await DailyBudget(jobs.records, 100).reserve(KEY, 1, 0, REQUEST.estimate_credits())

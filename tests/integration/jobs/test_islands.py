@@ -19,7 +19,7 @@ from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord, Lease
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.store.budget import Spending, today
+from prefect_loova.store.budget import DailyBudget, today
 from prefect_loova.store.records import JobRecords
 from tests.integration.jobs.workers import FOR_EVER, TIMES, Workers
 from tests.support.proxy import NetworkFault, Proxy
@@ -124,7 +124,7 @@ async def _too_dear(place: Place) -> None:
     dear = VideoRequest(prompt="poison", duration=15)
     async with place.workers.worker() as jobs:
         await enqueue(jobs, [dear])
-        spent = sum(one.credits for one in await Spending(_lister(place, jobs)).of_day(today()))
+        spent = sum(one.credits for one in await DailyBudget(_lister(place, jobs)).costs_on(today()))
     place.settings["max_credits_per_day"] = spent + dear.estimate_credits() - 1
 
 

@@ -163,7 +163,7 @@ async def test_where_nothing_may_be_listed_a_denied_record_counts_as_missing(pla
 async def test_the_credits_are_reported_beside_a_record_that_is(poison: str, place: Place) -> None:
     async with place.workers.worker() as jobs:
         await submit_video(jobs, GOOD[0])
-        await jobs.spending.admit(BAD.key, 1, 0, PRICE)
+        await jobs.budget.reserve(BAD.key, 1, 0, PRICE)
     body = await poisoned(place, poison)
     async with worker(place) as jobs:
         report = await credits_report(jobs, days=1, low_below=0)
@@ -176,7 +176,7 @@ async def test_the_credits_are_reported_beside_a_record_that_is(poison: str, pla
 @pytest.mark.parametrize("poison", POISONS)
 async def test_a_budget_counts_and_goes_on_beside_a_record_that_is(poison: str, place: Place) -> None:
     async with place.workers.worker() as jobs:
-        await jobs.spending.admit(BAD.key, 1, 0, PRICE)
+        await jobs.budget.reserve(BAD.key, 1, 0, PRICE)
     await poisoned(place, poison)
     posted = place.workers.totals["posted"]
     async with worker(place, max_credits_per_day=3 * PRICE) as jobs:

@@ -18,7 +18,7 @@ from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.store.budget import Entry, Spending, today
+from prefect_loova.store.budget import DailyBudget, Reservation, today
 from tests.integration.jobs.workers import AT_ONCE, KEY, RECORD, REQUEST, Clock, Workers
 from tests.support.proxy import Proxy
 
@@ -28,7 +28,7 @@ DAY = date(2026, 11, 24)
 
 async def spent(workers: Workers) -> float:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        return sum(one.credits for one in await jobs.spending.of_day(today()))
+        return sum(one.credits for one in await jobs.budget.costs_on(today()))
 
 
 async def buy(workers: Workers, number: int, most: float, **settings: Any) -> str:
@@ -101,7 +101,7 @@ async def test_each_paid_attempt_counts(workers: Workers) -> None:
 
 async def test_what_is_reserved_by_a_worker_that_died_counts_and_is_taken_up_by_the_next_run(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        await Spending(jobs.records, 10 * PRICE).admit(KEY, 1, 0, PRICE)
+        await DailyBudget(jobs.records, 10 * PRICE).reserve(KEY, 1, 0, PRICE)
     assert await spent(workers) == PRICE
     async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
         await submit_video(jobs, REQUEST)
@@ -110,21 +110,21 @@ async def test_what_is_reserved_by_a_worker_that_died_counts_and_is_taken_up_by_
 
 async def test_a_worker_that_died_between_its_turn_and_its_note_is_counted_by_the_next(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        entry = Entry("a" * 64, 1, 0, 3 * PRICE)
+        entry = Reservation("a" * 64, 1, 0, 3 * PRICE)
         await jobs.records.put_json(f"loova/_spend/{DAY}.json", {"last": entry.name})
-        spending = Spending(jobs.records, 3 * PRICE, lambda: DAY)
+        budget = DailyBudget(jobs.records, 3 * PRICE, lambda: DAY)
         with pytest.raises(BudgetError, match="180 are spent or reserved"):
-            await spending.admit(KEY, 1, 0, PRICE)
-        assert [one.credits for one in await spending.of_day(DAY)] == [3 * PRICE]
+            await budget.reserve(KEY, 1, 0, PRICE)
+        assert [one.credits for one in await budget.costs_on(DAY)] == [3 * PRICE]
 
 
 async def test_each_day_has_a_budget_of_its_own(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client) as jobs:
         for day in (DAY, date(2026, 11, 25)):
-            spending = Spending(jobs.records, PRICE, lambda day=day: day)
-            await spending.admit(KEY, day.day, 0, PRICE)
+            budget = DailyBudget(jobs.records, PRICE, lambda day=day: day)
+            await budget.reserve(KEY, day.day, 0, PRICE)
             with pytest.raises(BudgetError):
-                await spending.admit(KEY, day.day + 10, 0, PRICE)
+                await budget.reserve(KEY, day.day + 10, 0, PRICE)
 
 
 async def test_a_report_adds_up_by_day_and_model(workers: Workers) -> None:
@@ -142,9 +142,9 @@ async def test_a_report_adds_up_by_day_and_model(workers: Workers) -> None:
 
 
 def test_an_entry_is_read_as_it_was_named():
-    for entry in (Entry("0" * 64, 1, 0, 60), Entry("f" * 64, 12, 3, 62.5)):
-        assert Entry.named(entry.name) == entry
-    assert Entry.named("2026-11-24.json") is None
+    for entry in (Reservation("0" * 64, 1, 0, 60), Reservation("f" * 64, 12, 3, 62.5)):
+        assert Reservation.named(entry.name) == entry
+    assert Reservation.named("2026-11-24.json") is None
 
 
 # -- what may still be charged counts ----------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ async def test_a_job_that_was_priced_by_an_older_table_is_admitted_at_the_price_
 
 async def test_a_claim_at_another_price_is_not_counted_beside_its_own_earlier_note(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
-        await jobs.spending.admit(KEY, 1, 0, PRICE - 10)
+        await jobs.budget.reserve(KEY, 1, 0, PRICE - 10)
         await submit_video(jobs, REQUEST)
     assert await spent(workers) == PRICE
 
@@ -258,20 +258,20 @@ async def test_a_second_purchase_after_the_day_is_settled_counts(workers: Worker
     clock = Clock()
     await workers.save(await workers.finished())
     async with workers.worker(s3=workers.bucket.client, clock=clock) as jobs:
-        assert sum(one.credits for one in await jobs.spending.of_day(today())) == PRICE
+        assert sum(one.credits for one in await jobs.budget.costs_on(today())) == PRICE
         await workers.change(lambda record: record.move("late_purchase", 1, task_id="sim_late"))
         clock.now += 61
-        assert sum(one.credits for one in await jobs.spending.of_day(today())) == 2 * PRICE
+        assert sum(one.credits for one in await jobs.budget.costs_on(today())) == 2 * PRICE
 
 
 async def test_each_attempt_of_a_claim_that_was_taken_over_on_the_next_day_counts_once(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        await Spending(jobs.records, 10 * PRICE, lambda: DAY).admit(KEY, 1, 0, PRICE)
+        await DailyBudget(jobs.records, 10 * PRICE, lambda: DAY).reserve(KEY, 1, 0, PRICE)
     await workers.leave()
     await workers.submit(times=AT_ONCE)
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        assert [one.credits for one in await jobs.spending.of_day(DAY)] == []
-        assert [one.credits for one in await jobs.spending.of_day(today())] == [PRICE]
+        assert [one.credits for one in await jobs.budget.costs_on(DAY)] == []
+        assert [one.credits for one in await jobs.budget.costs_on(today())] == [PRICE]
 
 
 # -- by which clock ----------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ DAY_BEFORE = NEXT - timedelta(days=1)
 
 async def counted_on(workers: Workers, *days: date) -> list[float]:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        return [sum(one.credits for one in await jobs.spending.of_day(day)) for day in days]
+        return [sum(one.credits for one in await jobs.budget.costs_on(day)) for day in days]
 
 
 @pytest.mark.parametrize("most", [None, PRICE])

@@ -16,7 +16,7 @@ from prefect_loova.batches.pricing import plan_from_record
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_record import Attempt, Decision, InvalidTransitionError, JobRecord, counted
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.store.budget import Entry, _spent
+from prefect_loova.store.budget import Reservation, _attempt_costs
 
 REQUEST = VideoRequest(prompt="a cat", duration=4)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -232,7 +232,7 @@ def test_the_larger_of_estimate_and_cost_counts_until_the_end_and_no_impossible_
 def test_every_attempt_counts_on_the_day_that_its_claim_names_and_on_no_other() -> None:
     other = date(2026, 1, 2)
     for kinds in combinations():
-        notes = [Entry(REQUEST.key, number, 0, 60.0) for number in range(1, len(kinds) + 1)]
+        notes = [Reservation(REQUEST.key, number, 0, 60.0) for number in range(1, len(kinds) + 1)]
         for days in itertools.product((DAY, other, None), repeat=len(kinds)):
             of = record(kinds)
             of = of.model_copy(
@@ -243,7 +243,7 @@ def test_every_attempt_counts_on_the_day_that_its_claim_names_and_on_no_other() 
                 }
             )
             for day in (DAY, other):
-                counts = {one.attempt for one in _spent(day, notes, of)}
+                counts = {one.attempt for one in _attempt_costs(day, notes, of)}
                 assert counts == {number for number, named in enumerate(days, 1) if named in (day, None)}
 
 
@@ -258,8 +258,8 @@ def late(kinds: tuple[Kind, ...], day: date | None) -> JobRecord:
 @pytest.mark.parametrize("day", [DAY, None])
 def test_a_late_purchase_counts_on_the_day_of_its_submit_however_late_the_answer_is(day: date | None) -> None:
     of = late((Kind("saved"), Kind("saved")), day)
-    notes = [Entry(REQUEST.key, 1, 0, 60.0)]
-    assert sum(one.credits for one in _spent(DAY, notes, of)) == 120
+    notes = [Reservation(REQUEST.key, 1, 0, 60.0)]
+    assert sum(one.credits for one in _attempt_costs(DAY, notes, of)) == 120
 
 
 def test_a_late_purchase_is_moved_into_the_budget_day_of_the_attempt_that_it_answers() -> None:
