@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, SecretStr, field_validator
 
-from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, folded
+from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, normalize
 from prefect_loova._urls import url_problem
 from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
@@ -106,7 +106,7 @@ class LoovaCredentials(CredentialsBlock):
     @classmethod
     def _are_phrases(cls, value: list[str]) -> list[str]:
         for phrase in value:
-            if len(folded(phrase)) < SHORTEST_PHRASE:
+            if len(normalize(phrase)) < SHORTEST_PHRASE:
                 raise ValueError(f"{phrase!r} was given: {PHRASE_RULE}")
         return value
 

@@ -1,4 +1,4 @@
-"""How the Loova API answers: functions from an HTTP answer to a value or an error, and whom TLS trusts.
+"""Parse responses of the Loova API into values or errors, and create the TLS context.
 
-It may use `models`, `errors` and the modules with an underscore beside it. `client` is what uses it.
+These modules do no I/O. They import `models`, `errors` and the private modules beside this folder; `client` uses them.
 """

@@ -1,6 +1,6 @@
-"""What Loova's messages say: a limit, a login, missing credits, or that a request was taken on.
+"""Classify the messages of Loova: a limit, a wrong API key, missing credits, or an accepted request.
 
-Loova documents no list of messages. These lists are the package's own; `docs/answers.md` prints them.
+Loova documents no list of messages, so these patterns are guesses of this package. `docs/answers.md` describes them.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-TOO_MANY = re.compile(
+LIMIT_REACHED = re.compile(
     r"\b(too many (running |concurrent |active )?(tasks|generations|requests)|(concurren\w+|running task|rate) limit"
     r"|limit of (running|concurrent) tasks|at most \d+ (running |concurrent )?tasks)\b",
     re.IGNORECASE,
 )
-"""The one pattern for a refusal because too many tasks run; pricing-and-limits documents no code for it."""
+"""Loova refused the request because too many tasks run. pricing-and-limits documents no code for this."""
 
-CREDITS = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(credits?|balance)\b", re.IGNORECASE)
-"""The account has not enough credits."""
+CREDITS_MISSING = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(credits?|balance)\b", re.IGNORECASE)
+"""The account does not have enough credits."""
 
-LOGIN = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
-"""The API key is not accepted."""
+KEY_REFUSED = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
+"""Loova does not accept the API key."""
 
 ACCEPTED = {
     "English": r"\b(created|accepted|(en)?queued|queueing|queuing|delayed|deferred|scheduled)\b|\bin (the |a )?queue\b",
@@ -46,7 +46,7 @@ ACCEPTED = {
     "Hindi": r"बनाया गया|स्वीकार|कतार|विलंब",
     "Thai": r"สร้าง|คิว|ล่าช้า",
 }
-"""Words of each language that say that a request was taken on: created, accepted, queued, delayed."""
+"""Words for "accepted" in each language: created, accepted, queued, delayed."""
 
 IN_PROGRESS = {
     "English": r"\b(pending|processing|submitted|submitting|received|started|running now|task (is )?running|generating"
@@ -75,43 +75,43 @@ IN_PROGRESS = {
     "Hindi": r"लंबित|प्रक्रिया|जमा किया|सफल",
     "Thai": r"กำลัง|รอดำเนิน|สำเร็จ",
 }
-"""Words that may say so as well, or be part of a refusal: pending, processing, submitted, in progress."""
+"""Words that can mean "accepted" or can occur in a refusal: pending, processing, submitted, in progress."""
 
 SHORTEST_PHRASE = 3
-PHRASE_RULE = f"must have at least {SHORTEST_PHRASE} letters, because it is sought in every message"
+PHRASE_RULE = f"must have at least {SHORTEST_PHRASE} letters, because every message is searched for it"
 
 _SCRIPTS = ("LATIN", "CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "CYRILLIC", "ARABIC", "DEVANAGARI",
             "THAI", "FULLWIDTH", "HALFWIDTH", "MODIFIER", "FEMININE", "MASCULINE", "MICRO", "IDEOGRAPHIC")  # fmt: skip
-"""The first words of the Unicode names of the letters that these languages are written in."""
+"""The scripts of these languages, as the first words of the Unicode names of their letters."""
 
 
-def folded(text: str) -> str:
-    """Text without case, accents, width and invisible characters, in which a word is found however it was typed."""
-    kept = (char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in ("Mn", "Cf"))
-    return " ".join("".join(kept).casefold().split())
+def normalize(text: str) -> str:
+    """Return text without case, accents, width and invisible characters, so that spelling does not hide a word."""
+    visible = (char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) not in ("Mn", "Cf"))
+    return " ".join("".join(visible).casefold().split())
 
 
-_ACCEPTED = re.compile("|".join(f"(?:{folded(words)})" for words in ACCEPTED.values()))
+_ACCEPTED = re.compile("|".join(f"(?:{normalize(words)})" for words in ACCEPTED.values()))
 _ACCEPTED_OR_IN_PROGRESS = re.compile(
-    "|".join(f"(?:{folded(words)})" for words in (*ACCEPTED.values(), *IN_PROGRESS.values()))
+    "|".join(f"(?:{normalize(words)})" for words in (*ACCEPTED.values(), *IN_PROGRESS.values()))
 )
-_LIMIT = re.compile(rf"{TOO_MANY.pattern}|\btoo many (\w+ ){{0,3}}(tasks|generations|requests|jobs|videos)\b")
+_LIMIT = re.compile(rf"{LIMIT_REACHED.pattern}|\btoo many (\w+ ){{0,3}}(tasks|generations|requests|jobs|videos)\b")
 
 
-def says_accepted(message: str) -> bool:
-    """Whether a message about a limit says beside it that the request was taken on, as in "delayed and queued"."""
-    return _ACCEPTED.search(_LIMIT.sub(" ", folded(message))) is not None
+def states_acceptance(message: str) -> bool:
+    """Return whether a message about a limit also says that the request was accepted ("delayed and queued")."""
+    return _ACCEPTED.search(_LIMIT.sub(" ", normalize(message))) is not None
 
 
-def mentions_acceptance(message: str) -> bool:
-    """Whether a message may mean that the request was taken on: a word of the lists, or a script that they lack."""
-    if _ACCEPTED_OR_IN_PROGRESS.search(folded(message)):
+def suggests_acceptance(message: str) -> bool:
+    """Return whether a message may mean "accepted": it has a word of the lists, or a script that the lists lack."""
+    if _ACCEPTED_OR_IN_PROGRESS.search(normalize(message)):
         return True
     letters = {char for char in message if char.isalpha()}
     return any(unicodedata.name(char, "UNKNOWN").split()[0] not in _SCRIPTS for char in letters)
 
 
 def contains_any(message: str, phrases: Sequence[str]) -> bool:
-    """Whether one of these phrases is in the message, in any case and spacing."""
-    text = folded(message)
-    return any(folded(phrase) in text for phrase in phrases)
+    """Return whether the message contains one of the phrases, in any case and spacing."""
+    text = normalize(message)
+    return any(normalize(phrase) in text for phrase in phrases)

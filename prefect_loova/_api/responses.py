@@ -1,9 +1,9 @@
-"""How Loova's answers are read: functions from an HTTP answer to a value or an error, without I/O.
+"""Parse the HTTP responses of Loova into values or errors, without I/O.
 
-Every answer is an envelope of `code`, `trace_id`, `message` and `data`; a business failure may come back with the
-success code, so an answer counts only when `data` holds what was asked for. What the sources leave open is treated as
-hostile: unknown fields are ignored, unknown states are not terminal, and a submit's answer that is not understood is
-in doubt.
+Every response is an envelope of `code`, `trace_id`, `message` and `data`. Loova may report a failure with the success
+code, so a response counts only if `data` holds what was asked for. Loova's pages leave much open, so the parser is
+careful: it ignores unknown fields, treats unknown states as running, and reports a submit as in doubt when it does not
+understand the answer. `docs/answers.md` has the rules for a submit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from prefect_loova._api import messages as wording
-from prefect_loova._api.task_ids import evidence_of_task, evidence_of_task_in_text
+from prefect_loova._api import messages
+from prefect_loova._api.task_ids import find_task_evidence, find_task_evidence_in_text
 from prefect_loova._redaction import hide_secrets
 from prefect_loova.errors import (
     AuthenticationError,
@@ -35,16 +35,16 @@ from prefect_loova.models.request import CreditBalance, VideoTask
 
 SUCCEEDED = frozenset({"succeeded", "success", "completed"})
 FAILED = frozenset({"failed", "error", "canceled", "cancelled"})
-"""Words for an end that the sources show (get-task-status and public clients). The list is not closed."""
+"""Words for a final state, from get-task-status and public clients. Loova may use others."""
 
 _UNSETTLED_4XX = frozenset({408, 409, 425, 499})
-"""Codes of the client's range that leave open whether the submit took effect."""
+"""4xx codes that do not say whether the submit took effect."""
 
 _LONGEST_ID = 1_000
 _LONGEST_MESSAGE = 2_000
 _LONGEST_WORD = 200
 _LONGEST_URL = 16_384
-"""The most characters of each text of Loova's that are kept. A task id is kept whole or not at all."""
+"""Longer texts of Loova are cut at these numbers of characters. A task id or a URL is kept whole or not at all."""
 
 _MOST_CREDITS = 1e9
 
@@ -52,69 +52,72 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One HTTP answer, its envelope taken apart. What is missing or of the wrong type is None."""
+class ApiResponse:
+    """One HTTP response with the fields of its envelope. A missing field, or one of the wrong type, is None."""
 
     http_status: int
-    code: int | None
-    trace_id: str | None
-    message: str | None
-    data: dict[str, Any] | None
+    code: int | None = None
+    trace_id: str | None = None
+    message: str | None = None
+    data: dict[str, Any] | None = None
     retry_after: str | None = None
     holds_data: bool = False
-    """Whether `data` is anything but empty."""
-    trace: str | None = None
-    """What in the answer may name a task, other than the documented `data.task_id`: where it is, and the value."""
+    """Whether `data` has any value."""
+    task_evidence: str | None = None
+    """The place and the value of anything that may name a task, except the documented `data.task_id`."""
     message_is_whole: bool = True
-    """Whether `message` is all that Loova wrote there."""
+    """Whether `message` was not cut."""
 
     @classmethod
-    def read(cls, http_status: int, body: bytes, retry_after: str | None = None, location: str | None = None) -> Answer:
-        """Take an answer apart. A body that is not an envelope has no code and no data.
+    def parse(
+        cls, http_status: int, body: bytes, retry_after: str | None = None, location: str | None = None
+    ) -> ApiResponse:
+        """Parse a response. If the body is not an envelope, the response has no code and no data.
 
         Args:
             http_status: The HTTP status.
             body: The whole body.
-            retry_after: The header of that name.
-            location: The header of that name: it may name a task.
+            retry_after: The `Retry-After` header.
+            location: The `Location` header, which may name a task.
         """
         try:
             envelope = json.loads(body)
         except (ValueError, RecursionError):
-            return cls(http_status, None, None, None, None, retry_after, trace=evidence_of_task_in_text(body, location))
-        trace = evidence_of_task(envelope, location)
+            evidence = find_task_evidence_in_text(body, location)
+            return cls(http_status, retry_after=retry_after, task_evidence=evidence)
+        evidence = find_task_evidence(envelope, location)
         if not isinstance(envelope, dict):
-            return cls(http_status, None, None, None, None, retry_after, bool(envelope), trace)
+            return cls(http_status, retry_after=retry_after, holds_data=bool(envelope), task_evidence=evidence)
         message, data = envelope.get("message"), envelope.get("data")
         return cls(
             http_status,
-            _code(envelope.get("code")),
-            _text(envelope.get("trace_id"), _LONGEST_WORD),
-            _text(message, _LONGEST_MESSAGE),
-            data if isinstance(data, dict) else None,
-            retry_after,
-            _is_something(data),
-            trace,
-            not isinstance(message, str) or len(message) <= _LONGEST_MESSAGE,
+            code=_code(envelope.get("code")),
+            trace_id=_text(envelope.get("trace_id"), _LONGEST_WORD),
+            message=_text(message, _LONGEST_MESSAGE),
+            data=data if isinstance(data, dict) else None,
+            retry_after=retry_after,
+            holds_data=any(map(bool, data.values())) if isinstance(data, dict) else bool(data),
+            task_evidence=evidence,
+            message_is_whole=not isinstance(message, str) or len(message) <= _LONGEST_MESSAGE,
         )
 
     @property
     def task_id(self) -> str | None:
-        """The task that the answer names, if it does; one of over 1,000 characters names none that could be kept."""
+        """The documented `data.task_id`. An id of over 1,000 characters cannot be kept and counts as none."""
         value = (self.data or {}).get("task_id")
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         return _text(value, _LONGEST_ID) if isinstance(value, str) and len(value) <= _LONGEST_ID else None
 
-    def without(self, secret: str) -> Answer:
-        """This answer with a secret that the server echoes cut out of all that is shown; ids and URLs stay whole."""
+    def without(self, secret: str) -> ApiResponse:
+        """Return this response with an echoed secret removed from all text, but not from task ids and URLs."""
 
         def cut(value: Any) -> Any:
             return hide_secrets(value, secret) if isinstance(value, str) else value
 
         def cut_short(value: str | None) -> str | None:
             text: str | None = cut(value)
-            for size in range(len(secret) - 1, 7, -1):  # Where a text was cut to its bound, a secret was cut too.
+            for size in range(len(secret) - 1, 7, -1):  # A text that was cut may end within the secret.
                 text = text and text.replace(secret[:size], "[API key]")
             return text
 
@@ -124,11 +127,16 @@ class Answer:
         data = self.data and cut_all(self.data, "task_id")
         if data and isinstance(data.get("result"), dict):
             data["result"] = cut_all(data["result"], "video_url")
-        trace_id, message, trace = cut_short(self.trace_id), cut_short(self.message), cut_short(self.trace)
-        return replace(self, trace_id=trace_id, message=message, data=data, trace=trace)
+        return replace(
+            self,
+            trace_id=cut_short(self.trace_id),
+            message=cut_short(self.message),
+            data=data,
+            task_evidence=cut_short(self.task_evidence),
+        )
 
     def error(self, kind: type[LoovaError], message: str, spent: Spent = "no") -> LoovaError:
-        """An error that carries what the answer tells."""
+        """Return an error with the facts of this response."""
         return kind(
             message,
             task_id=self.task_id,
@@ -140,122 +148,122 @@ class Answer:
         )
 
     @property
-    def _says_something(self) -> bool:
+    def _gives_reason(self) -> bool:
         return (self.message or "success").strip().lower() not in ("success", "ok")
 
-    def _is_code(self, *codes: int) -> bool:
+    def _has_code(self, *codes: int) -> bool:
         return self.http_status in codes or self.code in codes
 
 
-def read_submit(
-    answer: Answer, unavailable_means_refused: bool = False, refusal_phrases: Sequence[str] = ()
+def parse_submit(
+    response: ApiResponse, unavailable_means_refused: bool = False, refusal_phrases: Sequence[str] = ()
 ) -> VideoTask:
-    """What a submit bought. Only what is recognised as a refusal is one; all else is in doubt.
+    """Return the task that a submit bought. An answer that is not a purchase and not a known refusal is in doubt.
 
     Args:
-        answer: Loova's answer to the POST.
-        unavailable_means_refused: Whether 503 counts as a refusal (the user's choice; by default it is in doubt).
-        refusal_phrases: Messages with one of these in them are refusals, where nothing in the answer may name a task.
+        response: Loova's answer to the POST.
+        unavailable_means_refused: Whether 503 counts as a refusal. The user chooses; by default it is in doubt.
+        refusal_phrases: A message with one of these phrases is a refusal, if nothing in the answer may name a task.
 
     Raises:
-        RejectedError: Loova said no; nothing was bought.
-        InDoubtError: The answer leaves open whether it was bought.
+        RejectedError: Loova refused the request; nothing was bought.
+        InDoubtError: The answer does not say whether the video was bought.
     """
-    if answer.task_id is not None:
+    if response.task_id is not None:
         # A task id in any answer, whatever its codes, is a purchase.
-        return _task(answer, answer.task_id, tell=log.warning)
-    refusal = _refusal(answer, unavailable_means_refused, refusal_phrases)
+        return _task(response, response.task_id, log_bad_cost=log.warning)
+    refusal = _refusal(response, unavailable_means_refused, refusal_phrases)
     if refusal is not None:
-        kind, message = refusal
-        raise answer.error(kind, message)
+        raise response.error(*refusal)
     message = "Loova's answer to the submit names no task and no refusal"
-    if answer.trace is not None:
-        message = f"Loova's answer to the submit names no task where it is documented; {answer.trace} may be one"
-    raise answer.error(InDoubtError, message, "maybe")
+    if response.task_evidence is not None:
+        message = f"Loova's answer to the submit has no task id in data.task_id; {response.task_evidence} may be one"
+    raise response.error(InDoubtError, message, "maybe")
 
 
-def _refusal(answer: Answer, unavailable: bool, phrases: Sequence[str]) -> tuple[type[LoovaError], str] | None:
-    http, code = answer.http_status, answer.code
+def _refusal(response: ApiResponse, unavailable: bool, phrases: Sequence[str]) -> tuple[type[LoovaError], str] | None:
+    """Return the error of a refusal, or None for a doubt. docs/answers.md has these rules in the same order."""
+    http, code = response.http_status, response.code
     codes = {http, code}
-    message = answer.message if answer.message and answer.message_is_whole else ""
-    redirect = 300 <= http < 400
-    if not (http == 200 or redirect or 400 <= http < 500 or (http == 503 and unavailable)):
+    message = response.message if response.message and response.message_is_whole else ""
+    is_redirect = 300 <= http < 400
+    can_refuse = http == 200 or is_redirect or 400 <= http < 500 or (http == 503 and unavailable)
+    if not can_refuse or response.task_evidence is not None:
         return None
-    if answer.trace is not None:
-        return None  # Whatever may name a task is no refusal, not even one because of the limit.
-    if wording.contains_any(message, phrases):
-        return _cause(answer, message)
+    if messages.contains_any(message, phrases):
+        return _cause(response, message)
     if codes & _UNSETTLED_4XX or any(one is not None and 500 <= one < 600 for one in codes - {503}):
         return None
     if 503 in codes:
         return (RejectedError, "Loova is unavailable") if unavailable else None
-    if 429 in codes or wording.TOO_MANY.search(message):
+    if 429 in codes or messages.LIMIT_REACHED.search(message):
         # Above the limit a request "may be rejected or delayed" (pricing-and-limits).
-        taken = wording.says_accepted(message) if 429 in codes else wording.mentions_acceptance(message)
-        return None if taken else (TooManyRunningTasksError, "Loova runs as many tasks of this account as it allows")
-    if code is not None and code < 400 and answer._says_something and wording.mentions_acceptance(message):
+        accepted = messages.states_acceptance(message) if 429 in codes else messages.suggests_acceptance(message)
+        return None if accepted else (TooManyRunningTasksError, "Loova runs as many tasks of this account as it allows")
+    if code is not None and code < 400 and response._gives_reason and messages.suggests_acceptance(message):
         return None
-    client_error = 400 <= http < 500 or (code is not None and 400 <= code < 500)
-    spoken = http == 200 and code is not None and bool(message) and answer._says_something
-    if not (client_error or redirect or (spoken and (code == 200 or not answer.holds_data))):
-        return None
-    if redirect and not client_error:
+    if 400 <= http < 500 or (code is not None and 400 <= code < 500):
+        return _cause(response, message)
+    if is_redirect:
         return RejectedError, "Loova answered the submit with a redirect, which is never followed: check the base URL"
-    return _cause(answer, message)
+    if code is not None and message and response._gives_reason and (code == 200 or not response.holds_data):
+        return _cause(response, message)
+    return None
 
 
-def _cause(answer: Answer, message: str) -> tuple[type[LoovaError], str]:
-    if answer._is_code(401) or wording.LOGIN.search(message):
+def _cause(response: ApiResponse, message: str) -> tuple[type[LoovaError], str]:
+    if response._has_code(401) or messages.KEY_REFUSED.search(message):
         return AuthenticationError, "Loova does not accept the API key"
-    if answer._is_code(402) or wording.CREDITS.search(message):
-        return InsufficientCreditsError, "the account has not enough API credits for this request"
+    if response._has_code(402) or messages.CREDITS_MISSING.search(message):
+        return InsufficientCreditsError, "the account does not have enough API credits for this request"
     return RejectedError, "Loova refused the request"
 
 
-def read_task(answer: Answer, task_id: str) -> VideoTask:
-    """What a poll shows. A task that failed is a value here, not an error.
+def parse_task(response: ApiResponse, task_id: str) -> VideoTask:
+    """Return the task that a poll shows. A task that failed is a value here, not an error.
 
     Raises:
         TaskNotFoundError: Loova does not know the task.
         AuthenticationError: Loova does not accept the API key.
-        UnexpectedResponseError: The answer says nothing usable.
+        UnexpectedResponseError: The response does not show the task.
     """
-    _check_read(answer)
-    if answer.data is None or ("status" not in answer.data and "result" not in answer.data):
-        raise answer.error(UnexpectedResponseError, f"Loova's answer does not show task {task_id}")
-    if answer.task_id not in (None, task_id):
-        raise answer.error(UnexpectedResponseError, f"Loova's answer shows another task than {task_id}")
-    return _task(answer, task_id, tell=log.debug)
+    _raise_for_status(response)
+    if response.data is None or ("status" not in response.data and "result" not in response.data):
+        raise response.error(UnexpectedResponseError, f"Loova's response does not show task {task_id}")
+    if response.task_id not in (None, task_id):
+        raise response.error(UnexpectedResponseError, f"Loova's response shows another task than {task_id}")
+    return _task(response, task_id, log_bad_cost=log.debug)
 
 
-def read_credits(answer: Answer) -> CreditBalance:
-    """What the account has.
+def parse_credits(response: ApiResponse) -> CreditBalance:
+    """Return the credits of the account.
 
     Raises:
         AuthenticationError: Loova does not accept the API key.
-        UnexpectedResponseError: The answer says nothing usable.
+        UnexpectedResponseError: The response does not show the credits.
     """
-    _check_read(answer)
-    data = answer.data or {}
+    _raise_for_status(response)
+    data = response.data or {}
     available, total = _number(data.get("api_available_credits")), _number(data.get("api_total_credits"))
     if available is None or total is None:
-        raise answer.error(UnexpectedResponseError, "Loova's answer does not show the credits")
+        raise response.error(UnexpectedResponseError, "Loova's response does not show the credits")
     return CreditBalance(available=available, total=total)
 
 
-def _check_read(answer: Answer) -> None:
-    if answer._is_code(401, 403):
-        raise answer.error(AuthenticationError, "Loova does not accept the API key")
-    if answer.http_status in (404, 410) or answer.code in (404, 410):
-        raise answer.error(TaskNotFoundError, "Loova does not know this task, or it belongs to another account's key")
-    if answer.http_status != 200 or answer.code != 200:
-        raise answer.error(UnexpectedResponseError, "Loova did not answer as documented")
+def _raise_for_status(response: ApiResponse) -> None:
+    if response._has_code(401, 403):
+        raise response.error(AuthenticationError, "Loova does not accept the API key")
+    if response._has_code(404, 410):
+        message = "Loova does not know this task, or it belongs to another account's key"
+        raise response.error(TaskNotFoundError, message)
+    if response.http_status != 200 or response.code != 200:
+        raise response.error(UnexpectedResponseError, "Loova did not respond as documented")
 
 
-def _task(answer: Answer, task_id: str, tell: Callable[..., None]) -> VideoTask:
-    data = answer.data or {}
-    shown_result = data.get("result")
-    result: dict[str, Any] = shown_result if isinstance(shown_result, dict) else {}
+def _task(response: ApiResponse, task_id: str, log_bad_cost: Callable[..., None]) -> VideoTask:
+    data = response.data or {}
+    result = data.get("result")
+    result = result if isinstance(result, dict) else {}
     url, result_status = _url(result.get("video_url")), _text(result.get("status"), _LONGEST_WORD)
     status = _text(data.get("status"), _LONGEST_WORD)
     state = _state(status, result_status, url)
@@ -267,15 +275,15 @@ def _task(answer: Answer, task_id: str, tell: Callable[..., None]) -> VideoTask:
         created_at=_time(data.get("created_at")),
         updated_at=_time(data.get("updated_at")),
         finished_at=_time(result.get("finished_at")),
-        credits_cost=_cost(data.get("credits_cost"), task_id, tell if state == "running" else log.warning),
+        credits_cost=_cost(data.get("credits_cost"), task_id, log_bad_cost if state == "running" else log.warning),
         error_message=_text(result.get("error_message"), _LONGEST_MESSAGE),
-        trace_id=answer.trace_id,
+        trace_id=response.trace_id,
         video_url=url,
     )
 
 
 def _state(status: str | None, result_status: str | None, url: str | None) -> Literal["running", "succeeded", "failed"]:
-    """`result` decides where it says something: the quickstart shows `running` beside a succeeded result."""
+    """Return the state. `result` overrides `status`: the quickstart shows `running` beside a succeeded result."""
     word = (result_status or "").lower()
     if word in FAILED:
         return "failed"
@@ -287,10 +295,6 @@ def _state(status: str | None, result_status: str | None, url: str | None) -> Li
     return "failed" if word in FAILED else "succeeded" if word in SUCCEEDED else "running"
 
 
-def _is_something(value: Any) -> bool:
-    return any(bool(one) for one in value.values()) if isinstance(value, dict) else bool(value)
-
-
 def _code(value: Any) -> int | None:
     number = _number(value)
     return int(number) if number is not None and number.is_integer() and abs(number) < 1e15 else None
@@ -299,9 +303,9 @@ def _code(value: Any) -> int | None:
 def _text(value: Any, most: int) -> str | None:
     if not isinstance(value, str):
         return None
-    kept = value if len(value) <= most else value[: most - 1] + "…"
-    # JSON may hold "\ud800", which is no character: no log, record or URL could carry it.
-    return kept.encode(errors="backslashreplace").decode().strip() or None
+    text = value if len(value) <= most else value[: most - 1] + "…"
+    # JSON may hold "\ud800", which is not a character: no log, record or URL can carry it.
+    return text.encode(errors="backslashreplace").decode().strip() or None
 
 
 def _url(value: Any) -> str | None:
@@ -318,14 +322,12 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _cost(value: Any, task_id: str, tell: Callable[..., None]) -> float | None:
-    """What Loova charged, in credits; what is no charge is reported, and counts as not named."""
+def _cost(value: Any, task_id: str, log_bad_cost: Callable[..., None]) -> float | None:
+    """Return the credits that Loova charged, or None. A value that cannot be a charge is logged."""
     cost = _number(value)
     if value is None or (cost is not None and 0 <= cost <= _MOST_CREDITS):
         return cost
-    tell(
-        "task %s: Loova names a credits_cost of %s, which is no charge: it is ignored", task_id, redact(repr(value), 60)
-    )
+    log_bad_cost("task %s: ignored a credits_cost of %s, which cannot be a charge", task_id, redact(repr(value), 60))
     return None
 
 

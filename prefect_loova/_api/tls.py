@@ -1,4 +1,4 @@
-"""Whose certificates are trusted, by all connections of a process."""
+"""The TLS context of all connections of a process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,8 @@ import httpx
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """What httpx trusts by default, loaded once: it takes 20 ms and a few MiB, and each task has its own client."""
+    """Return httpx's default context, loaded once per process.
+
+    Loading takes 20 ms and a few MiB, and each Prefect task has its own client.
+    """
     return httpx.create_ssl_context()

@@ -45,7 +45,7 @@ async def check_adoption(
     task = await jobs.loova.get_task(task_id)
     against = contradictions(task, record.request, record.attempt(number))
     try:
-        keys = [name for name in await jobs.records.folders() if is_key(name)]
+        keys = [name for name in await jobs.records.list_folders() if is_key(name)]
     except StorageError as error:
         if error.transient:
             raise

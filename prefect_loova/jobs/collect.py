@@ -113,7 +113,7 @@ async def collect(
             raise one.refused
         await one.save(patiently=True)
         return one.found
-    entries = [entry for entry in await jobs.records.listed("_open") if is_key(entry.name)]
+    entries = [entry for entry in await jobs.records.list_objects("_open") if is_key(entry.name)]
     await _each(entries, lambda entry: one.look_at(entry.name, entry.age), _LOOKS_AT_ONCE)
     await one.check_key()
     await one.submit_queued(slots)
@@ -140,7 +140,7 @@ async def _key_of(jobs: VideoJobs, name: str) -> str:
             raise InvalidRequestError(f"key: {name} was given: no job has such a key, or its record may not be read")
         return name.lower()
     unread = []
-    for key in await jobs.records.open_keys():
+    for key in await jobs.records.list_open_keys():
         if key.startswith(name.lower()):
             return await complete_key(jobs, name)
         try:

@@ -106,7 +106,7 @@ async def _hold_alone(jobs: VideoJobs, record: JobRecord, number: int, task_id: 
     Both write first and look then, so that at least one of two sees the other.
     """
     try:
-        others = [key for key in await jobs.records.open_keys() if key != record.key]
+        others = [key for key in await jobs.records.list_open_keys() if key != record.key]
     except StorageError as error:
         log.warning("whether another job adopts task %s at this moment is not known: %s", task_id, error)
         return
@@ -174,7 +174,7 @@ async def look_for_doubts(jobs: VideoJobs) -> Doubts:
                 problems.append((key, why))
                 return []
 
-    looks = await asyncio.gather(*(look(key) for key in await jobs.records.open_keys()))
+    looks = await asyncio.gather(*(look(key) for key in await jobs.records.list_open_keys()))
     found = [one for some in looks for one in some]
     found.sort(key=lambda one: (one.submitted_at.isoformat(), one.key, one.attempt))
     return Doubts(found, sorted(problems))
@@ -201,7 +201,7 @@ async def complete_key(jobs: VideoJobs, beginning: str) -> str:
     given = beginning.strip().lower()
     if len(given) == 64:
         return given
-    known = [key for key in await jobs.records.open_keys() if key.startswith(given)] if given else []
+    known = [key for key in await jobs.records.list_open_keys() if key.startswith(given)] if given else []
     if len(known) == 1:
         return known[0]
     found = f"{len(known)} open jobs begin" if known else "no open job begins"

@@ -88,7 +88,7 @@ async def queued_keys(jobs: VideoJobs) -> list[str]:
     Raises:
         StorageError: The queue may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
-    listed = [one for one in await jobs.records.listed(QUEUE) if is_key(one.name)]
+    listed = [one for one in await jobs.records.list_objects(QUEUE) if is_key(one.name)]
     return [one.name for one in sorted(listed, key=lambda one: (one.written, one.name))]
 
 

@@ -17,7 +17,7 @@ _MOST = 10_000  # objects whose first sight is kept; a few hundred bytes each
 log = logging.getLogger(__name__)
 
 
-def date_of(answer: Any) -> datetime | None:
+def response_date(answer: Any) -> datetime | None:
     """S3's clock as an answer or an error of boto3 shows it (`Date`), or None where it shows none that can be read."""
     try:
         date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -26,7 +26,7 @@ def date_of(answer: Any) -> datetime | None:
     return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-class Ages:
+class ObjectAges:
     """The ages of the versions of objects that this process saw.
 
     An age is the larger of two lower bounds: S3's `Date` minus `Last-Modified` of one answer, and the time since this
@@ -51,7 +51,7 @@ class Ages:
             version: What tells this version from all others.
             host: The server, for the log.
         """
-        now, written = date_of(answer), answer.get("LastModified")
+        now, written = response_date(answer), answer.get("LastModified")
         seen_for = self._seen_for(name, version)
         if now is None or not isinstance(written, datetime):
             self._warn(host, "Date" if now is None else "Last-Modified")
@@ -83,5 +83,5 @@ class Ages:
             )
 
 
-THIS_PROCESS = Ages()
+PROCESS_AGES = ObjectAges()
 """What all job records of this process share: a flow run opens them several times."""

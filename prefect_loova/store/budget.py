@@ -228,7 +228,7 @@ class DailyBudget:
     async def _turn(self, day: date) -> tuple[Reservation | None, str] | None:
         """The submit that was admitted last, and what the next turn is conditional on."""
         key = self.records.object_key("_spend", f"{day}.json")
-        found = await self.records.get_tagged(key)
+        found = await self.records.get_with_etag(key)
         if found is None:
             return None
         try:
@@ -269,7 +269,7 @@ class DailyBudget:
         return by_s3.date()
 
     async def _entries(self, day: date) -> frozenset[Reservation]:
-        listed = await self.records.listed(f"_spend/{day}")
+        listed = await self.records.list_objects(f"_spend/{day}")
         return frozenset(entry for one in listed if (entry := Reservation.named(one.name)))
 
     async def _note(self, day: date, entry: Reservation) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
-from prefect_loova.store.age import date_of
+from prefect_loova.store.age import response_date
 from prefect_loova.store.bucket_check import check_bucket
 from prefect_loova.store.calls import THREADS, call_s3
 from prefect_loova.store.errors import S3_ERRORS, endpoint_of, operation_of, storage_error
@@ -151,7 +151,7 @@ class BucketPrefix:
             raise
         return int(answer["ContentLength"])
 
-    async def listed(self, folder: str) -> list[ListedObject]:
+    async def list_objects(self, folder: str) -> list[ListedObject]:
         """The objects straight below a folder of the prefix.
 
         Raises:
@@ -162,7 +162,7 @@ class BucketPrefix:
         def names() -> list[ListedObject]:
             pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
             return [
-                ListedObject(found["Key"].removeprefix(below), found["LastModified"], _age(date_of(page), found))
+                ListedObject(found["Key"].removeprefix(below), found["LastModified"], _age(response_date(page), found))
                 for page in pages
                 for found in page.get("Contents", [])
             ]
@@ -176,7 +176,7 @@ class BucketPrefix:
                 failure = StorageError(f"{failure.message}: {hint}", http_status=403)
             raise failure from None
 
-    async def folders(self) -> list[str]:
+    async def list_folders(self) -> list[str]:
         """The names of the folders straight below the prefix: one for each job that has a record, and the indexes.
 
         Raises:
@@ -204,13 +204,13 @@ class BucketPrefix:
         Raises:
             StorageError: It cannot be read, or is no JSON.
         """
-        found = await self.get_tagged(object_key, denied_is_missing=denied_is_missing)
+        found = await self.get_with_etag(object_key, denied_is_missing=denied_is_missing)
         try:
             return (json.loads(found[0]), found[1]) if found else None
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({redact(error)})", transient=True) from None
 
-    async def get_tagged(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[bytes, str] | None:
+    async def get_with_etag(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[bytes, str] | None:
         """A small object and its ETag, or None where it is missing; see `get_json`.
 
         Raises:
@@ -290,8 +290,8 @@ class BucketPrefix:
         try:
             answer = await call_s3(operation, threads=self._threads, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
-            self.server_time = date_of(getattr(error, "response", None))
+            self.server_time = response_date(getattr(error, "response", None))
             name = operation_of(operation.__name__)
             raise storage_error(error, self.uri(object_key), self.s3, name) from None
-        self.server_time = date_of(answer)
+        self.server_time = response_date(answer)
         return answer

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from prefect_loova._timing import backoff
 from prefect_loova.errors import RecordMismatchError, StorageError, redact
 from prefect_loova.models.job_record import FORMAT, JobRecord
-from prefect_loova.store.age import THIS_PROCESS, Ages
+from prefect_loova.store.age import PROCESS_AGES, ObjectAges
 from prefect_loova.store.calls import THREADS, call_s3
 from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of, host_of, status_of, storage_error
 from prefect_loova.store.prefix import BucketPrefix, strong_etag
@@ -83,7 +83,7 @@ class JobRecords(BucketPrefix):
         api_origin: str,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        ages: Ages = THIS_PROCESS,
+        ages: ObjectAges = PROCESS_AGES,
         threads: Executor = THREADS,
     ) -> None:
         super().__init__(s3, bucket, prefix, sleep=sleep, threads=threads)
@@ -127,7 +127,7 @@ class JobRecords(BucketPrefix):
             if denied.http_status != 403:
                 raise
             try:
-                await self.listed(key)
+                await self.list_objects(key)
             except StorageError as error:
                 if error.http_status == 403:
                     return None
@@ -298,13 +298,13 @@ class JobRecords(BucketPrefix):
         if failure is not None:
             raise failure
 
-    async def open_keys(self) -> list[str]:
+    async def list_open_keys(self) -> list[str]:
         """The keys in the index of open jobs.
 
         Raises:
             StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
-        return [found.name for found in await self.listed("_open") if is_key(found.name)]
+        return [found.name for found in await self.list_objects("_open") if is_key(found.name)]
 
     def _get(self, object_key: str) -> StoredRecord:
         answer = self.s3.get_object(Bucket=self.bucket, Key=object_key)

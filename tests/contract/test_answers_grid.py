@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
-from prefect_loova._api.responses import Answer, read_submit
+from prefect_loova._api.responses import ApiResponse, parse_submit
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, LoovaError, RejectedError, TooManyRunningTasksError
 from prefect_loova.jobs.context import VideoJobs
@@ -136,7 +136,7 @@ def body_of(code: Any, message: Any, body: str) -> bytes:
 
 def outcome_of(http: int, body: bytes) -> Outcome:
     try:
-        read_submit(Answer.read(http, body))
+        parse_submit(ApiResponse.parse(http, body))
     except TooManyRunningTasksError:
         return "wait"
     except RejectedError:
@@ -301,5 +301,5 @@ def test_a_doubt_shows_where_the_answer_may_name_a_task() -> None:
         ({"code": 400, "message": "no", "data": None, "jobId": 7}, "jobId: '7'"),
     ):
         with pytest.raises(LoovaError, match=shown) as caught:
-            read_submit(Answer.read(200, json.dumps(body).encode()))
+            parse_submit(ApiResponse.parse(200, json.dumps(body).encode()))
         assert isinstance(caught.value, InDoubtError)

@@ -24,7 +24,7 @@ from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
-from prefect_loova.store.age import Ages
+from prefect_loova.store.age import ObjectAges
 from prefect_loova.store.bucket_check import check_bucket
 from prefect_loova.store.records import JobRecords
 from tests.support.docs_blocks import GUIDES, example
@@ -296,7 +296,7 @@ async def test_without_a_usable_date_a_dead_workers_claim_is_taken_over_all_the_
     s3.odd = NO_USABLE_DATE[name]
     clock = Clock()
     async with LoovaClient(loova.api_key, loova.base_url) as api:
-        records = JobRecords(s3.client(), f"ageless-{abs(hash(name))}", "loova", api.origin, ages=Ages(clock))
+        records = JobRecords(s3.client(), f"ageless-{abs(hash(name))}", "loova", api.origin, ages=ObjectAges(clock))
         jobs = VideoJobs(api, records, sleep=clock.sleep, clock=clock)
         await records.create(JobRecord.claimed(REQUEST, api.origin, {"host": "a dead one"}))
         with pytest.raises(WaitTimeoutError):
@@ -315,7 +315,7 @@ async def test_without_a_usable_date_an_overdue_submit_is_in_doubt_and_never_sen
     s3.odd = Odd(date=None)
     clock = Clock()
     async with LoovaClient(loova.api_key, loova.base_url) as api:
-        records = JobRecords(s3.client(), "ageless", "loova", api.origin, ages=Ages(clock))
+        records = JobRecords(s3.client(), "ageless", "loova", api.origin, ages=ObjectAges(clock))
         jobs = VideoJobs(api, records, sleep=clock.sleep, clock=clock)
         stored = await records.create(JobRecord.claimed(REQUEST, api.origin, {"host": "a dead one"}))
         await records.advance(stored, stored.record.move("begin", post_timeout_seconds=60))
@@ -328,7 +328,7 @@ async def test_without_a_usable_date_an_overdue_submit_is_in_doubt_and_never_sen
 async def test_an_age_begins_again_with_each_version_of_a_record(s3: OddS3) -> None:
     s3.odd = Odd(date=None)
     clock = Clock()
-    records = JobRecords(s3.client(), "versions", "loova", "https://api.loova.test", ages=Ages(clock))
+    records = JobRecords(s3.client(), "versions", "loova", "https://api.loova.test", ages=ObjectAges(clock))
     stored = await records.create(JobRecord.claimed(REQUEST, records.api_origin, {}))
     assert (await records.expect(REQUEST.key)).age == 0
     clock.now = 40

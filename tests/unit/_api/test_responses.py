@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefect_loova._api.responses import Answer, read_credits, read_submit, read_task
+from prefect_loova._api.responses import ApiResponse, parse_credits, parse_submit, parse_task
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import (
     AuthenticationError,
@@ -48,7 +48,7 @@ def envelope(code: Any = 200, message: Any = "success", data: Any = None, **more
 
 
 def submitted(http: int, body: bytes, **settings: Any) -> Any:
-    return read_submit(Answer.read(http, body), **settings)
+    return parse_submit(ApiResponse.parse(http, body), **settings)
 
 
 # A submit: purchases.
@@ -306,13 +306,13 @@ def test_a_limit_is_waited_for_unless_the_message_says_that_the_request_was_take
 def test_a_location_that_may_name_a_task_is_in_doubt(location: str) -> None:
     for http, body in ((303, b""), (302, HTML), (307, envelope(400, "no")), (400, b"")):
         with pytest.raises(InDoubtError, match="Location: "):
-            read_submit(Answer.read(http, body, location=location))
+            parse_submit(ApiResponse.parse(http, body, location=location))
 
 
 @pytest.mark.parametrize("location", [None, "/login", "https://loova.ai/api/v1/video/seedance-2", "https://h.test/"])
 def test_a_redirect_to_elsewhere_is_a_refusal(location: str | None) -> None:
     with pytest.raises(RejectedError, match="base URL"):
-        read_submit(Answer.read(302, b"", location=location))
+        parse_submit(ApiResponse.parse(302, b"", location=location))
 
 
 @pytest.mark.parametrize(
@@ -382,8 +382,8 @@ LONG = "x" * 3_000_000
 def test_no_text_of_loovas_makes_a_purchase_or_a_record_large() -> None:
     result = {"status": LONG, "error_message": LONG, "video_url": f"https://h/{LONG}", "finished_at": LONG}
     data = {"task_id": "t", "status": LONG, "model": LONG, "created_at": LONG, "credits_cost": LONG, "result": result}
-    answer = Answer.read(200, envelope(200, LONG, data, trace_id=LONG))
-    for task in (read_submit(answer), read_task(answer, "t")):
+    answer = ApiResponse.parse(200, envelope(200, LONG, data, trace_id=LONG))
+    for task in (parse_submit(answer), parse_task(answer, "t")):
         assert task.task_id == "t"
         assert len(repr(task)) < 4_000
         assert len(task.trace_id or "") == 200
@@ -453,9 +453,9 @@ DEEP = [b"[" * 500_000, b'{"data":' * 200_000, b'{"code":200,"data":' + b"[" * 9
 def test_json_nested_deeply_is_read_like_any_other_answer(http: int, body: bytes) -> None:
     with pytest.raises(LoovaError):
         submitted(http, body)
-    for read in (lambda answer: read_task(answer, "t"), read_credits):
+    for read in (lambda answer: parse_task(answer, "t"), parse_credits):
         with pytest.raises(LoovaError):
-            read(Answer.read(http, body))
+            read(ApiResponse.parse(http, body))
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_a_cost_that_is_no_charge_is_reported_and_ignored(cost: Any, caplog: pyt
     caplog.set_level(logging.WARNING)
     assert submitted(200, envelope(data={"task_id": "t", "credits_cost": cost})).credits_cost is None
     ended = {"task_id": "t", "status": "succeeded", "credits_cost": cost}
-    assert read_task(Answer.read(200, envelope(data=ended)), "t").credits_cost is None
+    assert parse_task(ApiResponse.parse(200, envelope(data=ended)), "t").credits_cost is None
     told = [record.getMessage() for record in logged(caplog)]
     assert len(told) == 2
     assert all("credits_cost" in line and "task t" in line and "ignored" in line for line in told)
@@ -532,9 +532,9 @@ def test_any_answer_to_a_submit_is_a_task_id_a_refusal_or_a_doubt(http: int, bod
 
 @given(STATUSES, BODIES)
 def test_any_answer_to_a_read_is_a_value_or_an_error_of_this_package(http: int, body: bytes) -> None:
-    for read in (lambda answer: read_task(answer, "t"), read_credits):
+    for read in (lambda answer: parse_task(answer, "t"), parse_credits):
         try:
-            read(Answer.read(http, body)).model_dump_json().encode()
+            read(ApiResponse.parse(http, body)).model_dump_json().encode()
         except LoovaError as error:
             assert not isinstance(error, InDoubtError)
             str(error).encode()
@@ -544,7 +544,7 @@ def test_any_answer_to_a_read_is_a_value_or_an_error_of_this_package(http: int, 
 
 
 def polled(body: bytes, http: int = 200) -> Any:
-    return read_task(Answer.read(http, body), "record_id")
+    return parse_task(ApiResponse.parse(http, body), "record_id")
 
 
 def test_the_contradiction_of_the_quickstart_is_a_success() -> None:
@@ -673,7 +673,7 @@ def test_credits_are_read() -> None:
         b'{"code": 200, "trace_id": "...", "message": null,'
         b' "data": {"api_available_credits": 47995, "api_total_credits": 51000}}'
     )
-    balance = read_credits(Answer.read(200, body))
+    balance = parse_credits(ApiResponse.parse(200, body))
     assert (balance.available, balance.total) == (47995, 51000)
 
 
@@ -682,16 +682,16 @@ def test_credits_are_read() -> None:
 )
 def test_an_answer_without_credits_is_unexpected(data: Any) -> None:
     with pytest.raises(UnexpectedResponseError, match="credits"):
-        read_credits(Answer.read(200, envelope(data=data)))
+        parse_credits(ApiResponse.parse(200, envelope(data=data)))
 
 
 def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole() -> None:
     result = {"status": "failed", "error_message": "key K1234 is bad", "video_url": "https://K1234.test/"}
     data = {"task_id": "t_K1234", "status": "for K1234", "result": result}
-    task = read_task(Answer.read(200, envelope(data=data)).without("K1234"), "t_K1234")
+    task = parse_task(ApiResponse.parse(200, envelope(data=data)).without("K1234"), "t_K1234")
     assert task.error_message == "key [API key] is bad"
     assert (task.task_id, task.video_url) == ("t_K1234", "https://K1234.test/")
-    answer = Answer.read(400, envelope(400, "K1234 is \\u004b1234 K1234", trace_id="K1234")).without("K1234")
+    answer = ApiResponse.parse(400, envelope(400, "K1234 is \\u004b1234 K1234", trace_id="K1234")).without("K1234")
     assert "K1234" not in f"{answer.message}{answer.trace_id}"
 
 
@@ -699,10 +699,10 @@ def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole(
 def test_a_secret_at_the_bound_of_a_text_is_cut_out_whole(before: int) -> None:
     text = "é" * before + "Bearer-0123456789-abcdef" + "é" * 3_000
     body = envelope(400, text, {"id": text}, trace_id=text)
-    answer = Answer.read(400, body).without("Bearer-0123456789-abcdef")
-    assert "Bearer-0" not in f"{answer.message}{answer.trace_id}{answer.trace}"
+    answer = ApiResponse.parse(400, body).without("Bearer-0123456789-abcdef")
+    assert "Bearer-0" not in f"{answer.message}{answer.trace_id}{answer.task_evidence}"
 
 
 def test_a_key_that_is_a_word_of_the_envelope_does_not_spoil_a_purchase() -> None:
     for key in ("data", "task_id", "a", "200", "t"):
-        assert read_submit(Answer.read(200, envelope(data={"task_id": "task"})).without(key)).task_id == "task"
+        assert parse_submit(ApiResponse.parse(200, envelope(data={"task_id": "task"})).without(key)).task_id == "task"
