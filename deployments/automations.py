@@ -1,9 +1,9 @@
-"""Automations as code: notify on a job in doubt, on a failed job, on low credits, and on a failed run.
+"""Create automations that notify you of a job in doubt, a failed job, low credits, and a failed run.
 
     python deployments/automations.py --block slack-webhook/on-call
 
-The block is a notification block that exists already (Slack, e-mail, a custom webhook, ...). Run it again to bring the
-automations up to date. docs/events.md lists the events.
+Create the notification block first (Slack, email, a custom webhook, ...). To update the automations, run the command
+again. docs/events.md lists the events.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WATCHED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Loova job in doubt": (
         "loova.job.in_doubt",
         {"prefect.resource.id": "loova.job.*"},
-        "A submit was sent and its answer is lost: a person decides (resolve-job). " + _ABOUT_THE_JOB,
+        "A submit was sent, but its answer is lost. A person must decide (resolve-job). " + _ABOUT_THE_JOB,
     ),
     "Loova job failed": (
         "loova.job.failed",
@@ -33,23 +33,23 @@ WATCHED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Loova credits low": (
         "loova.credits.low",
         {"prefect.resource.id": "loova.account.*"},
-        "The Loova account runs low. {{ event.payload }}",
+        "The Loova account is low on credits. {{ event.payload }}",
     ),
     "Loova run failed": (
         "prefect.flow-run.Failed prefect.flow-run.Crashed prefect.flow-run.TimedOut",
         {"prefect.resource.id": "prefect.flow-run.*"},
-        "The flow run {{ flow_run.name }} ended badly: {{ flow_run.state.name }}, {{ flow_run.state.message }}",
+        "The flow run {{ flow_run.name }} failed: {{ flow_run.state.name }}, {{ flow_run.state.message }}",
     ),
 }
-"""For each automation, by its name: the events, the resource, and what the notification says."""
+"""The events, the resource and the text of the notification, by the name of the automation."""
 
 
 def automations(block_id: Any) -> list[Automation]:
-    """The automations, each of which notifies by one block."""
+    """Return the automations. Each notifies through the block with this id."""
     return [
         Automation(
             name=name,
-            description="Made by deployments/automations.py of prefect-loova",
+            description="Created by deployments/automations.py of prefect-loova",
             trigger=EventTrigger(
                 expect=set(event.split()),
                 match=resource,
@@ -65,24 +65,24 @@ def automations(block_id: Any) -> list[Automation]:
 
 
 def main(argv: list[str]) -> None:
-    """Make the automations, or bring them up to date."""
-    parser = argparse.ArgumentParser(description="Notify on jobs in doubt, failures and low credits.")
-    parser.add_argument("--block", required=True, metavar="TYPE/NAME", help="a notification block, by slug and name")
+    """Create or update the automations."""
+    parser = argparse.ArgumentParser(description="Notify a person of jobs in doubt, failures and low credits.")
+    parser.add_argument("--block", required=True, metavar="TYPE/NAME", help="the notification block, as slug/name")
     name = parser.parse_args(argv).block
     try:
         block: Any = Block.load(name)
     except ValueError:
-        parser.error(f"argument --block: {name!r} was given: there is no such block; make it in the UI under Blocks")
+        parser.error(f"argument --block: {name!r} was given: no such block exists; create it in the UI under Blocks")
     for automation in automations(block._block_document_id):
         try:
             known = Automation.read(name=automation.name)
         except ValueError:
             automation.create()
-            print(f"made: {automation.name}")
+            print(f"created: {automation.name}")
         else:
             automation.id = known.id  # type: ignore[union-attr]
             automation.update()
-            print(f"up to date: {automation.name}")
+            print(f"updated: {automation.name}")
 
 
 if __name__ == "__main__":

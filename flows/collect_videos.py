@@ -1,10 +1,11 @@
-"""Finish what other runs left: a flow for a schedule of every minute or so, and a command.
+"""Save the videos of other runs, submit queued requests, and report jobs in doubt. Use it as a flow or as a command.
 
     python flows/collect_videos.py --bucket my-bucket
     python flows/collect_videos.py KEY --bucket my-bucket
 
-With a job's key, the beginning of its key, or its Loova task, only that job is looked at. Exit codes: 0 looked at all;
-2 invalid input; 1 anything else.
+Schedule it every minute or so. With a job's key, the beginning of its key, or its Loova task, it checks that job only.
+
+Exit codes: 0 all jobs were checked; 2 invalid input; 1 any other error.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ __all__ = ["collect_videos"]
 
 
 def parser() -> Parser:
-    """The command's arguments."""
-    parser = Parser(prog="collect_videos.py", description="Save what is made, submit what is queued, and end.")
-    parser.add_argument("key", nargs="?", default="", help="only this job: its key, or its Loova task")
+    """Return the parser of the command."""
+    parser = Parser(prog="collect_videos.py", description="Save videos that are ready, and submit what is queued.")
+    parser.add_argument("key", nargs="?", default="", help="collect only this job: its key, or its Loova task")
     parser.add_place()
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Look at the open jobs once and print what was found."""
+    """Check the open jobs once, and print the result."""
 
     async def collect(where: Place) -> CollectedVideos:
         return await collect_videos(where.credentials, where.bucket, prefix=args.prefix, key=args.key)
 
-    found = in_place(args, collect)
-    print(found.model_dump_json() if args.json else found.summary)
+    collected = in_place(args, collect)
+    print(collected.model_dump_json() if args.json else collected.summary)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Make the videos of a list, CSV or JSON lines: a flow to deploy, and a command.
+"""Make the videos of a list (CSV or JSON lines). Use it as a flow or as a command.
 
     python flows/generate_from_manifest.py prompts.csv --bucket my-bucket --dry-run
     python flows/generate_from_manifest.py prompts.csv --bucket my-bucket --max-credits 2000
     python flows/generate_from_manifest.py s3://my-bucket/prompts.jsonl --bucket my-bucket --no-wait
 
-Exit codes: 0 all videos are there; 2 invalid input; 4 some are missing, the report says why; 6 over the budget, nothing
-was started; 1 anything else.
+Exit codes: 0 all videos are in the bucket; 2 invalid input; 4 some videos are missing, and the report says why; 6 over
+budget, and nothing was submitted; 1 any other error.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ __all__ = ["generate_from_manifest"]
 
 
 def parser() -> Parser:
-    """The command's arguments."""
-    parser = Parser(prog="generate_from_manifest.py", description="Make the videos of a list, each paid once.")
+    """Return the parser of the command."""
+    parser = Parser(prog="generate_from_manifest.py", description="Make the videos of a list, and pay for each once.")
     parser.add_argument("manifest", metavar="FILE", help="a .csv or .jsonl file, or its s3:// URI")
-    parser.add_argument("--dry-run", action="store_true", help="show the price table and spend nothing")
-    parser.add_argument("--max-credits", metavar="N", type=amount, help="the credits that may be spent: a hard stop")
-    parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="to be left in the account")
-    parser.add_argument("--stop-at-budget", action="store_true", help="make as many as fit, instead of none")
+    parser.add_argument("--dry-run", action="store_true", help="show the prices and spend nothing")
+    parser.add_argument("--max-credits", metavar="N", type=amount, help="the most credits to spend (a hard limit)")
+    parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="credits to keep in the account")
+    parser.add_argument("--stop-at-budget", action="store_true", help="over budget: make as many as fit, not none")
     parser.add_argument("--no-wait", action="store_true", help="queue the videos; collect_videos.py does the rest")
-    parser.add_argument("--media-folder", metavar="DIR", help="where the local files lie that the list may name")
+    parser.add_argument("--media-folder", metavar="DIR", help="the folder of the local files that the list names")
     parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")
     parser.add_place()
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Make the videos and print what became of them."""
+    """Make the videos, and print the report."""
 
     async def make(where: Place) -> BatchReport:
-        # Before a run and perhaps a Prefect server is started; the flow reads the list again.
+        # Report errors in the list before a run, and perhaps a Prefect server, starts. The flow reads the list again.
         read_manifest(await Manifest(args.manifest, where.bucket).read(), args.manifest)
         return await generate_from_manifest(
             args.manifest,
@@ -57,8 +57,8 @@ def main(args: argparse.Namespace) -> None:
         )
 
     report = in_place(args, make)
-    told = f"{report.left_to_buy}; a dry run, nothing was spent" if args.dry_run else report.summary
-    print(report.model_dump_json() if args.json else told)
+    line = f"{report.left_to_buy}; a dry run, nothing was spent" if args.dry_run else report.summary
+    print(report.model_dump_json() if args.json else line)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Make one video on Loova and save it in a bucket: a flow to deploy, and a command.
+"""Make one video on Loova and save it in a bucket. Use it as a flow or as a command.
 
-Deployed, `generate_video` shows a form in the Prefect UI. As a command:
+A deployment of `generate_video` has a form in the Prefect UI. As a command:
 
     python flows/generate_video.py "A futuristic city at sunset" --bucket my-bucket
     python flows/generate_video.py "A futuristic city at sunset" --simulate
 
-Running the same request again never pays again. Exit codes: 0 saved; 2 invalid input; 3 in doubt; 4 rejected or
-failed by Loova; 5 still running when waiting ended (run it again to go on); 1 anything else.
+If you run the same request again, you do not pay again.
+
+Exit codes: 0 saved; 2 invalid input; 3 in doubt; 4 rejected by Loova, or the task failed; 5 still running when the wait
+ended (run it again to continue); 6 over the budget of the day; 1 any other error.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ REPORTED = ("state", "task_id", "video", "record", "size_bytes", "sha256", "cred
 
 
 def parser() -> Parser:
-    """The command's arguments."""
+    """Return the parser of the command."""
     parser = Parser(prog="generate_video.py", description="Make one video on Loova and save it in a bucket.")
     parser.add_argument("prompt", help="what the video shows")
-    # No `choices`: the request reports all violations together.
+    # Without `choices`, because the request reports all errors together.
     parser.add_argument("--model", metavar="M", help=f"{' or '.join(get_args(Model))} (default: the first)")
     parser.add_argument(
         "--function-mode", metavar="F", help=f"{' or '.join(get_args(FunctionMode))} (default: the first)"
@@ -44,15 +46,21 @@ def parser() -> Parser:
     )
     parser.add_argument("--video", metavar="M", action="append", default=[], help="a reference video, likewise")
     parser.add_argument("--audio", metavar="M", action="append", default=[], help="a reference audio, likewise")
-    parser.add_argument("--take", metavar="N", type=number, help="another number is another video, paid anew")
-    parser.add_argument("--max-wait", metavar="SECONDS", type=seconds, default=MAX_WAIT, help="default: 4 hours")
+    parser.add_argument("--take", metavar="N", type=number, help="a new number buys another video")
+    parser.add_argument(
+        "--max-wait",
+        metavar="SECONDS",
+        type=seconds,
+        default=MAX_WAIT,
+        help="longest wait, in seconds (default: 4 hours)",
+    )
     parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")
     parser.add_place()
     return parser
 
 
 def request_of(args: argparse.Namespace) -> VideoRequest:
-    """The request that the arguments describe."""
+    """Return the request that the arguments describe."""
     given = {
         "prompt": args.prompt,
         "model": args.model,
@@ -71,7 +79,7 @@ def request_of(args: argparse.Namespace) -> VideoRequest:
 
 
 async def make(args: argparse.Namespace, request: VideoRequest, where: Place) -> SavedVideo:
-    """Run the flow."""
+    """Run the flow with the arguments."""
     return await generate_video(
         request,
         credentials=where.credentials,
@@ -83,7 +91,7 @@ async def make(args: argparse.Namespace, request: VideoRequest, where: Place) ->
 
 
 def main(args: argparse.Namespace) -> None:
-    """Make the video and print where it is."""
+    """Make the video, and print its location."""
     request = request_of(args)
     path = None
     if args.simulate:
@@ -102,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     paid = "paid by an earlier run" if saved.reused else "paid now"
     print(f"{saved.video}\n{saved.size_bytes:,} bytes, {cost}, {paid}, Loova task {saved.task_id}")
     if path is not None:
-        print(f"Simulated: a test picture, to open on this machine:\n{path}")
+        print(f"Simulated: the video is a test picture. Open it on this machine:\n{path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""List the jobs in doubt, or carry out what a person decided about one: a flow to deploy, and a command.
+"""List the jobs in doubt, or decide about one of them. Use it as a flow or as a command.
 
-Deployed, `resolve_job` shows a form in the Prefect UI, and its artifact lists the jobs. As a command:
+A deployment of `resolve_job` has a form in the Prefect UI, and publishes the jobs as an artifact. As a command:
 
     python flows/resolve_job.py --bucket my-bucket
     python flows/resolve_job.py KEY adopt TASK_ID --bucket my-bucket --why "found it in the dashboard"
@@ -8,8 +8,9 @@ Deployed, `resolve_job` shows a form in the Prefect UI, and its artifact lists t
     python flows/resolve_job.py KEY give-up --bucket my-bucket
     python flows/resolve_job.py KEY take-back --bucket my-bucket --why "it is another job's task"
 
-`python -m prefect_loova.resolve` is the same, where only the package is installed. Exit codes: 0 listed or decided;
-2 invalid input; 1 anything else.
+Without the checkout, use `python -m prefect_loova.resolve`. It is the same command.
+
+Exit codes: 0 listed or decided; 2 invalid input; 1 any other error.
 """
 
 from __future__ import annotations

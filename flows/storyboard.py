@@ -1,11 +1,13 @@
-"""Make a story of several shots, joined into one film: a flow to deploy, and a command.
+"""Make the shots of a story and join them into one film. Use it as a flow or as a command.
 
     python flows/storyboard.py story.yaml --bucket my-bucket --dry-run
     python flows/storyboard.py story.yaml --bucket my-bucket --max-credits 2000
     python flows/storyboard.py story.yaml --simulate
 
-Running it again pays for nothing twice: it goes on where an earlier run ended. Exit codes: 0 the film is there; 2
-invalid input; 4 shots are missing, the message says why; 6 over the budget, nothing was started; 1 anything else.
+If you run it again, it continues where the earlier run ended, and pays for no shot twice.
+
+Exit codes: 0 the film is in the bucket; 2 invalid input; 4 shots are missing, and the message says why; 6 over budget,
+and nothing was submitted; 1 any other error.
 """
 
 from __future__ import annotations
@@ -24,20 +26,20 @@ __all__ = ["generate_storyboard"]
 
 
 def parser() -> Parser:
-    """The command's arguments."""
-    parser = Parser(prog="storyboard.py", description="Make a story of several shots, joined into one film.")
+    """Return the parser of the command."""
+    parser = Parser(prog="storyboard.py", description="Make the shots of a story, and join them into one film.")
     parser.add_argument("storyboard", metavar="FILE", help="a .yaml or .json file, or its s3:// URI")
-    parser.add_argument("--dry-run", action="store_true", help="show the price table and spend nothing")
-    parser.add_argument("--max-credits", metavar="N", type=amount, help="the credits that may be spent: a hard stop")
-    parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="to be left in the account")
-    parser.add_argument("--media-folder", metavar="DIR", help="where the local files lie that the shots may name")
+    parser.add_argument("--dry-run", action="store_true", help="show the prices and spend nothing")
+    parser.add_argument("--max-credits", metavar="N", type=amount, help="the most credits to spend (a hard limit)")
+    parser.add_argument("--keep-credits", metavar="N", type=amount, default=0.0, help="credits to keep in the account")
+    parser.add_argument("--media-folder", metavar="DIR", help="the folder of the local files that the shots name")
     parser.add_argument("--poll-seconds", metavar="S", type=seconds, help="the first pause between polls (default: 20)")
     parser.add_place()
     return parser
 
 
 async def make(args: argparse.Namespace, where: Place) -> StoryReport:
-    """Read the storyboard, before a run and perhaps a Prefect server is started; then run the flow."""
+    """Run the flow. Report errors in the storyboard before a run, and perhaps a Prefect server, starts."""
     read_storyboard(await Manifest(args.storyboard, where.bucket, what="storyboard").read(), args.storyboard)
     return await generate_storyboard(
         args.storyboard,
@@ -53,7 +55,7 @@ async def make(args: argparse.Namespace, where: Place) -> StoryReport:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Make the film and print where it is."""
+    """Make the film, and print its location."""
     path: Path | None = None
     if args.simulate:
         with simulated(args.state) as where:
@@ -63,10 +65,10 @@ def main(args: argparse.Namespace) -> None:
                 path = to_disk(report.film, where.bucket, args.state / "videos" / name)
     else:
         report = asyncio.run(make(args, asyncio.run(place(args))))
-    told = f"{report.shots.left_to_buy}; a dry run, nothing was spent" if args.dry_run else report.summary
-    print(report.model_dump_json() if args.json else told)
+    line = f"{report.shots.left_to_buy}; a dry run, nothing was spent" if args.dry_run else report.summary
+    print(report.model_dump_json() if args.json else line)
     if path is not None and not args.json:
-        print(f"Simulated: a test picture, to open on this machine:\n{path}")
+        print(f"Simulated: the film is a test picture. Open it on this machine:\n{path}")
 
 
 if __name__ == "__main__":
