@@ -25,7 +25,8 @@ from prefect_loova import SavedVideo, VideoRequest, generate_video
 from prefect_loova.command import Parser, Place, number, place, run, say, seconds, simulated, to_disk
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import MAX_WAIT
-from prefect_loova.models.request import FunctionMode, Model, Ratio
+from prefect_loova.models.prices import Model
+from prefect_loova.models.request import FunctionMode, Ratio
 
 REPORTED = ("state", "task_id", "video", "record", "size_bytes", "sha256", "credits_cost", "reused")
 

@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Any
 from prefect_loova._moved import keep_old_names
 
 if TYPE_CHECKING:
-    from prefect_loova.batches.credits import CreditsReport as CreditsReport
-    from prefect_loova.batches.plan import BatchReport as BatchReport
-    from prefect_loova.batches.plan import VideoOutcome as VideoOutcome
-    from prefect_loova.batches.storyboard import StoryReport as StoryReport
     from prefect_loova.client import LoovaClient as LoovaClient
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
     from prefect_loova.errors import BatchError as BatchError
@@ -29,14 +25,18 @@ if TYPE_CHECKING:
     from prefect_loova.flows.maintenance import resolve_job as resolve_job
     from prefect_loova.flows.storyboard import generate_storyboard as generate_storyboard
     from prefect_loova.flows.video import generate_video as generate_video
-    from prefect_loova.jobs.collect import CollectedVideos as CollectedVideos
     from prefect_loova.models.media_types import MediaRules as MediaRules
-    from prefect_loova.models.request import CreditBalance as CreditBalance
-    from prefect_loova.models.request import JobInDoubt as JobInDoubt
-    from prefect_loova.models.request import SavedVideo as SavedVideo
-    from prefect_loova.models.request import Submission as Submission
+    from prefect_loova.models.reports import BatchReport as BatchReport
+    from prefect_loova.models.reports import CollectedVideos as CollectedVideos
+    from prefect_loova.models.reports import CreditsReport as CreditsReport
+    from prefect_loova.models.reports import StoryReport as StoryReport
+    from prefect_loova.models.reports import VideoOutcome as VideoOutcome
     from prefect_loova.models.request import VideoRequest as VideoRequest
-    from prefect_loova.models.request import VideoTask as VideoTask
+    from prefect_loova.models.results import CreditBalance as CreditBalance
+    from prefect_loova.models.results import JobInDoubt as JobInDoubt
+    from prefect_loova.models.results import SavedVideo as SavedVideo
+    from prefect_loova.models.results import Submission as Submission
+    from prefect_loova.models.results import VideoTask as VideoTask
     from prefect_loova.tasks import get_credits as get_credits
     from prefect_loova.tasks import prepare_media as prepare_media
     from prefect_loova.tasks import save_video as save_video

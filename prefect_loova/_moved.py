@@ -6,26 +6,39 @@ Prefect keeps the result of a task with the module of its class, and a project's
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 _MOVED = {
-    "accounts": "batches.credits",
-    "batch": "batches.plan",
-    "collecting": "jobs.collect",
-    "manifest": "batches.manifest",
-    "manifests": "_prefect.manifest_files",
-    "media_types": "models.media_types",
-    "states": "models.job_record",
-    "storyboard": "batches.storyboard",
+    "accounts": ("models.reports",),
+    "batch": ("models.reports",),
+    "collecting": ("models.reports", "jobs.collect"),
+    "manifest": ("batches.manifest",),
+    "manifests": ("_prefect.manifest_files",),
+    "media_types": ("models.media_types",),
+    "states": ("models.job_record",),
+    "storyboard": ("models.reports", "batches.storyboard"),
 }
+
+
+def first_with(name: str, *modules: str) -> Any:
+    """Return an attribute from the first of some modules that has it.
+
+    Raises:
+        AttributeError: None of them has it.
+    """
+    for module in modules:
+        with suppress(AttributeError):
+            return getattr(import_module(module), name)
+    raise AttributeError(f"none of {', '.join(modules)} has {name!r}")
 
 
 class _Moved(ModuleType):
     def __getattr__(self, name: str) -> Any:
         package, _, old = self.__name__.rpartition(".")
-        return getattr(import_module(f"{package}.{_MOVED[old]}"), name)
+        return first_with(name, *(f"{package}.{module}" for module in _MOVED[old]))
 
 
 def keep_old_names(package: str) -> None:

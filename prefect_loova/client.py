@@ -35,7 +35,8 @@ from prefect_loova.errors import (
     redact,
 )
 from prefect_loova.models.media import Medium, shown_media
-from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import CreditBalance, VideoTask
 
 DEFAULT_BASE_URL = "https://api.loova.ai/api"
 """The quickstart's base URL; some other pages print https://api.loova.ai without `/api`."""

@@ -24,7 +24,7 @@ from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.doubt import Doubts, decide, job_in_doubt, look_for_doubts
 from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
-from prefect_loova.models.request import JobInDoubt
+from prefect_loova.models.results import JobInDoubt
 
 
 def parser() -> Parser:

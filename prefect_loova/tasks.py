@@ -28,7 +28,8 @@ from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs import wait as waiting
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.media_identity import Preparing
-from prefect_loova.models.request import CreditBalance, SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
 
 
 def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -31,7 +31,7 @@ from prefect_loova.errors import (
     UnexpectedResponseError,
     redact,
 )
-from prefect_loova.models.request import CreditBalance, VideoTask
+from prefect_loova.models.results import CreditBalance, VideoTask
 
 SUCCEEDED = frozenset({"succeeded", "success", "completed"})
 FAILED = frozenset({"failed", "error", "canceled", "cancelled"})

@@ -21,11 +21,9 @@ from prefect_loova._prefect.pages import (
     story_page,
     video_page,
 )
-from prefect_loova.batches.credits import CreditsReport
-from prefect_loova.batches.plan import BatchReport
-from prefect_loova.batches.storyboard import StoryReport
 from prefect_loova.errors import redact
-from prefect_loova.models.request import JobInDoubt, SavedVideo
+from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport
+from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 
 def artifact_key(kind: str, key: str) -> str:

@@ -15,11 +15,11 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_API_URL
 
-from prefect_loova.batches.credits import CreditsReport
 from prefect_loova.errors import redact
 from prefect_loova.jobs.context import JobEvent
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.reports import CreditsReport
 
 log = logging.getLogger(__name__)
 

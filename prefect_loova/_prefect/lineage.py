@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from prefect_loova._prefect.context import deployment_name
 from prefect_loova.errors import redact
-from prefect_loova.models.request import SavedVideo
+from prefect_loova.models.results import SavedVideo
 
 
 @contextmanager

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
-from prefect_loova.batches.credits import CreditsReport
-from prefect_loova.batches.plan import BatchReport, Outcome, VideoOutcome, format_credits
-from prefect_loova.batches.storyboard import StoryReport
 from prefect_loova.errors import redact
-from prefect_loova.models.request import JobInDoubt, SavedVideo
+from prefect_loova.models.prices import format_credits
+from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, StoryReport, VideoOutcome
+from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 MOST_INLINED = 256 * 1024
 """The largest data URI of one picture, in bytes of the page."""

@@ -12,10 +12,10 @@ from prefect_loova._prefect.artifacts import publish_video
 from prefect_loova._prefect.lineage import record_asset
 from prefect_loova._prefect.links import links_to
 from prefect_loova._prefect.pages import MOST_POSTERS, Picture
-from prefect_loova.batches.plan import BatchReport
 from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.request import SavedVideo
+from prefect_loova.models.reports import BatchReport
+from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
 from prefect_loova.store.reader import S3File
 

@@ -18,9 +18,9 @@ from prefect.logging import get_run_logger
 from prefect_loova._prefect.artifacts import artifact_key
 from prefect_loova._prefect.pages import duration, escaped
 from prefect_loova._timing import Clock
-from prefect_loova.batches.plan import VideoOutcome
 from prefect_loova.errors import redact
-from prefect_loova.models.request import Submission
+from prefect_loova.models.reports import VideoOutcome
+from prefect_loova.models.results import Submission
 
 _BATCH_SECONDS = 5.0
 _USUAL_SECONDS = 240.0

@@ -4,49 +4,9 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.reports import CreditsReport, DaySpent
 from prefect_loova.store.budget import AttemptCost, today
-
-
-class DaySpent(BaseModel):
-    """What one model and deployment spent on one day."""
-
-    model_config = ConfigDict(frozen=True)
-
-    day: date = Field(description="The day, in UTC.")
-    model: str = Field(description="The model that was asked for.")
-    deployment: str = Field(description="The Prefect deployment; empty for runs without one.")
-    videos: int = Field(description="How many submits count.")
-    credits: float = Field(description="What they cost, or may yet, in credits.")
-    unsettled: float = Field(description="Of that, what may still change: running, in doubt, reserved.")
-
-
-class CreditsReport(BaseModel):
-    """The account's credits, and what was spent below one prefix, by the job records."""
-
-    model_config = ConfigDict(frozen=True)
-
-    api_origin: str = Field(description="The API that the account is of.")
-    available: float = Field(description="Credits that can be spent.")
-    low_below: float = Field(description="The credits below which the balance is low.")
-    days: tuple[DaySpent, ...] = Field(description="The days with something spent, the latest first.")
-    problems: tuple[tuple[str, str], ...] = Field(
-        (), description="Jobs whose record is wrong or cannot be read, which count at their estimate: key and reason."
-    )
-
-    @property
-    def is_low(self) -> bool:
-        """Whether somebody should buy credits."""
-        return self.available < self.low_below
-
-    @property
-    def summary(self) -> str:
-        """One line for a log."""
-        spent = sum(day.credits for day in self.days)
-        low = f", which is below {self.low_below:,.10g}" if self.is_low else ""
-        return f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days looked at"
 
 
 async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> CreditsReport:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from prefect_loova.batches.storyboard import film_id
 from prefect_loova.errors import PreviewError, StorageError, redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.request import SavedVideo
+from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.errors import S3_ERRORS, storage_error
 from prefect_loova.store.previews import preview_keys, save_previews
 from prefect_loova.store.reader import S3File

@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_loova.batches.cells import parse_whole_number, split_media
-from prefect_loova.batches.plan import BatchReport
 from prefect_loova.errors import InvalidRequestError, first_lines, redact
+from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
 
 MAX_ROWS = 10_000

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
 
 from prefect_loova.errors import (
     BudgetError,
@@ -17,73 +15,11 @@ from prefect_loova.errors import (
     redact,
 )
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.request import USD_PER_CREDIT, JobState, SavedVideo, Submission, VideoRequest
-
-Outcome = Literal["failed", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
-"""What became of a request, those that need a person first.
-
-`saved`: bought by this run, and in the bucket. `reused`: bought before, and in the bucket. `submitted`: bought, and
-not saved yet. `queued`: waits for a collector to submit it. `not_started`: not bought, the reason says why.
-"""
-
-
-class VideoOutcome(BaseModel):
-    """What became of one request of a batch."""
-
-    model_config = ConfigDict(frozen=True)
-
-    key: str = Field(description="The request's key.")
-    name: str = Field(description="What is made.")
-    rows: tuple[int, ...] = Field(description="Where it stands in the list that was given, counted from 1.")
-    outcome: Outcome = Field(description="What became of it; `Outcome` tells what each means.")
-    reason: str = Field("", description="Why there is no video.")
-    task_id: str | None = Field(None, description="The Loova task.")
-    video: str | None = Field(None, description="The video, as an s3:// URI.")
-    differs: str = Field("", description="How the video differs from what was asked for; empty where it does not.")
-    credits_estimate: float = Field(description="The price by the table, in credits.")
-    credits_charged: float = Field(0.0, description="What this run spent on it, or may have, in credits.")
-
-    @property
-    def line(self) -> str:
-        """How it ended, what this run spent on it, and why, as one line of an error."""
-        spent = f"{self.credits_charged:g} credits spent" if self.credits_charged else "no credits spent"
-        return f"{self.name}: {self.outcome.replace('_', ' ')}, {spent}, {self.reason}"
-
-
-class BatchReport(BaseModel):
-    """What became of every request of a batch, in the order that they were given."""
-
-    model_config = ConfigDict(frozen=True)
-
-    videos: tuple[VideoOutcome, ...] = Field(description="Each request once, however often it was given.")
-
-    def count(self, *outcomes: Outcome) -> int:
-        """How many requests had one of these outcomes; all of them, if none is given."""
-        return sum(not outcomes or video.outcome in outcomes for video in self.videos)
-
-    @property
-    def credits_charged(self) -> float:
-        """What this run spent, or may have spent, in credits."""
-        return sum(video.credits_charged for video in self.videos)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every video is in the bucket."""
-        return self.count("saved", "reused") == self.count()
-
-    @property
-    def left_to_buy(self) -> str:
-        """One line: what is not started, and what it may cost."""
-        left = [video for video in self.videos if video.outcome == "not_started"]
-        most = format_credits(sum(video.credits_estimate for video in left))
-        return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}"
-
-    @property
-    def summary(self) -> str:
-        """One line for a log."""
-        counts = Counter(video.outcome for video in self.videos)
-        told = ", ".join(f"{counts[one]} {one.replace('_', ' ')}" for one in reversed(get_args(Outcome)) if counts[one])
-        return f"{len(self.videos)} videos: {told or 'none'}; {format_credits(self.credits_charged)} spent by this run"
+from prefect_loova.models.prices import format_credits
+from prefect_loova.models.reports import Outcome, VideoOutcome
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission
+from prefect_loova.models.transitions import JobState
 
 
 @dataclass(frozen=True)
@@ -199,12 +135,6 @@ class Plan:
     def price(self) -> float:
         """What the whole batch may cost yet, in credits."""
         return sum(order.price for order in self.orders)
-
-
-def format_credits(credits: float) -> str:
-    """Credits, with what they cost in US dollars by the price table (pricing-and-limits)."""
-    low, high = (credits * rate for rate in USD_PER_CREDIT)
-    return f"{credits:,.10g} credits (${low:,.2f} to ${high:,.2f})"
 
 
 def price_table(orders: Sequence[PlannedVideo]) -> str:

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from prefect_loova._cancellation import task_group
-from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, VideoOutcome
+from prefect_loova.batches.plan import Plan, PlannedVideo
 from prefect_loova.errors import (
     AuthenticationError,
     BudgetError,
@@ -27,7 +27,9 @@ from prefect_loova.errors import (
     redact,
 )
 from prefect_loova.models.job_record import counted, is_cost
-from prefect_loova.models.request import SavedVideo, Submission, VideoRequest, VideoTask
+from prefect_loova.models.reports import BatchReport, VideoOutcome
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 
 _WAITS_AT_ONCE = 24
 _SAVES_AT_ONCE = 3  # each takes some 40 MiB

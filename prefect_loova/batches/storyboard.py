@@ -23,13 +23,13 @@ from difflib import get_close_matches
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from prefect_loova.batches.manifest import each_once
-from prefect_loova.batches.plan import BatchReport, format_credits
 from prefect_loova.errors import InvalidRequestError, first_lines, redact
 from prefect_loova.models.media import KINDS
-from prefect_loova.models.request import SavedVideo, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo
 
 MAX_BYTES = 1024**2
 """The largest storyboard, in bytes."""
@@ -114,34 +114,6 @@ class Storyboard:
             chain.append(shot)
         if chain:
             yield chain
-
-
-class StoryReport(BaseModel):
-    """What became of a story."""
-
-    model_config = ConfigDict(frozen=True)
-
-    title: str = Field(description="What it is called.")
-    shots: BatchReport = Field(description="What became of each shot; `rows` has its number.")
-    film: str | None = Field(None, description="The joined film, as an s3:// URI.")
-    contact_sheet: str | None = Field(None, description="Its contact sheet, as an s3:// URI.")
-    duration_seconds: float | None = Field(None, description="How long it plays, in seconds.")
-    size_bytes: int | None = Field(None, description="Its size, in bytes.")
-    sha256: str | None = Field(None, description="Of the whole film, as hex digits.")
-    is_copy: bool | None = Field(None, description="Whether the shots were joined without encoding them again.")
-
-    def with_film(self, film: dict[str, Any]) -> StoryReport:
-        """The same report with what is known of the joined film."""
-        known = {name: value for name, value in film.items() if name in StoryReport.model_fields and name != "shots"}
-        return self.model_copy(update=known)
-
-    @property
-    def summary(self) -> str:
-        """One line for a log."""
-        there, all_of_them = self.shots.count("saved", "reused"), self.shots.count()
-        film = f"; {self.film}, {self.duration_seconds:.1f} s" if self.film and self.duration_seconds else ""
-        spent = format_credits(self.shots.credits_charged)
-        return f"{there} of {all_of_them} shots are there{film}; {spent} spent by this run"
 
 
 def film_id(videos: list[SavedVideo]) -> str:

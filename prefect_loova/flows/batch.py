@@ -14,12 +14,12 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, local_files
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
 from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
-from prefect_loova.batches.plan import BatchReport
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import redact
 from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.save import MAX_BYTES
+from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
 
 

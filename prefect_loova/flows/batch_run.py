@@ -16,18 +16,21 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
-from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, VideoOutcome, admit, format_credits, price_table
+from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_there, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import BatchError, first_lines
 from prefect_loova.jobs import save as saving
-from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
+from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import LocalFiles, Preparing
 from prefect_loova.models.job_record import counted
-from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
+from prefect_loova.models.prices import format_credits
+from prefect_loova.models.reports import BatchReport, CollectedVideos, VideoOutcome
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]

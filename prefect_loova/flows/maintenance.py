@@ -16,14 +16,15 @@ from prefect_loova._prefect.concurrency import LIMIT, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
-from prefect_loova.batches.credits import CreditsReport, credits_report
+from prefect_loova.batches.credits import credits_report
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
-from prefect_loova.jobs.collect import CollectedVideos, collect
+from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.doubt import decide, look_for_doubts
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.job_record import Decision
-from prefect_loova.models.request import JobInDoubt
+from prefect_loova.models.reports import CollectedVideos, CreditsReport
+from prefect_loova.models.results import JobInDoubt
 from prefect_loova.tasks import show_video
 
 

@@ -13,12 +13,13 @@ from prefect_loova._prefect.concurrency import LIMIT
 from prefect_loova._prefect.context import DEFAULT_PREFIX
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
-from prefect_loova.batches.storyboard import StoryReport, read_storyboard
+from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import redact
 from prefect_loova.flows.batch_run import Batch
 from prefect_loova.flows.storyboard_run import Story
 from prefect_loova.jobs.context import MAX_WAIT
+from prefect_loova.models.reports import StoryReport
 
 
 def _storyboard_name() -> str:

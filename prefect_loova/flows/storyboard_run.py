@@ -23,19 +23,10 @@ from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.film import join_shots
-from prefect_loova.batches.plan import (
-    BatchReport,
-    Plan,
-    PlannedVideo,
-    RunBudget,
-    VideoOutcome,
-    admit,
-    format_credits,
-    price_table,
-)
+from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget, admit, price_table
 from prefect_loova.batches.pricing import as_recorded
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
-from prefect_loova.batches.storyboard import Shot, Storyboard, StoryReport
+from prefect_loova.batches.storyboard import Shot, Storyboard
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import BatchError, InDoubtError, InvalidRequestError, StorageError, first_lines, redact
 from prefect_loova.flows.batch_run import Batch
@@ -44,7 +35,10 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import Preparing
 from prefect_loova.jobs.media_urls import url_problems
-from prefect_loova.models.request import SavedVideo, Submission, VideoRequest
+from prefect_loova.models.prices import format_credits
+from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.store.previews import load_moving
 from prefect_loova.tasks import RETRIES, prepare_media
 

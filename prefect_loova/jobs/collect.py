@@ -11,8 +11,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from prefect_loova._cancellation import task_group
 from prefect_loova.errors import (
     AuthenticationError,
@@ -35,7 +33,7 @@ from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submis
 from prefect_loova.jobs.queue import enqueue, queued_keys
 from prefect_loova.jobs.wait import poll_once, record_end
 from prefect_loova.models.job_record import Attempt
-from prefect_loova.models.request import JobInDoubt, SavedVideo, Submission
+from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
 
 __all__ = ["CollectedVideos", "collect", "enqueue"]
@@ -49,34 +47,6 @@ _SILENT_IN_A_ROW = 16
 _DOUBLED_AT_MOST = 4
 _LONGEST_PAUSE = 3600.0
 log = logging.getLogger(__name__)
-
-
-class CollectedVideos(BaseModel):
-    """What one pass found and did."""
-
-    saved: list[SavedVideo] = Field(
-        [], description="Videos that are in the bucket since this pass, or since another one at the same time."
-    )
-    failed: list[tuple[str, str]] = Field([], description="Jobs that ended without a video: key and reason.")
-    in_doubt: list[JobInDoubt] = Field([], description="Jobs that wait for a person.")
-    running: int = Field(0, description="How many jobs hold a place at Loova, or may.")
-    submitted: list[Submission] = Field([], description="Queued jobs that this pass bought.")
-    queued: int = Field(0, description="How many wait in the queue.")
-    problems: list[tuple[str, str]] = Field([], description="What could not be looked at or saved: key and reason.")
-
-    @property
-    def summary(self) -> str:
-        """One line for a log."""
-        told = {
-            "saved": len(self.saved),
-            "failed": len(self.failed),
-            "in doubt": len(self.in_doubt),
-            "submitted": len(self.submitted),
-            "running": self.running,
-            "queued": self.queued,
-            "with problems": len(self.problems),
-        }
-        return ", ".join(f"{count} {name}" for name, count in told.items() if count) or "nothing to do"
 
 
 async def collect(

@@ -29,11 +29,11 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.queue import QueuedRequest, dequeue, read_queued
-from prefect_loova.models.request import Submission
+from prefect_loova.models.results import Submission
 from prefect_loova.store.records import StoredRecord
 
 if TYPE_CHECKING:
-    from prefect_loova.jobs.collect import CollectedVideos
+    from prefect_loova.models.reports import CollectedVideos
 
 _TOO_DEAR = (InsufficientCreditsError, BudgetError)
 _ABOUT_THE_REQUEST = (200, 400, 413, 422, 451)

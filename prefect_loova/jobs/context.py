@@ -20,7 +20,7 @@ from prefect_loova.errors import LoovaError, TaskFailedError
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.media import Kind
 from prefect_loova.models.media_types import MediaRules
-from prefect_loova.models.request import Submission
+from prefect_loova.models.results import Submission
 from prefect_loova.store.budget import DailyBudget
 from prefect_loova.store.records import JobRecords
 

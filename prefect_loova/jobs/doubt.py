@@ -24,7 +24,7 @@ from prefect_loova.errors import (
 from prefect_loova.jobs.adopt import check_adoption, holder_of
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_record import Attempt, Decision, JobRecord
-from prefect_loova.models.request import JobInDoubt
+from prefect_loova.models.results import JobInDoubt
 from prefect_loova.models.transitions import MoveName
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.models.job_record import FORMAT, PURCHASED, JobRecord
-from prefect_loova.models.request import JobState, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.transitions import JobState
 from prefect_loova.store.records import JobRecords, KeyClosedError, RecordConflictError, StoredRecord
 
 _TRIES = 6

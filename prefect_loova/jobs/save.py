@@ -24,7 +24,7 @@ from prefect_loova.jobs.lease import HeldLease, stored_video
 from prefect_loova.jobs.wait import check_task, poll_once, record_end
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import Attempt, JobRecord, StoredVideo
-from prefect_loova.models.request import SavedVideo, Submission, VideoTask
+from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 from prefect_loova.transfer.copy import CopyResult, Target, copy_video
 from prefect_loova.transfer.stale_uploads import abort_uploads

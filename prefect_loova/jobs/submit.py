@@ -31,8 +31,9 @@ from prefect_loova.jobs.doubt import expire_submission, in_doubt
 from prefect_loova.jobs.former_keys import close, find
 from prefect_loova.jobs.media_delivery import Delivery, deliver_media
 from prefect_loova.models.job_record import PURCHASED, JobRecord, with_purchase
-from prefect_loova.models.request import JobState, Submission, VideoRequest
-from prefect_loova.models.transitions import MoveName
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import Submission
+from prefect_loova.models.transitions import JobState, MoveName
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 
 _PURCHASE_TRIES = 8

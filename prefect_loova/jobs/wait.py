@@ -17,7 +17,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.models.job_record import JobRecord, is_cost
-from prefect_loova.models.request import Submission, VideoTask
+from prefect_loova.models.results import Submission, VideoTask
 from prefect_loova.models.transitions import MoveName
 
 _ODD_LOOKS = 3

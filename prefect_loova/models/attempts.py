@@ -8,7 +8,7 @@ from typing import Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
-from prefect_loova.models.request import JobState
+from prefect_loova.models.transitions import JobState
 
 DecisionName = Literal["adopt", "submit-again", "give-up", "take-back"]
 """What a person may decide: about a job in doubt, or, with `take-back`, about a task that was adopted for it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect_loova.errors import redact
 from prefect_loova.models.job_record import Attempt, StoredVideo, is_cost
-from prefect_loova.models.request import VideoTask
+from prefect_loova.models.results import VideoTask
 
 CLOCK_SECONDS = 15 * 60.0
 """By how many seconds Loova's clock and that of the worker that submitted may differ."""

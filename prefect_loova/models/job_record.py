@@ -34,8 +34,8 @@ from prefect_loova.models.attempts import (
     counted,
     is_cost,
 )
-from prefect_loova.models.request import JobState, VideoRequest
-from prefect_loova.models.transitions import MOVES, MoveName
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.transitions import MOVES, JobState, MoveName
 
 __all__ = [
     "FORMAT",

@@ -8,45 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.models.media import KINDS, Kind, Medium, media_problem, shown_media, unknown_references
-from prefect_loova.models.validation import cross_field_problems, violation
-
-Model = Literal["seedance_2_0", "seedance_2_0_fast"]
-"""The models that Loova takes."""
+from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
+from prefect_loova.models.results import SavedVideo, Value, name_of
 
 FunctionMode = Literal["omni_reference", "first_last_frames"]
 """How a request's media are used."""
 
 Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"]
 """Width to height."""
-
-CREDITS_PER_SECOND: dict[tuple[Model, bool], float] = {
-    ("seedance_2_0", True): 30,
-    ("seedance_2_0", False): 15,
-    ("seedance_2_0_fast", True): 20,
-    ("seedance_2_0_fast", False): 10,
-}
-"""Credits for a second of output, by model and whether a reference video is given (pricing-and-limits)."""
-
-USD_PER_CREDIT = (0.032, 0.080)
-"""What one credit costs in US dollars: in the largest and in the smallest pack (pricing-and-limits)."""
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _whole_number(value: Any) -> Any:
@@ -86,7 +67,7 @@ STORED: Mapping[str, bool] = MappingProxyType({"was_stored": True})
 """The validation context of a request that an earlier version may have stored: rules that came later are not asked."""
 
 
-class VideoRequest(_Value):
+class VideoRequest(Value):
     """One video to be made: what Loova's submit call takes, and which take of it.
 
     Two requests with the same `key` are the same video: the second one is never paid.
@@ -229,14 +210,6 @@ class VideoRequest(_Value):
         return [(name, [*map(shown_media, fields[name])] if name in KINDS else fields[name]) for name in fields]
 
 
-def name_of(request: Mapping[str, Any]) -> str:
-    """What a request's fields ask for, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
-    words = re.sub(r"[\W_]+", "-", str(request.get("prompt", "")).lower()).strip("-")
-    slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
-    take = f" take {request['take']}" if request.get("take") else ""
-    return f"{slug or 'video'} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
-
-
 def _hashed(canonical: dict[str, Any]) -> str:
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -252,146 +225,81 @@ def _identity(where: str, text: str, identity_of: Callable[[Medium], str | None]
     return identity
 
 
-JobState = Literal[
-    "claimed", "submitting", "submitted", "succeeded", "saved", "failed", "rejected", "in_doubt", "abandoned"
-]
-"""The states of a job record; `prefect_loova.models.job_record` has the table of moves."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-class Submission(_Value):
-    """A handle on one job: which request, which attempt to buy it, which Loova task, and where its record stands."""
-
-    key: str = Field(description="The request's key.")
-    attempt: int = Field(description="Which attempt to buy this video, counted from 1.")
-    state: JobState = Field(description="The job's state when the submit ended.")
-    task_id: str = Field(description="The Loova task.")
-    api_origin: str = Field(description="The API that knows the task.")
-    record: str = Field(description="The job record, as an s3:// URI.")
-    prompt: str = Field(description="The request's prompt.")
-    model: str = Field(description="The request's model.")
-    credits_estimate: float = Field(description="The price by the table, in credits.")
-    credits_cost: float | None = Field(description="The price that Loova named at the submit, in credits.")
-    trace_id: str | None = Field(None, description="Loova's trace of the submit.")
-    reused: bool = Field(description="Whether an earlier run had bought it already.")
-
-
-class JobInDoubt(_Value):
-    """A submit whose answer is lost: what is known of it, for the person who decides."""
-
-    key: str = Field(description="The request's key.")
-    attempt: int = Field(description="Which attempt to buy this video, counted from 1.")
-    record: str = Field(description="The job record, as an s3:// URI.")
-    place: str = Field(description="The arguments by which a command names the account and the bucket.")
-    prompt: str = Field(description="The request's prompt.")
-    model: str = Field(description="The request's model.")
-    submitted_at: datetime = Field(description="When the submit was sent.")
-    reason: str | None = Field(None, description="What happened to its answer.")
-    trace_id: str | None = Field(None, description="Loova's trace of the answer, if there was one.")
-    credits_estimate: float = Field(description="The price by the table, in credits.")
-    credits_before: float | None = Field(None, description="The account's credits just before the submit.")
-    credits_after: float | None = Field(None, description="The account's credits when the answer was found lost.")
-    credits_now: float | None = Field(None, description="The account's credits now.")
-
-    @property
-    def when(self) -> str:
-        """When it was sent, for a person."""
-        return f"{self.submitted_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-    @property
-    def evidence(self) -> str:
-        """What the account's credits tell: never enough to decide by itself."""
-        after = self.credits_now if self.credits_after is None else self.credits_after
-        if self.credits_before is None or after is None:
-            return "The account's credits before and after it are not both known."
-        less = self.credits_before - after
-        if less <= 0:
-            verdict = "nothing was charged meanwhile"
-        else:
-            fits = "which fits" if math.isclose(less, self.credits_estimate) else "which does not fit"
-            verdict = f"{less:,.10g} less, {fits} its price of {self.credits_estimate:,.10g}"
-        told = f"The account had {self.credits_before:,.10g} credits before it and {after:,.10g} after it: {verdict}"
-        now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
-        return f"{told}{now} (evidence, no proof: other jobs spend too, and Loova may charge late)."
-
-    @property
-    def next_steps(self) -> tuple[str, ...]:
-        """What the person does next, a line each, commands included."""
-        command, of = f"python -m prefect_loova.resolve {self.key}", f"--attempt {self.attempt} {self.place}"
-        return (
-            "Nothing is submitted again by itself. Look in the Loova dashboard for a task made at about "
-            f"{self.when}, {self.model}, {redact(repr(self.prompt), 80)}; then decide:",
-            f"  it is there:        {command} adopt TASK_ID {of}",
-            f"  it is not there:    {command} submit-again {of}  # pays again, if it was billed after all",
-            f"  no video is wanted: {command} give-up {of}",
-        )
-
-
-class VideoTask(_Value):
-    """A Loova task as one answer showed it.
-
-    `state` is the rule's reading of the answer (`result` decides where it says something); `status` is Loova's own
-    word, an open list. The video's URL is a secret: whoever holds it can download. It is never serialized or shown.
-    """
-
-    task_id: str = Field(description="The Loova task.")
-    state: Literal["running", "succeeded", "failed"] = Field(description="What the answer means.")
-    status: str | None = Field(None, description="Loova's own word for it, where it said one.")
-    model: str | None = Field(None, description="The model that Loova named.")
-    created_at: datetime | None = Field(None, description="When Loova took the task on.")
-    updated_at: datetime | None = Field(None, description="When Loova last changed it.")
-    finished_at: datetime | None = Field(None, description="When it ended.")
-    credits_cost: float | None = Field(None, description="What Loova charged, in credits, where it said so.")
-    error_message: str | None = Field(None, description="Why there is no video, in Loova's words.")
-    trace_id: str | None = Field(None, description="Loova's trace of this answer; its support asks for it.")
-    video_url: str | None = Field(
-        None, exclude=True, repr=False, description="Where the video can be loaded: a secret, never serialized."
+def violation(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
+    """What is wrong with one field, for pydantic: the value that was given, made fit to be shown, and the rule."""
+    if rule == "Field required":
+        return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
+    if loc and loc[0] in KINDS and isinstance(value, str):
+        value = shown_media(value)
+    seen = redact(repr(value), 120)
+    rule = redact(rule, 300)
+    return InitErrorDetails(
+        type=PydanticCustomError("video_request", "{value} was given: {rule}", {"value": seen, "rule": rule}),
+        loc=loc,
+        input=seen,
     )
 
 
-class CreditBalance(_Value):
-    """The API credits of the account (check-api-credits)."""
+def control_problem(text: str) -> str | None:
+    """What is wrong with the characters of a text that is paid for, or None.
 
-    available: float = Field(description="Credits that can be spent.")
-    total: float = Field(description="Credits bought so far.")
+    Unicode's control characters (category Cc) are refused, but for tab, line feed and carriage return. All else is text
+    of some language: joiners, marks of direction, and the separators U+2028 and U+2029 too.
+    """
+    found = _CONTROL.search(text)
+    if found is None:
+        return None
+    return (
+        f"must be text without control characters, but for tabs and new lines: U+{ord(found[0]):04X} is at character "
+        f"{found.start() + 1:,}"
+    )
 
 
-class SavedVideo(_Value):
-    """A whole video in the bucket."""
+def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> list[InitErrorDetails]:
+    """The rules that look at several fields, applied to raw input, so that they join the other violations.
 
-    state: Literal["saved"] = Field("saved", description="Always `saved`: it is there, whole and checked.")
-    key: str = Field(description="The request's key.")
-    attempt: int = Field(1, description="Which attempt to buy this video, counted from 1.")
-    request: dict[str, Any] = Field({}, description="What was asked for; media without the queries of their URLs.")
-    task_id: str = Field(description="The Loova task that made it.")
-    video: str = Field(description="The video, as an s3:// URI.")
-    record: str = Field(description="The job record, as an s3:// URI.")
-    size_bytes: int = Field(description="The video's size, in bytes.")
-    sha256: str = Field(description="Of the whole video, as hex digits.")
-    duration_seconds: float | None = Field(None, description="How long it plays, in seconds, as the file says.")
-    width: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
-    height: int | None = Field(None, description="Of its pictures, in pixels, as the file says.")
-    differs: str = Field("", description="How it differs from what was asked for, in length or ratio; empty if not.")
-    credits_estimate: float | None = Field(None, description="The price by the table, in credits.")
-    credits_cost: float | None = Field(description="What Loova charged, in credits, where it said so.")
-    times: dict[str, datetime] = Field({}, description="When the job came to each of its states.")
-    reused: bool = Field(description="Whether it was paid for by an earlier run.")
+    Args:
+        data: The fields as they were given.
+        was_stored: Whether an earlier version took this request already: rules that came later are not asked then.
+    """
 
-    @property
-    def name(self) -> str:
-        """What it is, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
-        return name_of(self.request)
+    def given(field: str) -> int:
+        value = data.get(field, ())
+        return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
 
-    @property
-    def whole(self) -> str:
-        """This video as a medium of another request's `video_urls`."""
-        return f"{self.video}#sha256={self.sha256}"
+    prompt, mode = data.get("prompt"), data.get("function_mode", "omni_reference")
+    images, audios, videos = given("image_urls"), given("audio_urls"), given("video_urls")
+    problems = []
+    if isinstance(prompt, str) and not prompt.strip():
+        problems.append(violation(("prompt",), "must not be blank", prompt))
+    if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
+        problems.append(violation(("prompt",), "must be text without lone surrogates", prompt))
+    for loc, text in [] if was_stored else _texts(data):
+        if problem := control_problem(text):
+            problems.append(violation(loc, problem, text))
+    for field, count, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
+        if count > most:
+            problems.append(violation((field,), f"at most {most} are allowed", f"{count} {KINDS[field]}s"))
+    if mode == "first_last_frames":
+        if not 1 <= images <= 2 and images <= 9:
+            rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
+            problems.append(violation(("image_urls",), rule, f"{images} images"))
+        for field, count in (("audio_urls", audios), ("video_urls", videos)):
+            if count:
+                problems.append(violation((field,), "first_last_frames takes images only", f"{count} {KINDS[field]}s"))
+    elif audios and not images and not videos:
+        rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
+        problems.append(violation(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))
+    return problems
 
-    @property
-    def first_frame(self) -> str:
-        """Its first frame as a medium of another request's `image_urls`."""
-        return f"{self.whole}#first-frame"
 
-    @property
-    def last_frame(self) -> str:
-        """Its last frame as a medium of another request's `image_urls`: a video that goes on from this one."""
-        return f"{self.whole}#last-frame"
+def _texts(data: dict[str, Any]) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    for field in ("prompt", *KINDS):
+        value = data.get(field)
+        if isinstance(value, str):
+            yield (field,), value
+        elif isinstance(value, Sequence) and not isinstance(value, bytes):
+            yield from (((field, number), text) for number, text in enumerate(value) if isinstance(text, str))

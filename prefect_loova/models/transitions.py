@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_loova.models.request import JobState
+JobState = Literal[
+    "claimed", "submitting", "submitted", "succeeded", "saved", "failed", "rejected", "in_doubt", "abandoned"
+]
+"""The states of a job record; `MOVES` says how one follows another."""
 
 MoveName = Literal[
     "claim",

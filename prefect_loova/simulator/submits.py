@@ -27,7 +27,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from prefect_loova.models.request import CREDITS_PER_SECOND
+from prefect_loova.models.prices import CREDITS_PER_SECOND
 from prefect_loova.simulator.media import MAX_BYTES
 
 LISTS = {"image_urls": 9, "audio_urls": 3, "video_urls": 3}

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from prefect_loova._timing import PollSchedule
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.wait import wait_for_video
-from prefect_loova.models.request import Submission, VideoTask
+from prefect_loova.models.results import Submission, VideoTask
 from tests.benchmarks.lost_reply import PEERS_FOLDER, Competitor, environment_of
 from tests.benchmarks.report import finish
 

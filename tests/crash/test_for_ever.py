@@ -23,13 +23,14 @@ import pytest
 
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError
-from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
+from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.doubt import decide, jobs_in_doubt
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.bucket_check import mark_checked

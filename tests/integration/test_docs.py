@@ -23,7 +23,8 @@ from prefect_loova.batches.manifest import COLUMNS
 from prefect_loova.jobs.context import JobEvent, JobTimes
 from prefect_loova.models.job_record import moves_as_markdown
 from prefect_loova.models.media_types import TAKEN
-from prefect_loova.models.request import CREDITS_PER_SECOND, USD_PER_CREDIT, JobInDoubt
+from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
+from prefect_loova.models.results import JobInDoubt
 from prefect_loova.simulator import FAULTS
 from tests.integration.conftest import block_of
 from tests.support.docs_blocks import GUIDES, example, to_run

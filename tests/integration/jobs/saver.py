@@ -11,7 +11,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.save import save_video
-from prefect_loova.models.request import Submission
+from prefect_loova.models.results import Submission
 from prefect_loova.simulator.s3 import s3_client
 from prefect_loova.store.records import JobRecords
 

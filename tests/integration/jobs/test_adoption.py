@@ -13,7 +13,8 @@ from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.doubt import jobs_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
-from prefect_loova.models.request import Submission, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import Submission
 from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, REQUEST, TIMES, VIDEO, Workers, in_doubt, until
 
 OTHER = VideoRequest(prompt="another job", duration=5)

@@ -8,8 +8,9 @@ import socket
 import pytest
 
 from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.jobs.collect import CollectedVideos, collect, enqueue
+from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.models.job_record import Lease
+from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import DailyBudget

@@ -21,7 +21,7 @@ from prefect_loova.jobs.context import JobTimes
 from prefect_loova.jobs.doubt import job_in_doubt, jobs_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
-from prefect_loova.models.request import JobInDoubt
+from prefect_loova.models.results import JobInDoubt
 from tests.integration.jobs.workers import (
     AT_ONCE,
     KEY,

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from prefect_loova.batches.credits import credits_report
-from prefect_loova.batches.plan import BatchReport, PlannedVideo, admit
+from prefect_loova.batches.plan import PlannedVideo, admit
 from prefect_loova.batches.pricing import is_there, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.batches.storyboard import Shot
 from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.flows.batch_run import _as_it_stands, _left
 from prefect_loova.flows.storyboard_run import _State
-from prefect_loova.jobs.collect import CollectedVideos, enqueue
+from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import jobs_in_doubt, look_for_doubts
 from prefect_loova.jobs.media_identity import Preparing
@@ -28,6 +28,7 @@ from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.reports import BatchReport, CollectedVideos
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.test_islands import BAD, DEEP, GOOD, Place

@@ -27,7 +27,8 @@ from prefect_loova.jobs.media_delivery import deliver_media
 from prefect_loova.jobs.media_identity import LocalFiles, Preparing
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.media_types import MediaRules
-from prefect_loova.models.request import Submission, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import Submission
 from tests.integration.jobs.workers import Clock, Workers
 from tests.support.films import film, sound
 from tests.support.logs import logged

@@ -21,7 +21,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.models.job_record import JobRecord, Lease
-from prefect_loova.models.request import Submission
+from prefect_loova.models.results import Submission
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.workers import (
     FOR_EVER,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from prefect_loova.models.request import Submission
+from prefect_loova.models.results import Submission
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.workers import FOR_EVER, MIB, VIDEO, Workers, through, until
 from tests.support.proxy import NetworkFault, Proxy

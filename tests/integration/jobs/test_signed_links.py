@@ -20,7 +20,8 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Decision, JobRecord
-from prefect_loova.models.request import Submission, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import Submission
 from tests.integration.jobs.workers import AT_ONCE, PATIENT, TIMES, Workers, through, until
 from tests.support.proxy import NetworkFault, Proxy
 

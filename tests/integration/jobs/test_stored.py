@@ -17,7 +17,7 @@ from prefect_loova import LoovaCredentials, SavedVideo, Submission, VideoRequest
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.models.request import JobInDoubt, VideoTask
+from prefect_loova.models.results import JobInDoubt, VideoTask
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.workers import AT_ONCE, Workers
 from tests.support.s3_servers import Bucket

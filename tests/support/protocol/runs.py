@@ -24,7 +24,8 @@ from prefect_loova._timing import Deadline
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InDoubtError, LoovaError, NotSentError, RejectedError, TooManyRunningTasksError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
-from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords, StoredRecord

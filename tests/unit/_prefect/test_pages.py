@@ -21,9 +21,9 @@ from prefect_loova._prefect.pages import (
     outcome_rows,
     video_page,
 )
-from prefect_loova.batches.credits import CreditsReport, DaySpent
-from prefect_loova.batches.plan import BatchReport, Outcome, VideoOutcome
-from prefect_loova.models.request import SavedVideo, VideoRequest
+from prefect_loova.models.reports import BatchReport, CreditsReport, DaySpent, Outcome, VideoOutcome
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo
 
 HOSTILE = [
     "**bold** _it_ `code` ~~gone~~",

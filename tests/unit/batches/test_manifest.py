@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
 from prefect_loova.batches.manifest import COLUMNS, read_manifest, report_as_csv, report_name
-from prefect_loova.batches.plan import BatchReport, PlannedVideo
+from prefect_loova.batches.plan import PlannedVideo
 from prefect_loova.errors import InvalidRequestError
+from prefect_loova.models.reports import BatchReport
 
 
 def refused(content: str | bytes, name: str = "list.csv", **options: int) -> str:

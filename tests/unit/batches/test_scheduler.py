@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova import VideoRequest
-from prefect_loova.batches.plan import BatchReport, Plan, PlannedVideo, RunBudget
+from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget
 from prefect_loova.batches.pricing import deduplicate
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.errors import (
@@ -26,7 +26,8 @@ from prefect_loova.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from prefect_loova.models.request import SavedVideo, Submission, VideoTask
+from prefect_loova.models.reports import BatchReport
+from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 from tests.support.virtual_time import run
 
 PRICE = 60.0  # 4 s at 15 credits

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefect_loova.batches.storyboard import MAX_SHOTS, Storyboard, film_id, read_storyboard
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.models.request import SavedVideo
+from prefect_loova.models.results import SavedVideo
 
 STORY = """
 title: A day

@@ -35,7 +35,8 @@ from prefect_loova.errors import (
 from prefect_loova.jobs.context import BALANCE_SECONDS, JobTimes, VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Decision, JobRecord
-from prefect_loova.models.request import CreditBalance, VideoRequest, VideoTask
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords

@@ -9,7 +9,8 @@ import pytest
 
 from prefect_loova.models.contradictions import contradictions, differences
 from prefect_loova.models.job_record import Attempt, StoredVideo
-from prefect_loova.models.request import VideoRequest, VideoTask
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import VideoTask
 from prefect_loova.transfer.mp4 import Mp4Check
 from tests.support.films import film
 

@@ -23,7 +23,8 @@ from prefect_loova.models.job_record import (
     StoredVideo,
     with_purchase,
 )
-from prefect_loova.models.request import JobState, VideoRequest
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.transitions import JobState
 
 # Others share this machine: slow is not wrong.
 

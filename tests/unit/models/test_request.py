@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.models.request import STORED, VideoRequest, VideoTask
+from prefect_loova.models.request import STORED, VideoRequest
+from prefect_loova.models.results import VideoTask
 
 # Others share this machine: slow is not wrong.
 
