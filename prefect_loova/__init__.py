@@ -1,6 +1,6 @@
-"""Prefect tasks, flows and blocks that make videos on Loova, pay for each once, and put it in your S3 bucket.
+"""Prefect tasks, flows and blocks that make videos on Loova, pay for each once, and save it in your S3 bucket.
 
-Names are loaded when they are first used, so that the core and the simulator start without Prefect.
+Each name is loaded when you first use it, so that the core and the simulator start without Prefect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_loova._moved import keep_old_names
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.client import LoovaClient as LoovaClient
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
     from prefect_loova.errors import BatchError as BatchError
@@ -43,74 +43,25 @@ if TYPE_CHECKING:
     from prefect_loova.tasks import submit_video as submit_video
     from prefect_loova.tasks import wait_for_video as wait_for_video
 
-__version__ = version("prefect-loova")
-keep_old_names(__name__)
-
-__all__ = [
-    "BatchError",
-    "BatchReport",
-    "BudgetError",
-    "CollectedVideos",
-    "CreditBalance",
-    "CreditsReport",
-    "InDoubtError",
-    "JobInDoubt",
-    "LoovaClient",
-    "LoovaCredentials",
-    "LoovaError",
-    "MediaRules",
-    "SavedVideo",
-    "StoryReport",
-    "Submission",
-    "VideoOutcome",
-    "VideoRequest",
-    "VideoTask",
-    "collect_videos",
-    "generate_from_manifest",
-    "generate_storyboard",
-    "generate_video",
-    "generate_videos",
-    "get_credits",
-    "prepare_media",
-    "report_credits",
-    "resolve_job",
-    "save_video",
-    "submit_video",
-    "wait_for_video",
-]
-
-_HOME = {
-    "CreditsReport": "batches.credits",
-    "BatchReport": "batches.plan",
-    "VideoOutcome": "batches.plan",
-    "LoovaClient": "client",
-    "CollectedVideos": "jobs.collect",
-    "LoovaCredentials": "credentials",
-    "BatchError": "errors",
-    "BudgetError": "errors",
-    "InDoubtError": "errors",
-    "LoovaError": "errors",
-    "collect_videos": "flows.maintenance",
-    "generate_from_manifest": "flows.batch",
-    "generate_storyboard": "flows.storyboard",
-    "generate_video": "flows.video",
-    "generate_videos": "flows.batch",
-    "report_credits": "flows.maintenance",
-    "resolve_job": "flows.maintenance",
-    "MediaRules": "models.media_types",
-    "CreditBalance": "models.request",
-    "JobInDoubt": "models.request",
-    "SavedVideo": "models.request",
-    "Submission": "models.request",
-    "VideoRequest": "models.request",
-    "VideoTask": "models.request",
-    "StoryReport": "batches.storyboard",
-    "get_credits": "tasks",
-    "prepare_media": "tasks",
-    "save_video": "tasks",
-    "submit_video": "tasks",
-    "wait_for_video": "tasks",
+_NAMES = {
+    "client": ("LoovaClient",),
+    "credentials": ("LoovaCredentials",),
+    "errors": ("BatchError", "BudgetError", "InDoubtError", "LoovaError"),
+    "flows.batch": ("generate_from_manifest", "generate_videos"),
+    "flows.maintenance": ("collect_videos", "report_credits", "resolve_job"),
+    "flows.storyboard": ("generate_storyboard",),
+    "flows.video": ("generate_video",),
+    "models.media_types": ("MediaRules",),
+    "models.reports": ("BatchReport", "CollectedVideos", "CreditsReport", "StoryReport", "VideoOutcome"),
+    "models.request": ("VideoRequest",),
+    "models.results": ("CreditBalance", "JobInDoubt", "SavedVideo", "Submission", "VideoTask"),
+    "tasks": ("get_credits", "prepare_media", "save_video", "submit_video", "wait_for_video"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__version__ = version("prefect-loova")
+__all__ = sorted(_HOME)  # noqa: PLE0605
+keep_old_names(__name__)
 
 
 def __getattr__(name: str) -> Any:

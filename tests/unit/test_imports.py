@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import prefect_loova
 
 HEAVY = ("av", "boto3", "httpx", "prefect", "prefect_aws", "pydantic", "yaml")
 
@@ -50,3 +54,11 @@ def test_a_flow_is_not_loaded_with_others(names, not_loaded):
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
     )
+
+
+def test_type_checkers_see_the_names_that_are_loaded():
+    source = Path(prefect_loova.__file__).read_text()
+    checked = {
+        name: module for module, name in re.findall(r"^    from prefect_loova\.([\w.]+) import (\w+) as", source, re.M)
+    }
+    assert checked == prefect_loova._HOME
