@@ -22,7 +22,8 @@ from typing import Any, get_args
 from prefect_loova._prefect.context import open_jobs
 from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.errors import InvalidRequestError, redact
-from prefect_loova.jobs.doubt import Doubts, decide, job_in_doubt, look_for_doubts
+from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.doubt import Doubts, job_in_doubt, look_for_doubts
 from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
 from prefect_loova.models.results import JobInDoubt
 

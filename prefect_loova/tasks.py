@@ -17,9 +17,10 @@ from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect import previews as showing
-from prefect_loova._prefect.context import DEFAULT_PREFIX, local_files, open_jobs
+from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
+from prefect_loova._prefect.run import local_files
 from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, redact

@@ -13,7 +13,7 @@ from prefect.context import AssetContext, FlowRunContext
 from prefect.logging import get_run_logger
 from pydantic import ValidationError
 
-from prefect_loova._prefect.context import deployment_name
+from prefect_loova._prefect.run import deployment_name
 from prefect_loova.errors import redact
 from prefect_loova.models.results import SavedVideo
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from prefect_loova._prefect.pages import Links
+from prefect_loova.store.presign import presign
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,33 +26,12 @@ def links_to(s3: S3Client, bucket: str, object_key: str, *, player_seconds: int 
     """
     player = None
     if player_seconds:
-        player = presigned(s3, bucket, object_key, player_seconds, ResponseContentType="video/mp4")
+        player = presign(s3, bucket, object_key, player_seconds, ResponseContentType="video/mp4")
     return Links(
         console=_console(s3.meta.endpoint_url, s3.meta.region_name, bucket, object_key),
         player=player,
         player_until=datetime.now(UTC) + timedelta(seconds=player_seconds) if player else None,
     )
-
-
-def presigned(s3: S3Client, bucket: str, object_key: str, seconds: int, **wanted: str) -> str:
-    """A link by which anybody may load an object for a while: a secret.
-
-    Args:
-        s3: The client of who may read it; the link allows what its credentials do, and no longer than they are valid.
-        bucket: The bucket's name.
-        object_key: The object's key.
-        seconds: For how long.
-        wanted: Further parameters of GetObject, such as `VersionId`.
-    """
-    s3.meta.events.register_first("choose-signer.s3.GetObject", _by_version_4, unique_id=__name__)  # type: ignore[arg-type]
-    return s3.generate_presigned_url(
-        "get_object", Params={"Bucket": bucket, "Key": object_key} | wanted, ExpiresIn=seconds
-    )
-
-
-def _by_version_4(signature_version: str, **_: Any) -> str | None:
-    """Sign a link as anything else: boto3 falls back to version 2, which encrypted buckets and some servers refuse."""
-    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
 
 
 def _console(endpoint_url: str, region: str, bucket: str, object_key: str) -> str | None:

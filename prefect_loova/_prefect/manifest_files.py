@@ -10,7 +10,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova._prefect.context import local_files
+from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.cells import HOW
 from prefect_loova.batches.manifest import MAX_BYTES, report_as_csv, report_name
 from prefect_loova.errors import InvalidRequestError, StorageError, redact

@@ -16,7 +16,7 @@ from prefect_loova._prefect.context import open_jobs
 from prefect_loova._prefect.pages import escaped
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
-from prefect_loova.jobs.doubt import decide
+from prefect_loova.jobs.decide import decide
 from prefect_loova.models.job_record import Decision
 
 _MOST_QUESTIONS = 20

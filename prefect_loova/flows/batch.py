@@ -10,9 +10,10 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT
-from prefect_loova._prefect.context import DEFAULT_PREFIX, local_files
+from prefect_loova._prefect.context import DEFAULT_PREFIX
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import redact

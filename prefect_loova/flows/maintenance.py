@@ -20,7 +20,8 @@ from prefect_loova.batches.credits import credits_report
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.collect import collect
-from prefect_loova.jobs.doubt import decide, look_for_doubts
+from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.doubt import look_for_doubts
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.job_record import Decision
 from prefect_loova.models.reports import CollectedVideos, CreditsReport

@@ -30,10 +30,12 @@ from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect_queue import QueuePass
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submission
-from prefect_loova.jobs.queue import enqueue, queued_keys
+from prefect_loova.jobs.queue import QueuedRequest, enqueue, queued_keys
+from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import poll_once, record_end
 from prefect_loova.models.job_record import Attempt
 from prefect_loova.models.reports import CollectedVideos
+from prefect_loova.models.results import Submission
 from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
 
 __all__ = ["CollectedVideos", "collect", "enqueue"]
@@ -306,12 +308,16 @@ class _Pass:
         """
         keys = await queued_keys(self.jobs)
         self.found.queued = len(keys)
-        enqueue = QueuePass(self.jobs, self.found, self._count, self._problem)
+
+        async def submit(entry: QueuedRequest) -> Submission:
+            return await submit_video(self.jobs, entry.request, max_wait=0, max_paid_attempts=entry.max_paid_attempts)
+
+        queue = QueuePass(self.jobs, submit, self.found, self._count, self._problem)
         free = slots - self.found.running
         for key in keys:
-            if free <= 0 or enqueue.is_stopped:
+            if free <= 0 or queue.is_stopped:
                 return
-            free -= await enqueue.submit(key)
+            free -= await queue.submit(key)
 
     def _problem(self, key: str, error: Exception) -> None:
         log.warning("job %s: %s", key, error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}")

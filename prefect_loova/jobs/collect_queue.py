@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from prefect_loova.errors import (
     BudgetError,
@@ -26,14 +25,11 @@ from prefect_loova.errors import (
     WaitTimeoutError,
     redact,
 )
-from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.queue import QueuedRequest, dequeue, read_queued
+from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.results import Submission
 from prefect_loova.store.records import StoredRecord
-
-if TYPE_CHECKING:
-    from prefect_loova.models.reports import CollectedVideos
 
 _TOO_DEAR = (InsufficientCreditsError, BudgetError)
 _ABOUT_THE_REQUEST = (200, 400, 413, 422, 451)
@@ -54,6 +50,7 @@ class QueuePass:
 
     Args:
         jobs: The API and the bucket.
+        submit: Submits one queued request and does not wait.
         found: What the pass has found so far; it is added to.
         count: Adds a job in doubt and the places that it may hold.
         problem: Adds what is wrong with a job.
@@ -65,12 +62,14 @@ class QueuePass:
     def __init__(
         self,
         jobs: VideoJobs,
+        submit: Callable[[QueuedRequest], Awaitable[Submission]],
         found: CollectedVideos,
         count: Callable[[StoredRecord], None],
         problem: Callable[[str, Exception], None],
     ) -> None:
         self.is_stopped = False
         self._jobs = jobs
+        self._submit = submit
         self._found = found
         self._count = count
         self._problem = problem
@@ -102,9 +101,7 @@ class QueuePass:
 
     async def _buy(self, entry: QueuedRequest) -> bool:
         try:
-            submission = await submitting.submit_video(
-                self._jobs, entry.request, max_wait=0, max_paid_attempts=entry.max_paid_attempts
-            )
+            submission = await self._submit(entry)
         except WaitTimeoutError:
             return True  # another collector is at it
         except (StorageError, RecordMismatchError):

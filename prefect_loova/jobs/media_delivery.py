@@ -1,4 +1,4 @@
-"""How a request's media reach Loova: URLs as they are, S3 objects by presigned URLs or as files of the submit's form.
+"""How a request's media reach Loova: URLs as they are, S3 objects by presign URLs or as files of the submit's form.
 
 It happens right before a video is paid for, and is the last look at the media: whether they are there, unchanged, and
 what they are to be.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
-from prefect_loova._prefect.links import presigned
 from prefect_loova._urls import is_private_host
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InvalidRequestError
@@ -23,6 +22,7 @@ from prefect_loova.models.media import KINDS, Medium, refused
 from prefect_loova.models.media_types import sent_type
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.errors import S3_ERRORS, storage_error
+from prefect_loova.store.presign import presign
 
 _LONGEST_LINK = 604_800  # of AWS Signature Version 4, in seconds
 _LOOKS_AT_ONCE = 4
@@ -135,7 +135,7 @@ class _Deliverer:
             )
         bucket, key = medium.bucket_and_key
         version = {"VersionId": look.version} if look.version and await self._may_read(medium, look.version) else {}
-        link = await asyncio.to_thread(presigned, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
+        link = await asyncio.to_thread(presign, self.jobs.records.s3, bucket, key, self.link_seconds, **version)
         if "x-amz-security-token=" in link.lower() and not self.told:
             log.info("%s: its link is signed by temporary credentials, and valid as long as they are", medium.location)
         return link

@@ -27,7 +27,7 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.jobs.doubt import expire_submission, in_doubt
+from prefect_loova.jobs.doubt import doubt_error, expire_submission
 from prefect_loova.jobs.former_keys import close, find
 from prefect_loova.jobs.media_delivery import Delivery, deliver_media
 from prefect_loova.models.job_record import PURCHASED, JobRecord, with_purchase
@@ -126,7 +126,7 @@ async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts
     record = stored.record
     doubt = record.undecided or (record.current if record.state == "in_doubt" else None)
     if doubt is not None:
-        raise await in_doubt(jobs, record, doubt.number)
+        raise await doubt_error(jobs, record, doubt.number)
     if any(attempt.state == "abandoned" for attempt in record.attempts):
         raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
     if record.state == "claimed" and stored.age < jobs.times.take_over_after:
@@ -186,7 +186,7 @@ async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: 
         record = await _record_answer(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())
         if record.attempt(number).state == "in_doubt":
             jobs.notify("in_doubt", record, number)
-        raise await in_doubt(jobs, record, number, error) from None
+        raise await doubt_error(jobs, record, number, error) from None
     # Told before it is written: if S3 is slow or down, the log has it.
     log.info("Loova task %s is bought", task.task_id)
     facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}

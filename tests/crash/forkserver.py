@@ -25,7 +25,8 @@ from botocore.config import Config
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
-from prefect_loova.jobs.doubt import decide, jobs_in_doubt
+from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.doubt import jobs_in_doubt
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video

@@ -88,7 +88,7 @@ BREAKS = [
     ),
     Break(
         "a person's decision is written without comparing the attempt",
-        "jobs/doubt.py",
+        "jobs/decide.py",
         "which(jobs, record, number), decision=decision",
         "which(jobs, record), decision=decision",
         (
