@@ -14,7 +14,7 @@ from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.cells import HOW
 from prefect_loova.batches.manifest import MAX_BYTES, report_as_csv, report_name
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
-from prefect_loova.jobs.media_identity import LocalFiles
+from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.models.reports import BatchReport
 from prefect_loova.store.errors import S3_ERRORS, status_of, storage_error
 from prefect_loova.store.prefix import validate_bucket

@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import deployment, flow_run, task_run
 
 from prefect_loova.errors import redact
-from prefect_loova.jobs.media_identity import LocalFiles
+from prefect_loova.jobs.local_files import LocalFiles
 
 
 def run_identity() -> dict[str, str]:

@@ -24,8 +24,9 @@ from prefect_loova.errors import BatchError, first_lines
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
+from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import warn_about_references
-from prefect_loova.jobs.media_identity import LocalFiles, Preparing
+from prefect_loova.jobs.media_identity import Preparing
 from prefect_loova.models.job_record import counted
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, VideoOutcome

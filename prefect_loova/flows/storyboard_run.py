@@ -302,7 +302,7 @@ async def _problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:
         jobs.loova.check(request)
     except InvalidRequestError as error:
         return error.message.splitlines()
-    return await url_problems(jobs, request)
+    return await url_problems(request, jobs.media, allow_private=jobs.loova.is_private)
 
 
 def _joins() -> str:

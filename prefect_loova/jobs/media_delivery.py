@@ -65,7 +65,10 @@ async def deliver_media(
         return Delivery(request)
     warn = log.debug if told else log.warning
     deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), told)
-    turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), await url_problems(jobs, request, warn=warn)
+    turn, problems = (
+        asyncio.Semaphore(_LOOKS_AT_ONCE),
+        await url_problems(request, jobs.media, allow_private=jobs.loova.is_private, warn=warn),
+    )
 
     async def one(name: str, number: int, text: str) -> str | FormFile:
         async with turn:
@@ -123,11 +126,11 @@ class _Deliverer:
         kind = KINDS[name]
         if medium.source == "web":
             return medium.location
-        look = await asyncio.to_thread(inspect, self.jobs, medium, kind)
-        await asyncio.to_thread(check_pin, self.jobs, medium)
+        look = await asyncio.to_thread(inspect, self.jobs.records, medium, kind, self.jobs.media)
+        await asyncio.to_thread(check_pin, self.jobs.records, medium)
         media_type = sent_type(look.head, kind)
-        source = partial(open_object, self.jobs, medium, look=look)
-        if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
+        source = partial(open_object, self.jobs.records.s3, medium, look=look)
+        if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
             log.warning("%s: %s; going on", medium.location, doubt)
         if self._as_files:
             return await self._file(
@@ -158,7 +161,7 @@ class _Deliverer:
         return True
 
     async def _file(self, medium: Medium, media_type: str, look: InspectedObject, name: str) -> FormFile:
-        file = await asyncio.to_thread(partial(open_object, self.jobs, medium, look=look))
+        file = await asyncio.to_thread(partial(open_object, self.jobs.records.s3, medium, look=look))
         with file:
             content = await asyncio.to_thread(file.readall)
         return FormFile(name, content, media_type)

@@ -26,6 +26,7 @@ from prefect_loova.errors import (
     first_lines,
 )
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_objects import MEDIA, check_content, inspect, open_object, unusable
 from prefect_loova.models.media import KINDS, Kind, Medium, refused
 from prefect_loova.models.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
@@ -36,43 +37,6 @@ _REQUESTS_AT_ONCE = 8
 _TOLD = 50
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """Which local files may be read for a request.
-
-    Attributes:
-        allowed: Whether any may.
-        base: What relative paths begin at; the working directory, if not given.
-        within: The folder that all must lie in, links followed; any, if not given.
-        hint: What to say where there is no such file.
-    """
-
-    allowed: bool = True
-    base: Path | None = None
-    within: Path | None = None
-    hint: str = "a URL begins with https://, an object in S3 with s3://"
-
-    def find(self, path: str) -> Path:
-        """The file of a path.
-
-        Raises:
-            ValueError: Says why it may not be read.
-        """
-        if not self.allowed:
-            raise ValueError("what comes from S3 may not read local files, unless media_folder allows it")
-        try:
-            base = self.base or Path.cwd()
-            whole = (base / Path(path).expanduser()).resolve()
-            if "\\" in path and not whole.exists():  # as Windows writes a path
-                whole = (base / Path(path.replace("\\", "/")).expanduser()).resolve()
-            if self.within is not None and not whole.is_relative_to(self.within.resolve()):
-                raise ValueError(f"it lies outside of {self.within}, and only files in there may be read")
-            whole.stat()
-        except (OSError, RuntimeError):
-            raise ValueError(f"there is no such file ({self.hint})") from None
-        return whole
 
 
 class LocalFile(NamedTuple):
@@ -181,15 +145,17 @@ class Preparing:
     async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
         holds: Kind = "video" if medium.frame else kind
         if not medium.digest:
-            look = await asyncio.to_thread(inspect, self.jobs, medium, holds)
+            look = await asyncio.to_thread(inspect, self.jobs.records, medium, holds, self.jobs.media)
             sha256 = await self._saved_here(medium, look.size)
             medium = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={look.etag.strip(chr(34))}")
             if not medium.frame:
                 pinned, media_type = medium, sent_type(look.head, kind)
-                await self._decode(kind, medium, media_type, lambda: open_object(self.jobs, pinned, look=look))
+                await self._decode(
+                    kind, medium, media_type, lambda: open_object(self.jobs.records.s3, pinned, look=look)
+                )
         if not medium.frame:
             return medium
-        return await self._frame(medium, lambda: open_object(self.jobs, medium))
+        return await self._frame(medium, lambda: open_object(self.jobs.records.s3, medium))
 
     async def _saved_here(self, medium: Medium, size: int) -> str | None:
         """The SHA-256 of a video of this size that a job record below this prefix knows."""
@@ -237,7 +203,7 @@ class Preparing:
     async def _decode(
         self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
     ) -> None:
-        if doubt := await asyncio.to_thread(check_content, self.jobs, medium, kind, media_type, source):
+        if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
             log.warning("%s: %s; going on", medium.location, doubt)
 
     async def _put(self, object_key: str, content: bytes, media_type: str) -> None:

@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Callable
 from io import BytesIO, RawIOBase
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_loova.errors import StorageError
-from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.media import Kind, Medium
-from prefect_loova.models.media_types import HEAD_BYTES, content_problem
+from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem
 from prefect_loova.store.reader import S3File
+from prefect_loova.store.records import JobRecords
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 MEDIA = "_media"
 """Where media that are made reachable stand, below the prefix, each named by its content."""
@@ -36,26 +39,27 @@ class InspectedObject(NamedTuple):
     version: str | None
 
 
-def inspect(jobs: VideoJobs, medium: Medium, holds: Kind) -> InspectedObject:
+def inspect(records: JobRecords, medium: Medium, holds: Kind, rules: MediaRules) -> InspectedObject:
     """Look at an object by its first bytes.
 
     Args:
-        jobs: The API and the bucket.
+        records: The bucket.
         medium: The object; where it is pinned by its ETag, that has to be the same.
         holds: What it has to be.
+        rules: The limits for media.
 
     Raises:
         ValueError: It is not there, may not be read, has changed, or is something else.
         StorageError: S3 does not answer; trying again may help.
     """
-    with open_object(jobs, medium, block_bytes=HEAD_BYTES) as file:
+    with open_object(records.s3, medium, block_bytes=HEAD_BYTES) as file:
         look = InspectedObject(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
-    if problem := content_problem(look.head, look.size, holds, jobs.media):
+    if problem := content_problem(look.head, look.size, holds, rules):
         raise ValueError(problem)
     return look
 
 
-def check_pin(jobs: VideoJobs, medium: Medium) -> None:
+def check_pin(records: JobRecords, medium: Medium) -> None:
     """Make sure that an object is what its pin says, where the pin is no ETag: `inspect` compares those.
 
     What this package put below `_media/` is named by its content. Any other object is read whole.
@@ -65,13 +69,13 @@ def check_pin(jobs: VideoJobs, medium: Medium) -> None:
         StorageError: S3 does not answer; trying again may help.
     """
     name, _, value = medium.digest.partition("=")
-    own = jobs.records.uri(jobs.records.object_key(MEDIA, ""))
+    own = records.uri(records.object_key(MEDIA, ""))
     if name == "etag" or (medium.location.startswith(own) and PurePosixPath(medium.location).stem == value):
         return
     if name == "frame":
         raise ValueError(f"only a frame that was taken here is pinned so: it must be in {own}")
     digest = hashlib.sha256()
-    with open_object(jobs, medium, block_bytes=_PIECE) as file:
+    with open_object(records.s3, medium, block_bytes=_PIECE) as file:
         try:
             while piece := file.read(_PIECE):
                 digest.update(piece)
@@ -82,12 +86,16 @@ def check_pin(jobs: VideoJobs, medium: Medium) -> None:
 
 
 def check_content(
-    jobs: VideoJobs, medium: Medium, holds: Kind, media_type: str, source: Callable[[], BytesIO | RawIOBase]
+    decoded: set[tuple[Kind, str | None]],
+    medium: Medium,
+    holds: Kind,
+    media_type: str,
+    source: Callable[[], BytesIO | RawIOBase],
 ) -> str:
     """Decode as much of a medium as `probe` does; once in this process for each content.
 
     Args:
-        jobs: The API and the bucket.
+        decoded: The contents that were decoded before; this one is added.
         medium: The medium; its content is known.
         holds: What it has to be.
         media_type: What its first bytes say.
@@ -101,7 +109,7 @@ def check_content(
         StorageError: S3 does not answer; trying again may help.
     """
     content = holds, medium.identity
-    if content in jobs.decoded or medium.digest.startswith("frame="):  # frames are made here
+    if content in decoded or medium.digest.startswith("frame="):  # frames are made here
         return ""
     from prefect_loova.video.probe import probe  # noqa: PLC0415  (decoders load when they are used)
 
@@ -110,17 +118,17 @@ def check_content(
             doubt = probe(file, holds, media_type)
     except StorageError as error:
         raise unusable(error) from None
-    jobs.decoded.add(content)
+    decoded.add(content)
     return doubt
 
 
 def open_object(
-    jobs: VideoJobs, medium: Medium, *, block_bytes: int = _PIECE, look: InspectedObject | None = None
+    s3: S3Client, medium: Medium, *, block_bytes: int = _PIECE, look: InspectedObject | None = None
 ) -> S3File:
     """An object for reading.
 
     Args:
-        jobs: The API and the bucket.
+        s3: The client that reads it.
         medium: The object.
         block_bytes: What one request asks for.
         look: The look that was had at it: it has to be the same object still.
@@ -131,7 +139,7 @@ def open_object(
     """
     bucket, key = medium.bucket_and_key
     try:
-        file = S3File(jobs.records.s3, bucket, key, block_bytes=block_bytes)
+        file = S3File(s3, bucket, key, block_bytes=block_bytes)
     except StorageError as error:
         raise unusable(error) from None
     if medium.etag not in (None, file.etag):

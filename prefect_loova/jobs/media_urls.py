@@ -10,9 +10,8 @@ from contextlib import aclosing
 import httpx
 
 from prefect_loova.errors import IncompleteVideoError, TransferError, VideoUrlRefusedError, redact
-from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.media import KINDS, Kind, Medium, refused, shown_media
-from prefect_loova.models.media_types import HEAD_BYTES, content_problem, unknown_brand
+from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem, unknown_brand
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.transfer.download import Download, StartOverError
 
@@ -23,17 +22,20 @@ _WHY = " (looked at since media.check_urls of the credentials block is on)"
 log = logging.getLogger(__name__)
 
 
-async def url_problems(jobs: VideoJobs, request: VideoRequest, *, warn: Callable[..., None] = log.warning) -> list[str]:
+async def url_problems(
+    request: VideoRequest, rules: MediaRules, *, allow_private: bool, warn: Callable[..., None] = log.warning
+) -> list[str]:
     """What is wrong with the media of a request that are URLs, each by its field; nothing where nobody is to look.
 
     Args:
-        jobs: The API, and its rules for media.
         request: The video to be made.
+        rules: The limits for media, and whether URLs are checked.
+        allow_private: Whether private addresses may be asked, as the API is private itself.
         warn: Is told of hosts that cannot be reached from here, which is Loova's matter.
     """
     texts = [(name, *one) for name in KINDS for one in enumerate(getattr(request, name))]
     urls = [one for one in texts if Medium.read(one[2]).source == "web"]
-    if not urls or not jobs.media.check_urls:
+    if not urls or not rules.check_urls:
         return []
     turn, problems = asyncio.Semaphore(_LOOKS_AT_ONCE), list[str]()
     async with httpx.AsyncClient(timeout=_LOOK_SECONDS, follow_redirects=False) as http:
@@ -41,7 +43,7 @@ async def url_problems(jobs: VideoJobs, request: VideoRequest, *, warn: Callable
         async def one(name: str, number: int, url: str) -> None:
             async with turn:
                 try:
-                    await _look_at(jobs, http, url, KINDS[name], warn)
+                    await _look_at(http, url, KINDS[name], rules, allow_private=allow_private, warn=warn)
                 except ValueError as error:
                     problems.append(refused(name, number, url, f"{error}{_WHY}"))
 
@@ -49,10 +51,12 @@ async def url_problems(jobs: VideoJobs, request: VideoRequest, *, warn: Callable
     return sorted(problems)
 
 
-async def _look_at(jobs: VideoJobs, http: httpx.AsyncClient, url: str, kind: Kind, warn: Callable[..., None]) -> None:
-    private, head = jobs.loova.is_private, bytearray()
+async def _look_at(
+    http: httpx.AsyncClient, url: str, kind: Kind, rules: MediaRules, *, allow_private: bool, warn: Callable[..., None]
+) -> None:
+    head = bytearray()
     download = Download(
-        url, http, allow_private=private, max_bytes=2**40, tries=1, read_timeout=_LOOK_SECONDS / 2, is_look=True
+        url, http, allow_private=allow_private, max_bytes=2**40, tries=1, read_timeout=_LOOK_SECONDS / 2, is_look=True
     )
     try:
         async with asyncio.timeout(_LOOK_SECONDS), aclosing(download.chunks()) as chunks:
@@ -68,7 +72,7 @@ async def _look_at(jobs: VideoJobs, http: httpx.AsyncClient, url: str, kind: Kin
         warn("%s cannot be looked at from here (%s): going on", shown_media(url), redact(error, 200))
         return
     size = download.announced if download.announced is not None else download.received
-    if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, jobs.media):
+    if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
         raise ValueError(problem)
     if doubt := unknown_brand(bytes(head[:HEAD_BYTES]), kind):
         warn("%s: %s; going on", shown_media(url), doubt)

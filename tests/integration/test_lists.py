@@ -16,7 +16,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova.errors import InvalidRequestError, StorageError
-from prefect_loova.jobs.media_identity import LocalFiles
+from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.simulator.s3 import EmbeddedS3
 
 ROOT = Path(__file__).parents[2]

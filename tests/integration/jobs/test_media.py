@@ -23,8 +23,9 @@ from PIL import Image
 from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import deliver_media
-from prefect_loova.jobs.media_identity import LocalFiles, Preparing
+from prefect_loova.jobs.media_identity import Preparing
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.request import VideoRequest
