@@ -69,9 +69,10 @@ bench-preview: $(BENCH_READY) ## The previews of a 15 s 1080p video: seconds, me
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)
 
-lint: $(READY) ## Check style and layout
+lint: $(READY) ## Check style, layout, and that imports point down
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
 types: $(READY) ## Check types
 	@.venv/bin/mypy

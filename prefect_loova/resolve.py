@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, get_args
 
-from prefect_loova._prefect.context import open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.decide import decide
@@ -50,7 +50,7 @@ def parser() -> Parser:
 
 async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
     """List, show or decide, and print it; returns it as JSON."""
-    async with open_jobs(where.credentials, where.bucket, args.prefix) as jobs:
+    async with Location(where.credentials, where.bucket, args.prefix).open() as jobs:
         if args.decision is not None:
             decision = Decision(
                 what=args.decision, who=args.who or getpass.getuser(), when=datetime.now(UTC), why=args.why

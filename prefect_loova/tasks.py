@@ -17,13 +17,12 @@ from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect import previews as showing
-from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
 from prefect_loova._prefect.run import local_files
-from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InvalidRequestError, TaskFailedError, may_retry, redact
+from prefect_loova.errors import TaskFailedError, may_retry, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs import wait as waiting
@@ -80,26 +79,6 @@ def _run_name() -> str:
     return f"{verb} {redact(what, 80)}".strip()
 
 
-def _prefix_of(submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> str:
-    """The prefix that a submission was made under, seen from the S3 block's folder."""
-    start = f"s3://{bucket.bucket_name}/"
-    end = f"/{submission.key}/record.json"
-    if not (submission.record.startswith(start) and f"/{submission.record.removeprefix(start)}".endswith(end)):
-        raise InvalidRequestError(
-            f"bucket: {bucket.bucket_name} was given, but the job's record is {submission.record}"
-        )
-    if submission.api_origin != origin(credentials.base_url):
-        raise InvalidRequestError(
-            f"credentials: they are for {origin(credentials.base_url)}, but the job is one of {submission.api_origin}"
-        )
-    path = submission.record.removeprefix(start).removesuffix("record.json").rstrip("/")
-    path = path.removesuffix(submission.key).rstrip("/")
-    folder = bucket.bucket_folder.strip("/")
-    if folder and path != folder and not path.startswith(f"{folder}/"):
-        raise InvalidRequestError(f"bucket: its folder is {folder}, but the job's record is {submission.record}")
-    return path.removeprefix(folder).strip("/")
-
-
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(5),
@@ -136,7 +115,7 @@ async def prepare_media(
         InvalidRequestError: All that is wrong with the media, by field.
         StorageError: The bucket cannot be read or written.
     """
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         if not request.is_prepared:
             await jobs.records.check_conditional_writes()
         return await Preparing(jobs, local_files()).one(request)
@@ -182,7 +161,7 @@ async def submit_video(
         TaskFailedError: It was bought before, and Loova could not make it.
     """
     logger = get_run_logger()
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         await jobs.records.check_conditional_writes()
         request = await Preparing(jobs, local_files()).one(request)
         submission = await submitting.submit_video(
@@ -232,7 +211,7 @@ async def wait_for_video(
         TaskFailedError: Loova ended the task without a video.
         WaitTimeoutError: It still runs; running again goes on waiting.
     """
-    async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
+    async with Location.of(submission, credentials, bucket).open() as jobs:
         progress = VideoProgress(submission)
         try:
             ended = await waiting.wait_for_video(
@@ -291,7 +270,7 @@ async def save_video(
         TaskFailedError: Loova ended the task without a video.
     """
     logger = get_run_logger()
-    async with open_jobs(credentials, bucket, _prefix_of(submission, credentials, bucket)) as jobs:
+    async with Location.of(submission, credentials, bucket).open() as jobs:
         saved, is_new = await saving.save_finished_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
@@ -337,7 +316,7 @@ async def show_video(
         preview: What its page shows: `moving`, `still`, or `none`.
         upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
     """
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         await showing.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
 
 

@@ -6,13 +6,19 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Self
 
+from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.events import event_sink
 from prefect_loova._prefect.run import run_identity
+from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.results import Submission
 from prefect_loova.store.records import JobRecords
 
 DEFAULT_PREFIX = "loova"
@@ -22,29 +28,73 @@ LOCATION_ARGUMENTS: ContextVar[str | None] = ContextVar("PLACE", default=None)
 """How a command names its account and bucket where blocks do not tell: the simulated ones."""
 
 
-@asynccontextmanager
-async def open_jobs(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> AsyncIterator[VideoJobs]:
-    """The core's tools, made of blocks. The prefix stands below the S3 block's own folder."""
-    folder = bucket.bucket_folder.strip("/")
-    below = "/".join(filter(None, (folder, prefix)))
-    async with credentials.get_client() as loova:
-        records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
-        place = LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below)
-        yield VideoJobs(
-            loova,
-            records,
-            times=credentials.job_times,
-            by=run_identity(),
-            place=place,
-            max_credits_per_day=credentials.max_credits_per_day,
-            media=credentials.media,
-            notify=event_sink(bucket.bucket_name),
-        )
+@dataclass(frozen=True)
+class Location:
+    """Where a run buys videos and where it saves them.
+
+    Attributes:
+        credentials: The block with the Loova API key.
+        bucket: The block of the bucket for job records and videos.
+        prefix: The prefix in the bucket, below the block's own folder.
+    """
+
+    credentials: LoovaCredentials
+    bucket: S3Bucket
+    prefix: str = DEFAULT_PREFIX
+
+    @classmethod
+    def of(cls, submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> Self:
+        """Return the location of a submission, by the URI of its job record.
+
+        Raises:
+            InvalidRequestError: The blocks are for another API, another bucket or another folder.
+        """
+        start = f"s3://{bucket.bucket_name}/"
+        end = f"/{submission.key}/record.json"
+        if not (submission.record.startswith(start) and f"/{submission.record.removeprefix(start)}".endswith(end)):
+            raise InvalidRequestError(
+                f"bucket: {bucket.bucket_name} was given, but the job's record is {submission.record}"
+            )
+        if submission.api_origin != (given := origin(credentials.base_url)):
+            raise InvalidRequestError(
+                f"credentials: they are for {given}, but the job belongs to {submission.api_origin}"
+            )
+        path = submission.record.removeprefix(start).removesuffix("record.json").rstrip("/")
+        path = path.removesuffix(submission.key).rstrip("/")
+        folder = bucket.bucket_folder.strip("/")
+        if folder and path != folder and not path.startswith(f"{folder}/"):
+            raise InvalidRequestError(f"bucket: its folder is {folder}, but the job's record is {submission.record}")
+        return cls(credentials, bucket, path.removeprefix(folder).strip("/"))
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[VideoJobs]:
+        """Open the client and the bucket for jobs without Prefect."""
+        credentials, bucket, prefix = self.credentials, self.bucket, self.prefix
+        folder = bucket.bucket_folder.strip("/")
+        below = "/".join(filter(None, (folder, prefix)))
+        async with credentials.get_client() as loova:
+            records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
+            place = LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below)
+            yield VideoJobs(
+                loova,
+                records,
+                times=credentials.job_times,
+                by=run_identity(),
+                place=place,
+                max_credits_per_day=credentials.max_credits_per_day,
+                media=credentials.media,
+                notify=event_sink(bucket.bucket_name),
+            )
 
 
 def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
-    """The arguments by which a command names these blocks; a block that is not stored is left to the environment."""
-    loova, s3 = credentials._block_document_name, bucket._block_document_name
+    """Return the options that name these blocks on a command line; a block without a document is left out."""
+    loova, s3 = _document_name(credentials), _document_name(bucket)
     words = ["--credentials", loova] if loova else []
     words += ["--s3-block", s3, "--prefix", prefix] if s3 else ["--bucket", bucket.bucket_name, "--prefix", below]
     return shlex.join(words)
+
+
+def _document_name(block: Block) -> str | None:
+    """Return the name under which a block was saved. Prefect 3 keeps it in a private attribute only."""
+    return block._block_document_name

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
-from prefect_loova._prefect.context import open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.pages import escaped
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
@@ -71,7 +71,7 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
             raise doubt from None
         decision = Decision(what=answer.decision, who=answer.who, when=datetime.now(UTC), why=answer.why)
         try:
-            async with open_jobs(credentials, bucket, prefix) as jobs:
+            async with Location(credentials, bucket, prefix).open() as jobs:
                 task_id = answer.task_id.strip() or None
                 await decide(jobs, str(doubt.key), decision, task_id, attempt=doubt.attempt, force=answer.force)
         except (InvalidRequestError, TaskNotFoundError) as error:

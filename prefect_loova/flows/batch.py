@@ -10,7 +10,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT
-from prefect_loova._prefect.context import DEFAULT_PREFIX
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
@@ -84,9 +84,7 @@ async def generate_videos(
         BatchError: Videos are missing at the end, and `on_failure` is `raise`. Its `report` tells which.
     """
     batch = Batch(
-        credentials=credentials,
-        bucket=bucket,
-        prefix=prefix,
+        location=Location(credentials, bucket, prefix),
         max_credits=max_credits,
         keep_credits=keep_credits,
         over_budget=over_budget,
@@ -162,9 +160,7 @@ async def generate_from_manifest(
     source = Manifest(manifest, bucket)
     requests = read_manifest(await source.read(), manifest, max_rows=max_rows)
     batch = Batch(
-        credentials=credentials,
-        bucket=bucket,
-        prefix=prefix,
+        location=Location(credentials, bucket, prefix),
         max_credits=max_credits,
         keep_credits=keep_credits,
         over_budget=over_budget,

@@ -8,18 +8,16 @@ from functools import partial
 from typing import Any, Literal
 
 from prefect.logging import get_run_logger
-from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
-from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_there, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
-from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import BatchError, first_lines
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect import collect, enqueue
@@ -45,9 +43,7 @@ OverBudget = Literal["refuse", "stop"]
 class Batch:
     """How a batch is made; the fields are the parameters of `generate_videos`, which explains them."""
 
-    credentials: LoovaCredentials
-    bucket: S3Bucket
-    prefix: str = DEFAULT_PREFIX
+    location: Location
     max_credits: float | None = None
     keep_credits: float = 0.0
     over_budget: OverBudget = "refuse"
@@ -64,7 +60,7 @@ class Batch:
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
-        async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
+        async with self.location.open() as jobs:
             requests = await Preparing(jobs, self.local, upload=False).all(requests)
             orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
         for order in orders:
@@ -94,7 +90,7 @@ class Batch:
             BatchError: Videos are missing at the end, and `on_failure` is `raise`.
         """
         logger = get_run_logger()
-        async with open_jobs(self.credentials, self.bucket, self.prefix) as jobs:
+        async with self.location.open() as jobs:
             await jobs.records.check_conditional_writes()
             requests = await Preparing(jobs, self.local).all(requests)
             orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
@@ -141,13 +137,14 @@ class Batch:
 
     def steps(self, jobs: VideoJobs) -> BatchSteps:
         """The steps of one video, as Prefect tasks."""
-        where: dict[str, Any] = {"credentials": self.credentials, "bucket": self.bucket}
+        credentials, bucket = self.location.credentials, self.location.bucket
 
         async def submit(request: VideoRequest) -> Submission:
             submission: Submission = await submit_video(
                 request,
-                **where,
-                prefix=self.prefix,
+                credentials=credentials,
+                bucket=bucket,
+                prefix=self.location.prefix,
                 max_wait=self.max_wait,
                 max_paid_attempts=self.max_paid_attempts,
             )
@@ -157,7 +154,8 @@ class Batch:
             options, most = self.upload_options, self.max_bytes
             saved: SavedVideo = await save_video(
                 submission,
-                **where,
+                credentials=credentials,
+                bucket=bucket,
                 upload_options=options,
                 max_bytes=most,
                 max_wait=self.max_wait,
@@ -169,7 +167,8 @@ class Batch:
             submit=submit,
             wait=partial(
                 wait_for_video,
-                **where,
+                credentials=credentials,
+                bucket=bucket,
                 max_wait=self.max_wait,
                 poll_seconds=self.poll_seconds,
                 show_progress=False,  # the batch has a bar

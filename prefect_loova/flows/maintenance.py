@@ -13,7 +13,7 @@ from pydantic import Field
 
 from prefect_loova._prefect.artifacts import publish_credits, publish_jobs_in_doubt
 from prefect_loova._prefect.concurrency import LIMIT, slot_count
-from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
 from prefect_loova.batches.credits import credits_report
@@ -59,7 +59,7 @@ async def collect_videos(
         StorageError: The index of open jobs may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
     logger = get_run_logger()
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         found = await collect(
             jobs,
             slots=await slot_count(concurrency_limit),
@@ -72,10 +72,16 @@ async def collect_videos(
         logger.warning("job %s: %s", failed, reason)
     if found.in_doubt or found.problems:
         await publish_jobs_in_doubt(found.in_doubt, found.problems)
-    where: dict[str, Any] = {"credentials": credentials, "bucket": bucket, "prefix": prefix}
     for saved in found.saved:
         try:
-            await show_video(saved, **where, preview=preview, upload_options=upload_options)
+            await show_video(
+                saved,
+                credentials=credentials,
+                bucket=bucket,
+                prefix=prefix,
+                preview=preview,
+                upload_options=upload_options,
+            )
         except Exception as error:  # it is saved: no reason to fail, nor to leave the others without their pages
             logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
     return found
@@ -104,7 +110,7 @@ async def report_credits(
         AuthenticationError: Loova does not accept the API key.
         StorageError: The days may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         report = await credits_report(jobs, days=days, low_below=low_below)
     if report.is_low:
         get_run_logger().warning("%s", report.summary)
@@ -154,7 +160,7 @@ async def resolve_job(
     """
     if bool(key) != (decision != "list"):
         raise InvalidRequestError("key, decision: give both to decide about a job, or none to list the jobs in doubt")
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
             record = await decide(jobs, key, made, task_id or None, attempt=attempt, force=force)

@@ -1,25 +1,196 @@
-"""The flow of a story of several shots."""
+"""The flow that makes a story of several shots and joins them into one film."""
 
-# No `from __future__ import annotations` here, as in flows.py.
+# No `from __future__ import annotations` here: Prefect would lose the names in the signature of a flow.
 
+import asyncio
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
-from prefect import flow
-from prefect.runtime import flow_run
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run, task_run
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
-from prefect_loova._prefect.concurrency import LIMIT
-from prefect_loova._prefect.context import DEFAULT_PREFIX
+from prefect_loova._cancellation import task_group
+from prefect_loova._prefect.artifacts import publish_prices, publish_story
+from prefect_loova._prefect.concurrency import LIMIT, slot_count
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.manifest_files import Manifest
-from prefect_loova._prefect.previews import Preview
-from prefect_loova.batches.storyboard import read_storyboard
+from prefect_loova._prefect.pages import Picture
+from prefect_loova._prefect.previews import Preview, posters
+from prefect_loova._prefect.progress import batch_progress
+from prefect_loova.batches.film import join_shots
+from prefect_loova.batches.plan import RunBudget, admit, price_table
+from prefect_loova.batches.story import StoryPlan, StoryRun
+from prefect_loova.batches.storyboard import Storyboard, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import redact
+from prefect_loova.errors import BatchError, first_lines, redact
 from prefect_loova.flows.batch_run import Batch
-from prefect_loova.flows.storyboard_run import Story
-from prefect_loova.jobs.context import MAX_WAIT
-from prefect_loova.models.reports import StoryReport
+from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
+from prefect_loova.jobs.media_delivery import warn_about_references
+from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.models.prices import format_credits
+from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
+from prefect_loova.models.results import SavedVideo
+from prefect_loova.store.previews import load_moving
+from prefect_loova.tasks import RETRIES, prepare_media
+
+
+@dataclass(frozen=True)
+class Story:
+    """How a story is made: like a batch, and in chains of shots that go on from each other.
+
+    Attributes:
+        board: What is told.
+        batch: How each shot is made.
+    """
+
+    board: Storyboard
+    batch: Batch
+
+    async def dry_run(self) -> StoryReport:
+        """Show what the story would cost. Spends nothing, and puts nothing into the bucket."""
+        async with self.batch.location.open() as jobs:
+            state = await self._plan(jobs, upload=False)
+        for order in state.orders.values():
+            warn_about_references(order.request)
+        table = price_table(list(state.orders.values()))
+        get_run_logger().info("a dry run, nothing is spent:\n%s", table)
+        await publish_prices(table)
+        return self._report([state.outcome(shot, "a dry run") for shot in self.board.shots])
+
+    async def make(self) -> StoryReport:
+        """Make all shots, each paid once, and join them.
+
+        Raises:
+            InvalidRequestError: All that is wrong with the shots' media.
+            BudgetError: The story as a whole was refused; nothing was bought.
+            BatchError: Shots are missing at the end.
+        """
+        logger = get_run_logger()
+        async with self.batch.location.open() as jobs:
+            await jobs.records.check_conditional_writes()
+            state = await self._plan(jobs)
+            orders = list(state.orders.values())
+            plan = await admit(jobs, orders, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits)
+            logger.info(
+                "%s: %d shots, %d are there, the others cost up to %s",
+                redact(self.board.title, 80),
+                len(orders),
+                len(state.saved),
+                format_credits(plan.price),
+            )
+            outcomes = await self._shots(jobs, state, plan.budget)
+            report, problem = self._report(outcomes), None
+            if len(state.saved) == len(self.board.shots):
+                try:
+                    report = report.with_film(await self._film(state))
+                except Exception as error:
+                    problem = error
+            logger.info(report.summary)
+            await self._show(jobs, report)
+        if report.film is None:
+            told = _not_joined(report, problem) if problem else _what_failed(report)
+            spent = "yes" if report.shots.credits_charged else "no"
+            raise BatchError(told, report=report.shots, credits_spent=spent) from problem
+        return report
+
+    async def _film(self, state: StoryPlan) -> dict[str, Any]:
+        videos = [state.saved[shot.number] for shot in self.board.shots]
+        location = self.batch.location
+        film: dict[str, Any] = await _join(
+            videos,
+            credentials=location.credentials,
+            bucket=location.bucket,
+            prefix=location.prefix,
+            upload_options=self.batch.upload_options,
+        )
+        return film
+
+    async def _plan(self, jobs: VideoJobs, *, upload: bool = True) -> StoryPlan:
+        preparing = Preparing(jobs, self.batch.local, upload=upload)
+        return await StoryPlan.of(jobs, self.board, preparing, max_paid_attempts=self.batch.max_paid_attempts)
+
+    def _report(self, outcomes: list[VideoOutcome]) -> StoryReport:
+        return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)))
+
+    async def _shots(self, jobs: VideoJobs, state: StoryPlan, budget: RunBudget) -> list[VideoOutcome]:
+        free = max(1, await slot_count(self.batch.concurrency_limit))
+        location = self.batch.location
+        prepare = partial(
+            prepare_media, credentials=location.credentials, bucket=location.bucket, prefix=location.prefix
+        )
+        with tagged({shot.request.model for shot in self.board.shots}) as made:
+            await tag_this_run(made)
+            async with batch_progress(len(self.board.shots)) as heard, task_group() as group:
+
+                def notify(number: int, outcome: VideoOutcome) -> None:
+                    _log_shot(number, outcome)
+                    heard(outcome)
+
+                run = StoryRun(jobs, state, budget, self.batch.steps(jobs), prepare, asyncio.Semaphore(free), notify)
+                for chain in self.board.chains():
+                    group.create_task(run.chain(chain))
+        return [state.outcomes[shot.number] for shot in self.board.shots]
+
+    async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
+        moving = None
+        try:
+            if report.film:
+                found = await load_moving(jobs.records, report.film.removeprefix(jobs.records.uri("")))
+                moving = Picture(*found) if found else None
+            pictures = await posters(jobs, report.shots)
+        except Exception as error:
+            get_run_logger().warning("the story has no pictures in its page (%s)", redact(error))
+            pictures = {}
+        await publish_story(report, moving, pictures)
+
+
+def _joins() -> str:
+    return f"join {len(task_run.parameters['videos'])} shots"
+
+
+@task(
+    name="join-shots",
+    description="Join the shots of a story into one film in the bucket.",
+    tags={"loova"},
+    task_run_name=_joins,
+    **RETRIES,
+    cache_policy=NO_CACHE,
+)
+async def _join(
+    videos: list[SavedVideo],
+    *,
+    credentials: LoovaCredentials,
+    bucket: S3Bucket,
+    prefix: str,
+    upload_options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    async with Location(credentials, bucket, prefix).open() as jobs:
+        return await join_shots(jobs, videos, upload_options=upload_options)
+
+
+def _log_shot(number: int, outcome: VideoOutcome) -> None:
+    log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
+    result = outcome.video or outcome.reason
+    log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), result)
+
+
+def _not_joined(report: StoryReport, problem: Exception) -> str:
+    return (
+        f"{report.summary}\nAll shots are paid for and in the bucket, but they could not be joined: "
+        f"{redact(problem)}\nRun the same storyboard again: it buys none of them again, and joins them"
+    )
+
+
+def _what_failed(report: StoryReport) -> str:
+    missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
+    told = [f"shot {one.rows[0]}, {one.line}" for one in missing]
+    return "\n".join([report.summary, *first_lines(told, 10)])
 
 
 def _storyboard_name() -> str:
@@ -74,9 +245,7 @@ async def generate_storyboard(
     source = Manifest(storyboard, bucket, what="storyboard")
     board = read_storyboard(await source.read(), storyboard)
     batch = Batch(
-        credentials=credentials,
-        bucket=bucket,
-        prefix=prefix,
+        location=Location(credentials, bucket, prefix),
         max_credits=max_credits,
         keep_credits=keep_credits,
         max_wait=max_wait,

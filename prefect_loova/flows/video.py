@@ -13,7 +13,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT, is_shared, slot
-from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.suspend import ask_for_decision
@@ -81,18 +81,22 @@ async def generate_video(
             can use it. 0 for no such link.
     """
     deadline = Deadline(max_wait)
-    where: dict[str, Any] = {"credentials": credentials, "bucket": bucket}
     with tagged([request.model]) as made:
         await tag_this_run(made)
         if not request.is_prepared:
-            request = await prepare_media(request, **where, prefix=prefix)
+            request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as held:
             if wait and is_shared(concurrency_limit) and not await _is_bought(request, credentials, bucket, prefix):
                 await held.enter_async_context(slot(concurrency_limit, max_wait=max_wait))
             while True:
                 try:
                     submission: Submission = await submit_video(
-                        request, **where, prefix=prefix, max_wait=deadline.left, max_paid_attempts=max_paid_attempts
+                        request,
+                        credentials=credentials,
+                        bucket=bucket,
+                        prefix=prefix,
+                        max_wait=deadline.left,
+                        max_paid_attempts=max_paid_attempts,
                     )
                     break
                 except InDoubtError as doubt:
@@ -102,10 +106,17 @@ async def generate_video(
             if not wait:
                 return submission
             if submission.state == "submitted":
-                await wait_for_video(submission, **where, max_wait=deadline.left, poll_seconds=poll_seconds)
+                await wait_for_video(
+                    submission,
+                    credentials=credentials,
+                    bucket=bucket,
+                    max_wait=deadline.left,
+                    poll_seconds=poll_seconds,
+                )
         saved: SavedVideo = await save_video(
             submission,
-            **where,
+            credentials=credentials,
+            bucket=bucket,
             upload_options=upload_options,
             max_bytes=max_bytes,
             max_wait=deadline.left,
@@ -117,7 +128,7 @@ async def generate_video(
 
 async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> bool:
     """Whether there is nothing to submit: waiting for what runs already needs no slot."""
-    async with open_jobs(credentials, bucket, prefix) as jobs:
+    async with Location(credentials, bucket, prefix).open() as jobs:
         try:
             await jobs.records.check_conditional_writes()
             stored = await find(jobs.records, request)

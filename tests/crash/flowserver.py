@@ -12,7 +12,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest, generate_video
-from prefect_loova._prefect.context import open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova.jobs.context import JobTimes
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -43,7 +43,7 @@ async def _flow(spec: dict[str, Any]) -> dict[str, Any]:
     }
     request = VideoRequest(**spec["request"])
     if spec.get("decision"):
-        async with open_jobs(**where) as jobs:
+        async with Location(**where).open() as jobs:
             await decide_as_told(jobs, request.key, **spec["decision"])
     max_wait = spec["max_wait"] + SLOW_PREFECT
     options: dict[str, Any] = {"max_wait": max_wait, "poll_seconds": 0.2, "concurrency_limit": "crash"}

@@ -13,7 +13,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest
-from prefect_loova._prefect.context import DEFAULT_PREFIX, open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova.command import Place
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.job_record import JobRecord
@@ -85,7 +85,7 @@ def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None 
 
 async def left_in_the_middle_of_the_submit(requests: list[VideoRequest], place: Place) -> None:
     """As a killed run leaves them."""
-    async with open_jobs(place.credentials, place.bucket, DEFAULT_PREFIX) as jobs:
+    async with Location(place.credentials, place.bucket).open() as jobs:
         for request in requests:
             stored = await jobs.records.create(JobRecord.claimed(request, jobs.loova.origin, {}))
             await jobs.records.advance(stored, stored.record.move("begin", post_timeout_seconds=0))

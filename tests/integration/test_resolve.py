@@ -13,7 +13,7 @@ import pytest
 from prefect.artifacts import Artifact
 
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
-from prefect_loova._prefect.context import open_jobs
+from prefect_loova._prefect.context import Location
 from prefect_loova.command import Place, simulated
 from prefect_loova.errors import (
     AbandonedError,
@@ -131,7 +131,7 @@ def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypat
 
 def test_a_simulated_place_names_itself_in_the_commands(tmp_path):
     async def place_named() -> str:
-        async with open_jobs(where.credentials, where.bucket, "loova") as jobs:
+        async with Location(where.credentials, where.bucket, "loova").open() as jobs:
             return jobs.place
 
     with simulated(tmp_path / "state") as where:
@@ -144,7 +144,7 @@ async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
     await place.credentials.save("of-mine", overwrite=True)
     await place.bucket.save("mine-too", overwrite=True)
     stored = type(place.credentials).aload("of-mine"), type(place.bucket).aload("mine-too")
-    async with open_jobs(await stored[0], await stored[1], "videos") as jobs:
+    async with Location(await stored[0], await stored[1], "videos").open() as jobs:
         assert jobs.place == "--credentials of-mine --s3-block mine-too --prefix videos"
 
 

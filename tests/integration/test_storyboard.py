@@ -22,10 +22,10 @@ from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
 from prefect_loova.batches.plan import PlannedVideo, RunBudget
+from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError, StorageError
-from prefect_loova.flows.storyboard_run import _State, _StoryRun
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
@@ -234,9 +234,9 @@ async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_no
         credits_cost=1,
         reused=False,
     )
-    state = _State({2: shot}, 1, orders={2: PlannedVideo(shot.request, (2,), price=60.0)}, saved={1: before})
+    state = StoryPlan({2: shot}, 1, orders={2: PlannedVideo(shot.request, (2,), price=60.0)}, saved={1: before})
     unused = cast("Any", None)
-    run = _StoryRun(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
+    run = StoryRun(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
     outcome = await run._made(shot)
     assert (outcome.outcome, outcome.credits_charged) == ("not_started", 0)
     assert "nothing was bought: S3 is away" in outcome.reason

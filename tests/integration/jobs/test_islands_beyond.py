@@ -16,10 +16,10 @@ from prefect_loova.batches.credits import credits_report
 from prefect_loova.batches.plan import PlannedVideo, admit
 from prefect_loova.batches.pricing import is_there, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
+from prefect_loova.batches.story import StoryPlan
 from prefect_loova.batches.storyboard import Shot
 from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.flows.batch_run import _as_it_stands, _left
-from prefect_loova.flows.storyboard_run import _State
 from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import jobs_in_doubt, look_for_doubts
@@ -208,7 +208,7 @@ async def test_the_doubts_are_listed_beside_a_record_that_is(poison: str, place:
 async def test_a_story_ends_one_chain_of_shots_only_at_a_record_that_is(poison: str, place: Place) -> None:
     body = await poisoned(place, poison)
     shots = [Shot(number, request.model_dump(mode="json")) for number, request in enumerate([BAD, GOOD[0]])]
-    state = _State({shot.number: shot for shot in shots}, 1)
+    state = StoryPlan({shot.number: shot for shot in shots}, 1)
     async with worker(place) as jobs:
         bad, good = [await state.look(jobs, shot.number, shot.request) for shot in shots]
         report = await run_batch(await admit(jobs, [bad, good]), steps(jobs), slots=1)
@@ -225,7 +225,7 @@ async def test_a_saved_shot_whose_video_may_not_be_looked_at_is_named(place: Pla
         await run_batch(await admit(jobs, await price_videos(jobs, GOOD[:1])), steps(jobs), slots=1)
         place.proxy.harm(NetworkFault(what="answer", status=403, matching="^HEAD .*video.mp4", times=FOR_EVER))
         shot = Shot(1, GOOD[0].model_dump(mode="json"))
-        state = _State({1: shot}, 1)
+        state = StoryPlan({1: shot}, 1)
         await state.look(jobs, 1, shot.request)
     outcome = state.outcome(shot, "a dry run")
     assert (outcome.outcome, outcome.credits_charged) == ("failed", 0)
