@@ -72,7 +72,7 @@ bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven pa
 lint: $(READY) ## Check style, layout, and that imports point down
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-cache
 
 types: $(READY) ## Check types
 	@.venv/bin/mypy

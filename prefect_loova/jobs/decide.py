@@ -88,7 +88,7 @@ async def _hold_alone(jobs: VideoJobs, record: JobRecord, number: int, task_id: 
     Both write first and look then, so that at least one of two sees the other.
     """
     try:
-        others = [key for key in await jobs.records.open_keys() if key != record.key]
+        others = [key for key in await jobs.records.list_open_keys() if key != record.key]
     except StorageError as error:
         log.warning("whether another job adopts task %s at this moment is not known: %s", task_id, error)
         return
