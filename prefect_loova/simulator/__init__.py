@@ -1,13 +1,13 @@
-"""A Loova on loopback, for tests and trying out: it validates, bills, makes real videos, and misbehaves on demand.
+"""A simulated Loova on loopback, for tests and trials. It validates, bills, makes real videos, and fails on demand.
 
     with LoovaSimulator(generation_seconds=0) as loova:
         loova.fail("lost_reply")
         ...  # any client of Loova, with loova.base_url and loova.api_key
         assert loova.ledger["totals"]["billed"] == 1
 
-On the command line: `python -m prefect_loova.simulator`. In pytest: the fixture `loova_simulator`.
-It needs the extra `prefect-loova[simulator]`. Nothing it says comes from Loova, and it asks no other host for anything
-but the reference media that a request names.
+On the command line: `python -m prefect_loova.simulator`. In pytest: the fixture `loova_simulator`. It needs the extra
+`prefect-loova[simulator]`. It never talks to Loova; it only fetches the reference media of requests. It imports nothing
+of the package outside this folder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "Fault", "LoovaSimulator"]
 
-_HOMES = {"LoovaSimulator": "server", "Fault": "faults", "FAULTS": "faults"}
+_MODULES = {"LoovaSimulator": "server", "Fault": "faults", "FAULTS": "faults"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: every pytest that has the plugin imports this package."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    """Import a public name on first use: every pytest run with the plugin imports this package."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

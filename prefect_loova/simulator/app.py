@@ -1,4 +1,4 @@
-"""The API itself: submit, poll and credits under `/api/v1` and `/v1`, and the simulator's own pages."""
+"""The API: submit, poll and credits under `/api/v1` and `/v1`, and the simulator's own endpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from prefect_loova.simulator.faults import Fault, Faults
-from prefect_loova.simulator.fetching import Fetching
 from prefect_loova.simulator.ledger import Ledger, Task
-from prefect_loova.simulator.submits import Refusal, read_fields, validated
+from prefect_loova.simulator.media_fetcher import MediaFetcher
+from prefect_loova.simulator.submit_request import Refusal, read_fields, validate
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Reply
 
@@ -29,25 +29,36 @@ Envelope = dict[str, Any]
 
 
 class Api:
-    """The API host: every answer of it is the documented envelope."""
+    """The API host. The body of every response is the documented envelope."""
 
     def __init__(
         self,
         ledger: Ledger,
         faults: Faults,
         videos: VideoHost,
-        fetching: Fetching,
+        media_fetcher: MediaFetcher,
         *,
         api_key: str,
         max_running: int,
         generation_seconds: float,
         video_origin: Callable[[str], str],
     ) -> None:
-        """Answer those who have the key; `video_origin` gives the origin of video URLs for an API host's name."""
-        self._books = ledger
+        """Set up the routes.
+
+        Args:
+            ledger: Stores posts and tasks.
+            faults: The faults to apply.
+            videos: Signs the URLs of videos.
+            media_fetcher: Fetches reference media.
+            api_key: The only accepted key.
+            max_running: How many tasks may run at a time.
+            generation_seconds: How long a task runs.
+            video_origin: Returns the origin of video URLs for the host name that the client used for the API.
+        """
+        self._ledger = ledger
         self._faults = faults
         self._videos = videos
-        self._fetching = fetching
+        self._media_fetcher = media_fetcher
         self._api_key = api_key
         self._max_running = max_running
         self._generation_seconds = generation_seconds
@@ -62,49 +73,49 @@ class Api:
             )
         ]
         own = [
-            Route("/_simulator/ledger", self._ledger),
+            Route("/_simulator/ledger", self._show_ledger),
             Route("/_simulator/tasks/{task_id}/sha256", self._sha256),
             Route("/_simulator/faults", self._show_faults, methods=["GET"]),
             Route("/_simulator/faults", self._add_faults, methods=["POST"]),
             Route("/_simulator/faults", self._clear_faults, methods=["DELETE"]),
             Route("/_simulator/clock", self._advance, methods=["POST"]),
         ]
-        handlers = {HTTPException: _http_error, Refusal: _refusal, Exception: _unexpected}
+        handlers = {HTTPException: _on_http_error, Refusal: _on_refusal, Exception: _on_bug}
         self.app = Starlette(routes=[*calls, *own], exception_handlers=handlers)  # type: ignore[arg-type]
 
     async def _submit(self, request: Request) -> Response:
-        post = self._books.posted()
+        post = self._ledger.add_post()
         try:
             fields = await read_fields(request)
             unreadable = None
         except Refusal as refusal:
             fields, unreadable = {}, refusal
-        self._books.read(post, fields)
+        self._ledger.set_fields(post, fields)
 
         def effect() -> Envelope:
             try:
                 self._check_key(request)
                 if unreadable:
                     raise unreadable
-                order = validated(fields)
-                found = self._fetching.found(order)
-                task = self._books.buy(post, order, self._max_running, self._generation_seconds, found)
+                submitted = validate(fields)
+                media = self._media_fetcher.read_files(submitted)
+                task = self._ledger.bill(post, submitted, self._max_running, self._generation_seconds, media)
             except Refusal as refusal:
-                self._books.refused(post, refusal.message)
+                self._ledger.set_refused(post, refusal.message)
                 raise
-            self._fetching.begin(task)
-            return self._shown(task, "task_id", "status", "created_at", "credits_cost")
+            self._media_fetcher.start(task)
+            return self._task_data(task, "task_id", "status", "created_at", "credits_cost")
 
         prompt = fields.get("prompt")
         fault = self._faults.take("submit", prompt=prompt if isinstance(prompt, str) else None)
-        if "files" in fields:  # They are decoded on the way, which takes its time.
-            return await asyncio.to_thread(_answer, request, fault, effect)
-        return _answer(request, fault, effect)
+        if "files" in fields:  # Decoding them blocks.
+            return await asyncio.to_thread(_respond, request, fault, effect)
+        return _respond(request, fault, effect)
 
     async def _poll(self, request: Request) -> Response:
         task_id = request.query_params.get("task_id", "")
-        self._books.count("polls", task_id)
-        task = self._books.task(task_id)
+        self._ledger.count("polls", task_id)
+        task = self._ledger.task(task_id)
 
         def effect() -> Envelope:
             self._check_key(request)
@@ -114,27 +125,27 @@ class Api:
                 raise Refusal(404, f"Task not found: {task_id[:120]}")
             return self._poll_data(task, request.url.hostname or "")
 
-        prompt, state = (task.request["prompt"], task.status(self._books.now())) if task else (None, None)
+        prompt, state = (task.request["prompt"], task.status(self._ledger.now())) if task else (None, None)
         fault = self._faults.take("poll", task_id=task_id, prompt=prompt, state=state)
-        return _answer(request, fault, effect)
+        return _respond(request, fault, effect)
 
     async def _credits(self, request: Request) -> Response:
-        self._books.count("credits_calls")
+        self._ledger.count("credits_calls")
 
         def effect() -> Envelope:
             self._check_key(request)
-            available, total = (int(n) if n.is_integer() else n for n in self._books.credits())
+            available, total = (int(n) if n.is_integer() else n for n in self._ledger.credits())
             return {"api_available_credits": available, "api_total_credits": total}
 
-        return _answer(request, self._faults.take("credits"), effect)
+        return _respond(request, self._faults.take("credits"), effect)
 
     def _check_key(self, request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._api_key.encode()):
             raise Refusal(401, "Authentication failed")
 
-    def _shown(self, task: Task, *names: str) -> Envelope:
-        now = self._books.now()
+    def _task_data(self, task: Task, *names: str) -> Envelope:
+        now = self._ledger.now()
         values = {
             "task_id": task.task_id,
             "status": task.status(now),
@@ -146,7 +157,7 @@ class Api:
         return {name: values[name] for name in names or values}
 
     def _poll_data(self, task: Task, host: str) -> Envelope:
-        data = self._shown(task)
+        data = self._task_data(task)
         if data["status"] == "running":
             return data | {"result": None}
         url = None if task.problem else self._video_origin(host) + self._videos.path_of(task.task_id)
@@ -154,11 +165,11 @@ class Api:
         result["finished_at"] = _iso(task.finishes_at)
         return data | {"result": result}
 
-    async def _ledger(self, _: Request) -> Response:
-        return JSONResponse(self._books.ledger())
+    async def _show_ledger(self, _: Request) -> Response:
+        return JSONResponse(self._ledger.snapshot())
 
     async def _sha256(self, request: Request) -> Response:
-        task = self._books.task(request.path_params["task_id"])
+        task = self._ledger.task(request.path_params["task_id"])
         if task is None:
             raise Refusal(404, "Task not found")
         if task.is_fetching or task.problem:
@@ -166,13 +177,13 @@ class Api:
         return JSONResponse(await asyncio.to_thread(self.checksum, task))
 
     def checksum(self, task: Task) -> dict[str, Any]:
-        """Size in bytes and SHA-256 of the whole video of a task, served or not; it is rendered if need be."""
+        """Return size in bytes and SHA-256 of a task's whole video. Renders the video if needed."""
         film = self._videos.film_of(task)
-        self._books.served(task.task_id, film.size, film.sha256)
+        self._ledger.set_video(task.task_id, film.size, film.sha256)
         return {"task_id": task.task_id, "size": film.size, "sha256": film.sha256}
 
     async def _show_faults(self, _: Request) -> Response:
-        return JSONResponse(self._faults.waiting())
+        return JSONResponse(self._faults.pending())
 
     async def _add_faults(self, request: Request) -> Response:
         try:
@@ -189,14 +200,14 @@ class Api:
 
     async def _advance(self, request: Request) -> Response:
         try:
-            self._books.advance(float(json.loads(await request.body())["advance_seconds"]))
+            self._ledger.advance(float(json.loads(await request.body())["advance_seconds"]))
         except (ValueError, TypeError, KeyError) as error:
             raise Refusal(400, f'must be JSON like {{"advance_seconds": 60}} ({error})') from None
-        return JSONResponse({"now": self._books.now()})
+        return JSONResponse({"now": self._ledger.now()})
 
 
-def _answer(request: Request, fault: Fault | None, effect: Callable[[], Envelope]) -> Response:
-    """Let the request take effect, unless the fault says no, and answer, as the fault has it."""
+def _respond(request: Request, fault: Fault | None, effect: Callable[[], Envelope]) -> Response:
+    """Run the effect of a request, unless the fault prevents it, and return the response that the fault leaves."""
     if fault is None or fault.apply:
         try:
             status, envelope = 200, _envelope(200, "success", effect())
@@ -206,7 +217,7 @@ def _answer(request: Request, fault: Fault | None, effect: Callable[[], Envelope
         status, envelope = 200, _envelope(200, None)
     headers = {"content-type": "application/json"}
     if fault is None:
-        return Reply(status, headers, _dumped(envelope))
+        return Reply(status, headers, _to_json(envelope))
     if fault.status is not None:
         status = fault.status
         envelope = _envelope(status, _phrase(status), envelope["data"] if status < 300 else None)
@@ -215,7 +226,7 @@ def _answer(request: Request, fault: Fault | None, effect: Callable[[], Envelope
         headers["location"] = fault.redirect_to.replace("{url}", str(request.url))
     if fault.content_type is not None:
         headers["content-type"] = fault.content_type
-    body = _dumped(_merged(envelope, fault.envelope or {})) if fault.body is None else fault.body.encode()
+    body = _to_json(_merge(envelope, fault.envelope or {})) if fault.body is None else fault.body.encode()
     return Reply(status, headers, body, fault=fault)
 
 
@@ -223,15 +234,15 @@ def _envelope(code: int, message: str | None, data: Envelope | None = None) -> E
     return {"code": code, "trace_id": f"simulator-{secrets.token_hex(8)}", "message": message, "data": data}
 
 
-def _dumped(envelope: Envelope) -> bytes:
+def _to_json(envelope: Envelope) -> bytes:
     return json.dumps(envelope).encode()
 
 
-def _merged(into: Any, patch: Any) -> Any:
+def _merge(value: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
-    kept = into if isinstance(into, dict) else {}
-    return kept | {name: _merged(kept.get(name), value) for name, value in patch.items()}
+    fields = value if isinstance(value, dict) else {}
+    return fields | {name: _merge(fields.get(name), change) for name, change in patch.items()}
 
 
 def _phrase(status: int) -> str:
@@ -245,16 +256,17 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def _http_error(_: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {}) | {"content-type": "application/json"}
-    return Reply(error.status_code, headers, _dumped(_envelope(error.status_code, error.detail)))
+def _error_reply(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Reply(status, {**(headers or {}), "content-type": "application/json"}, _to_json(_envelope(status, message)))
 
 
-async def _refusal(_: Request, refusal: Refusal) -> Response:
-    headers = {"content-type": "application/json"}
-    return Reply(refusal.status, headers, _dumped(_envelope(refusal.status, refusal.message)))
+async def _on_http_error(_: Request, error: HTTPException) -> Response:
+    return _error_reply(error.status_code, error.detail, error.headers)
 
 
-async def _unexpected(_: Request, error: Exception) -> Response:
-    message = f"The simulator failed: {type(error).__name__}: {error}"
-    return Reply(500, {"content-type": "application/json"}, _dumped(_envelope(500, message)))
+async def _on_refusal(_: Request, refusal: Refusal) -> Response:
+    return _error_reply(refusal.status, refusal.message)
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    return _error_reply(500, f"The simulator failed: {type(error).__name__}: {error}")

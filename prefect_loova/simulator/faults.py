@@ -1,7 +1,7 @@
-"""How the simulator misbehaves: a fault is data, and says which requests it hits and what happens to them.
+"""Faults: each says which requests it hits and how it changes their responses.
 
-A fault changes only what it names; all else of the answer stays as it would have been. `FAULTS` has the usual ones
-by name: `simulator.fail("lost_reply")`, `simulator.fail("bad_gateway", on="poll", times=3)`, or one of one's own:
+A fault changes only what it names, and leaves the rest of the response. `FAULTS` holds common ones by name:
+`simulator.fail("lost_reply")` or `simulator.fail("bad_gateway", on="poll", times=3)`. You can also write your own:
 `simulator.fail(on="poll", status=503, headers={"Retry-After": "2"}, apply=False)`.
 """
 
@@ -16,43 +16,43 @@ On = Literal["submit", "poll", "credits", "video"]
 
 
 class Fault(BaseModel):
-    """One way to misbehave. Each request meets one fault at most: the first one added that matches it.
+    """One way to misbehave. A request meets at most one fault: the first added one that matches.
 
     Raises:
-        pydantic.ValidationError: A field is unknown or of the wrong type, or has no meaning for `on`.
+        pydantic.ValidationError: A field is unknown, has the wrong type, or has no meaning for `on`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    on: On = Field(description="Which requests: a submit, a poll, a look at the credits, or a download of a video.")
-    times: int | None = Field(1, ge=1, description="How many matching requests it hits; None: all of them.")
-    skip: int = Field(0, ge=0, description="How many matching requests pass unharmed before it begins.")
+    on: On = Field(description="Which requests it hits: submits, polls, reads of the credits, or downloads of a video.")
+    times: int | None = Field(1, ge=1, description="How many matching requests it hits; None: all.")
+    skip: int = Field(0, ge=0, description="How many matching requests it lets pass first.")
     task_id: str | None = Field(None, description="Only this task (poll, video).")
-    prompt: str | None = Field(None, description="Only requests whose prompt has this text in it (not credits).")
+    prompt: str | None = Field(None, description="Only requests whose prompt contains this text (not credits).")
     state: Literal["running", "succeeded"] | None = Field(None, description="Only tasks in this state (poll).")
-    tasks: int | None = Field(None, ge=1, description="Only the first so many different tasks it meets (poll, video).")
+    tasks: int | None = Field(None, ge=1, description="Only the first N different tasks that it meets (poll, video).")
 
-    apply: bool = Field(True, description="Whether the request takes effect (a submit is billed) all the same.")
-    delay_seconds: float = Field(0, ge=0, description="Wait so long before the answer, after the effect.")
+    apply: bool = Field(True, description="Whether the request still takes effect (a submit is billed).")
+    delay_seconds: float = Field(0, ge=0, description="Seconds to wait before the response, after the effect.")
 
-    status: int | None = Field(None, ge=200, le=599, description="Another HTTP status; an envelope's code follows it.")
-    headers: dict[str, str] = Field({}, description="More headers, or other values of those there are.")
+    status: int | None = Field(None, ge=200, le=599, description="Another HTTP status, also as the envelope's code.")
+    headers: dict[str, str] = Field({}, description="Headers to add or replace.")
     content_type: str | None = Field(None, description="Another Content-Type.")
-    body: str | None = Field(None, description="Another body; '' is an empty one.")
+    body: str | None = Field(None, description="Another body; '' for an empty one.")
     envelope: dict[str, JsonValue] | None = Field(None, description="Merged deeply into the envelope (not video).")
-    redirect_to: str | None = Field(None, description="302 to this URL; '{url}' is the one that was asked for.")
+    redirect_to: str | None = Field(None, description="Redirect (302) to this URL; '{url}' is the requested one.")
 
-    announce: int | None = Field(None, description="Serve video[:announce] as if that were the whole (video).")
+    announce: int | None = Field(None, description="Serve video[:announce] as if it were the whole file (video).")
     strip_box: str | None = Field(
-        None, min_length=4, max_length=4, description="Leave a top-level mp4 box out (video)."
+        None, min_length=4, max_length=4, description="Leave out this top-level mp4 box (video)."
     )
 
-    drop: bool = Field(False, description="Close the connection without a byte of an answer.")
-    cut_at: int | None = Field(None, description="Send body[:cut_at], then close, though Content-Length promises all.")
-    reset: bool = Field(False, description="Close with a TCP reset; it means `drop` unless there is `cut_at`.")
+    drop: bool = Field(False, description="Close the connection without sending a byte.")
+    cut_at: int | None = Field(None, description="Send only body[:cut_at] of the announced length, then close.")
+    reset: bool = Field(False, description="Close with a TCP reset. Implies `drop` without `cut_at`.")
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def _check_fields(self) -> Self:
         meaningless = {
             "submit": ("task_id", "state", "tasks", "announce", "strip_box"),
             "poll": ("announce", "strip_box"),
@@ -66,7 +66,7 @@ class Fault(BaseModel):
 
     @property
     def drops(self) -> bool:
-        """Whether no byte of an answer is sent."""
+        """Return whether no byte of a response is sent."""
         return self.drop or (self.reset and self.cut_at is None)
 
 
@@ -107,7 +107,7 @@ def _result(status: str, **result: Any) -> dict[str, Any]:
 
 
 FAULTS: dict[str, Fault] = _named(
-    # A submit that is billed, and whose answer does not say so.
+    # Submits that are billed, with a response that does not say so.
     lost_reply={"on": "submit", "drop": True},
     reset_reply={"on": "submit", "reset": True},
     cut_reply={"on": "submit", "cut_at": 20},
@@ -123,7 +123,7 @@ FAULTS: dict[str, Fault] = _named(
     accepted_without_data=_hides_the_task(200, "Task created", None, status=202),
     accepted_in_chinese=_hides_the_task(200, "任务已创建，排队中", None),
     task_beside_data=_hides_the_task(10001, "See the task", None, task_id="task-1"),
-    # A submit that is not billed.
+    # Submits that are not billed.
     lost_request={"on": "submit", "apply": False, "drop": True},
     bad_gateway=_gateway(502, "Bad Gateway", apply=False),
     unavailable=_gateway(503, "Service Unavailable", apply=False, headers={"Retry-After": "1"}),
@@ -137,7 +137,7 @@ FAULTS: dict[str, Fault] = _named(
     refused_by_code=_says(10001, "The prompt holds words that are not allowed"),
     refused_as_success=_says(200, "The prompt holds words that are not allowed"),
     prompt_refused=_says(400, "The prompt was refused by **moderation** <b>&</b>", status=400),
-    # Polls. The first is the quickstart's own example.
+    # Polls. The first is the example of Loova's quickstart.
     contradiction={"on": "poll", "state": "succeeded", "times": None, "envelope": {"data": {"status": "running"}}},
     unknown_status={"on": "poll", "envelope": {"data": {"status": "post_processing", "result": None}}},
     success_without_url=_result("succeeded", video_url=None),
@@ -167,30 +167,33 @@ FAULTS: dict[str, Fault] = _named(
     redirect={"on": "video", "redirect_to": "{url}"},
     redirect_for_ever={"on": "video", "redirect_to": "{url}", "times": None},
 )
-"""The usual faults by name.
+"""Common faults by name.
 
-Billed, but the answer is lost or unreadable: `lost_reply` (closed without a byte), `reset_reply`, `cut_reply`,
-`slow_reply` (2 s), `bad_gateway_after_billing`, `gateway_timeout_after_billing`, `html`, `not_json`, `empty_body`,
-`success_code_without_data`; `delayed_by_the_limit`, `delayed_by_the_limit_with_429` (a message about the limit, and a
-task under another name), `accepted_without_data` (HTTP 202), `accepted_in_chinese`, `task_beside_data`.
-Not billed: `lost_request`, `bad_gateway`, `unavailable` (503 with Retry-After), `internal_error`, `submit_redirect`,
-`too_many_running_tasks`, `insufficient_credits` (both also `..._as_success`: HTTP 200 and code 200, as the reference
-says may happen), `authentication_failed`, `refused_by_code` (HTTP 200 and code 10001), `refused_as_success` (code 200),
-`prompt_refused`.
-Polls: `contradiction` (the quickstart's `running` beside a succeeded result), `unknown_status`,
-`success_without_url`, `generation_failed` (the first task it meets, for good), `task_forgotten`, `poll_without_data`,
-`poll_unavailable`, `poll_lost`.
-Downloads: `video_403`, `video_404`, `video_500`, `video_html`, `video_empty` (0 bytes), `video_short` (whole, but its
-last 1,000 bytes are missing), `video_cut` (closed after 5,000 bytes), `video_reset`, `video_lost`,
-`video_without_moov`, `redirect` (once, to the same URL), `redirect_for_ever`.
+Submits that are billed, with a lost or unreadable response: `lost_reply` (closed without a byte), `reset_reply`,
+`cut_reply`, `slow_reply` (2 s), `bad_gateway_after_billing`, `gateway_timeout_after_billing`, `html`, `not_json`,
+`empty_body`, `success_code_without_data`; `delayed_by_the_limit`, `delayed_by_the_limit_with_429` (a message about the
+limit, and a task under another name), `accepted_without_data` (HTTP 202), `accepted_in_chinese`, `task_beside_data`.
+
+Submits that are not billed: `lost_request`, `bad_gateway`, `unavailable` (503 with Retry-After), `internal_error`,
+`submit_redirect`, `too_many_running_tasks`, `insufficient_credits` (both also `..._as_success`, with HTTP 200 and code
+200, which Loova's reference allows), `authentication_failed`, `refused_by_code` (HTTP 200 and code 10001),
+`refused_as_success` (code 200), `prompt_refused`.
+
+Polls: `contradiction` (the quickstart's `running` beside a succeeded result), `unknown_status`, `success_without_url`,
+`generation_failed` (every poll of the first task it meets), `task_forgotten`, `poll_without_data`, `poll_unavailable`,
+`poll_lost`.
+
+Downloads: `video_403`, `video_404`, `video_500`, `video_html`, `video_empty` (0 bytes), `video_short` (a response of
+the right length, without the last 1,000 bytes of the video), `video_cut` (closed after 5,000 bytes), `video_reset`,
+`video_lost`, `video_without_moov`, `redirect` (once, to the same URL), `redirect_for_ever`.
 """
 
 
 def named(name: str, **fields: Any) -> Fault:
-    """A fault of `FAULTS`, with these fields changed.
+    """Return a fault of `FAULTS`, with some fields changed.
 
     Raises:
-        ValueError: There is none of that name, or a field is wrong.
+        ValueError: No fault has this name, or a field is invalid.
     """
     if name not in FAULTS:
         raise ValueError(f"{name!r} was given: must be one of {', '.join(FAULTS)}")
@@ -198,47 +201,47 @@ def named(name: str, **fields: Any) -> Fault:
 
 
 class Faults:
-    """The faults that wait for their requests; safe to use from several threads."""
+    """The pending faults. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
+        self._pending: list[_PendingFault] = []
 
     def add(self, fault: Fault | str | None = None, **fields: Any) -> Fault:
-        """Add a fault: one of `FAULTS` by name or a `Fault`, with these fields changed, or a new one of these fields.
+        """Add a fault, with some fields changed, and return it. See `LoovaSimulator.fail`.
 
         Raises:
-            ValueError: There is no fault of that name, or a field is wrong (pydantic.ValidationError).
+            ValueError: No fault has this name, or a field is invalid (pydantic.ValidationError).
         """
         known = named(fault) if isinstance(fault, str) else fault
         added = Fault(**((known.model_dump() if known else {}) | fields))
         with self._lock:
-            self._waiting.append(_Waiting(added))
+            self._pending.append(_PendingFault(added))
         return added
 
     def clear(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         with self._lock:
-            self._waiting.clear()
+            self._pending.clear()
 
-    def waiting(self) -> list[dict[str, Any]]:
-        """The faults that are still to come, with how often they have hit so far."""
+    def pending(self) -> list[dict[str, Any]]:
+        """Return the pending faults, each with its number of hits."""
         with self._lock:
-            return [{"hits": one.hits} | one.fault.model_dump(exclude_defaults=True) for one in self._waiting]
+            return [{"hits": one.hits} | one.fault.model_dump(exclude_defaults=True) for one in self._pending]
 
     def take(
         self, on: On, *, task_id: str | None = None, prompt: str | None = None, state: str | None = None
     ) -> Fault | None:
-        """The fault that hits this request, or None; it counts as having hit."""
+        """Return the fault that hits this request, if any, and count the hit."""
         with self._lock:
-            hit = next((one for one in self._waiting if one.hit(on, task_id, prompt, state)), None)
+            hit = next((one for one in self._pending if one.hit(on, task_id, prompt, state)), None)
             if hit and hit.hits == hit.fault.times:
-                self._waiting.remove(hit)
+                self._pending.remove(hit)
             return hit.fault if hit else None
 
 
-class _Waiting:
-    """A fault with what it has met so far."""
+class _PendingFault:
+    """A fault, and the requests that it has met so far."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault

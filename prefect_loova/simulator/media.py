@@ -1,6 +1,6 @@
-"""Fetches a reference medium by its URL, and checks by its first bytes that it is what it is given for.
+"""Fetches a reference medium by its URL, and checks its type by its first bytes.
 
-Hosts that are reserved for examples (RFC 2606, RFC 6761) are never asked.
+Never sends a request to a host that is reserved for examples (RFC 2606, RFC 6761).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from prefect_loova.simulator.stills import Still, Undecodable, image_decoder, still_of_image, still_of_video
+from prefect_loova.simulator.stills import Still, UndecodableError, image_decoder, still_of_image, still_of_video
 
 if TYPE_CHECKING:
     import httpx
@@ -26,8 +26,8 @@ _FORMATS = {
 }
 
 
-class Unusable(Exception):
-    """A medium that ends its task; the message says why, after the medium's name."""
+class UnusableMediumError(Exception):
+    """A medium makes its task fail. The message follows the name of the medium."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Medium:
     """A reference medium of a request."""
 
     name: str
-    """Where it stands in the request: `image_urls.0`, or `files.1` if it came with a form."""
+    """Its place in the request: `image_urls.0`, or `files.1` for a file of a form."""
     kind: str
     url: str | None
 
     @property
     def is_fetched(self) -> bool:
-        """Whether its URL is asked for it."""
+        """Return whether the simulator fetches it: it has a URL, and its host is not reserved."""
         return self.url is not None and not is_example(self.url)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came of a medium: a still or, of audio, nothing; or a problem."""
+class CheckedMedium:
+    """The result of checking a medium: a still (none for audio) or a problem."""
 
     name: str
     still: Still | None = None
@@ -55,7 +55,7 @@ class Found:
 
 
 def media_of(request: dict[str, Any]) -> list[Medium]:
-    """All media of a request's body: images, then videos, then audios; of each the URLs, then the files."""
+    """Return all media of a request body: images, videos, audios; of each kind the URLs, then the files."""
     media = []
     for kind in _FORMATS:
         media += [Medium(f"{kind}_urls.{n}", kind, url) for n, url in enumerate(request.get(f"{kind}_urls", []))]
@@ -65,28 +65,28 @@ def media_of(request: dict[str, Any]) -> list[Medium]:
 
 
 def is_example(url: str) -> bool:
-    """Whether the URL's host is one that nobody has: example.com, .net and .org, .example, .test and .invalid."""
+    """Return whether the URL's host is reserved: example.com, .net and .org, .example, .test and .invalid."""
     labels = (urlsplit(url).hostname or "").rstrip(".").split(".")
     return labels[-1] in ("example", "test", "invalid") or (
         labels[-2:-1] == ["example"] and labels[-1] in ("com", "net", "org")
     )
 
 
-async def fetched(http: httpx.AsyncClient, url: str) -> bytes:
-    """The content behind a URL.
+async def fetch(http: httpx.AsyncClient, url: str) -> bytes:
+    """Return the content behind a URL.
 
     Raises:
-        Unusable: It cannot be had, or is larger than is allowed.
+        UnusableMediumError: It cannot be fetched, or is larger than `MAX_BYTES`.
     """
     import httpx  # noqa: PLC0415
 
     try:
-        async with asyncio.timeout(SECONDS), http.stream("GET", url) as answer:
-            if not answer.is_success:
-                raise Unusable(f"could not be fetched: HTTP {answer.status_code}")
-            check_size(int(answer.headers.get("content-length", 0)))
+        async with asyncio.timeout(SECONDS), http.stream("GET", url) as response:
+            if not response.is_success:
+                raise UnusableMediumError(f"could not be fetched: HTTP {response.status_code}")
+            check_size(int(response.headers.get("content-length", 0)))
             content = bytearray()
-            async for chunk in answer.aiter_bytes():
+            async for chunk in response.aiter_bytes():
                 content += chunk
                 check_size(len(content))
             return bytes(content)
@@ -97,44 +97,44 @@ async def fetched(http: httpx.AsyncClient, url: str) -> bytes:
     except httpx.ConnectError:
         reason = "no connection to its host"
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        # The text of an error may have the URL in it, whose query is a secret.
+        # The text of the error may contain the URL, whose query may be a secret.
         reason = type(error).__name__
-    raise Unusable(f"could not be fetched: {reason}")
+    raise UnusableMediumError(f"could not be fetched: {reason}")
 
 
 def check_size(size: int) -> None:
     """Check that a medium is not too large.
 
     Raises:
-        Unusable: It is.
+        UnusableMediumError: It is larger than `MAX_BYTES`.
     """
     if size > MAX_BYTES:
-        raise Unusable(f"is larger than {MAX_BYTES >> 20} MiB")
+        raise UnusableMediumError(f"is larger than {MAX_BYTES >> 20} MiB")
 
 
 def still_of(kind: str, content: bytes, width: int, height: int) -> Still | None:
-    """What a medium (image, video or audio) shows in a film of this size: None for audio.
+    """Return the picture that a video of this size shows of a medium; None for audio.
 
     Raises:
-        Unusable: It is empty, of another kind, or cannot be decoded.
+        UnusableMediumError: The content is empty, of another kind, or cannot be decoded.
     """
     if not content:
-        raise Unusable("is empty")
-    if not _is(kind, content[:16]):
-        raise Unusable(f"is no {kind} ({_FORMATS[kind]})")
+        raise UnusableMediumError("is empty")
+    if not _starts_as(kind, content[:16]):
+        raise UnusableMediumError(f"is not {kind} data ({_FORMATS[kind]})")
     try:
         if kind == "image":
             return still_of_image(content, width, height)
         return still_of_video(content, width, height) if kind == "video" else None
-    except Undecodable as reason:
-        raise Unusable(str(reason)) from reason
+    except UndecodableError as reason:
+        raise UnusableMediumError(str(reason)) from reason
 
 
-def _is(kind: str, head: bytes) -> bool:
+def _starts_as(kind: str, head: bytes) -> bool:
     if kind == "image":
         return image_decoder(head) is not None
     if kind == "video":
         return head[4:8] == b"ftyp"
-    # An mp3 begins with its tags, or at once with a frame: eleven bits that are set.
+    # An mp3 starts with a tag or with the eleven set bits of a frame.
     is_mp3 = head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0")
     return is_mp3 or (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE")

@@ -1,6 +1,6 @@
 """The pytest plugin: a fixture with a simulated Loova.
 
-Every pytest run of everyone who has the package loads this module, so it imports nothing but pytest.
+Every pytest run with the package installed loads this module, so it imports only pytest.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def loova_simulator() -> Iterator[LoovaSimulator]:
-    """A `LoovaSimulator` of the test's own: tasks succeed at once, the videos are small (120 pixels), money is fake.
+    """Start a `LoovaSimulator` for one test. Tasks succeed at once, and the videos are small (120 pixels).
 
-    Point a client at `loova_simulator.base_url` with `loova_simulator.api_key`; tell it to misbehave with
-    `loova_simulator.fail("lost_reply")`; see what was paid in `loova_simulator.ledger`.
+    Point a client at `loova_simulator.base_url` with `loova_simulator.api_key`. Add a fault with
+    `loova_simulator.fail("lost_reply")`. Read what was billed from `loova_simulator.ledger`.
     """
     from prefect_loova.simulator.server import LoovaSimulator  # noqa: PLC0415
 

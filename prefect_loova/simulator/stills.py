@@ -1,6 +1,6 @@
-"""Stills out of reference media: decoded by PyAV, upright, and scaled to fill a film's frame.
+"""Stills from reference media: decoded by PyAV, turned upright, and scaled to fill the frame of a video.
 
-The decoder is chosen by the first bytes, never by a name, and is given so many pixels and no more.
+The decoder is chosen by the first bytes, never by a name. It refuses pictures of more than `MAX_PIXELS`.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ _FULL_RANGE = 2
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 
 
-class Undecodable(Exception):
-    """A medium that gives no still; the message says why, after the medium's name."""
+class UndecodableError(Exception):
+    """A medium gives no still. The message follows the name of the medium."""
 
 
 @dataclass(frozen=True)
 class Still:
-    """A picture in yuv420p, in the colours of a film of its size; width and height are even."""
+    """A picture in yuv420p, with the colour matrix of a video of its size. Width and height are even."""
 
     width: int
     height: int
     planes: tuple[bytes, bytes, bytes]
 
-    def packed(self) -> bytes:
-        """The pixels without loss, for `unpacked`."""
+    def pack(self) -> bytes:
+        """Return the compressed pixels, without loss, for `unpack`."""
         return zlib.compress(b"".join(self.planes), 1)
 
     @classmethod
-    def unpacked(cls, width: int, height: int, packed: bytes) -> Still:
-        """The still of this size that `packed` gave."""
+    def unpack(cls, width: int, height: int, packed: bytes) -> Still:
+        """Return the still that `pack` compressed."""
         pixels = zlib.decompress(packed)
         luma, chroma = width * height, width * height // 4
         return cls(width, height, (pixels[:luma], pixels[luma : luma + chroma], pixels[luma + chroma :]))
 
-    def sized(self, width: int, height: int) -> Still:
-        """This still for a film of another size; it is as it was where the size is its own."""
+    def resized(self, width: int, height: int) -> Still:
+        """Return this still for a video of another size."""
         if (self.width, self.height) == (width, height):
             return self
-        return _filling(self.frame(), width, height, untagged=_film_colours(self.width, self.height))
+        return _fill(self.frame(), width, height, untagged=_video_matrix(self.width, self.height))
 
     def frame(self) -> VideoFrame:
-        """The still as a frame of PyAV's."""
+        """Return the still as a PyAV frame."""
         from av import VideoFrame  # noqa: PLC0415
 
         frame = VideoFrame(self.width, self.height, "yuv420p")
@@ -71,17 +71,17 @@ class Still:
 
 
 def image_decoder(head: bytes) -> str | None:
-    """FFmpeg's decoder for an image that begins so; None: it is no image that is known here."""
+    """Return the name of FFmpeg's decoder for an image with these first bytes; None for other content."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
     return next((decoder for magic, decoder in _DECODERS.items() if head.startswith(magic)), None)
 
 
 def still_of_image(content: bytes, width: int, height: int) -> Still:
-    """An image (of an animation the first picture) that fills a film's frame.
+    """Return an image, or the first picture of an animation, scaled to fill the frame of a video.
 
     Raises:
-        Undecodable: It is broken, or has too many pixels.
+        UndecodableError: It is damaged, or has too many pixels.
     """
     import av  # noqa: PLC0415
 
@@ -90,18 +90,18 @@ def still_of_image(content: bytes, width: int, height: int) -> Still:
     try:
         frames = decoder.decode(av.Packet(content)) or decoder.decode(None)
     except (av.FFmpegError, EOFError) as error:
-        raise Undecodable("could not be decoded") from error
+        raise UndecodableError("could not be decoded") from error
     if not frames:
-        raise Undecodable("could not be decoded")
-    # JFIF, WebP and the rest are BT.601, however large.
-    return _filling(frames[0], width, height, untagged="ITU601")
+        raise UndecodableError("could not be decoded")
+    # Untagged images are BT.601 at any size.
+    return _fill(frames[0], width, height, untagged="ITU601")
 
 
 def still_of_video(content: bytes, width: int, height: int) -> Still:
-    """The first frame of an mp4 or mov that fills a film's frame.
+    """Return the first frame of an mp4 or mov, scaled to fill the frame of a video.
 
     Raises:
-        Undecodable: It is broken, has no picture, or too many pixels.
+        UndecodableError: It is damaged, has no picture, or has too many pixels.
     """
     import av  # noqa: PLC0415
 
@@ -109,27 +109,27 @@ def still_of_video(content: bytes, width: int, height: int) -> Still:
         with av.open(io.BytesIO(content), "r", format="mp4", options=_LIMITS) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
-                raise Undecodable("has no picture")
+                raise UndecodableError("has no picture")
             stream.codec_context.options = _LIMITS
             frame = next(container.decode(stream))
-            return _filling(
+            return _fill(
                 frame,
                 width,
                 height,
-                untagged=_film_colours(frame.width, frame.height),
+                untagged=_video_matrix(frame.width, frame.height),
                 aspect=stream.sample_aspect_ratio or Fraction(1),
             )
     except (av.FFmpegError, StopIteration) as error:
-        raise Undecodable("could not be decoded") from error
+        raise UndecodableError("could not be decoded") from error
 
 
-def _film_colours(width: int, height: int) -> str:
-    """The colours of an untagged video: players agree that HD is BT.709 and the rest BT.601."""
+def _video_matrix(width: int, height: int) -> str:
+    """Return the colour matrix that players assume for an untagged video: BT.709 for HD, else BT.601."""
     return "ITU709" if min(width, height) >= 720 else "ITU601"
 
 
-def _filling(frame: VideoFrame, width: int, height: int, *, untagged: str, aspect: Fraction = Fraction(1)) -> Still:
-    """A frame turned upright, scaled to cover this size, and cropped to its centre."""
+def _fill(frame: VideoFrame, width: int, height: int, *, untagged: str, aspect: Fraction = Fraction(1)) -> Still:
+    """Turn a frame upright, scale it to cover this size, and crop it to its centre."""
     from av.video.reformatter import ColorRange, Colorspace, Interpolation  # noqa: PLC0415
 
     turns = round(frame.rotation / 90) % 4
@@ -138,7 +138,7 @@ def _filling(frame: VideoFrame, width: int, height: int, *, untagged: str, aspec
     wide = max(across, round(frame.width * aspect * scale / 2) * 2)
     high = max(down, round(frame.height * scale / 2) * 2)
     if wide * high > MAX_PIXELS:
-        raise Undecodable("is too long and narrow")
+        raise UndecodableError("is too long and narrow")
     tagged = {1: "ITU709", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}.get(int(frame.colorspace), untagged)
     full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
     large = frame.reformat(
@@ -146,7 +146,7 @@ def _filling(frame: VideoFrame, width: int, height: int, *, untagged: str, aspec
         high,
         "yuv420p",
         src_colorspace=Colorspace[tagged],
-        dst_colorspace=Colorspace[_film_colours(width, height)],
+        dst_colorspace=Colorspace[_video_matrix(width, height)],
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.MPEG,
         interpolation=Interpolation.BICUBIC,
@@ -155,16 +155,16 @@ def _filling(frame: VideoFrame, width: int, height: int, *, untagged: str, aspec
     planes = []
     for plane, half in zip(large.planes, (1, 2, 2), strict=True):
         pixels, line = memoryview(plane), plane.line_size
-        # Whole pixels of the chroma planes, so that colours stay where they are.
+        # Crop whole pixels of the chroma planes, so that the colours do not shift.
         left, top = (wide - across) // 4 * 2 // half, (high - down) // 4 * 2 // half
         lines = range(top * line + left, (top + down // half) * line, line)
         cropped = b"".join(pixels[start : start + across // half] for start in lines)
-        planes.append(_turned(cropped, across // half, turns))
+        planes.append(_rotate(cropped, across // half, turns))
     return Still(width, height, (planes[0], planes[1], planes[2]))
 
 
-def _turned(pixels: bytes, width: int, turns: int) -> bytes:
-    """The pixels of a plane after so many quarter turns, counter-clockwise."""
+def _rotate(pixels: bytes, width: int, turns: int) -> bytes:
+    """Rotate the pixels of a plane counter-clockwise, by quarter turns."""
     for _ in range(turns):
         pixels, width = b"".join(pixels[column::width] for column in reversed(range(width))), len(pixels) // width
     return pixels

@@ -1,10 +1,9 @@
-"""Runs a command on a leash: the command ends when this script's stdin closes, as it does when its parent dies.
+"""Runs a command until this script's stdin closes, which also happens when the parent process dies.
 
     python -I supervisor.py LOCK COMMAND...
 
-A byte on stdin kills the command at once. The lock is held as long as the command runs, so that a successor can wait
-until its predecessor let go. The embedded S3 server runs this as a file; it uses the standard library only, to start
-fast.
+A byte on stdin kills the command at once. The script holds the lock while the command runs, so that a successor can
+wait for it. The embedded S3 server runs this file directly; it imports only the standard library, to start fast.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 END_SECONDS = 10.0
-"""How long the command may take to end by itself before it is killed."""
+"""How many seconds the command may take to end before it is killed."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -38,14 +37,14 @@ else:
 
 @contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the operating system's lock on a file; it is let go at the end, or when the process dies.
+    """Hold the operating system's lock on a file. It is released at the end, or when the process dies.
 
     Args:
-        path: The file, which is made where there is none.
+        path: The file, created if missing.
         wait: How long to wait for another holder, in seconds.
 
     Raises:
-        BlockingIOError: Another process, or another user in this one, holds it.
+        BlockingIOError: Another process, or another thread of this one, holds it.
     """
     deadline = time.monotonic() + wait
     with path.open("ab") as file:
@@ -77,7 +76,7 @@ def _end_with_parent(command: subprocess.Popen[bytes]) -> None:
 def _start(arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
     if sys.platform != "linux":
         return subprocess.Popen(arguments, stdin=subprocess.DEVNULL)  # noqa: S603
-    # Linux ends the command even where somebody kills the leash itself, say with `pkill -9 python`.
+    # Linux ends the command even if somebody kills this script, for example by `pkill -9 python`.
     prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
     return subprocess.Popen(  # noqa: S603
         arguments,
@@ -87,8 +86,8 @@ def _start(arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
 
 
 def main(lock: str, *arguments: str) -> int:
-    """Run a command until it ends, or until stdin closes; returns its exit code, or 1 where the lock is held."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    """Run a command until it ends or stdin closes. Return its exit code, or 1 if another process holds the lock."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     try:
         with locked(Path(lock)):
             command = _start(arguments)

@@ -1,4 +1,4 @@
-"""The videos and the host that serves them: signed URLs that expire, ranges, and no API keys."""
+"""The video host: it renders and serves videos, with signed URLs that expire and ranges, and takes no API key."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ from prefect_loova.simulator.stills import Still
 from prefect_loova.simulator.wire import Reply
 
 _CHUNK = 1 << 20
-_PERIOD = _CHUNK + 7  # No round number, so that a part in the wrong place does not look like the right one.
+_PERIOD = _CHUNK + 7  # Not a round number, so that a misplaced part of a file has other bytes.
 
 
 @dataclass(frozen=True)
 class Film:
-    """An mp4, and a `free` box behind it that is made while it is sent: a film of any size takes no memory."""
+    """An mp4, padded by a `free` box that is generated while it is sent, so that a large film takes no memory."""
 
     mp4: bytes
     padding: int = 0
 
     @property
     def size(self) -> int:
-        """The whole, in bytes."""
+        """Return the size of mp4 and padding, in bytes."""
         return len(self.mp4) + self.padding
 
     def padded(self, size: int) -> Film:
-        """This film with `size` bytes: valid, but larger. It is left as it is where there is no room for a box."""
+        """Return this film padded to `size` bytes, or unchanged if there is no room for a box."""
         return replace(self, padding=size - len(self.mp4)) if size - len(self.mp4) >= 16 else self
 
     def without_box(self, kind: str) -> Film:
-        """This film without its top-level boxes of a kind, say `moov`."""
+        """Return this film without its top-level boxes of a kind, such as `moov`."""
         return replace(self, mp4=b"".join(box for box in _boxes(self.mp4) if box[4:8] != kind.encode()))
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        """The bytes from `start` to `stop`, in pieces of at most 1 MiB."""
+        """Yield the bytes from `start` to `stop`, in chunks of at most 1 MiB."""
         head = self.mp4 + self._box_header
         if start < len(head):
             yield head[start : min(stop, len(head))]
             start = len(head)
         noise = _noise()
         while start < stop:
-            place = start % _PERIOD
-            yield noise[place : place + min(_CHUNK, stop - start)]
+            offset = start % _PERIOD
+            yield noise[offset : offset + min(_CHUNK, stop - start)]
             start += _CHUNK
 
     @cached_property
     def sha256(self) -> str:
-        """Of the whole, as hex digits: about a second for each GiB."""
+        """Return the SHA-256 of mp4 and padding, as hex digits. It takes about a second for each GiB."""
         digest = hashlib.sha256()
         for chunk in self.chunks(0, self.size):
             digest.update(chunk)
@@ -72,12 +72,12 @@ class Film:
 
     @property
     def etag(self) -> str:
-        """A strong entity tag: other bytes, another tag."""
+        """Return a strong entity tag."""
         return f'"{hashlib.sha256(self.mp4).hexdigest()[:32]}-{self.size:x}"'
 
     @property
     def _box_header(self) -> bytes:
-        # Size 1 says that the real size follows in 64 bits.
+        # Size 1 means that the size follows in 64 bits.
         return struct.pack(">I4sQ", 1, b"free", self.padding) if self.padding else b""
 
 
@@ -95,13 +95,21 @@ def _noise() -> memoryview:
 
 
 class VideoHost:
-    """Another server than the API's, that knows tasks only by the signature of a URL."""
+    """A second server beside the API's. It accepts signed URLs only."""
 
     def __init__(
         self, ledger: Ledger, faults: Faults, *, url_lifetime: float, video_bytes: int | None, short_side: int
     ) -> None:
-        """Serve videos of `short_side` pixels, padded to `video_bytes` if given; URLs are valid for seconds."""
-        self._books = ledger
+        """Set up the route.
+
+        Args:
+            ledger: Stores tasks.
+            faults: The faults to apply.
+            url_lifetime: How long a URL is valid, in seconds.
+            video_bytes: Pads every video to this size, if given.
+            short_side: The shorter side of videos, in pixels.
+        """
+        self._ledger = ledger
         self._faults = faults
         self._url_lifetime = url_lifetime
         self._video_bytes = video_bytes
@@ -109,59 +117,59 @@ class VideoHost:
         self.app = Starlette(routes=[Route("/videos/{task_id}.mp4", self._serve, methods=["GET", "HEAD"])])
 
     def path_of(self, task_id: str) -> str:
-        """A freshly signed path to the video of a task."""
-        expires = str(int(self._books.now() + self._url_lifetime))
+        """Return a newly signed path of a task's video."""
+        expires = str(int(self._ledger.now() + self._url_lifetime))
         return (
             f"/videos/{task_id}.mp4?{urlencode({'expires': expires, 'signature': self._signature(task_id, expires)})}"
         )
 
     def film_of(self, task: Task) -> Film:
-        """The video of a task; the first time it is rendered, in about 0.1 s for each second of it."""
+        """Return a task's video. Rendering takes about 0.1 s for each second of video, and is cached."""
         request = task.request
         opening, closing = self._pictures(task)
         film = Film(render(task.seed, request["ratio"], request["duration"], self._short_side, opening, closing))
         film = film.padded(self._video_bytes) if self._video_bytes else film
-        self._books.served(task.task_id, film.size, None if film.padding else film.sha256)
+        self._ledger.set_video(task.task_id, film.size, None if film.padding else film.sha256)
         return film
 
     def _pictures(self, task: Task) -> tuple[tuple[Still, ...], Still | None]:
-        """What a film shows of its media: stills with a part of the film each, and one that ends it."""
-        kept = self._books.stills(task.task_id)
-        if not kept:
+        """Return the stills of a film's media: those that open a part each, and the one that closes the film."""
+        by_name = self._ledger.stills(task.task_id)
+        if not by_name:
             return (), None
         size = size_of(task.request["ratio"], self._short_side)
-        shown = [kept[one.name].sized(*size) if one.name in kept else None for one in media_of(task.request)]
+        stills = [by_name[one.name].resized(*size) if one.name in by_name else None for one in media_of(task.request)]
         if task.request["function_mode"] == "first_last_frames":
-            first, last = (*shown, None)[:2]
+            first, last = (*stills, None)[:2]
             return (first,) if first else (), last
-        return tuple(still for still in shown if still), None
+        return tuple(still for still in stills if still), None
 
     def _signature(self, task_id: str, expires: str) -> str:
-        return hmac.new(self._books.secret, f"{task_id}\n{expires}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._ledger.secret, f"{task_id}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
     def _refusal(self, request: Request) -> tuple[int, str] | None:
         query = dict(parse_qsl(request.url.query))
         expires, signature = query.get("expires", ""), query.get("signature", "")
         if "authorization" in request.headers:
-            self._books.count("video_requests_with_key")
+            self._ledger.count("video_requests_with_key")
             return 400, "This host takes no Authorization header: the URL is signed, and the key is not for it"
         if not hmac.compare_digest(
             signature.encode(), self._signature(request.path_params["task_id"], expires).encode()
         ):
             return 403, "The signature of this URL is wrong"
-        if int(expires) < self._books.now():
+        if int(expires) < self._ledger.now():
             return 403, "This URL has expired"
         return None
 
     async def _serve(self, request: Request) -> Response:
         task_id = request.path_params["task_id"]
-        self._books.count("video_requests", task_id)
-        task = self._books.task(task_id)
+        self._ledger.count("video_requests", task_id)
+        task = self._ledger.task(task_id)
         refusal = self._refusal(request)
-        if refusal is None and (task is None or task.status(self._books.now()) != "succeeded"):
+        if refusal is None and (task is None or task.status(self._ledger.now()) != "succeeded"):
             refusal = 404, "There is no such video"
         if refusal or task is None:
-            self._books.count("video_refused")
+            self._ledger.count("video_refused")
             status, message = refusal or (404, "")
             return Reply(status, {"content-type": "text/plain; charset=utf-8"}, f"Simulator: {message}\n".encode())
         fault = self._faults.take("video", task_id=task_id, prompt=task.request["prompt"])
@@ -181,13 +189,14 @@ def _reply(request: Request, film: Film, modified: float, fault: Fault | None) -
     if fault and fault.strip_box:
         film = film.without_box(fault.strip_box)
     size = film.size if fault is None or fault.announce is None else slice(fault.announce).indices(film.size)[1]
-    # A shorter film is another one, so that nobody resumes the one with the other.
+    # A shorter film gets its own tag, so that a client does not resume one film with the other.
     etag = film.etag if size == film.size else f'{film.etag[:-1]}-{size:x}"'
     headers |= {"accept-ranges": "bytes", "etag": etag, "last-modified": formatdate(modified, usegmt=True)}
-    asked = _range(request, size) if request.headers.get("if-range", etag) in (etag, headers["last-modified"]) else None
-    if asked is None:
+    is_same = request.headers.get("if-range", etag) in (etag, headers["last-modified"])
+    requested = _range(request, size) if is_same else None
+    if requested is None:
         return Reply(200, headers, film.chunks(0, size), size, fault)
-    start, stop = asked
+    start, stop = requested
     if start >= stop:
         return Reply(416, headers | {"content-range": f"bytes */{size}"}, b"", fault=fault)
     headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
@@ -195,11 +204,11 @@ def _reply(request: Request, film: Film, modified: float, fault: Fault | None) -
 
 
 def _range(request: Request, size: int) -> tuple[int, int] | None:
-    """Start and stop of the one range that was asked for; None: all of it; start >= stop: none that there is."""
-    found = re.fullmatch(r"bytes=\s*(\d*)-(\d*)\s*", request.headers.get("range", ""))
-    if found is None or found[0].endswith("=-"):
+    """Return start and stop of the requested range; None without one. It cannot be satisfied if start >= stop."""
+    match = re.fullmatch(r"bytes=\s*(\d*)-(\d*)\s*", request.headers.get("range", ""))
+    if match is None or match[0].endswith("=-"):
         return None
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         return max(0, size - int(last)), size
     if last and int(last) < int(first):

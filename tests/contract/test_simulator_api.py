@@ -112,7 +112,7 @@ def test_files_and_urls_share_one_limit(client: httpx.Client) -> None:
         ("file", ("a.png", b"png", "image/png")),
     ],
 )
-def test_a_file_that_is_no_media_is_refused(client: httpx.Client, file: tuple[str, tuple[str, bytes, str]]) -> None:
+def test_a_file_that_is_not_media_is_refused(client: httpx.Client, file: tuple[str, tuple[str, bytes, str]]) -> None:
     assert file[0] in refusal(client.post("/v1/video/seedance-2", data={"prompt": "A city"}, files=[file]))
 
 
@@ -146,20 +146,20 @@ def test_the_mode_may_be_spelled_either_way(client: httpx.Client, loova: LoovaSi
         ("files", {"files": ["a.png"]}),
     ],
 )
-def test_an_invalid_field_is_refused_by_name_and_billed_to_nobody(
+def test_an_invalid_field_is_refused_by_name_and_not_billed(
     client: httpx.Client, loova: LoovaSimulator, field: str, fields: dict[str, object]
 ) -> None:
     assert refusal(submit(client, **fields)).startswith(f"{field}: ")
     assert loova.ledger["totals"] | {"posted": 1, "billed": 0, "refused": 1} == loova.ledger["totals"]
 
 
-def test_text_that_is_no_unicode_is_shown_as_it_came(client: httpx.Client) -> None:
+def test_a_refusal_quotes_text_that_is_not_unicode(client: httpx.Client) -> None:
     body = rb'{"prompt": "\ud800", "image_urls": ["\ud800"]}'
     answer = client.post("/v1/video/seedance-2", content=body, headers={"Content-Type": "application/json"})
     assert refusal(answer).startswith(r'image_urls: "\ud800" was given')
 
 
-def test_all_that_is_wrong_is_said_at_once(client: httpx.Client) -> None:
+def test_a_refusal_names_every_violation(client: httpx.Client) -> None:
     message = refusal(client.post("/v1/video/seedance-2", json={"duration": 3, "ratio": "2:1"}))
     for part in (
         "prompt: is missing",
@@ -170,13 +170,13 @@ def test_all_that_is_wrong_is_said_at_once(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"prompt"', b"\xff"])
-def test_a_body_that_is_no_json_object_is_refused(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(client: httpx.Client, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     assert refusal(client.post("/v1/video/seedance-2", content=body, headers=headers)).startswith("body: ")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic simulated-key", "simulated-key"])
-def test_only_the_key_opens(loova: LoovaSimulator, header: str | None) -> None:
+def test_only_the_right_key_is_accepted(loova: LoovaSimulator, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
     answers = [
         post(f"{loova.base_url}/v1/video/seedance-2", json=QUICKSTART, headers=headers),
@@ -211,7 +211,7 @@ def test_prices_follow_the_table(client: httpx.Client) -> None:
         assert data["credits_cost"] == 4 * price
 
 
-def test_credits_that_do_not_suffice_buy_nothing(client: httpx.Client) -> None:
+def test_a_submit_without_enough_credits_is_refused(client: httpx.Client) -> None:
     for _ in range(2):
         assert submit(client, duration=15, video_urls=[VIDEO]).status_code == 200
     answer = submit(client, duration=15)
@@ -234,7 +234,7 @@ def test_every_error_comes_in_the_envelope(client: httpx.Client) -> None:
             assert answer.json()["trace_id"].startswith("simulator-")
 
 
-def test_the_ledger_counts_what_was_posted_billed_and_asked(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_the_ledger_counts_posts_bills_and_polls(client: httpx.Client, loova: LoovaSimulator) -> None:
     task_id = submit(client).json()["data"]["task_id"]
     submit(client, duration=3)
     submit(client)
@@ -254,7 +254,7 @@ def test_the_ledger_counts_what_was_posted_billed_and_asked(client: httpx.Client
     assert by_request == [({"prompt": "A city"}, 2, 2), ({"prompt": "A city", "duration": 3}, 1, 0)]
 
 
-def test_the_fixture_gives_a_simulator_of_the_tests_own(loova_simulator: LoovaSimulator) -> None:
+def test_the_fixture_gives_each_test_its_own_simulator(loova_simulator: LoovaSimulator) -> None:
     headers = {"Authorization": f"Bearer {loova_simulator.api_key}"}
     with httpx.Client(verify=False, base_url=loova_simulator.base_url, headers=headers) as client:
         task_id = submit(client).json()["data"]["task_id"]

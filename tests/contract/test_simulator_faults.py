@@ -86,7 +86,7 @@ def test_a_reply_can_end_in_the_middle(client: httpx.Client, loova: LoovaSimulat
     assert billed(loova) == 1
 
 
-def test_a_gateways_error_comes_before_or_after_billing(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_a_gateway_error_comes_before_or_after_billing(client: httpx.Client, loova: LoovaSimulator) -> None:
     for name, bills in (("bad_gateway", 0), ("bad_gateway_after_billing", 1)):
         loova.fail(name)
         answer = submit(client)
@@ -95,7 +95,7 @@ def test_a_gateways_error_comes_before_or_after_billing(client: httpx.Client, lo
         assert "nginx" in answer.text
 
 
-def test_a_success_code_may_come_with_nothing(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_a_success_code_may_come_without_data(client: httpx.Client, loova: LoovaSimulator) -> None:
     for name, message in (
         ("success_code_without_data", "success"),
         ("too_many_running_tasks_as_success", "Too many running tasks: at most 6"),
@@ -107,7 +107,7 @@ def test_a_success_code_may_come_with_nothing(client: httpx.Client, loova: Loova
     assert billed(loova) == 1
 
 
-def test_the_quickstarts_contradiction_lasts(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_the_contradiction_of_the_quickstart_stays(client: httpx.Client, loova: LoovaSimulator) -> None:
     task_id = buy(client)
     loova.fail("contradiction")
     for _ in range(3):
@@ -116,7 +116,7 @@ def test_the_quickstarts_contradiction_lasts(client: httpx.Client, loova: LoovaS
         assert data["result"]["video_url"]
 
 
-def test_a_generation_that_failed_stays_failed_and_the_next_one_does_not(
+def test_a_failed_generation_stays_failed_and_the_next_task_succeeds(
     client: httpx.Client, loova: LoovaSimulator
 ) -> None:
     loova.fail("generation_failed")
@@ -129,7 +129,7 @@ def test_a_generation_that_failed_stays_failed_and_the_next_one_does_not(
         assert poll(client, second).json()["data"]["status"] == "succeeded"
 
 
-def test_a_fault_hits_as_often_as_it_says_and_those_it_names(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_a_fault_hits_the_named_requests_the_given_number_of_times(client: httpx.Client, loova: LoovaSimulator) -> None:
     loova.fail(on="submit", status=503, apply=False, prompt="village", times=2, skip=1)
     villages = [submit(client, "A village").status_code for _ in range(4)]
     assert (villages, submit(client, "A city").status_code) == ([200, 503, 503, 200], 200)
@@ -147,7 +147,7 @@ def test_a_fault_can_wait_and_add_headers(client: httpx.Client, loova: LoovaSimu
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
 
 
-def test_faults_are_given_over_http_too(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_faults_can_be_added_over_http(client: httpx.Client, loova: LoovaSimulator) -> None:
     faults = f"{loova.origin}/_simulator/faults"
     added = post(faults, json=[{"name": "lost_reply", "times": 2}, {"on": "poll", "status": 500}])
     assert [fault["on"] for fault in added.json()] == ["submit", "poll"]
@@ -179,7 +179,7 @@ def test_every_named_fault_of_the_api_ends(client: httpx.Client, loova: LoovaSim
     assert billed(loova) == int(FAULTS[name].apply)
 
 
-def test_videos_go_wrong_in_the_ways_that_videos_do(client: httpx.Client, loova: LoovaSimulator) -> None:
+def test_every_named_fault_of_a_download_works(client: httpx.Client, loova: LoovaSimulator) -> None:
     url = url_of(client)
     whole = get(url).content
     expected = {

@@ -218,7 +218,7 @@ def test_a_story_goes_on_where_the_shot_before_it_ended(loova: LoovaSimulator, h
 
 PNG = encoded(natural(1))
 HTML = b"<!doctype html><title>Please wait</title>"
-FORMATS = "image (jpeg, png, webp, gif, bmp or tiff)"
+FORMATS = "image data (jpeg, png, webp, gif, bmp or tiff)"
 
 
 @pytest.mark.parametrize(
@@ -228,19 +228,19 @@ FORMATS = "image (jpeg, png, webp, gif, bmp or tiff)"
         ("image_urls", Page(status=404), "could not be fetched: HTTP 404"),
         ("image_urls", Page(PNG, status=302), "could not be fetched: HTTP 302"),
         ("image_urls", Page(PNG, headers={"Content-Length": "9999999"}), "could not be fetched: RemoteProtocolError"),
-        ("image_urls", Page(HTML, headers={"Content-Type": "image/png"}), f"is no {FORMATS}"),
+        ("image_urls", Page(HTML, headers={"Content-Type": "image/png"}), f"is not {FORMATS}"),
         ("image_urls", Page(), "is empty"),
-        ("image_urls", Page(film(1)), f"is no {FORMATS}"),
+        ("image_urls", Page(film(1)), f"is not {FORMATS}"),
         ("image_urls", Page(PNG[:500]), "could not be decoded"),
         ("image_urls", Page(encoded(Image.new("L", (9000, 1)))), "is too long and narrow"),
         ("image_urls", Page(encoded(Image.new("1", (9000, 9000)))), "could not be decoded"),
         ("image_urls", Page(PNG.ljust((64 << 20) + 1, b"\0")), "is larger than 64 MiB"),
-        ("video_urls", Page(PNG), "is no video (mp4 or mov)"),
+        ("video_urls", Page(PNG), "is not video data (mp4 or mov)"),
         ("video_urls", Page(film(1)[:300]), "could not be decoded"),
-        ("audio_urls", Page(PNG), "is no audio (mp3 or wav)"),
+        ("audio_urls", Page(PNG), "is not audio data (mp3 or wav)"),
     ],
 )  # fmt: skip
-def test_a_medium_that_is_no_good_fails_its_task_which_stays_billed(
+def test_an_unusable_medium_fails_its_task_which_stays_billed(
     loova: LoovaSimulator, host: Host, name: str, page: Page, message: str
 ) -> None:
     good = host.put("/good", PNG)
@@ -262,7 +262,7 @@ def test_a_body_of_unknown_length_is_bounded_too(loova: LoovaSimulator, host: Ho
 
 def test_a_file_of_a_form_is_checked_by_its_content(loova: LoovaSimulator) -> None:
     task_id = submit_form(loova, (PNG, "image/png"), (PNG, "video/mp4"))
-    assert error_of(loova, task_id) == "files.1 is no video (mp4 or mov)"
+    assert error_of(loova, task_id) == "files.1 is not video data (mp4 or mov)"
     assert loova.ledger["totals"]["billed"] == 1
     large = submit_form(loova, (PNG.ljust((64 << 20) + 1, b"\0"), "image/png"))
     assert error_of(loova, large) == "files.0 is larger than 64 MiB"
@@ -274,7 +274,7 @@ def test_sound_shows_nothing(loova: LoovaSimulator, host: Host) -> None:
     assert psnr(shown[0], natural(1)) > 33
 
 
-def test_a_host_that_is_not_there_or_takes_too_long_fails_the_task(
+def test_a_host_that_is_missing_or_too_slow_fails_the_task(
     loova: LoovaSimulator, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = Host()
@@ -314,7 +314,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_slow_host_keeps_its_task_running_and_nobody_else_waiting(host: Host) -> None:
+def test_a_slow_host_delays_only_its_own_task(host: Host) -> None:
     gate = threading.Event()
     url = host.put("/slow", PNG, gate=gate)
     with LoovaSimulator(generation_seconds=60, short_side=144, max_running=2) as loova:
@@ -334,11 +334,11 @@ def test_a_slow_host_keeps_its_task_running_and_nobody_else_waiting(host: Host) 
         assert psnr(frames(video(loova, slow))[0], natural(1)) > 33
 
 
-def test_a_task_runs_its_time_though_its_media_are_there_and_fails_before_it(host: Host) -> None:
+def test_a_task_with_fetched_media_runs_its_full_time_and_one_with_a_bad_medium_fails_early(host: Host) -> None:
     with LoovaSimulator(generation_seconds=60, short_side=144) as loova:
         good, bad = submit(loova, image_urls=[host.put("/a", PNG)]), submit(loova, image_urls=[host.url("/none")])
         assert error_of(loova, bad) == "image_urls.0 could not be fetched: HTTP 404"
-        wait_until(lambda: not loova._books.unfetched())
+        wait_until(lambda: not loova._ledger.fetching_tasks())
         assert polled(loova, good)["status"] == "running"
         loova.advance(61)
         assert polled(loova, good)["status"] == "succeeded"
@@ -362,7 +362,7 @@ def test_a_video_is_the_same_in_parts_and_after_a_restart(tmp_path: Path, host: 
         assert psnr(frames(video(loova, by_url))[0], natural(1, (384, 216))) > 30
 
 
-def test_a_fetch_that_was_under_way_is_begun_again_after_a_restart(tmp_path: Path, host: Host) -> None:
+def test_an_interrupted_fetch_starts_again_after_a_restart(tmp_path: Path, host: Host) -> None:
     url = host.put("/a", PNG, gate=threading.Event())
     with LoovaSimulator(generation_seconds=0, short_side=144, state=tmp_path) as loova:
         form = submit_form(loova, (encoded(natural(2)), "image/png"), image_urls=url)
@@ -376,7 +376,7 @@ def test_a_fetch_that_was_under_way_is_begun_again_after_a_restart(tmp_path: Pat
     assert host.asked == ["/a", "/a"]
 
 
-def test_older_books_open_and_their_videos_are_what_they_were(tmp_path: Path, host: Host) -> None:
+def test_an_older_ledger_opens_and_its_videos_have_the_same_bytes(tmp_path: Path, host: Host) -> None:
     with LoovaSimulator(generation_seconds=0, short_side=144, state=tmp_path) as loova:
         task_id = submit(loova, image_urls=["https://example.com/a.png"])
         was = loova.sha256(task_id)
@@ -392,7 +392,7 @@ def test_older_books_open_and_their_videos_are_what_they_were(tmp_path: Path, ho
 # Hosts that are reserved for examples.
 
 
-def test_hosts_of_examples_are_not_asked_and_show_nothing(loova: LoovaSimulator) -> None:
+def test_reserved_hosts_get_no_request_and_their_media_are_not_shown(loova: LoovaSimulator) -> None:
     media_ = {"image_urls": ["https://example.com/a.png"], "video_urls": ["https://cdn.test/a.mp4"]}
     task_id = submit(loova, **media_)
     assert polled(loova, task_id)["status"] == "succeeded"
@@ -400,7 +400,7 @@ def test_hosts_of_examples_are_not_asked_and_show_nothing(loova: LoovaSimulator)
     assert len(frames(video(loova, task_id))) == 96
 
 
-def test_an_image_of_an_example_keeps_its_place_beside_one_that_is_there(loova: LoovaSimulator, host: Host) -> None:
+def test_an_image_of_a_reserved_host_keeps_its_place_beside_a_fetched_one(loova: LoovaSimulator, host: Host) -> None:
     urls = ["https://example.com/a.png", host.put("/a", PNG)]
     shown = frames(video(loova, submit(loova, function_mode="first_last_frames", image_urls=urls)))
     assert (psnr(shown[0], natural(1)) > 30, psnr(shown[-1], natural(1)) > 33) == (False, True)
@@ -412,5 +412,5 @@ def test_an_image_of_an_example_keeps_its_place_beside_one_that_is_there(loova: 
      ("x.invalid:8443", True), ("myexample.com", False), ("example.de", False), ("example.com.evil.dev", False),
      ("127.0.0.1", False), ("localhost", False), ("[::1]", False), ("test.dev", False)],
 )  # fmt: skip
-def test_the_hosts_of_examples_are_those_of_the_rfcs(name: str, reserved: bool) -> None:
+def test_the_reserved_hosts_are_those_of_the_rfcs(name: str, reserved: bool) -> None:
     assert media.is_example(f"https://{name}/a.png") is reserved

@@ -68,7 +68,7 @@ def test_the_banner_says_what_it_is_and_how_to_use_it() -> None:
         assert command.end(signal.SIGINT) == (0, "")
 
 
-def test_a_wrong_option_is_an_error_in_one_line() -> None:
+def test_an_invalid_option_prints_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect_loova.simulator", "--fault", "nonsense"],
         capture_output=True,
@@ -111,7 +111,7 @@ def test_what_was_billed_survives_a_kill(tmp_path: Path) -> None:
         assert command.end(signal.SIGTERM) == (0, "")
 
 
-def test_a_restart_in_the_process_keeps_everything_too(tmp_path: Path) -> None:
+def test_a_restart_in_the_same_process_keeps_everything(tmp_path: Path) -> None:
     with LoovaSimulator(api_key="the-key", state=tmp_path, generation_seconds=60, short_side=64) as loova:
         posted = ask(loova.base_url, "POST", "/v1/video/seedance-2", json={"prompt": "A city"}).json()
         loova.advance(30)
@@ -124,7 +124,7 @@ def test_a_restart_in_the_process_keeps_everything_too(tmp_path: Path) -> None:
         assert ask(loova.base_url, "GET", path).json()["data"]["status"] == "succeeded"
 
 
-def test_the_ledger_can_be_read_after_the_end_and_uvicorns_loggers_are_left_alone() -> None:
+def test_the_ledger_can_be_read_after_close_and_the_loggers_of_uvicorn_are_unchanged() -> None:
     names = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
     before = [vars(logging.getLogger(name)) | {"_cache": None} for name in names]
     with LoovaSimulator(api_key="the-key", short_side=64) as loova:
@@ -133,12 +133,12 @@ def test_the_ledger_can_be_read_after_the_end_and_uvicorns_loggers_are_left_alon
     assert [vars(logging.getLogger(name)) | {"_cache": None} for name in names] == before
 
 
-def test_a_port_that_is_taken_is_an_error_at_once() -> None:
+def test_a_port_in_use_is_an_error_at_once() -> None:
     with LoovaSimulator(short_side=64) as loova, pytest.raises(OSError, match="in use"):
         LoovaSimulator(port=loova.port).start()
 
 
-def test_closing_does_not_wait_for_anybody() -> None:
+def test_closing_does_not_wait_for_requests() -> None:
     loova = LoovaSimulator(short_side=64, faults=["slow_reply"]).start()
     with httpx.Client() as client, pytest.raises(httpx.TimeoutException):
         headers = {"Authorization": f"Bearer {loova.api_key}"}

@@ -44,9 +44,7 @@ def loova() -> Iterator[LoovaSimulator]:
 @pytest.mark.parametrize(
     ("ratio", "duration"), [("16:9", 4), ("9:16", 5), ("1:1", 15), ("4:3", 6), ("3:4", 4), ("21:9", 7)]
 )
-def test_a_video_has_the_ratio_and_the_duration_that_were_asked_for(
-    loova: LoovaSimulator, ratio: str, duration: int
-) -> None:
+def test_a_video_has_the_requested_ratio_and_duration(loova: LoovaSimulator, ratio: str, duration: int) -> None:
     content = get(video_url(loova, ratio=ratio, duration=duration)).content
     with av.open(io.BytesIO(content)) as container:
         stream = container.streams.video[0]
@@ -72,7 +70,7 @@ def test_other_prompts_and_other_takes_are_other_videos(loova: LoovaSimulator) -
     assert len(contents) == 3
 
 
-def test_a_video_is_the_same_each_time_and_the_ledger_has_its_checksum(loova: LoovaSimulator) -> None:
+def test_a_video_has_the_same_bytes_each_time_and_the_ledger_has_its_checksum(loova: LoovaSimulator) -> None:
     url = video_url(loova)
     task = loova.ledger["tasks"][0]
     assert (task["sha256"], task["size"]) == (None, None)
@@ -119,7 +117,7 @@ def test_a_url_expires_and_a_poll_gives_a_fresh_one() -> None:
         assert get(fresh).status_code == 200
 
 
-def test_there_is_no_video_before_the_task_has_succeeded() -> None:
+def test_a_running_task_has_no_video() -> None:
     with LoovaSimulator(generation_seconds=60, short_side=64) as loova:
         headers = {"Authorization": f"Bearer {loova.api_key}"}
         posted = post(f"{loova.base_url}/v1/video/seedance-2", json={"prompt": "A city"}, headers=headers).json()
@@ -129,7 +127,7 @@ def test_there_is_no_video_before_the_task_has_succeeded() -> None:
         assert get(url).status_code == 404
 
 
-def test_head_tells_the_length_without_the_bytes(loova: LoovaSimulator) -> None:
+def test_head_returns_the_length_without_the_body(loova: LoovaSimulator) -> None:
     url = video_url(loova)
     without, whole = head(url), get(url)
     assert without.content == b""
@@ -139,7 +137,7 @@ def test_head_tells_the_length_without_the_bytes(loova: LoovaSimulator) -> None:
     assert without.headers["content-length"] == str(len(whole.content))
 
 
-def test_a_range_is_a_part_of_the_whole(loova: LoovaSimulator) -> None:
+def test_a_range_returns_that_part_of_the_video(loova: LoovaSimulator) -> None:
     url = video_url(loova)
     whole = get(url).content
     size = len(whole)
@@ -156,7 +154,7 @@ def test_a_range_is_a_part_of_the_whole(loova: LoovaSimulator) -> None:
         assert part.content == whole[start:stop]
 
 
-def test_a_range_that_makes_no_sense_gives_all_and_one_behind_the_end_nothing(loova: LoovaSimulator) -> None:
+def test_an_invalid_range_returns_everything_and_one_behind_the_end_nothing(loova: LoovaSimulator) -> None:
     url = video_url(loova)
     for asked in ("bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,5-6", "lines=1-2"):
         assert get(url, headers={"Range": asked}).status_code == 200
@@ -187,7 +185,7 @@ def test_padding_makes_a_valid_mp4_of_any_size() -> None:
         assert sum(1 for _ in container.decode(video=0)) == 96
 
 
-def test_a_huge_video_has_true_ranges_far_behind() -> None:
+def test_a_huge_video_has_correct_ranges_far_from_its_start() -> None:
     with LoovaSimulator(generation_seconds=0, short_side=64, video_bytes=5 * GIB) as loova:
         url = video_url(loova)
         assert head(url).headers["content-length"] == str(5 * GIB)

@@ -67,32 +67,32 @@ def test_no_server_is_left_behind_by_a_killed_process(tmp_path: Path, killed_use
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
-def leashed(lock: Path) -> subprocess.Popen[str]:
-    """A process on a leash that says when it runs, and holds stdout open as long as it lives."""
+def supervised(lock: Path) -> subprocess.Popen[str]:
+    """Run a command that prints a line and then sleeps, and holds stdout open while it lives."""
     sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
     command = [sys.executable, "-I", supervisor.__file__, str(lock), *sleeper]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_process_on_a_leash_ends_when_the_pipe_closes(tmp_path: Path) -> None:
-    with leashed(tmp_path / "lock") as held:
-        assert held.stdout is not None
-        assert held.stdout.readline() == "up\n"
-        held.communicate(timeout=10)
-        assert held.returncode != 0
+def test_a_supervised_command_ends_when_the_pipe_closes(tmp_path: Path) -> None:
+    with supervised(tmp_path / "lock") as supervisor_process:
+        assert supervisor_process.stdout is not None
+        assert supervisor_process.stdout.readline() == "up\n"
+        supervisor_process.communicate(timeout=10)
+        assert supervisor_process.returncode != 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_a_process_on_a_leash_ends_even_where_the_leash_is_killed(tmp_path: Path) -> None:
-    with leashed(tmp_path / "lock") as held:
-        assert held.stdout is not None
-        assert held.stdout.readline() == "up\n"
-        held.kill()
-        assert held.stdout.read() == ""
+def test_a_supervised_command_ends_even_if_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path / "lock") as supervisor_process:
+        assert supervisor_process.stdout is not None
+        assert supervisor_process.stdout.readline() == "up\n"
+        supervisor_process.kill()
+        assert supervisor_process.stdout.read() == ""
 
 
-def test_a_leash_whose_lock_is_held_starts_nothing(tmp_path: Path) -> None:
-    with supervisor.locked(tmp_path / "lock"), leashed(tmp_path / "lock") as refused:
+def test_a_supervisor_without_the_lock_starts_nothing(tmp_path: Path) -> None:
+    with supervisor.locked(tmp_path / "lock"), supervised(tmp_path / "lock") as refused:
         out, err = refused.communicate(timeout=10)
         assert (refused.returncode, out) == (1, "")
         assert err == f"{tmp_path / 'lock'} is locked by another process\n"
@@ -107,7 +107,7 @@ def test_the_folder_and_its_keys_are_for_their_owner_only(tmp_path: Path) -> Non
             assert stat.S_IMODE((folder / "server.json").stat().st_mode) == 0o600
 
 
-def test_other_ports_are_taken_where_those_of_the_last_start_are_in_use(tmp_path: Path) -> None:
+def test_other_ports_are_used_if_those_of_the_last_start_are_in_use(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path) as s3:
         s3.client().put_object(Bucket=s3.bucket, Key="paid", Body=b"450 credits")
         port = int(s3.endpoint_url.rpartition(":")[2])
@@ -122,23 +122,23 @@ def test_a_port_with_no_room_above_is_refused(tmp_path: Path, port: int) -> None
         EmbeddedS3(tmp_path, port=port).start()
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = taken.getsockname()[1] - 10_000
-        with pytest.raises(EmbeddedS3Error, match=rf"port {first}.* is taken"):
+        with pytest.raises(EmbeddedS3Error, match=rf"port {first}.* is in use"):
             EmbeddedS3(tmp_path, port=first).start()
 
 
 def test_a_port_that_is_taken_is_named_by_moto_too(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(EmbeddedS3Error, match=f"port {port} is taken"):
+        with pytest.raises(EmbeddedS3Error, match=f"port {port} is in use"):
             EmbeddedS3(tmp_path, port=port, server="moto").start()
 
 
 def test_a_bucket_name_that_s3_refuses_is_said_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(EmbeddedS3Error, match="the bucket 'a' cannot be made"):
+    with pytest.raises(EmbeddedS3Error, match="the bucket 'a' cannot be created"):
         EmbeddedS3(tmp_path, bucket="a").start()
     assert time.monotonic() - started < 20
 
@@ -147,12 +147,12 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "s3").mkdir()
     (tmp_path / "s3" / "data").mkdir()
     (tmp_path / "s3" / "data" / "filerldb2").write_text("a file, where SeaweedFS keeps a folder")
-    with pytest.raises(EmbeddedS3Error, match=r"does not start[\s\S]*last lines of its log[\s\S]*filerldb2"):
+    with pytest.raises(EmbeddedS3Error, match=r"did not start[\s\S]*last lines of the server's log[\s\S]*filerldb2"):
         EmbeddedS3(tmp_path).start()
 
 
 def test_a_folder_is_free_again_after_a_start_that_failed(tmp_path: Path) -> None:
-    with pytest.raises(EmbeddedS3Error, match="cannot be made"):
+    with pytest.raises(EmbeddedS3Error, match="cannot be created"):
         EmbeddedS3(tmp_path, bucket="a").start()
     with EmbeddedS3(tmp_path) as s3:
         assert s3.client().list_objects_v2(Bucket=s3.bucket)["KeyCount"] == 0
@@ -177,7 +177,7 @@ def test_without_seaweedfs_moto_serves_and_one_line_says_that_data_are_lost(tmp_
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "False b'1'\n"
     assert ran.stderr == (
-        "SeaweedFS is not installed here: the embedded S3 server keeps its data in memory, and loses them.\n"
+        "SeaweedFS is not installed: the embedded S3 server keeps its data in memory and loses them at exit\n"
     )
 
 

@@ -1,16 +1,21 @@
-"""Reads what a client posts and validates it like the reference, on its own: it does not use the package's models.
+"""Reads the body of a submit and validates it by the rules of `rules`, not by the package's models.
 
-Where the reference is silent the simulator chooses, and says so here: unknown fields are ignored, as a service would;
-a JSON value is never converted ("5" is no integer, 5.0 neither, null is no list); `first_last_frames` takes 1 or 2
-images and nothing else; a mode given under both spellings must agree; a file of 0 bytes is refused.
+Loova's pages leave some cases open. The simulator decides them as follows:
 
-Media are looked at once the task is billed. Their URLs are fetched (at most 3 redirects, 10 s and 64 MiB each); the
-first bytes must be those of a jpeg, png, webp, gif, bmp or tiff, of an mp4 or mov, of an mp3 or wav. The task runs
-until they are there, whatever the clock says; what cannot be fetched or read ends it as failed, and it stays billed.
-Hosts that are reserved for examples (example.com, .net and .org, names under .example, .test and .invalid) are not
-asked: their media count as fetched, and show nothing. The video begins with the first image and, in
-`first_last_frames`, ends with the second; in `omni_reference` every image, then the first frame of every video, has
-a part of its own.
+- It ignores unknown fields, as a service would.
+- It never converts a JSON value: "5" and 5.0 are not integers, null is not a list.
+- `first_last_frames` takes 1 or 2 images and nothing else.
+- A mode that is given under both spellings must be the same.
+- It refuses a file of 0 bytes.
+
+The simulator checks reference media after it bills the task. It fetches each URL (at most 3 redirects, 10 s, 64 MiB).
+The first bytes must be those of a jpeg, png, webp, gif, bmp or tiff image, of an mp4 or mov video, or of mp3 or wav
+audio. The task runs until all media are fetched, whatever the clock says. It fails if a medium cannot be fetched or
+read, and stays billed. The simulator sends no request to hosts reserved for examples (example.com, .net and .org, names
+under .example, .test and .invalid): their media count as fetched, and the video does not show them.
+
+The video begins with the first image. In `first_last_frames` it ends with the second. In `omni_reference` each image
+gets a part of the video, and so does the first frame of each reference video.
 """
 
 from __future__ import annotations
@@ -27,23 +32,15 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from prefect_loova.models.prices import CREDITS_PER_SECOND
 from prefect_loova.simulator.media import MAX_BYTES
-
-LISTS = {"image_urls": 9, "audio_urls": 3, "video_urls": 3}
-CHOICES = {
-    "model": ("seedance_2_0", "seedance_2_0_fast"),
-    "function_mode": ("first_last_frames", "omni_reference"),
-    "ratio": ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16"),
-}
-DEFAULTS = {"model": "seedance_2_0", "function_mode": "omni_reference", "ratio": "16:9", "duration": 5}
+from prefect_loova.simulator.rules import CHOICES, CREDITS_PER_SECOND, DEFAULTS, DURATIONS, FRAMES, MAX_MEDIA
 
 
 class Refusal(Exception):
-    """The simulator says no: an HTTP status, which is also the envelope's code, and a message.
+    """The simulator refuses a request. The HTTP status is also the code of the envelope.
 
-    The codes are the simulator's own choice, as Loova documents none but 401: 400 for invalid input, 402 for too few
-    credits, 404 for an unknown task, 415 for a body that is neither JSON nor a form, 429 for too many running tasks.
+    Loova documents only 401. The simulator chose the others: 400 for invalid input, 402 for too few credits, 404 for an
+    unknown task, 415 for a body that is neither JSON nor a form, 429 for too many running tasks.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -54,23 +51,23 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that came with a form."""
+    """A file in a multipart form."""
 
     name: str
     media_type: str
     size: int
     sha256: str
     content: bytes = field(default=b"", repr=False, compare=False)
-    """Its bytes, unless they are more than any medium may have."""
+    """The bytes of the file; empty if the file is larger than `MAX_BYTES`."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What it was, without its bytes."""
+    def metadata(self) -> dict[str, Any]:
+        """Return everything but the content."""
         return {"name": self.name, "media_type": self.media_type, "size": self.size, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
-class Submit:
+class SubmitRequest:
     """A valid request for a video."""
 
     prompt: str
@@ -83,20 +80,20 @@ class Submit:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The request as the JSON body that says the same, with its files, if any."""
+        """Return the JSON body of this request, with the metadata of its files, if any."""
         names = ("prompt", "model", "function_mode", "ratio", "duration")
-        files = {"files": [upload.facts for upload in self.files]} if self.files else {}
+        files = {"files": [upload.metadata for upload in self.files]} if self.files else {}
         return {name: getattr(self, name) for name in names} | self.media | files
 
     @property
     def credits_cost(self) -> float:
-        """The price by the table, in credits."""
+        """Return the price, in credits."""
         with_video = bool(self.media["video_urls"]) or any(file.media_type.startswith("video/") for file in self.files)
-        return float(self.duration * CREDITS_PER_SECOND[self.model, with_video])  # type: ignore[index]
+        return float(self.duration * CREDITS_PER_SECOND[self.model, with_video])
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """The fields of a JSON body or of a form, as they came; a form's files are `Upload`s under `files`.
+    """Return the fields of a JSON body or a form, not validated. `files` holds the files of a form as `Upload`s.
 
     Raises:
         Refusal: The body is not a JSON object, or neither JSON nor a form.
@@ -111,7 +108,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise Refusal(400, f"body: must be JSON ({error})") from None
     if not isinstance(fields, dict):
-        raise Refusal(400, f"body: {_seen(fields)} was given: must be a JSON object")
+        raise Refusal(400, f"body: {_quote(fields)} was given: must be a JSON object")
     return fields
 
 
@@ -120,49 +117,50 @@ async def _form_fields(request: Request) -> dict[str, Any]:
     try:
         async with request.form() as form:
             for name, value in form.multi_items():
-                part = value if isinstance(value, str) else await _upload(name, value)
-                if name in LISTS or name == "files":
+                part = value if isinstance(value, str) else await _read_upload(name, value)
+                if name in MAX_MEDIA or name == "files":
                     fields.setdefault(name, []).append(part)
                 else:
                     fields[name] = part
     except HTTPException as error:
         raise Refusal(400, f"body: must be a multipart form ({error.detail})") from None
-    # A form has only strings.
+    # All values of a form are strings.
     duration = fields.get("duration")
     if isinstance(duration, str) and re.fullmatch(r"-?[0-9]{1,9}", duration):
         fields["duration"] = int(duration)
     return fields
 
 
-async def _upload(part: str, file: UploadFile) -> Upload:
+async def _read_upload(part: str, file: UploadFile) -> Upload:
     if part != "files":
-        raise Refusal(400, f"{part}: the file {_seen(file.filename)} was given: files go into parts named files")
+        raise Refusal(400, f"{part}: the file {_quote(file.filename)} was given: files go into parts named files")
     digest, size, content = hashlib.sha256(), 0, bytearray()
     while chunk := await file.read(1 << 20):
         digest.update(chunk)
         size += len(chunk)
         if size <= MAX_BYTES:
             content += chunk
-    kept = bytes(content) if size <= MAX_BYTES else b""
-    return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest(), kept)
+    if size > MAX_BYTES:
+        content.clear()
+    return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest(), bytes(content))
 
 
-def validated(fields: dict[str, Any]) -> Submit:
-    """The order that these fields make, with the documented defaults.
+def validate(fields: dict[str, Any]) -> SubmitRequest:
+    """Validate the fields of a submit and fill in the documented defaults.
 
     Raises:
-        Refusal: 400, with all that is wrong: field, value and rule of each.
+        Refusal: 400. The message names the field, the value and the rule of every violation.
     """
     problems: list[str] = []
 
     def refuse(name: str, value: object, rule: str) -> None:
-        problems.append(f"{name}: {_seen(value)} was given: {rule}")
+        problems.append(f"{name}: {_quote(value)} was given: {rule}")
 
     given = dict(fields)
     if "functionMode" in given:
-        spelled = given.pop("functionMode")
-        if given.setdefault("function_mode", spelled) != spelled:
-            refuse("functionMode", spelled, "must agree with function_mode")
+        mode = given.pop("functionMode")
+        if given.setdefault("function_mode", mode) != mode:
+            refuse("functionMode", mode, "must agree with function_mode")
     prompt = given.get("prompt")
     if "prompt" not in given:
         problems.append("prompt: is missing: must be a string that is not blank")
@@ -172,20 +170,23 @@ def validated(fields: dict[str, Any]) -> Submit:
         if given.setdefault(name, DEFAULTS[name]) not in choices:
             refuse(name, given[name], f"must be one of {', '.join(choices)}")
     duration = given.setdefault("duration", DEFAULTS["duration"])
-    if type(duration) is not int or not 4 <= duration <= 15:
-        refuse("duration", duration, "must be an integer from 4 to 15 (seconds)")
-    media = {name: _urls(name, given.get(name, []), refuse) for name in LISTS}
-    files = _files(given.get("files", []), refuse)
+    if type(duration) is not int or duration not in DURATIONS:
+        rule = f"must be an integer from {DURATIONS[0]} to {DURATIONS[-1]} (seconds)"
+        refuse("duration", duration, rule)
+    media = {name: _check_urls(name, given.get(name, []), refuse) for name in MAX_MEDIA}
+    files = _check_files(given.get("files", []), refuse)
     _check_media(str(given["function_mode"]), media, files, refuse)
     if problems:
         raise Refusal(400, "; ".join(problems))
-    return Submit(given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files)
+    return SubmitRequest(
+        given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files
+    )
 
 
 _Refuse = Callable[[str, object, str], None]
 
 
-def _urls(name: str, value: object, refuse: _Refuse) -> list[str]:
+def _check_urls(name: str, value: object, refuse: _Refuse) -> list[str]:
     if not isinstance(value, list):
         refuse(name, value, "must be a list of URLs")
         return []
@@ -203,7 +204,7 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", text)
 
 
-def _files(value: object, refuse: _Refuse) -> list[Upload]:
+def _check_files(value: object, refuse: _Refuse) -> list[Upload]:
     parts = value if isinstance(value, list) else [value]
     for part in parts:
         if not isinstance(part, Upload):
@@ -216,16 +217,17 @@ def _files(value: object, refuse: _Refuse) -> list[Upload]:
 
 
 def _check_media(mode: str, media: dict[str, list[str]], files: list[Upload], refuse: _Refuse) -> None:
-    kinds = {name: name.removesuffix("_urls") for name in LISTS}
+    kinds = {name: name.removesuffix("_urls") for name in MAX_MEDIA}
     counts = {
-        name: len(media[name]) + sum(file.media_type.startswith(f"{kinds[name]}/") for file in files) for name in LISTS
+        name: len(media[name]) + sum(file.media_type.startswith(f"{kind}/") for file in files)
+        for name, kind in kinds.items()
     }
-    for name, most in LISTS.items():
+    for name, most in MAX_MEDIA.items():
         if counts[name] > most:
             refuse(name, f"{counts[name]} {kinds[name]}s", f"at most {most} are allowed")
     images, audios, videos = counts["image_urls"], counts["audio_urls"], counts["video_urls"]
     if mode == "first_last_frames":
-        if not 1 <= images <= 2:
+        if images not in FRAMES:
             refuse("image_urls", f"{images} images", "first_last_frames takes 1 or 2 images")
         for name, count in (("audio_urls", audios), ("video_urls", videos)):
             if count:
@@ -234,7 +236,7 @@ def _check_media(mode: str, media: dict[str, list[str]], files: list[Upload], re
         refuse("audio_urls", f"{audios} audios alone", "omni_reference needs at least one image or video beside audio")
 
 
-def _seen(value: object) -> str:
-    # What came as \ud800 is no character: nothing could encode it.
+def _quote(value: object) -> str:
+    # A lone surrogate (JSON "\ud800") cannot be encoded.
     text = json.dumps(value, ensure_ascii=False, default=repr).encode(errors="backslashreplace").decode()
     return text if len(text) <= 120 else text[:119] + "…"
