@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_loova import simulator
-from prefect_loova.models.request import CREDITS_PER_SECOND, FunctionMode, Model, Ratio, VideoRequest
+from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
+from prefect_loova.models.request import FunctionMode, Ratio, VideoRequest
 from prefect_loova.simulator import rules
 from prefect_loova.simulator.submit_request import Refusal, validate
 
