@@ -1,4 +1,4 @@
-"""The bucket: one prefix, job records by compare-and-swap, the daily budget, objects as files.
+"""The bucket: a prefix, job records with compare-and-swap writes, the daily budget, and objects as files.
 
-It may use `models`. It knows no job and no Prefect.
+This package may import `models`. It must not import `jobs` or Prefect.
 """

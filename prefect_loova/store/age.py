@@ -1,4 +1,4 @@
-"""How old an object is at least, without comparing the clocks of two machines."""
+"""Lower bounds for the age of an object, without comparing the clocks of two machines."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from typing import Any
 
 from prefect_loova._timing import Clock
 
-_MOST = 10_000  # objects whose first sight is kept; a few hundred bytes each
+_CACHE_SIZE = 10_000  # objects, of a few hundred bytes each
 
 log = logging.getLogger(__name__)
 
 
-def response_date(answer: Any) -> datetime | None:
-    """S3's clock as an answer or an error of boto3 shows it (`Date`), or None where it shows none that can be read."""
+def response_date(response: Any) -> datetime | None:
+    """Return the `Date` header of a boto3 response or error, or None if there is no valid one."""
     try:
-        date = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        date = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (KeyError, ValueError, TypeError):
         return None
     return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 class ObjectAges:
-    """The ages of the versions of objects that this process saw.
+    """The ages of the object versions that this process saw.
 
-    An age is the larger of two lower bounds: S3's `Date` minus `Last-Modified` of one answer, and the time since this
-    process first saw this very version. The second one alone is left where a server sends no date that can be used.
+    An age is the larger of two lower bounds: `Date` minus `Last-Modified` of one S3 response, and the time since this
+    process first saw the version. If a server sends no usable dates, only the second bound counts.
 
     Args:
-        clock: Monotonic seconds; one that stops while the machine sleeps makes ages smaller, which is safe.
+        clock: Returns monotonic seconds. A clock that stops while the machine sleeps makes ages smaller, which is safe.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._seen: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._warned: set[str] = set()
-        self._turn = Lock()
+        self._lock = Lock()
 
-    def age_of(self, answer: Any, name: str, version: str, host: str) -> float:
-        """Seconds since a version of an object was written, or fewer.
+    def age_of(self, response: Any, name: str, version: str, host: str) -> float:
+        """Return the seconds since a version of an object was written, or fewer.
 
         Args:
-            answer: What boto3 returned for it.
-            name: The object, under a name that no other server's object has.
-            version: What tells this version from all others.
+            response: The boto3 response for the object.
+            name: A name of the object that is unique over all servers.
+            version: A token that is unique to the version.
             host: The server, for the log.
         """
-        now, written = response_date(answer), answer.get("LastModified")
+        now, written = response_date(response), response.get("LastModified")
         seen_for = self._seen_for(name, version)
         if now is None or not isinstance(written, datetime):
             self._warn(host, "Date" if now is None else "Last-Modified")
@@ -60,28 +60,28 @@ class ObjectAges:
 
     def _seen_for(self, name: str, version: str) -> float:
         now = self._clock()
-        with self._turn:
+        with self._lock:
             known, since = self._seen.get(name, ("", now))
             if known != version:
                 since = now
             self._seen[name] = version, since
             self._seen.move_to_end(name)
-            if len(self._seen) > _MOST:
+            if len(self._seen) > _CACHE_SIZE:
                 self._seen.popitem(last=False)
         return now - since
 
     def _warn(self, host: str, header: str) -> None:
-        with self._turn:
+        with self._lock:
             is_new = host not in self._warned
             self._warned.add(host)
         if is_new:
             log.warning(
-                "the S3 server at %s sends no %s that can be used: how long ago another worker wrote a job is counted "
-                "from when this process first saw it, so what a dead worker left is taken up later",
+                "the S3 server at %s sends no usable %s header, so the age of a job record counts from when this "
+                "process first saw it: the jobs of a dead worker are taken over later",
                 host,
                 header,
             )
 
 
 PROCESS_AGES = ObjectAges()
-"""What all job records of this process share: a flow run opens them several times."""
+"""Shared by all job records of this process, because a flow run opens them several times."""

@@ -1,10 +1,10 @@
-"""Find out, before anything is paid, whether a bucket can carry job records and videos: once in a process.
+"""Probe, before anything is paid, whether a bucket can store job records and videos. Once per process and bucket.
 
-One small object with a name of its own, `{prefix}/_open/_probe/{random}`, goes through all that a job needs of S3. It
-lies below `_open/` because the least policy (docs/iam-policy.json) allows to delete there, and a job needs just that.
+The probe runs each S3 operation of a job on one small object, `{prefix}/_open/_probe/{random}`. The object is below
+`_open/` because the least policy (docs/iam-policy.json) allows to delete there, and a job needs the same permission.
 
-It runs in a daemon thread: boto3 may wait for minutes for a server that does not answer, and nobody waits for that
-thread, neither the caller nor the end of the process.
+The probe runs in a daemon thread, because boto3 may wait for minutes for a server that does not respond. Neither the
+caller nor the end of the process waits that long.
 """
 
 from __future__ import annotations
@@ -28,67 +28,67 @@ from prefect_loova.store.errors import CHECKSUM_HELP, S3_ERRORS, endpoint_of, op
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-ANSWER_SECONDS = 15.0
-"""How long S3 may take to answer one request of the probe, boto3's repeats included."""
+RESPONSE_SECONDS = 15.0
+"""The timeout of one request of the probe in seconds, including boto3's retries."""
 
 _TRIES = 2
-_MAY_NOT_READ = "what was just written may not be read. Reading needs s3:GetObject, and kms:Decrypt of a KMS key"
-_LET_GO_SECONDS = 2.0
-"""How long the end of a process waits for a probe to clear away its object."""
+_MAY_NOT_READ = "the probe may not read its own object. Reading needs s3:GetObject, and kms:Decrypt for a KMS key"
+_EXIT_SECONDS = 2.0
+"""The seconds that the end of a process waits for a probe to delete its object."""
 
-_Known = tuple[str, str, str]
-_probes: dict[_Known, Probe] = {}
-_turn = threading.Lock()
+_BucketId = tuple[str, str, str]
+_probes: dict[_BucketId, Probe] = {}
+_lock = threading.Lock()
 
 log = logging.getLogger(__name__)
 
 
-async def check_bucket(s3: S3Client, bucket: str, folder: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
-    """Refuse a bucket that cannot carry job records and videos. It is asked once in a process.
+async def check_bucket(s3: S3Client, bucket: str, folder: str, *, response_seconds: float = RESPONSE_SECONDS) -> None:
+    """Raise if a bucket cannot store job records and videos. A bucket that passed is not probed again.
 
     Args:
         s3: A boto3 S3 client.
-        bucket: The bucket's name.
-        folder: The S3 key below which the probe's object is written.
-        answer_seconds: How long S3 may take to answer one request.
+        bucket: The name of the bucket.
+        folder: The S3 key of the folder for the probe's object.
+        response_seconds: The timeout of one request in seconds.
 
     Raises:
-        StorageError: Says what the bucket or the server lacks, before anything is spent.
+        StorageError: Names what the bucket or the server lacks, before anything is spent.
     """
-    known = _known(s3, bucket, folder)
-    with _turn:
-        probe = _probes.get(known)
+    bucket_id = _bucket_id(s3, bucket, folder)
+    with _lock:
+        probe = _probes.get(bucket_id)
         if probe is None:
-            probe = _probes[known] = Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}")
+            probe = _probes[bucket_id] = Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}")
             probe.start()
     try:
-        await probe.passed(answer_seconds)
+        await probe.wait(response_seconds)
     except StorageError:
-        with _turn:
-            if _probes.get(known) is probe:
-                del _probes[known]
+        with _lock:
+            if _probes.get(bucket_id) is probe:
+                del _probes[bucket_id]
         raise
 
 
 def mark_checked(s3: Any, bucket: str, folder: str) -> None:
-    """Take a bucket for one that was checked: for a model of S3 that has nothing to find out."""
-    _probes[_known(s3, bucket, folder)] = done = Probe(s3, bucket, folder)
-    done.result.set_result(None)
+    """Mark a bucket as checked without a probe, for a model of S3 in tests."""
+    _probes[_bucket_id(s3, bucket, folder)] = probe = Probe(s3, bucket, folder)
+    probe.result.set_result(None)
 
 
-def _known(s3: Any, bucket: str, folder: str) -> _Known:
+def _bucket_id(s3: Any, bucket: str, folder: str) -> _BucketId:
     return s3.meta.endpoint_url, bucket, folder
 
 
 class Probe:
-    """All that a job needs of S3, done with one small object.
+    """Runs each S3 operation of a job on one small object.
 
     Args:
         s3: A boto3 S3 client.
-        bucket: The bucket's name.
-        key: The S3 key of the object; nobody else uses it.
-        sleep: How to wait between two tries, in seconds.
-        clock: Monotonic seconds.
+        bucket: The name of the bucket.
+        key: The S3 key of the object. Nobody else uses it.
+        sleep: Waits for a number of seconds between two tries.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -107,33 +107,33 @@ class Probe:
         self._sleep = sleep
         self._clock = clock
         self._operation = "PutObject"
-        self._asked = clock()
-        self._may_be_there = False
+        self._requested = clock()
+        self._may_exist = False
         self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="loova-probe", daemon=True)
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the thread."""
         self.result.set_running_or_notify_cancel()
-        atexit.register(self._thread.join, _LET_GO_SECONDS)
+        atexit.register(self._thread.join, _EXIT_SECONDS)
         self._thread.start()
 
-    async def passed(self, answer_seconds: float) -> None:
-        """Wait until all is done.
+    async def wait(self, response_seconds: float) -> None:
+        """Wait for the result.
 
         Raises:
-            StorageError: Something is missing, or S3 does not answer.
+            StorageError: The probe failed, or S3 does not respond.
         """
         done = asyncio.wrap_future(self.result)
         try:
             while not self.result.done():
-                left = answer_seconds - (self._clock() - self._asked)
+                left = response_seconds - (self._clock() - self._requested)
                 if left <= 0:
                     self._is_given_up = True
-                    raise self._error(f"no answer from S3 within {answer_seconds:g} s", transient=True)
+                    raise self._error(f"no response from S3 within {response_seconds:g} s", transient=True)
                 await asyncio.wait({done}, timeout=left)
         finally:
-            # The thread goes on; only this loop, which may be closed by then, hears of it no more.
+            # The thread continues, but must not notify this event loop, which may be closed by then.
             if not done.cancel():
                 done.exception()
         self.result.result()
@@ -148,97 +148,97 @@ class Probe:
         atexit.unregister(self._thread.join)
 
     def check(self) -> None:
-        """Do all of it, in this thread.
+        """Run all steps in the current thread.
 
         Raises:
-            StorageError: Says what is missing.
+            StorageError: Names what is missing.
         """
         try:
             self._check_records()
             self._check_parts()
-            self._may_be_there = False
-            with _explained({401, 403}, "closing a job needs s3:DeleteObject below _open/"):
-                self._ask("delete_object")
+            self._may_exist = False
+            with _explain({401, 403}, "closing a job needs s3:DeleteObject below _open/"):
+                self._call("delete_object")
         finally:
-            if self._may_be_there:
+            if self._may_exist:
                 with suppress(StorageError):
-                    self._ask("delete_object")
+                    self._call("delete_object")
 
     def _check_records(self) -> None:
-        """A record is created, read, advanced from what a read and from what a write showed, and never overwritten."""
+        """Create, read and advance a record, with the ETag of a read and of a write, and try writes that must fail."""
         self._create(b"1")
         content, first = self._read()
         if content != b"1":
-            raise self._error("S3 gives back other bytes than were written", transient=True)
+            raise self._error("S3 returned other bytes than were written", transient=True)
         second = self._advance(b"2", first)
         self._advance(b"3", second)
-        self._must_be_refused(b"4", IfMatch=first)
-        self._must_be_refused(b"5", IfNoneMatch="*")
+        self._expect_refusal(b"4", IfMatch=first)
+        self._expect_refusal(b"5", IfNoneMatch="*")
 
     def _check_parts(self) -> None:
-        """A video of some size is written in parts, and given up in the middle where it is not whole."""
-        upload = self._ask("create_multipart_upload").get("UploadId")
+        """Create and abort a multipart upload, as for a large video and for a broken one."""
+        upload = self._call("create_multipart_upload").get("UploadId")
         if not upload:
-            raise self._error("S3's answer names no upload", transient=True)
+            raise self._error("S3's response has no upload id", transient=True)
         try:
-            self._ask("abort_multipart_upload", UploadId=upload)
+            self._call("abort_multipart_upload", UploadId=upload)
         except StorageError as error:
-            if error.http_status != 404:  # to boto3's own repeat, when the first reply was lost
+            if error.http_status != 404:  # a retry by boto3 gets 404 if the first response was lost
                 log.warning(
-                    "an upload cannot be aborted, so what a broken one leaves behind stays and costs money: %s. Allow "
-                    "s3:AbortMultipartUpload, or have a lifecycle rule abort incomplete uploads",
+                    "an upload cannot be aborted, so the parts of a broken upload stay and cost money: %s. Allow "
+                    "s3:AbortMultipartUpload, or add a lifecycle rule that aborts incomplete uploads",
                     error.message,
                 )
 
     def _create(self, body: bytes) -> None:
-        self._may_be_there = True
+        self._may_exist = True
         try:
             self._write(body, IfNoneMatch="*")
         except StorageError as refused:
-            if refused.http_status == 412:  # to boto3's own repeat, when the first reply was lost: the name is new
+            if refused.http_status == 412:  # a retry by boto3 gets 412 if the first response was lost: the key is new
                 return
             if not refused.transient and refused.http_status is not None:
-                self._may_be_there = self._takes_it_without_checksums(body)
-                if self._may_be_there and CHECKSUM_HELP not in refused.message:
-                    raise self._error(f"{CHECKSUM_HELP}. Its answer was: {refused.message}") from None
+                self._may_exist = self._accepts_without_checksum(body)
+                if self._may_exist and CHECKSUM_HELP not in refused.message:
+                    raise self._error(f"{CHECKSUM_HELP}. The server's error: {refused.message}") from None
             raise
 
-    def _takes_it_without_checksums(self, body: bytes) -> bool:
-        """Whether what was refused is taken without the checksum that boto3 sends by default."""
+    def _accepts_without_checksum(self, body: bytes) -> bool:
+        """Repeat a refused write without the checksum that boto3 sends by default, and return whether it succeeds."""
         with _without_checksums(self._s3, self._key), suppress(StorageError):
             self._write(body, IfNoneMatch="*")
             return True
         return False
 
     def _read(self) -> tuple[bytes, str]:
-        def read(**place: Any) -> tuple[bytes, str]:
-            answer = self._s3.get_object(**place)
-            return answer["Body"].read(), answer.get("ETag", "")
+        def read(**target: Any) -> tuple[bytes, str]:
+            response = self._s3.get_object(**target)
+            return response["Body"].read(), response.get("ETag", "")
 
-        with _explained({401, 403}, _MAY_NOT_READ):
-            content, etag = self._ask("get_object", call=read)
+        with _explain({401, 403}, _MAY_NOT_READ):
+            content, etag = self._call("get_object", function=read)
         if not etag:
-            raise self._error("no ETag in S3's answer", transient=True)
+            raise self._error("no ETag in S3's response", transient=True)
         return content, etag
 
     def _advance(self, body: bytes, etag: str) -> str:
-        """Write with the right ETag; returns the next one."""
+        """Write with the right ETag and return the next one."""
         try:
             return self._write(body, IfMatch=etag)
         except StorageError as refused:
             if refused.http_status != 412:
                 raise
-        content, now = self._read()
+        content, next_etag = self._read()
         if content == body:
-            return now  # the reply was lost, and the 412 is that to boto3's own repeat
+            return next_etag  # the first response was lost, and boto3's retry got the 412
         self._operation = "PutObject"
         raise self._error(
-            f"the S3 server refuses If-Match with the very ETag that it gave, {redact(etag, 80)}, as one that takes it "
-            "only unquoted does, or one behind a proxy that makes ETags weak (W/). Paying once rests on conditional "
-            "writes, so nothing is submitted with it"
+            f"the S3 server refuses If-Match with the ETag that it returned, {redact(etag, 80)}. It may accept ETags "
+            "only unquoted, or a proxy may make them weak (W/). Paying once needs conditional writes, so nothing is "
+            "submitted"
         )
 
-    def _must_be_refused(self, body: bytes, **condition: str) -> None:
+    def _expect_refusal(self, body: bytes, **condition: str) -> None:
         try:
             self._write(body, **condition)
         except StorageError as refused:
@@ -246,25 +246,25 @@ class Probe:
                 raise
         else:
             raise self._error(
-                f"the S3 server ignores {next(iter(condition))} on PutObject: paying once rests on conditional "
-                "writes, so nothing is submitted with it"
+                f"the S3 server ignores {next(iter(condition))} on PutObject. Paying once needs conditional writes, so "
+                "nothing is submitted"
             )
 
     def _write(self, body: bytes, **condition: Any) -> str:
-        why = f"paying once rests on conditional writes, and this one had {next(iter(condition))}"
-        with _explained({405, 501}, why):
-            answer = self._ask("put_object", Body=body, **condition)
-        if not answer.get("ETag"):
-            raise self._error("no ETag in S3's answer", transient=True)
-        return str(answer["ETag"])
+        why = f"paying once needs conditional writes, and this one had {next(iter(condition))}"
+        with _explain({405, 501}, why):
+            response = self._call("put_object", Body=body, **condition)
+        if not response.get("ETag"):
+            raise self._error("no ETag in S3's response", transient=True)
+        return str(response["ETag"])
 
-    def _ask(self, method: str, call: Callable[..., Any] | None = None, **arguments: Any) -> Any:
-        """One step; what may be over in a moment is tried twice."""
+    def _call(self, method: str, function: Callable[..., Any] | None = None, **arguments: Any) -> Any:
+        """Call S3, and once more after a transient error."""
         self._operation = operation_of(method)
-        self._asked = self._clock()
+        self._requested = self._clock()
         for attempt in range(_TRIES):
             try:
-                return (call or getattr(self._s3, method))(Bucket=self._bucket, Key=self._key, **arguments)
+                return (function or getattr(self._s3, method))(Bucket=self._bucket, Key=self._key, **arguments)
             except S3_ERRORS as error:
                 failure = storage_error(error, self._uri, self._s3, self._operation)
                 if not failure.transient or attempt + 1 == _TRIES or self._is_given_up:
@@ -282,8 +282,8 @@ class Probe:
 
 
 @contextmanager
-def _explained(statuses: set[int], why: str) -> Iterator[None]:
-    """What a refusal with one of these statuses means here."""
+def _explain(statuses: set[int], why: str) -> Iterator[None]:
+    """Append an explanation to an error with one of these HTTP statuses."""
     try:
         yield
     except StorageError as error:
@@ -294,7 +294,7 @@ def _explained(statuses: set[int], why: str) -> Iterator[None]:
 
 @contextmanager
 def _without_checksums(s3: S3Client, key: str) -> Iterator[None]:
-    """Write one key without the checksum that boto3 sends by default, and leave all else that the client does."""
+    """Let the client write one key without boto3's default checksum. Other calls of the client do not change."""
 
     def plain(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
         if params.get("Key") == key:

@@ -1,13 +1,14 @@
-"""What was spent on which day, and a budget of a day that holds for all workers of one bucket and prefix.
+"""The credits spent on each day, and a daily budget that all workers of one bucket and prefix share.
 
-Every submit is noted under `{prefix}/_spend/{day}/` before its job is claimed: an index of the records by day, whose
-entries are empty objects. What a day cost is the sum over those records: the larger of estimate and cost until Loova
-named the final cost, then that (jobs in doubt count their estimate), nothing for what Loova refused.
+Before a job is claimed, its worker writes a reservation `{prefix}/_spend/{day}/{key}.{attempt}...`: an empty object.
+Together the reservations are an index of the job records by day. The cost of a day is the sum over those records: the
+larger of estimate and cost until Loova names the final cost, then the final cost. A job in doubt counts its estimate,
+a refused submit counts nothing.
 
-Under a budget, workers take turns: `{prefix}/_spend/{day}.json` names the submit that was admitted last, and is only
-written by compare-and-swap. Whoever loses the swap adds up again, so that two workers never both take the last credits.
+Under a budget, workers take turns. `{prefix}/_spend/{day}.json` names the latest reservation and is written only by
+compare-and-swap. A worker whose swap fails adds up again, so two workers never both take the last credits.
 
-The day is that of S3's clock, which all workers of a bucket share. The claim writes it into the record, so that each
+The day is the day of S3's clock, which all workers of a bucket share. The claim stores it in the record, so each
 attempt counts on one day. See docs/decisions/0005 and 0012.
 """
 
@@ -29,15 +30,15 @@ from prefect_loova.models.job_record import SETTLED, Attempt, JobRecord, is_cost
 from prefect_loova.store.records import JobRecords
 
 MOST_SKEW = 15 * 60.0
-"""By how many seconds the clocks of S3 and of a worker may differ under a budget of a day."""
+"""The seconds by which the clocks of S3 and of a worker may differ under a daily budget."""
 
 _READS_AT_ONCE = 16
 _TRIES = 60
-_TRIES_WITHOUT_A_MOVE = 6
+_TRIES_WITHOUT_PROGRESS = 6
 _ENDED = frozenset({"saved", "failed"})
-_MOST_KEPT = 100_000
-_KEPT_SECONDS = 60.0
-_ENTRY = re.compile(r"(?P<key>[0-9a-f]{64})\.(?P<attempt>\d+)\.(?P<refusals>\d+)\.(?P<credits>\d+(\.\d+)?)")
+_CACHE_SIZE = 100_000
+_CACHE_SECONDS = 60.0
+_RESERVATION = re.compile(r"(?P<key>[0-9a-f]{64})\.(?P<attempt>\d+)\.(?P<refusals>\d+)\.(?P<credits>\d+(\.\d+)?)")
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ class Reservation:
     """A submit in the index of a day.
 
     Attributes:
-        key: The request's key.
-        attempt: The attempt to buy it.
-        refusals: How often Loova had refused this attempt before: each try is an entry of its own.
+        key: The key of the request.
+        attempt: The number of the attempt.
+        refusals: How often Loova refused this attempt before. Each try has its own reservation.
         credits: The estimate.
     """
 
@@ -60,26 +61,26 @@ class Reservation:
 
     @property
     def submit(self) -> tuple[str, int]:
-        """The attempt that it is of."""
+        """The key and the number of the attempt."""
         return self.key, self.attempt
 
     @property
     def name(self) -> str:
-        """Its object's name."""
+        """The name of its object."""
         return f"{self.key}.{self.attempt}.{self.refusals}.{self.credits:.10g}"
 
     @classmethod
-    def named(cls, name: str) -> Reservation | None:
-        """The entry of an object, or None where the name is no entry's."""
-        found = _ENTRY.fullmatch(name)
-        if found is None:
+    def parse(cls, name: str) -> Reservation | None:
+        """Return the reservation that an object's name stands for, or None if the name has another form."""
+        match = _RESERVATION.fullmatch(name)
+        if match is None:
             return None
-        return cls(found["key"], int(found["attempt"]), int(found["refusals"]), float(found["credits"]))
+        return cls(match["key"], int(match["attempt"]), int(match["refusals"]), float(match["credits"]))
 
 
 @dataclass(frozen=True)
 class AttemptCost:
-    """What one attempt cost, or may cost."""
+    """The credits that one attempt cost, or may cost."""
 
     day: date
     credits: float
@@ -87,222 +88,226 @@ class AttemptCost:
     model: str
     deployment: str
     settled: bool
-    """Whether the amount can change no more."""
+    """Whether the amount is final."""
     key: str = ""
-    """The request's key."""
+    """The key of the request."""
     attempt: int = 0
-    """The attempt to buy it."""
+    """The number of the attempt."""
     problem: str = ""
-    """Why its record could not be read, or what is wrong in it; the amount is the estimate then."""
+    """Why the record could not be read, or what is wrong in it. The amount is the estimate then."""
 
 
 def today() -> date:
-    """The day that a submit counts for, by this machine's clock: in UTC, so that no time zone and no DST matters."""
+    """Return the day (UTC) of this machine's clock."""
     return datetime.now(UTC).date()
 
 
 class DailyBudget:
-    """The days of one bucket and prefix.
+    """The spent credits of one bucket and prefix by day, and the limit of a day.
 
     Args:
-        records: Where the job records are.
-        most: The credits that may be spent on one day, or None for no budget.
-        day: What day it is; the day (UTC) of S3's clock, if not given.
-        clock: Monotonic seconds.
-        wall: Seconds by this machine's clock. Under a budget it must agree with S3's.
-        sleep: How to wait for a turn, in seconds.
+        records: The job records.
+        max_credits: The credits that may be spent a day, or None for no limit.
+        day: Returns the current day; by default the day (UTC) of S3's clock.
+        clock: Returns monotonic seconds.
+        wall: Returns the seconds of this machine's clock. Under a budget it must agree with S3's clock.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
         self,
         records: JobRecords,
-        most: float | None = None,
+        max_credits: float | None = None,
         day: Callable[[], date] | None = None,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.records = records
-        self.most = most
+        self.max_credits = max_credits
         self._day = day
         self._clock = clock
         self._wall = wall
         self._sleep = sleep
 
     async def reserve(self, key: str, attempt: int, refusals: int, credits: float) -> date:
-        """Note a submit that is about to be made, if the day's budget allows it.
+        """Reserve the credits of a submit before it is made, if the day's budget allows it.
 
         Returns:
-            The day that it counts for; the claim writes it into the record.
+            The day that the submit counts for. The claim stores it in the record.
 
         Raises:
-            BudgetError: It does not, or the clocks of S3 and of this machine disagree; nothing was noted.
-            StorageError: The bucket cannot be written, or, under a budget, not be listed.
+            BudgetError: The budget is too small, or the clocks of S3 and of this machine disagree; nothing was
+                reserved.
+            StorageError: The bucket cannot be written or, under a budget, cannot be listed.
         """
-        entry = Reservation(key, attempt, refusals, credits)
-        if self.most is not None:
-            day = await self._take_turn(entry, self.most)
-            await self._note(day, entry)
+        reservation = Reservation(key, attempt, refusals, credits)
+        if self.max_credits is not None:
+            day = await self._take_turn(reservation, self.max_credits)
+            await self._write(day, reservation)
             return day
-        day = self._day_here()
-        await self._note(day, entry)
-        by_s3 = self._day_of_s3()
-        if by_s3 not in (None, day):
-            # The first note counts nothing once the claim names the other day.
-            await self._note(by_s3, entry)
-            return by_s3
+        day = self._local_day()
+        await self._write(day, reservation)
+        s3_day = self._s3_day()
+        if s3_day not in (None, day):
+            # The claim names S3's day, so the first reservation counts nothing.
+            await self._write(s3_day, reservation)
+            return s3_day
         return day
 
     async def costs_on(self, day: date) -> list[AttemptCost]:
-        """What was spent, or may be spent yet, on one day.
+        """Return the credits that were spent, or may yet be spent, on one day.
 
-        A record that cannot be read counts as spent at its noted estimate, and `AttemptCost.problem` says why.
+        If a record cannot be read, its reserved estimate counts as spent, and `AttemptCost.problem` says why.
 
         Raises:
             StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
-        return await self._added_up(day, await self._entries(day))
+        return await self._costs_of(day, await self._reservations(day))
 
-    async def _take_turn(self, entry: Reservation, most: float) -> date:
-        day, before, refused = self._day_here(), None, 0
+    async def _take_turn(self, reservation: Reservation, max_credits: float) -> date:
+        """Write the reservation as the day's latest by compare-and-swap, if the budget allows it. Return the day."""
+        day, previous, refusals = self._local_day(), None, 0
         for attempt in range(_TRIES):
-            found = await self._turn(day)
-            by_s3 = self._day_of_s3()
-            if by_s3 not in (None, day):
-                day = by_s3
-                found = await self._turn(day)
-            last = found[0] if found else None
-            entries = await self._entries(day)
-            if last is not None and last not in entries:
-                # Whoever took the turn died before it noted the submit, or has yet to.
-                await self._note(day, last)
-                entries = entries | {last}
-            if entry in entries:
+            turn = await self._read_turn(day)
+            s3_day = self._s3_day()
+            if s3_day not in (None, day):
+                day = s3_day
+                turn = await self._read_turn(day)
+            latest = turn[0] if turn else None
+            reservations = await self._reservations(day)
+            if latest is not None and latest not in reservations:
+                # The worker that took the last turn died, or has not yet written its reservation.
+                await self._write(day, latest)
+                reservations |= {latest}
+            if reservation in reservations:
                 return day
-            # An earlier note of the same attempt, at another price, is replaced by this one.
-            others = (one for one in await self._added_up(day, entries) if (one.key, one.attempt) != entry.submit)
-            spent = sum(one.credits for one in others)
-            if spent + entry.credits > most:
-                raise BudgetError(
-                    f"max_credits_per_day: {most:g} credits may be spent a day; on {day} (UTC) {spent:g} are spent or "
-                    f"reserved, and this video costs {entry.credits:g}. It was not submitted"
-                )
-            condition = {"IfMatch": found[1]} if found else {"IfNoneMatch": "*"}
-            turn = self.records.object_key("_spend", f"{day}.json")
+            self._check(reservation, max_credits, day, await self._costs_of(day, reservations))
+            condition = {"IfMatch": turn[1]} if turn else {"IfNoneMatch": "*"}
+            turn_key = self._turn_key(day)
             try:
-                await self.records.put_json(turn, {"last": entry.name}, **condition)
+                await self.records.put_json(turn_key, {"last": reservation.name}, **condition)
                 return day
             except StorageError as error:
-                # Another worker was faster, or the outcome is unknown: the next look tells.
+                # Another worker was faster, or the outcome is unknown. The next read shows which.
                 if not error.transient and error.http_status != 412:
                     raise
                 failure = error
-            # Where the turn is as it was, nobody was faster: the server does not take the write.
-            refused = refused + 1 if refused and last == before else 1
-            before = last
-            if refused >= _TRIES_WITHOUT_A_MOVE:
-                raise self._not_taken(turn, failure, may_be_read=found is not None)
-            if refused > 1:
-                await self._sleep(backoff(refused, first=0.5))
+            # If the turn did not change, no worker was faster: the server refuses the write itself.
+            refusals = refusals + 1 if refusals and latest == previous else 1
+            previous = latest
+            if refusals >= _TRIES_WITHOUT_PROGRESS:
+                raise self._refused_write(turn_key, failure, may_be_read=turn is not None)
+            if refusals > 1:
+                await self._sleep(backoff(refusals, first=0.5))
             else:
                 await self._sleep(backoff(attempt, first=0.05, most=2.0))
-        turn = self.records.object_key("_spend", f"{day}.json")
         raise StorageError(
-            f"{self.records.uri(turn)}: PutObject was refused {_TRIES} times, because others took their turn in "
-            "between each time. Nothing was submitted; run it again when fewer workers buy",
+            f"{self.records.uri(self._turn_key(day))}: S3 refused PutObject {_TRIES} times, because another worker was "
+            "faster each time. Nothing was submitted; run it again when fewer workers buy",
             transient=True,
         )
 
-    def _not_taken(self, turn: str, failure: StorageError, may_be_read: bool) -> StorageError:
+    def _check(self, reservation: Reservation, max_credits: float, day: date, costs: list[AttemptCost]) -> None:
+        # An earlier reservation of the same attempt, at another price, is replaced by this one.
+        spent = sum(cost.credits for cost in costs if (cost.key, cost.attempt) != reservation.submit)
+        if spent + reservation.credits > max_credits:
+            raise BudgetError(
+                f"max_credits_per_day: the limit is {max_credits:g} credits a day; on {day} (UTC) {spent:g} are spent "
+                f"or reserved, and this video costs {reservation.credits:g}. It was not submitted"
+            )
+
+    def _refused_write(self, turn_key: str, failure: StorageError, may_be_read: bool) -> StorageError:
         if failure.http_status != 412:
             return failure
+        uri = self.records.uri(turn_key)
         if not may_be_read:
-            return StorageError(f"{self.records.uri(turn)} is there but may not be read by GetObject (s3:GetObject)")
-        server = self.records.s3.meta.endpoint_url
+            return StorageError(f"{uri} exists but may not be read by GetObject (s3:GetObject)")
         return StorageError(
-            f"{self.records.uri(turn)}: the S3 server at {server} refuses PutObject with the ETag "
-            f"that it gave for this very object (412, {_TRIES_WITHOUT_A_MOVE} times); nothing was submitted",
+            f"{uri}: the S3 server at {self.records.s3.meta.endpoint_url} refuses PutObject with the ETag that it "
+            f"returned for this object (412, {_TRIES_WITHOUT_PROGRESS} times); nothing was submitted",
             http_status=412,
         )
 
-    async def _turn(self, day: date) -> tuple[Reservation | None, str] | None:
-        """The submit that was admitted last, and what the next turn is conditional on."""
-        key = self.records.object_key("_spend", f"{day}.json")
-        found = await self.records.get_with_etag(key)
-        if found is None:
-            return None
-        try:
-            return Reservation.named(str(json.loads(found[0])["last"])), found[1]
-        except (ValueError, TypeError, LookupError, RecursionError):
-            # Nobody's turn stands in it; the next one replaces it, and the notes say what was admitted.
-            log.warning("%s is no turn of a budget and is replaced", self.records.uri(key))
-            return None, found[1]
+    def _turn_key(self, day: date) -> str:
+        return self.records.object_key("_spend", f"{day}.json")
 
-    def _day_here(self) -> date:
+    async def _read_turn(self, day: date) -> tuple[Reservation | None, str] | None:
+        """Return the latest reservation and the ETag for the next write, or None if there was no turn on that day."""
+        turn_key = self._turn_key(day)
+        stored = await self.records.get_with_etag(turn_key)
+        if stored is None:
+            return None
+        body, etag = stored
+        try:
+            return Reservation.parse(str(json.loads(body)["last"])), etag
+        except (ValueError, TypeError, LookupError, RecursionError):
+            # The next turn replaces it; the reservations are complete without it.
+            log.warning("%s is not a turn of a budget and will be replaced", self.records.uri(turn_key))
+            return None, etag
+
+    def _local_day(self) -> date:
         return self._day() if self._day else datetime.fromtimestamp(self._wall(), UTC).date()
 
-    def _day_of_s3(self) -> date | None:
-        """The day by the answer that S3 gave last; None where this machine's clock has to do.
+    def _s3_day(self) -> date | None:
+        """Return the day of S3's last response, or None if only this machine's clock is known.
 
         Raises:
             BudgetError: Under a budget, the two clocks differ by more than `MOST_SKEW`.
         """
-        if self._day is not None:
+        s3_time = self.records.server_time
+        if self._day is not None or s3_time is None:
             return None
-        by_s3 = self.records.server_time
-        if by_s3 is None:
-            return None
-        here = datetime.fromtimestamp(self._wall(), UTC)
-        if abs((by_s3 - here).total_seconds()) <= MOST_SKEW:
-            return by_s3.date()
-        endpoint = self.records.s3.meta.endpoint_url
-        told = (
-            f"the clock of S3 at {endpoint} says {by_s3:%Y-%m-%d %H:%M:%S} UTC, and the clock of this machine "
-            f"{here:%Y-%m-%d %H:%M:%S} UTC"
+        local_time = datetime.fromtimestamp(self._wall(), UTC)
+        if abs((s3_time - local_time).total_seconds()) <= MOST_SKEW:
+            return s3_time.date()
+        difference = (
+            f"the clock of S3 at {self.records.s3.meta.endpoint_url} says {s3_time:%Y-%m-%d %H:%M:%S} UTC, and the "
+            f"clock of this machine {local_time:%Y-%m-%d %H:%M:%S} UTC"
         )
-        if self.most is not None:
+        if self.max_credits is not None:
             raise BudgetError(
-                f"max_credits_per_day: {told}: the day of the budget is not known. Nothing was submitted; set the "
-                "clock that is wrong"
+                f"max_credits_per_day: {difference}, so the day of the budget is unknown. Nothing was submitted; set "
+                "the wrong clock"
             )
-        log.warning("%s: the submit counts for the day of S3's clock", told)
-        return by_s3.date()
+        log.warning("%s: the submit counts for the day of S3's clock", difference)
+        return s3_time.date()
 
-    async def _entries(self, day: date) -> frozenset[Reservation]:
+    async def _reservations(self, day: date) -> frozenset[Reservation]:
         listed = await self.records.list_objects(f"_spend/{day}")
-        return frozenset(entry for one in listed if (entry := Reservation.named(one.name)))
+        return frozenset(reservation for one in listed if (reservation := Reservation.parse(one.name)))
 
-    async def _note(self, day: date, entry: Reservation) -> None:
-        await self.records.put_json(self.records.object_key("_spend", str(day), entry.name), {})
+    async def _write(self, day: date, reservation: Reservation) -> None:
+        await self.records.put_json(self.records.object_key("_spend", str(day), reservation.name), {})
 
-    async def _added_up(self, day: date, entries: frozenset[Reservation]) -> list[AttemptCost]:
-        keys: dict[str, list[Reservation]] = {}
-        for entry in sorted(entries):
-            keys.setdefault(entry.key, []).append(entry)
+    async def _costs_of(self, day: date, reservations: frozenset[Reservation]) -> list[AttemptCost]:
+        by_key: dict[str, list[Reservation]] = {}
+        for reservation in sorted(reservations):
+            by_key.setdefault(reservation.key, []).append(reservation)
 
-        async def of(key: str) -> list[AttemptCost]:
-            known = _settled.get(self._settled_key(day, key))
-            if known is not None and known[0] == len(keys[key]) and 0 <= self._clock() - known[2] < _KEPT_SECONDS:
-                return known[1]
+        async def costs_of(key: str) -> list[AttemptCost]:
+            cached = _settled.get(self._settled_key(day, key))
+            if cached and cached[0] == len(by_key[key]) and 0 <= self._clock() - cached[2] < _CACHE_SECONDS:
+                return cached[1]
             record, problem = await self._read(key)
-            spent = _attempt_costs(day, keys[key], record, problem)
-            if record is not None and all(one.settled for one in spent) and not record.is_open:
-                if len(_settled) >= _MOST_KEPT:
+            costs = _attempt_costs(day, by_key[key], record, problem)
+            if record is not None and all(cost.settled for cost in costs) and not record.is_open:
+                if len(_settled) >= _CACHE_SIZE:
                     _settled.clear()
-                _settled[self._settled_key(day, key)] = len(keys[key]), spent, self._clock()
-            return spent
+                _settled[self._settled_key(day, key)] = len(by_key[key]), costs, self._clock()
+            return costs
 
-        return [one for found in await map_bounded(of, keys, _READS_AT_ONCE) for one in found]
+        return [cost for costs in await map_bounded(costs_of, by_key, _READS_AT_ONCE) for cost in costs]
 
     async def _read(self, key: str) -> tuple[JobRecord | None, str]:
-        """The record of a key, or why it cannot be read: one bad record stops no other purchase."""
+        """Return the record of a key, or the reason why it cannot be read: a bad record must not stop other submits."""
         try:
-            # The index was listed, so S3 answers 404 for a record that is missing.
+            # The index was listed, so S3 answers 404 for a missing record.
             stored = await self.records.read(key, denied_is_missing=False)
         except Exception as error:
             if isinstance(error, StorageError) and error.transient:
                 raise
-            log.warning("job %s counts as spent at its noted estimate: its record cannot be read (%s)", key, error)
+            log.warning("job %s counts with its reserved estimate: its record cannot be read (%s)", key, error)
             return None, redact(error)
         return (stored.record, "") if stored else (None, "")
 
@@ -311,65 +316,70 @@ class DailyBudget:
 
 
 _settled: dict[tuple[str, str, date], tuple[int, list[AttemptCost], float]] = {}
-"""What changes no more, but by a late answer or a person: a process reads such a record once a minute at most."""
+"""Final costs. Only a late answer or a person can change them, so a process reads such a record once a minute."""
 
 
 def _attempt_costs(
-    day: date, entries: list[Reservation], record: JobRecord | None, problem: str = ""
+    day: date, reservations: list[Reservation], record: JobRecord | None, problem: str = ""
 ) -> list[AttemptCost]:
-    """What the noted submits of one request cost."""
-    noted: dict[int, float] = {}
-    for entry in entries:
-        attempt = _attempt(record, entry.attempt)
-        if attempt is not None and attempt.refusals > entry.refusals:
-            continue  # this very try was refused
-        noted[entry.attempt] = max(entry.credits, noted.get(entry.attempt, 0.0))
+    """Return what the reserved submits of one request cost."""
+    reserved: dict[int, float] = {}
+    for one in reservations:
+        attempt = _attempt(record, one.attempt)
+        if attempt is not None and attempt.refusals > one.refusals:
+            continue  # Loova refused this submit
+        reserved[one.attempt] = max(one.credits, reserved.get(one.attempt, 0.0))
     if record is None:
-        return [_reserved(day, entries[0].key, number, credits, "", problem) for number, credits in noted.items()]
-    found: dict[int, AttemptCost] = {}
-    for number, credits in noted.items():
-        attempt, model = _attempt(record, number), str(record.request.get("model", ""))
+        key = reservations[0].key
+        return [_estimate(day, key, number, credits, "", problem) for number, credits in reserved.items()]
+    costs: dict[int, AttemptCost] = {}
+    for number, credits in reserved.items():
+        attempt = _attempt(record, number)
         if attempt is None:
-            found[number] = _reserved(day, record.key, number, credits, model, problem)
+            costs[number] = _estimate(day, record.key, number, credits, _model(record), problem)
         elif attempt.budget_day in (None, day):
-            found[number] = _cost(day, record, attempt, credits)
+            costs[number] = _cost(day, record, attempt, credits)
     for attempt in record.attempts:
-        # A late answer to an attempt that was bought again: a purchase without a note of its own.
-        if attempt.number in noted or "claimed" in attempt.times or attempt.task_id is None:
+        # A late answer to an attempt that was bought again is a purchase without a reservation.
+        if attempt.number in reserved or "claimed" in attempt.times or attempt.task_id is None:
             continue
-        if attempt.budget_day == day or (attempt.budget_day is None and _submit_of(record, attempt) in found):
-            found[attempt.number] = _cost(day, record, attempt, 0.0)
-    return list(found.values())
+        if attempt.budget_day == day or (attempt.budget_day is None and _submit_of(record, attempt) in costs):
+            costs[attempt.number] = _cost(day, record, attempt, 0.0)
+    return list(costs.values())
 
 
 def _attempt(record: JobRecord | None, number: int) -> Attempt | None:
     return record.attempt(number) if record and 1 <= number <= len(record.attempts) else None
 
 
+def _model(record: JobRecord) -> str:
+    return str(record.request.get("model", ""))
+
+
 def _submit_of(record: JobRecord, late: Attempt) -> int:
-    """The attempt that made the POST which a late answer answers, as far as records of earlier versions tell."""
+    """Return the number of the attempt whose POST got a late answer, as far as records of earlier versions show it."""
     return max((one.number for one in record.attempts[: late.number - 1] if "claimed" in one.times), default=0)
 
 
-def _reserved(day: date, key: str, number: int, credits: float, model: str, problem: str) -> AttemptCost:
+def _estimate(day: date, key: str, number: int, credits: float, model: str, problem: str) -> AttemptCost:
     state = "unreadable" if problem else "reserved"
     return AttemptCost(day, credits, state, model, "", settled=False, key=key, attempt=number, problem=problem)
 
 
-def _cost(day: date, record: JobRecord, attempt: Attempt, noted: float) -> AttemptCost:
-    settled = attempt.state in SETTLED and not attempt.cost_is_early
+def _cost(day: date, record: JobRecord, attempt: Attempt, reserved: float) -> AttemptCost:
+    is_final = attempt.state in SETTLED and not attempt.cost_is_early
     problem = ""
     if attempt.credits_cost is not None and not is_cost(attempt.credits_cost):
-        problem = f"attempt {attempt.number}: credits_cost: {attempt.credits_cost:g} was named, which can be no cost"
+        problem = f"attempt {attempt.number}: credits_cost is {attempt.credits_cost:g}, which cannot be a cost"
         log.warning("job %s: %s; the estimate counts", record.key, problem)
     credits = attempt.credits_counted
-    if not (settled and is_cost(attempt.credits_cost)):
-        credits = max(noted, credits)
+    if not (is_final and is_cost(attempt.credits_cost)):
+        credits = max(reserved, credits)
     return AttemptCost(
         day=day,
         credits=credits,
         state=attempt.state,
-        model=str(record.request.get("model", "")),
+        model=_model(record),
         deployment=attempt.by.get("deployment", ""),
         settled=attempt.state in _ENDED,
         key=record.key,

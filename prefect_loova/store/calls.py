@@ -1,8 +1,8 @@
-"""One small call to S3 in a thread of its own, with an end by the clock, whatever the server does.
+"""Run a small S3 call in a thread, with a timeout for the whole call.
 
-boto3 bounds each read from the socket and repeats calls by itself: a server that sends one byte a second would hold a
-call, and a thread of the event loop's pool, for ever. A thread here is a daemon, so that a call which was given up
-keeps no process from its end.
+boto3 limits only each read from the socket, and retries calls itself. A server that sends one byte a second would block
+a call, and a thread of the event loop's pool, for ever. These threads are daemons, so a call that timed out does not
+keep the process from exiting.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from botocore.exceptions import ReadTimeoutError
 
 T = TypeVar("T")
 
-_AT_ONCE = 10  # as many connections as a client of boto3 keeps
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_CALLS_AT_ONCE = 10  # the size of a boto3 client's connection pool
+_limits: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 CALL_SECONDS = 60.0
-"""How long a small call may take in all, boto3's own repetitions included, in seconds."""
+"""The timeout of a small call in seconds, including boto3's retries."""
 
 
 class DaemonThreads(Executor):
-    """A daemon thread for each call."""
+    """An executor that runs each call in its own daemon thread."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Start the call at once."""
+        """Start the call immediately."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -54,27 +54,27 @@ THREADS = DaemonThreads()
 async def call_s3(
     operation: Callable[..., T], /, *, threads: Executor = THREADS, seconds: float = CALL_SECONDS, **arguments: Any
 ) -> T:
-    """Call a blocking operation of boto3, and give up after a time.
+    """Call a blocking operation of boto3 with a timeout.
 
-    What was given up may still have been carried out, as with any lost answer.
+    An operation that timed out may still have taken effect.
 
     Args:
-        operation: A method of an S3 client, or a function that calls one and reads the answer's body.
-        threads: Where it runs.
-        seconds: For the whole call.
-        arguments: Its arguments.
+        operation: A method of an S3 client, or a function that calls one and reads the body of the response.
+        threads: The executor for the call.
+        seconds: The timeout of the whole call.
+        arguments: The arguments of the operation.
 
     Raises:
-        ReadTimeoutError: It has not ended in time.
+        ReadTimeoutError: The call timed out.
     """
-    turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE))
+    limit = _limits.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_CALLS_AT_ONCE))
     call = partial(contextvars.copy_context().run, operation, **arguments)
-    limit = asyncio.timeout(seconds)
+    timeout = asyncio.timeout(seconds)
     try:
-        async with turns, limit:
+        async with limit, timeout:
             return await asyncio.get_running_loop().run_in_executor(threads, call)
     except TimeoutError:
-        if not limit.expired():
-            raise  # the call's own
+        if not timeout.expired():
+            raise  # from the call itself
         server = getattr(getattr(operation, "__self__", None), "meta", None)
         raise ReadTimeoutError(endpoint_url=getattr(server, "endpoint_url", "S3")) from None

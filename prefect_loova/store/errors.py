@@ -1,9 +1,9 @@
-"""What S3 answers when a call did not work: which exceptions that is, and what they mean in words."""
+"""The exceptions of a failed S3 call, and their translation into `StorageError`."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import (
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 _LOST = (HTTPClientError, ConnectionError, FlexibleChecksumError, IncompleteReadError, ResponseParserError)
 S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-"""Everything that boto3 raises for a call that did not work."""
+"""All exceptions that boto3 raises for a failed call."""
 
 CHECKSUM_HELP = (
-    "the server does not take the checksums that boto3 sends by default. Set AWS_REQUEST_CHECKSUM_CALCULATION="
+    "the server does not accept the checksums that boto3 sends by default. Set AWS_REQUEST_CHECKSUM_CALCULATION="
     "when_required and AWS_RESPONSE_CHECKSUM_VALIDATION=when_required for each process that uses the bucket, or "
     "request_checksum_calculation and response_checksum_validation in the S3 block's client config (docs/bucket.md)"
 )
-"""What helps with a server that refuses checksums or trailers (R2, B2, Storj, Scality, by their users' reports)."""
+"""Advice for a server that refuses checksums or trailers (R2, B2, Storj, Scality, by reports of their users)."""
 
-_SPEAKS_OF_CHECKSUMS = re.compile(
+_CHECKSUM_HEADER = re.compile(
     r"x-amz-(?:sdk-)?checksum|x-amz-trailer|unsigned-payload-trailer|trailing checksum|aws-chunked", re.IGNORECASE
 )
 _WRONG_CHECKSUM = frozenset(
@@ -44,44 +44,44 @@ _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{8,}\b")
 
 
 def storage_error(error: Exception, uri: str, s3: S3Client | None = None, operation: str = "") -> StorageError:
-    """What S3 answered, in words: its own, without keys or signed URLs, with the operation and the server's host.
+    """Return the error of a failed call: S3's message without keys and signed URLs, the operation, and the host.
 
     Args:
-        error: What boto3 raised.
+        error: The exception of boto3.
         uri: The object or the folder.
-        s3: The client that was used, which knows the server's address.
-        operation: What was asked for, where boto3's exception does not say it: `GetObject`.
+        s3: The client that made the call; it knows the address of the server.
+        operation: The operation, such as `GetObject`, if the exception does not name it.
     """
-    status, code, said = status_of(error), code_of(error), message_of(error)
+    status, code, message = status_of(error), code_of(error), message_of(error)
     if isinstance(error, _LOST):
         why = f": {redact(error, 300)}" if isinstance(error, SSLError | ProxyConnectionError) else ""
-        reason, transient = f"no answer from S3 ({type(error).__name__}{why})", True
+        reason, transient = f"no response from S3 ({type(error).__name__}{why})", True
     elif not isinstance(error, ClientError):
         reason, transient = f"S3 cannot be used: {redact(error)}", False
     elif code == "NoSuchBucket":
-        reason, transient = f"the bucket does not exist ({said})", False
+        reason, transient = f"the bucket does not exist ({message})", False
     elif status in (501, 405) or code == "NotImplemented":
-        reason, transient = f"the S3 server does not support this ({status} {said})", False
+        reason, transient = f"the S3 server does not support this ({status} {message})", False
     elif status in (401, 403):
-        reason, transient = f"S3 refuses access ({said}): see docs/bucket.md for what is needed", False
+        reason, transient = f"S3 denied access ({message}): docs/bucket.md lists the permissions", False
     else:
         transient = status >= 500 or status in (408, 409, 429) or code in ("SlowDown", "RequestTimeout", "Throttling")
-        reason = f"S3 answered {status} {said}"
-    if refuses_checksums(error) and not _sends_none(s3):
+        reason = f"S3 responded with {status} {message}"
+    if refuses_checksums(error) and not _sends_no_checksums(s3):
         reason = f"{reason}: {CHECKSUM_HELP}"
     where = endpoint_of(error, s3, operation)
     return StorageError(f"{uri}: {reason}{where}", transient=transient, http_status=status or None)
 
 
 def refuses_checksums(error: Exception) -> bool:
-    """Whether the server says that it does not take the checksums, or the trailers, that boto3 sends by default."""
+    """Return whether the server refused the checksums or the trailers that boto3 sends by default."""
     if status_of(error) not in (400, 401, 403, 411, 501) or code_of(error) in _WRONG_CHECKSUM:
         return False
-    return status_of(error) == 411 or _SPEAKS_OF_CHECKSUMS.search(message_of(error)) is not None
+    return status_of(error) == 411 or _CHECKSUM_HEADER.search(message_of(error)) is not None
 
 
 def endpoint_of(error: Exception | None, s3: S3Client | None, operation: str = "") -> str:
-    """` (GetObject at s3.example.com)`, as far as it is known."""
+    """Return ` (GetObject at s3.example.com)`, or the known part of it."""
     operation = operation or str(getattr(error, "operation_name", ""))
     url = s3.meta.endpoint_url if s3 else getattr(error, "kwargs", {}).get("endpoint_url")
     host = host_of(url) if isinstance(url, str) else ""
@@ -90,35 +90,37 @@ def endpoint_of(error: Exception | None, s3: S3Client | None, operation: str = "
 
 
 def operation_of(method: str) -> str:
-    """S3's name of an operation, from that of boto3's method: `get_object` is `GetObject`."""
+    """Return S3's operation of a boto3 method: `GetObject` for `get_object`."""
     return "".join(word.capitalize() for word in method.split("_"))
 
 
 def host_of(endpoint_url: str) -> str:
-    """The host and the port of an endpoint, without credentials or a path."""
+    """Return the host and port of an endpoint, without credentials and path."""
     return redact(urlsplit(endpoint_url).netloc.rpartition("@")[2], 200)
 
 
 def message_of(error: Exception) -> str:
-    """S3's own words for the error, as one harmless line: its code and its message."""
-    answer = getattr(error, "response", None) or {}
-    known = answer.get("Error", {}) if isinstance(answer, dict) else {}
-    said = [str(known.get("Code", "")), str(known.get("Message", ""))]
-    return redact(_ACCESS_KEY.sub("...", ": ".join(filter(None, said))), 300)
+    """Return S3's code and message for the error as one line without secrets."""
+    details = _response_of(error).get("Error", {})
+    parts = [str(details.get("Code", "")), str(details.get("Message", ""))]
+    return redact(_ACCESS_KEY.sub("...", ": ".join(filter(None, parts))), 300)
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that S3 answered, or 0 where it did not answer."""
-    answer = getattr(error, "response", None) or {}
-    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0) if isinstance(answer, dict) else 0
+    """Return the HTTP status of S3's response, or 0 if there was none."""
+    return int(_response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
 def code_of(error: Exception) -> str:
-    """S3's own word for the error, or nothing."""
-    answer = getattr(error, "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
+    """Return S3's error code, or an empty string."""
+    return str(_response_of(error).get("Error", {}).get("Code", ""))
 
 
-def _sends_none(s3: S3Client | None) -> bool:
+def _response_of(error: Exception) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _sends_no_checksums(s3: S3Client | None) -> bool:
     names = ("request_checksum_calculation", "response_checksum_validation")
     return s3 is not None and all(getattr(s3.meta.config, name, None) == "when_required" for name in names)

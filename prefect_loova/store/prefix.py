@@ -1,4 +1,4 @@
-"""One prefix of one bucket: names, listings, and small JSON objects."""
+"""One prefix of one bucket: names, listings, and small objects."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+(/[^\s/]+)*")
 _BUCKET_URI = re.compile(r"s3://([A-Za-z0-9._-]{1,255})/?([^?#]*)", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 PROBES = "_open/_probe"
-"""Where each process writes what shows that the bucket can be used: below `_open/`, as deleting is allowed there."""
+"""The folder for the probes of `bucket_check`. It is below `_open/`, where the least policy allows to delete."""
 LISTING_SECONDS = 300.0
-"""How long a listing may take, in seconds: of 10,000 names it has ten pages."""
+"""The timeout of a listing in seconds. A listing of 10,000 names has ten pages."""
 
 
 class ListedObject(NamedTuple):
-    """An object as a listing shows it: its name below the folder, when S3 wrote it, and its age, by S3's clock."""
+    """An object in a listing: its name below the folder, the time of its last write, and its age by S3's clock."""
 
     name: str
     written: datetime
     age: float = 0.0
-    """In seconds; 0, the careful answer, where the server does not tell the time."""
+    """In seconds; 0, the safe value, if the server sends no `Date`."""
 
 
 def validate_bucket(name: str) -> str:
-    """A bucket's name, or the ARN of an access point.
+    """Return a valid bucket name or ARN of an access point unchanged.
 
     Raises:
-        InvalidRequestError: It is a URI, a URL or a path, or has characters that no bucket's name has.
+        InvalidRequestError: The name is a URI, a URL or a path, or has characters that a bucket name cannot have.
     """
     if _BUCKET.fullmatch(name):
         return name
-    of_uri = _BUCKET_URI.match(name)
-    hint = f", {of_uri[1]}" if of_uri else ""
-    below = f"; what follows it goes into the prefix ({redact(repr(of_uri[2]), 80)})" if of_uri and of_uri[2] else ""
+    uri = _BUCKET_URI.match(name)
+    hint = f", {uri[1]}" if uri else ""
+    below = f"; the rest goes into the prefix ({redact(repr(uri[2]), 80)})" if uri and uri[2] else ""
     raise InvalidRequestError(f"bucket: {redact(repr(name), 120)} was given: give the name{hint}{below}")
 
 
 def strong_etag(etag: str) -> str:
-    """An ETag as a condition of a write takes it: a proxy that compresses marks them as weak (`W/"..."`).
+    """Return an ETag without the mark of a weak one, for use as a condition of a write.
 
-    The mark is the proxy's; what stands in the quotes is the server's, and the server compares it.
+    A proxy that compresses responses adds the mark (`W/"..."`); the server compares only the quoted part.
     """
     return etag.removeprefix("W/")
 
 
 def validate_prefix(prefix: str) -> str:
-    """A key prefix without a trailing slash, or an error that names the rule.
+    """Return a valid key prefix without its trailing slash.
 
     Raises:
-        InvalidRequestError: It starts with `/`, has empty, `.` or `..` segments, control characters or backslashes, or
-            is longer than 512 bytes.
+        InvalidRequestError: The prefix starts with `/`, has empty, `.` or `..` segments, control characters or
+            backslashes, or is longer than 512 bytes. The error names the rule.
     """
     problem = None
     segments = prefix.removesuffix("/").split("/") if prefix else []
@@ -81,19 +81,19 @@ def validate_prefix(prefix: str) -> str:
     return "/".join(segments)
 
 
-def _age(now: datetime | None, found: Any) -> float:
-    return max(0.0, (now - found["LastModified"]).total_seconds()) if now else 0.0
+def _age(now: datetime | None, written: datetime) -> float:
+    return max(0.0, (now - written).total_seconds()) if now else 0.0
 
 
 class BucketPrefix:
-    """What stands below one prefix of one bucket.
+    """The objects below one prefix of one bucket.
 
     Args:
         s3: A boto3 S3 client.
-        bucket: The bucket's name.
-        prefix: Where in the bucket.
-        sleep: How to wait between tries, in seconds.
-        threads: Where boto3's calls run.
+        bucket: The name of the bucket.
+        prefix: The prefix of all keys.
+        sleep: Waits for a number of seconds between tries.
+        threads: The executor for boto3's calls.
     """
 
     def __init__(
@@ -109,123 +109,126 @@ class BucketPrefix:
         self.bucket = validate_bucket(bucket)
         self.prefix = validate_prefix(prefix)
         self.server_time: datetime | None = None
-        """S3's `Date` in the answer to the latest read or write of an object here; None where it named none."""
+        """The `Date` header of the latest response to a read or write here, or None if it had none."""
         self._sleep = sleep
         self._threads = threads
 
     def object_key(self, *parts: str) -> str:
-        """The S3 key of something below the prefix."""
+        """Return the S3 key of an object below the prefix."""
         return "/".join(filter(None, (self.prefix, *parts)))
 
     def uri(self, object_key: str) -> str:
-        """An S3 key of this bucket as an s3:// URI."""
+        """Return the s3:// URI of an S3 key in this bucket."""
         return f"s3://{self.bucket}/{object_key}"
 
     async def check_conditional_writes(self) -> None:
-        """Refuse a bucket that cannot carry job records and videos. It is asked once in a process (`bucket_check`).
+        """Raise if the bucket cannot store job records and videos. `bucket_check` probes it once per process.
 
         Raises:
-            StorageError: Says what is missing, before anything is spent.
+            StorageError: Names the missing feature or permission, before anything is spent.
         """
         await check_bucket(self.s3, self.bucket, self.object_key(PROBES))
 
     async def object_size(self, object_key: str, *, denied_is_missing: bool = False) -> int | None:
-        """The size of an object in bytes, or None where S3 says that it is not there (404).
+        """Return the size of an object in bytes, or None if S3 answers 404.
 
         Args:
-            object_key: Where.
-            denied_is_missing: Whether 403 counts as missing too: for those who write the object then.
+            object_key: The S3 key of the object.
+            denied_is_missing: Whether 403 counts as missing too, for a caller that writes the object next.
 
         Raises:
-            StorageError: Any other answer. With 403 the object may be there: S3 answers so to a key that may not read
-                it, and, without `s3:ListBucket`, also where there is none.
+            StorageError: Any other error. After 403 the object may exist: S3 answers 403 if the client may not read
+                the object, and for a missing object if it may not list the bucket (`s3:ListBucket`).
         """
         try:
-            answer = await self._call(object_key, self.s3.head_object)
+            response = await self._call(object_key, self.s3.head_object)
         except StorageError as error:
             if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
             if error.http_status == 403:
-                hint = "it may be there: s3:GetObject on it, or s3:ListBucket, lets S3 tell (docs/bucket.md)"
+                hint = "the object may exist; allow s3:GetObject on it or s3:ListBucket to find out (docs/bucket.md)"
                 raise StorageError(f"{error.message}; {hint}", http_status=403) from None
             raise
-        return int(answer["ContentLength"])
+        return int(response["ContentLength"])
 
     async def list_objects(self, folder: str) -> list[ListedObject]:
-        """The objects straight below a folder of the prefix.
+        """Return the objects directly below a folder of the prefix.
 
         Raises:
-            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+            StorageError: The folder may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
         below = f"{self.object_key(folder)}/"
-
-        def names() -> list[ListedObject]:
-            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
-            return [
-                ListedObject(found["Key"].removeprefix(below), found["LastModified"], _age(response_date(page), found))
-                for page in pages
-                for found in page.get("Contents", [])
-            ]
-
         try:
-            return await call_s3(names, threads=self._threads, seconds=LISTING_SECONDS)
+            pages = await self._list(below)
         except S3_ERRORS as error:
             failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
             if failure.http_status == 403:
-                hint = "listing it needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
+                hint = "listing needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
                 failure = StorageError(f"{failure.message}: {hint}", http_status=403)
             raise failure from None
+        return [
+            ListedObject(
+                listed["Key"].removeprefix(below),
+                listed["LastModified"],
+                _age(response_date(page), listed["LastModified"]),
+            )
+            for page in pages
+            for listed in page.get("Contents", [])
+        ]
 
     async def list_folders(self) -> list[str]:
-        """The names of the folders straight below the prefix: one for each job that has a record, and the indexes.
+        """Return the names of the folders directly below the prefix: one for each job with a record, and the indexes.
 
         Raises:
-            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+            StorageError: The prefix may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
         below = f"{self.prefix}/" if self.prefix else ""
-
-        def names() -> list[str]:
-            pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
-            folders = (found for page in pages for found in page.get("CommonPrefixes", []))
-            return [found["Prefix"].removeprefix(below).removesuffix("/") for found in folders]
-
         try:
-            return await call_s3(names, threads=self._threads, seconds=LISTING_SECONDS)
+            pages = await self._list(below)
         except S3_ERRORS as error:
             raise storage_error(error, self.uri(below)) from None
+        folders = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", []))
+        return [folder.removeprefix(below).removesuffix("/") for folder in folders]
+
+    async def _list(self, below: str) -> list[Any]:
+        def list_pages() -> list[Any]:
+            paginator = self.s3.get_paginator("list_objects_v2")
+            return list(paginator.paginate(Bucket=self.bucket, Prefix=below, Delimiter="/"))
+
+        return await call_s3(list_pages, threads=self._threads, seconds=LISTING_SECONDS)
 
     async def get_json(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[Any, str] | None:
-        """A small JSON object and its ETag, or None where it is missing.
+        """Return the content of a small JSON object and its ETag, or None if it is missing.
 
         Args:
-            object_key: Where.
-            denied_is_missing: Whether 403 counts as missing, as S3 answers it without `s3:ListBucket`.
+            object_key: The S3 key of the object.
+            denied_is_missing: Whether 403 counts as missing: S3 answers it for a missing object without
+                `s3:ListBucket`.
 
         Raises:
-            StorageError: It cannot be read, or is no JSON.
+            StorageError: The object cannot be read, or is not JSON.
         """
-        found = await self.get_with_etag(object_key, denied_is_missing=denied_is_missing)
+        stored = await self.get_with_etag(object_key, denied_is_missing=denied_is_missing)
         try:
-            return (json.loads(found[0]), found[1]) if found else None
+            return (json.loads(stored[0]), stored[1]) if stored else None
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self.uri(object_key)} cannot be read ({redact(error)})", transient=True) from None
 
     async def get_with_etag(self, object_key: str, *, denied_is_missing: bool = True) -> tuple[bytes, str] | None:
-        """A small object and its ETag, or None where it is missing; see `get_json`.
+        """Return the bytes of a small object and its ETag, or None if it is missing. See `get_json`.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The object cannot be read.
         """
         try:
-            answer = await self._call(object_key, self.s3.get_object)
-            return await call_s3(answer["Body"].read, threads=self._threads), strong_etag(answer["ETag"])
+            response = await self._call(object_key, self.s3.get_object)
+            return await call_s3(response["Body"].read, threads=self._threads), strong_etag(response["ETag"])
         except StorageError as error:
             if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
             raise
         except KeyError:
-            where = endpoint_of(None, self.s3, "GetObject")
-            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True) from None
+            raise self.missing_etag(object_key, "GetObject") from None
         except S3_ERRORS as error:
             raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
 
@@ -233,28 +236,32 @@ class BucketPrefix:
         """Write a small JSON object.
 
         Raises:
-            StorageError: With `http_status` 412, the condition does not hold; else the bucket cannot be written.
+            StorageError: With `http_status` 412, the condition is not met; else the bucket cannot be written.
         """
         body = json.dumps(content, ensure_ascii=False).encode()
-        answer = await self._call(
+        response = await self._call(
             object_key, self.s3.put_object, Body=body, ContentType="application/json", **condition
         )
-        if not answer.get("ETag"):
-            where = endpoint_of(None, self.s3, "PutObject")
-            raise StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{where}", transient=True)
+        if not response.get("ETag"):
+            raise self.missing_etag(object_key, "PutObject")
+
+    def missing_etag(self, object_key: str, operation: str) -> StorageError:
+        """Return the error of a response without an ETag."""
+        where = endpoint_of(None, self.s3, operation)
+        return StorageError(f"{self.uri(object_key)}: no ETag in S3's response{where}", transient=True)
 
     async def get_bytes(self, object_key: str, most: int) -> bytes | None:
-        """A small object, or None where it is missing (or may not be seen), or larger than `most` bytes.
+        """Return a small object, or None if it is missing, may not be read, or has more than `most` bytes.
 
         Raises:
-            StorageError: It cannot be read.
+            StorageError: The object cannot be read.
         """
         try:
-            answer = await self._call(object_key, self.s3.get_object)
-            if answer["ContentLength"] > most:
-                answer["Body"].close()
+            response = await self._call(object_key, self.s3.get_object)
+            if response["ContentLength"] > most:
+                response["Body"].close()
                 return None
-            body: bytes = await call_s3(answer["Body"].read, threads=self._threads)
+            body: bytes = await call_s3(response["Body"].read, threads=self._threads)
         except StorageError as error:
             if error.http_status in (403, 404):
                 return None
@@ -264,22 +271,22 @@ class BucketPrefix:
         return body
 
     async def put_bytes(self, object_key: str, content: bytes, content_type: str, **options: Any) -> None:
-        """Write a small object, whatever is there.
+        """Write a small object. An object with this key is overwritten.
 
         Args:
-            object_key: Where.
-            content: What.
-            content_type: Its media type.
-            options: boto3's `ExtraArgs` of an upload; those that say what is in it are left out.
+            object_key: The S3 key of the object.
+            content: The bytes.
+            content_type: The media type.
+            options: boto3's `ExtraArgs` of an upload. Those that describe the content are ignored.
 
         Raises:
             StorageError: The bucket cannot be written.
         """
-        kept = {name: value for name, value in options.items() if not name.startswith(("Checksum", "Content"))}
-        await self._call(object_key, self.s3.put_object, Body=content, ContentType=content_type, **kept)
+        extra = {name: value for name, value in options.items() if not name.startswith(("Checksum", "Content"))}
+        await self._call(object_key, self.s3.put_object, Body=content, ContentType=content_type, **extra)
 
     async def delete(self, object_key: str) -> None:
-        """Delete an object of an index; one that is not there is no error.
+        """Delete an object. A missing object is not an error.
 
         Raises:
             StorageError: The bucket cannot be written.
@@ -288,10 +295,10 @@ class BucketPrefix:
 
     async def _call(self, object_key: str, operation: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            answer = await call_s3(operation, threads=self._threads, Bucket=self.bucket, Key=object_key, **arguments)
+            response = await call_s3(operation, threads=self._threads, Bucket=self.bucket, Key=object_key, **arguments)
         except S3_ERRORS as error:
             self.server_time = response_date(getattr(error, "response", None))
             name = operation_of(operation.__name__)
             raise storage_error(error, self.uri(object_key), self.s3, name) from None
-        self.server_time = response_date(answer)
-        return answer
+        self.server_time = response_date(response)
+        return response

@@ -1,7 +1,7 @@
-"""An object in S3 as a file that can be read and sought: blocks by ranged GETs, the last few kept in memory.
+"""Read an S3 object as a seekable file, in blocks by ranged GETs.
 
-A decoder reads an mp4 in places: the index at one end, then the frames, sound between them. Blocks make a few large
-requests of that. See docs/decisions/0007-previews.md for why this is not `smart_open`.
+A decoder reads an mp4 in many small pieces: the index at one end, then the frames with the sound between them. Blocks
+turn these into a few large requests. docs/decisions/0007-previews.md says why this is not `smart_open`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1024**2
 BLOCKS = 8
 
-_BODY_TRIES = 3  # boto3 repeats a request by itself, but not once its body has begun
+_BODY_TRIES = 3  # boto3 retries a request, but not after the body has begun
 
 
 class S3File(io.RawIOBase):
-    """Opens an object for reading; its first block is fetched at once. For one thread at a time.
+    """An open S3 object. Opening fetches the first block. Not safe for use by several threads at once.
 
-    All blocks are of the version that was opened: one that was replaced meanwhile is an error, not a mixture.
+    All blocks are of the version that was opened. If the object is replaced meanwhile, reading raises an error.
 
     Args:
-        s3: A boto3 S3 client that may `s3:GetObject`.
-        bucket: The bucket's name.
-        key: The object's key.
-        block_bytes: What one request asks for.
-        blocks: How many blocks are kept in memory.
+        s3: A boto3 S3 client with the permission `s3:GetObject`.
+        bucket: The name of the bucket.
+        key: The key of the object.
+        block_bytes: The bytes of one request.
+        blocks: The number of blocks to cache in memory.
 
     Attributes:
-        size: The object's size in bytes.
-        etag: Of the version that was opened.
-        version: The id of that version, where the bucket keeps versions.
+        size: The size of the object in bytes.
+        etag: The ETag of the opened version.
+        version: The id of the opened version, if the bucket has versioning.
 
     Raises:
-        StorageError: It is not there (403 or 404), may not be read, or was replaced while it was read. `read` raises
-            it too.
+        StorageError: The object is missing (403 or 404), may not be read, or was replaced. `read` raises it too.
     """
 
     def __init__(
@@ -51,70 +50,70 @@ class S3File(io.RawIOBase):
     ) -> None:
         super().__init__()
         self._s3 = s3
-        self._place = {"Bucket": bucket, "Key": key}
+        self._target = {"Bucket": bucket, "Key": key}
         self._uri = f"s3://{bucket}/{key}"
         self._block_bytes = block_bytes
-        self._most = blocks
+        self._cache_size = blocks
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._at = 0
+        self._position = 0
         self.size = 0
         self.etag = ""
         self.version: str | None = None
         self._block(0)
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins, in bytes."""
-        return self._at
+        """Return the position of the next read in bytes."""
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; it may lie behind the end, where there is nothing to read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        """Set the position of the next read. It may be after the end, where nothing is read."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if start + offset < 0:
-            raise ValueError(f"byte {start + offset} of a file")
-        self._at = start + offset
-        return self._at
+            raise ValueError(f"cannot seek to byte {start + offset}")
+        self._position = start + offset
+        return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer, unless the file ends before."""
-        wanted = memoryview(buffer).cast("B")
+        """Fill the buffer, or the part of it up to the end of the file. Return the number of bytes."""
+        target = memoryview(buffer).cast("B")
         done = 0
-        while done < len(wanted) and self._at < self.size:
-            number, start = divmod(self._at, self._block_bytes)
-            piece = self._block(number)[start : start + len(wanted) - done]
-            wanted[done : done + len(piece)] = piece
+        while done < len(target) and self._position < self.size:
+            number, start = divmod(self._position, self._block_bytes)
+            piece = self._block(number)[start : start + len(target) - done]
+            target[done : done + len(piece)] = piece
             done += len(piece)
-            self._at += len(piece)
+            self._position += len(piece)
         return done
 
     def close(self) -> None:
-        """Let the blocks go."""
+        """Free the blocks."""
         self._blocks.clear()
         super().close()
 
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
-            while len(self._blocks) >= self._most:
+            while len(self._blocks) >= self._cache_size:
                 self._blocks.popitem(last=False)
-            self._blocks[number] = self._fetched(number)
+            self._blocks[number] = self._fetch(number)
         self._blocks.move_to_end(number)
         return self._blocks[number]
 
-    def _fetched(self, number: int) -> bytes:
+    def _fetch(self, number: int) -> bytes:
         start = number * self._block_bytes
-        asked: dict[str, Any] = self._place | {"Range": f"bytes={start}-{start + self._block_bytes - 1}"}
+        arguments: dict[str, Any] = self._target | {"Range": f"bytes={start}-{start + self._block_bytes - 1}"}
         if self.etag:
-            asked["IfMatch"] = self.etag
-        for left in reversed(range(_BODY_TRIES)):
+            arguments["IfMatch"] = self.etag
+        for tries_left in reversed(range(_BODY_TRIES)):
             try:
-                answer = self._s3.get_object(**asked)
+                response = self._s3.get_object(**arguments)
             except S3_ERRORS as error:
                 if status_of(error) == 416 and not self.etag:
                     return b""  # an empty object has no first byte
@@ -122,30 +121,30 @@ class S3File(io.RawIOBase):
                     raise self._replaced() from None
                 raise storage_error(error, self._uri, self._s3, "GetObject") from None
             try:
-                self._learn(answer, start)
-                body = answer["Body"].read()
+                self._check(response, start)
+                body = response["Body"].read()
             except S3_ERRORS as error:
-                if not left:
+                if not tries_left:
                     raise storage_error(error, self._uri, self._s3, "GetObject") from None
             else:
                 if len(body) == min(self._block_bytes, self.size - start):
                     return body
             finally:
-                answer["Body"].close()
-        raise StorageError(f"{self._uri}: S3 sent another number of bytes than were asked for", transient=True)
+                response["Body"].close()
+        raise StorageError(f"{self._uri}: S3 sent more or fewer bytes than requested", transient=True)
 
-    def _learn(self, answer: Any, start: int) -> None:
-        """Size and ETag from the first answer; each further one must be of the same object."""
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.get("ContentRange", ""))
-        if found is None and answer["ContentLength"] > self._block_bytes:
+    def _check(self, response: Any, start: int) -> None:
+        """Check the range of a response, and its version: the first response sets it, the others must match."""
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.get("ContentRange", ""))
+        if match is None and response["ContentLength"] > self._block_bytes:
             raise StorageError(f"{self._uri}: the S3 server ignores Range")
-        first, size = (int(found[1]), int(found[2])) if found else (0, int(answer["ContentLength"]))
+        first, size = (int(match[1]), int(match[2])) if match else (0, int(response["ContentLength"]))
         if first != start:
-            raise StorageError(f"{self._uri}: the S3 server answers another range than was asked for")
+            raise StorageError(f"{self._uri}: the S3 server sent another range than requested")
         if not self.etag:
-            self.size, self.etag = size, answer["ETag"]
-            self.version = None if answer.get("VersionId") in (None, "null") else answer["VersionId"]
-        elif (size, answer["ETag"]) != (self.size, self.etag):
+            self.size, self.etag = size, response["ETag"]
+            self.version = None if response.get("VersionId") in (None, "null") else response["VersionId"]
+        elif (size, response["ETag"]) != (self.size, self.etag):
             raise self._replaced()
 
     def _replaced(self) -> StorageError:

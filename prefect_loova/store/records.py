@@ -1,8 +1,8 @@
-"""Job records in S3: read, create and advance them by compare-and-swap only.
+"""Job records in S3. All writes are compare-and-swap.
 
-A write is conditional (`If-None-Match: *` to create, `If-Match` to advance) and carries a fresh random `write_id`.
-When its outcome is unknown (a lost reply, a 500, or a 412 after boto3 repeated it by itself), it is read back: only
-exactly that `write_id` means that it was applied.
+A write is conditional (`If-None-Match: *` to create, `If-Match` to advance) and has a new random `write_id`. If the
+outcome is unknown (a lost response, a 500, or a 412 after a retry by boto3), the record is read back. Only exactly this
+`write_id` proves that the write was applied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,24 +29,26 @@ from prefect_loova.store.prefix import BucketPrefix, strong_etag
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+T = TypeVar("T")
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _WRITE_TRIES = 6
 _CHANGE_TRIES = 12
 
 
 def is_key(name: str) -> bool:
-    """Whether a name is a request's key."""
+    """Return whether a name has the form of a request's key."""
     return _KEY.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A record as one answer of S3 showed it.
+    """A job record as read from S3.
 
     Attributes:
-        record: What it says.
-        etag: What the next write is conditional on.
-        age: Seconds since it was last written, or fewer, by the server's clock or since this process first saw it.
+        record: The content.
+        etag: The ETag, the condition of the next write.
+        age: The seconds since the last write, or fewer. See `ObjectAges`.
     """
 
     record: JobRecord
@@ -55,11 +57,11 @@ class StoredRecord:
 
 
 class RecordConflictError(Exception):
-    """Another worker wrote the record in between; read it again."""
+    """Another worker changed the record; read it again."""
 
 
 class KeyClosedError(RecordMismatchError):
-    """The key is a former one of a request (`former_keys`): there is no job under it, and none may be bought."""
+    """The key is a former key of a request (`former_keys`). It has no job and must not buy one."""
 
 
 class JobRecords(BucketPrefix):
@@ -67,12 +69,13 @@ class JobRecords(BucketPrefix):
 
     Args:
         s3: A boto3 S3 client.
-        bucket: The bucket's name.
-        prefix: Everything of one video lives under `{prefix}/{key}/`, the index of open jobs under `{prefix}/_open/`.
-        api_origin: The API that these records are of; a record of another one is refused.
-        sleep: How to wait between tries of a write whose outcome is unknown, in seconds.
-        ages: Knows how old what it reads is.
-        threads: Where boto3's calls run.
+        bucket: The name of the bucket.
+        prefix: The prefix. The objects of a video are below `{prefix}/{key}/`, the index of open jobs is
+            `{prefix}/_open/`.
+        api_origin: The origin of the API. A record of another API is refused.
+        sleep: Waits for a number of seconds between tries.
+        ages: The ages of the objects that are read.
+        threads: The executor for boto3's calls.
     """
 
     def __init__(
@@ -91,35 +94,31 @@ class JobRecords(BucketPrefix):
         self._ages = ages
 
     def record_key(self, key: str) -> str:
-        """The S3 key of a request's job record."""
+        """Return the S3 key of a request's job record."""
         return self.object_key(key, "record.json")
 
     async def read(self, key: str, *, denied_is_missing: bool = True) -> StoredRecord | None:
-        """The record of a request, or None where there is none.
+        """Return the record of a request, or None if there is none.
 
         Args:
-            key: The request's key.
-            denied_is_missing: Whether 403 counts as missing, as S3 answers it for a missing key where `s3:ListBucket`
-                is not granted: for those who create the record then, which tells.
+            key: The key of the request.
+            denied_is_missing: Whether 403 counts as missing. S3 answers 403 for a missing key without
+                `s3:ListBucket`. This is for a caller that creates the record next, which shows whether it exists.
 
         Raises:
             StorageError: The bucket cannot be read.
             RecordMismatchError: The record is of another API, or of a newer format.
         """
-        for attempt in range(_WRITE_TRIES):
-            try:
-                return await self._look(key, denied_is_missing)
-            except StorageError as error:
-                if not error.transient or attempt + 1 == _WRITE_TRIES:
-                    raise
-                await self._sleep(backoff(attempt))
-        raise AssertionError("unreachable")
+        return await self._retry(lambda: self._read_once(key, denied_is_missing))
 
     async def read_or_list(self, key: str) -> StoredRecord | None:
-        """As `read`, but 403 counts as missing only where S3 may not list: else S3 answers 404 for what is missing.
+        """Read as `read` does, but after 403 list the folder to learn whether the record exists.
+
+        If S3 may list, it answers 404 for a missing record, so 403 means that the record may not be read. Only if
+        listing is denied too, the record counts as missing.
 
         Raises:
-            StorageError: As `read`, or the record is there and may not be read.
+            StorageError: See `read`; or the record exists and may not be read.
         """
         try:
             return await self.read(key, denied_is_missing=False)
@@ -134,8 +133,7 @@ class JobRecords(BucketPrefix):
                 raise
             raise
 
-    async def _look(self, key: str, denied_is_missing: bool = True) -> StoredRecord | None:
-        """One try of `read`."""
+    async def _read_once(self, key: str, denied_is_missing: bool = True) -> StoredRecord | None:
         object_key = self.record_key(key)
         try:
             return await call_s3(self._get, threads=self._threads, object_key=object_key)
@@ -147,10 +145,10 @@ class JobRecords(BucketPrefix):
             raise storage_error(error, self.uri(object_key), self.s3, "GetObject") from None
 
     async def expect(self, key: str) -> StoredRecord:
-        """The record of a request that has one.
+        """Return the record of a request. Unlike `read`, raise if there is none.
 
         Raises:
-            StorageError: It is gone or may not be read, or as `read` says.
+            StorageError: See `read`; or the record is missing or may not be read.
         """
         stored = await self.read(key)
         if stored is None:
@@ -162,29 +160,29 @@ class JobRecords(BucketPrefix):
         """Write the first record of a request.
 
         Raises:
-            RecordMovedError: There is one already.
+            RecordConflictError: There already is a record.
             StorageError: The bucket cannot be written.
         """
         return await self._write(record, before=None)
 
     async def advance(self, stored: StoredRecord, record: JobRecord) -> StoredRecord:
-        """Write the next record of a request, if it is still as `stored` shows it.
+        """Write the next version of a record if nobody has changed it since `stored` was read.
 
         Raises:
-            RecordMovedError: Another worker wrote in between.
-            StorageError: The bucket cannot be written, the record is gone, or the server refuses its own ETag.
+            RecordConflictError: Another worker changed the record.
+            StorageError: The bucket cannot be written, the record is missing, or the server refuses its own ETag.
         """
         return await self._write(record, before=stored)
 
     async def change(self, key: str, change: Callable[[JobRecord], JobRecord]) -> StoredRecord:
-        """Apply a change to the record as it stands, also where others write in between.
+        """Apply a change to the current record. On a conflict, read the record and apply the change again.
 
         Args:
-            key: The request's key.
-            change: From a record to the next one; the same record means that there is nothing to write.
+            key: The key of the request.
+            change: Returns the next record, or the same object if there is nothing to write.
 
         Raises:
-            StorageError: The bucket cannot be read or written, or others wrote in between each time.
+            StorageError: The bucket cannot be read or written, or each try had a conflict.
         """
         for attempt in range(_CHANGE_TRIES):
             stored = await self.expect(key)
@@ -198,15 +196,15 @@ class JobRecords(BucketPrefix):
         raise self.conflict_error(key, _CHANGE_TRIES)
 
     def conflict_error(self, key: str, times: int) -> StorageError:
-        """The error of a caller that gives up after so many conflicts."""
+        """Return the error for a caller that gives up after this number of conflicts."""
         return StorageError(
-            f"{self.uri(self.record_key(key))}: PutObject was refused {times} times, because others wrote the record "
-            "in between each time. Nothing is lost; run it again when fewer workers ask for this request",
+            f"{self.uri(self.record_key(key))}: S3 refused PutObject {times} times, because another worker changed the "
+            "record each time. Nothing is lost; run it again when fewer workers use this request",
             transient=True,
         )
 
     async def _write(self, record: JobRecord, before: StoredRecord | None) -> StoredRecord:
-        """One write under the condition that the record is still as it was before, or that there was none."""
+        """Write a record on the condition that it is still as it was `before`, or that there was none."""
         record = record.model_copy(update={"write_id": secrets.token_hex(16)})
         object_key = self.record_key(record.key)
         body = record.model_dump_json(indent=1, exclude_none=True).encode()
@@ -218,71 +216,64 @@ class JobRecords(BucketPrefix):
                 return StoredRecord(record, written)
             refused = failure.http_status == 412
             try:
-                seen = await self._look(record.key)
+                current = await self._read_once(record.key)
             except StorageError as error:
                 if not error.transient:
                     raise
             else:
-                if seen is not None and seen.record.write_id == record.write_id:
-                    return StoredRecord(record, seen.etag)
-                if before is not None and seen is not None and seen.record == before.record:
-                    etag = seen.etag
+                if current is not None and current.record.write_id == record.write_id:
+                    return StoredRecord(record, current.etag)
+                if before is not None and current is not None and current.record == before.record:
+                    etag = current.etag
                     if refused:
-                        failure = self._refuses_its_etag(object_key)
-                elif seen is not None:
+                        failure = self._refused_etag(object_key)
+                elif current is not None:
                     raise RecordConflictError
                 elif refused:
                     raise StorageError(
-                        f"{self.uri(object_key)} is there but may not be read (s3:GetObject), or was deleted"
+                        f"{self.uri(object_key)} exists but may not be read (s3:GetObject), or was deleted"
                     )
-            # The outcome is unknown, or the record is as it was: the same write again, with the same write_id.
+            # The outcome is unknown, or the record is unchanged: repeat the write with the same write_id.
             if attempt + 1 < _WRITE_TRIES:
                 await self._sleep(backoff(attempt))
         raise failure
 
     async def _put(self, object_key: str, body: bytes, condition: dict[str, Any]) -> tuple[str | None, StorageError]:
-        """The ETag of what was written, or None and why it is not known to be written.
+        """Return the ETag of the written object, or None and the reason why the outcome is unknown.
 
         Raises:
-            StorageError: It surely was not written, and another try would not help.
+            StorageError: The object was not written, and another try would not help.
         """
-        where: dict[str, Any] = {"Bucket": self.bucket, "Key": object_key, "ContentType": "application/json"}
+        target: dict[str, Any] = {"Bucket": self.bucket, "Key": object_key, "ContentType": "application/json"}
         try:
-            answer = await call_s3(self.s3.put_object, threads=self._threads, Body=body, **where, **condition)
+            response = await call_s3(self.s3.put_object, threads=self._threads, Body=body, **target, **condition)
         except S3_ERRORS as error:
             failure = storage_error(error, self.uri(object_key), self.s3, "PutObject")
             if status_of(error) != 412 and not failure.transient:
                 raise failure from None
             return None, failure
-        server = endpoint_of(None, self.s3, "PutObject")
-        unknown = StorageError(f"{self.uri(object_key)}: no ETag in S3's answer{server}", transient=True)
-        return strong_etag(answer["ETag"]) if answer.get("ETag") else None, unknown
+        etag = strong_etag(response["ETag"]) if response.get("ETag") else None
+        return etag, self.missing_etag(object_key, "PutObject")
 
-    def _refuses_its_etag(self, object_key: str) -> StorageError:
+    def _refused_etag(self, object_key: str) -> StorageError:
         return StorageError(
             f"{self.uri(object_key)}: the S3 server at {self.s3.meta.endpoint_url} refuses PutObject with If-Match "
-            f"and the ETag that it gave for this very object (412, {_WRITE_TRIES} times). It compares ETags in another "
-            "form, or a proxy in front of it changes them: job records need If-Match as S3 has it (docs/bucket.md)",
+            f"and the ETag that it returned for this object (412, {_WRITE_TRIES} times). It compares ETags in another "
+            "form, or a proxy changes them. Job records need If-Match as in Amazon S3 (docs/bucket.md)",
             http_status=412,
         )
 
     async def index(self, record: JobRecord) -> None:
-        """Put a job into the index of open jobs.
+        """Add a job to the index of open jobs.
 
         Raises:
             StorageError: The bucket cannot be written.
         """
         entry = {"key": record.key, "api_origin": record.api_origin, "request": record.request}
-        for attempt in range(_WRITE_TRIES):
-            try:
-                return await self.put_json(self.object_key("_open", record.key), entry)
-            except StorageError as error:
-                if not error.transient or attempt + 1 == _WRITE_TRIES:
-                    raise
-                await self._sleep(backoff(attempt))
+        await self._retry(lambda: self.put_json(self.object_key("_open", record.key), entry))
 
     async def unindex(self, key: str) -> None:
-        """Take a job out of the index of open jobs, and put it back if it is open after all.
+        """Remove a job from the index of open jobs, and add it again if its record is open.
 
         Raises:
             StorageError: The bucket cannot be written.
@@ -290,7 +281,7 @@ class JobRecords(BucketPrefix):
         failure: StorageError | None = None
         try:
             await self.delete(self.object_key("_open", key))
-        except StorageError as error:  # its reply may be lost, and the entry gone
+        except StorageError as error:  # the response may be lost although the entry is deleted
             failure = error
         stored = await self.read(key)
         if stored is not None and stored.record.is_open:
@@ -299,29 +290,39 @@ class JobRecords(BucketPrefix):
             raise failure
 
     async def list_open_keys(self) -> list[str]:
-        """The keys in the index of open jobs.
+        """Return the keys in the index of open jobs.
 
         Raises:
-            StorageError: It may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+            StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
-        return [found.name for found in await self.list_objects("_open") if is_key(found.name)]
+        return [entry.name for entry in await self.list_objects("_open") if is_key(entry.name)]
+
+    async def _retry(self, operation: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(_WRITE_TRIES):
+            try:
+                return await operation()
+            except StorageError as error:
+                if not error.transient or attempt + 1 == _WRITE_TRIES:
+                    raise
+                await self._sleep(backoff(attempt))
+        raise AssertionError("unreachable")
 
     def _get(self, object_key: str) -> StoredRecord:
-        answer = self.s3.get_object(Bucket=self.bucket, Key=object_key)
+        response = self.s3.get_object(Bucket=self.bucket, Key=object_key)
         uri = self.uri(object_key)
         try:
-            content = json.loads(answer["Body"].read())
+            content = json.loads(response["Body"].read())
             if "closed_for" in content:
                 raise KeyClosedError(f"{uri} is a former key of a request; its job is {redact(content['closed_for'])}")
             if content["format"] > FORMAT:
                 raise RecordMismatchError(
-                    f"a newer version of prefect-loova wrote this: {uri} has format {redact(content['format'], 20)}: "
+                    f"a newer version of prefect-loova wrote {uri}, in format {redact(content['format'], 20)}: "
                     "upgrade prefect-loova to read it"
                 )
             record = JobRecord.model_validate(content)
             if not record.attempts or self.record_key(record.key) != object_key:
-                raise ValueError("no attempts, or another request's record")
-            etag = strong_etag(answer["ETag"])
+                raise ValueError("no attempts, or the record of another request")
+            etag = strong_etag(response["ETag"])
         except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
             where = endpoint_of(None, self.s3, "GetObject")
             raise StorageError(f"{uri} is not a job record of prefect-loova{where}; nothing was changed") from None
@@ -331,4 +332,4 @@ class JobRecords(BucketPrefix):
                 is_other_api=True,
             )
         host = host_of(self.s3.meta.endpoint_url)
-        return StoredRecord(record, etag, self._ages.age_of(answer, f"{host} {uri}", record.write_id, host))
+        return StoredRecord(record, etag, self._ages.age_of(response, f"{host} {uri}", record.write_id, host))

@@ -131,7 +131,7 @@ def test_what_is_not_there_or_not_allowed_is_a_storage_error(bucket: Bucket) -> 
         S3File(bucket.client_as_on_aws, bucket, KEY)
     assert hidden.value.http_status == 403
     store(bucket, BYTES, "elsewhere/video.mp4")
-    with pytest.raises(StorageError, match="S3 refuses access"):
+    with pytest.raises(StorageError, match="S3 denied access"):
         S3File(bucket.limited_client, bucket, "elsewhere/video.mp4")
 
 
@@ -145,7 +145,7 @@ def test_a_block_that_breaks_off_is_asked_for_again_and_not_for_ever(
     assert ours.read() == BYTES
     ours = S3File(through, bucket, KEY, block_bytes=500)
     proxy.harm(NetworkFault(what="drop", when="mid_reply", times=10))
-    with pytest.raises(StorageError, match="no answer from S3") as caught:
+    with pytest.raises(StorageError, match="no response from S3") as caught:
         ours.read()
     assert caught.value.transient
 
@@ -164,7 +164,7 @@ def test_an_s3_that_goes_away_while_a_video_is_decoded_is_a_storage_error(
     store(bucket, video)
     ours = S3File(through, bucket, KEY, block_bytes=len(video) // 8, blocks=2)
     proxy.harm(NetworkFault(at=4, what="reset", times=100))
-    with pytest.raises(StorageError, match="no answer from S3"):
+    with pytest.raises(StorageError, match="no response from S3"):
         make_previews(ours)
 
 
@@ -222,7 +222,7 @@ async def test_a_picture_that_is_far_too_large_is_none(bucket: Bucket, place: Bu
 
 
 async def test_a_bucket_that_may_not_be_written_is_a_storage_error(bucket: Bucket, made: Previews) -> None:
-    with pytest.raises(StorageError, match="S3 refuses access"):
+    with pytest.raises(StorageError, match="S3 denied access"):
         await save_previews(
             BucketPrefix(bucket.limited_client, bucket, "elsewhere"), "elsewhere/some-key/video.mp4", made
         )
@@ -265,8 +265,8 @@ def answering(status: int, content_range: str | None, content: bytes) -> Iterato
 @pytest.mark.parametrize(
     ("status", "content_range", "content", "says"),
     [
-        (206, "bytes 0-99/1000", BYTES[:100], "S3 sent another number of bytes than were asked for"),
-        (206, "bytes 500-899/1000", BYTES[500:900], "the S3 server answers another range than was asked for"),
+        (206, "bytes 0-99/1000", BYTES[:100], "S3 sent more or fewer bytes than requested"),
+        (206, "bytes 500-899/1000", BYTES[500:900], "the S3 server sent another range than requested"),
         (200, None, BYTES, "the S3 server ignores Range"),
     ],
     ids=["fewer", "elsewhere", "all"],

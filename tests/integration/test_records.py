@@ -224,7 +224,7 @@ async def test_a_server_that_refuses_its_own_etag_is_named_after_few_requests(
     )
     slept = Slept()
     records = records_of(bucket, through(proxy, bucket), sleep=slept)
-    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it gave") as failed:
+    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it returned") as failed:
         await records.change(KEY, counted)
     assert proxy.url in str(failed.value)
     assert len(proxy.seen) <= 15
@@ -242,7 +242,7 @@ async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_err
         bucket.client.put_object(Bucket=bucket, Key=RECORD, Body=json.dumps(raw).encode())
         return counted(record)
 
-    with pytest.raises(StorageError, match="others wrote the record in between each time"):
+    with pytest.raises(StorageError, match="another worker changed the record each time"):
         await records.change(KEY, meanwhile)
     assert 20 < slept.seconds < 120
     assert (await other.expect(KEY)).record.attempts[0].refusals == 0
@@ -333,10 +333,10 @@ async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, p
 async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket))
     proxy.harm(NetworkFault(what="drop", times=FOR_EVER))
-    with pytest.raises(StorageError, match="no answer from S3") as failed:
+    with pytest.raises(StorageError, match="no response from S3") as failed:
         await records.create(claimed())
     assert failed.value.transient
-    with pytest.raises(StorageError, match="no answer from S3"):
+    with pytest.raises(StorageError, match="no response from S3"):
         await records.read(KEY)
     proxy.heal()
     await records.create(claimed())
@@ -428,7 +428,7 @@ async def test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost(
     records = records_of(bucket, through(proxy, bucket, 1))
     await records.index((await records.create(claimed())).record)
     proxy.harm(NetworkFault(what="drop", when="after", matching="^DELETE"))
-    with pytest.raises(StorageError, match="no answer from S3"):
+    with pytest.raises(StorageError, match="no response from S3"):
         await records.unindex(KEY)
     assert OPEN in keys(bucket)
 
@@ -504,9 +504,9 @@ def read_only(bucket: Bucket) -> Any:
 
 UNUSABLE: dict[str, tuple[Callable[[Bucket], tuple[str, Any]], str]] = {
     "a bucket that does not exist": (lambda b: ("loova-there-is-none", b.client), "the bucket does not exist"),
-    "an unknown access key": (lambda b: (b, b.server.client_of("AKIANOBODY0000000000", "s")), "S3 refuses access"),
-    "a wrong secret key": (lambda b: (b, b.server.client_of(b.limited_access_key, "wrong")), "S3 refuses access"),
-    "a bucket that may not be written": (lambda b: (b, read_only(b)), "S3 refuses access.*docs/bucket"),
+    "an unknown access key": (lambda b: (b, b.server.client_of("AKIANOBODY0000000000", "s")), "S3 denied access"),
+    "a wrong secret key": (lambda b: (b, b.server.client_of(b.limited_access_key, "wrong")), "S3 denied access"),
+    "a bucket that may not be written": (lambda b: (b, read_only(b)), "S3 denied access.*docs/bucket"),
     "no If-None-Match": (lambda b: (b, without_conditions(b, "If-None-Match")), "ignores IfNoneMatch"),
     "no If-Match": (lambda b: (b, without_conditions(b, "If-Match")), "ignores IfMatch"),
     "no conditions at all": (lambda b: (b, without_conditions(b, "If-Match", "If-None-Match")), "conditional writes"),
@@ -528,9 +528,9 @@ async def test_a_bucket_that_cannot_be_used_is_found_out_before_the_submit(
 
 
 PERMISSIONS = {
-    "s3:PutObject": "S3 refuses access.*PutObject at",
-    "s3:GetObject": "S3 refuses access.*GetObject at .*s3:GetObject, and kms:Decrypt",
-    "s3:DeleteObject": "S3 refuses access.*DeleteObject at .*s3:DeleteObject below _open/",
+    "s3:PutObject": "S3 denied access.*PutObject at",
+    "s3:GetObject": "S3 denied access.*GetObject at .*s3:GetObject, and kms:Decrypt",
+    "s3:DeleteObject": "S3 denied access.*DeleteObject at .*s3:DeleteObject below _open/",
     "s3:AbortMultipartUpload": None,  # a warning: the video can be recorded and saved
 }
 
@@ -568,7 +568,7 @@ async def test_each_permission_without_which_a_paid_video_is_lost_is_missed_befo
 async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
     new_bucket: Bucket, loova: LoovaSimulator
 ) -> None:
-    with pytest.raises(StorageError, match="S3 refuses access"):
+    with pytest.raises(StorageError, match="S3 denied access"):
         await submit(loova, new_bucket, new_bucket.limited_client, prefix="elsewhere")
     assert loova.ledger["totals"]["posted"] == 0
 
@@ -576,16 +576,19 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (NetworkFault(what="drop", times=FOR_EVER), "no answer from S3"),
-        (NetworkFault(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 answered 503"),
+        (NetworkFault(what="drop", times=FOR_EVER), "no response from S3"),
+        (NetworkFault(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 responded with 503"),
         (
             NetworkFault(what="answer", status=501, matching="^PUT", times=FOR_EVER),
             "does not support .*conditional writes",
         ),
-        (NetworkFault(what="drop", matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no answer from S3"),
-        (NetworkFault(what="answer", status=200, matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no ETag in S3's answer"),
-        (NetworkFault(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no answer from S3"),
-        (NetworkFault(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no answer from S3"),
+        (NetworkFault(what="drop", matching=f"^PUT .*{OPEN}", times=FOR_EVER), "no response from S3"),
+        (
+            NetworkFault(what="answer", status=200, matching=f"^PUT .*{OPEN}", times=FOR_EVER),
+            "no ETag in S3's response",
+        ),
+        (NetworkFault(what="drop", matching=PUT_RECORD, times=FOR_EVER), "no response from S3"),
+        (NetworkFault(what="drop", matching=PUT_RECORD, at=1, times=FOR_EVER), "no response from S3"),
     ],
     ids=["no S3", "503 for ever", "501", "no index", "index kept by nobody", "no claim", "no submitting"],
 )

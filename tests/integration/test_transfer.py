@@ -560,7 +560,7 @@ async def test_another_object_of_the_same_size_is_not_taken_for_ours(
     method = "complete_multipart_upload" if size else "put_object"
     monkeypatch.setattr(store.s3, method, failing(getattr(store.s3, method), applied=False, error=LOST))
     async with VideoHost(Reply(video)) as host:
-        with pytest.raises(StorageError, match="no answer from S3") as caught:
+        with pytest.raises(StorageError, match="no response from S3") as caught:
             await store.copy(host.url())
     assert caught.value.transient and caught.value.credits_spent == "yes"
     assert store.content() == bytes(len(video)) and store.has_no_uploads()

@@ -62,7 +62,9 @@ async def test_a_budget_counts_what_was_bought_without_one(workers: Workers) -> 
 
 
 async def test_over_the_budget_nothing_is_claimed_sent_or_noted(workers: Workers) -> None:
-    with pytest.raises(BudgetError, match=f"max_credits_per_day: 59 .* this video costs {PRICE:g}") as caught:
+    with pytest.raises(
+        BudgetError, match=f"max_credits_per_day: the limit is 59 .* this video costs {PRICE:g}"
+    ) as caught:
         async with workers.worker(s3=workers.bucket.client, max_credits_per_day=59) as jobs:
             await submit_video(jobs, REQUEST)
     assert caught.value.credits_spent == "no"
@@ -143,8 +145,8 @@ async def test_a_report_adds_up_by_day_and_model(workers: Workers) -> None:
 
 def test_an_entry_is_read_as_it_was_named():
     for entry in (Reservation("0" * 64, 1, 0, 60), Reservation("f" * 64, 12, 3, 62.5)):
-        assert Reservation.named(entry.name) == entry
-    assert Reservation.named("2026-11-24.json") is None
+        assert Reservation.parse(entry.name) == entry
+    assert Reservation.parse("2026-11-24.json") is None
 
 
 # -- what may still be charged counts ----------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ async def test_a_cost_in_a_record_that_can_be_none_is_reported_and_the_estimate_
     assert sum(day.credits for day in report.days) == PRICE
     ((key, reason),) = report.problems
     assert key == KEY
-    assert "can be no cost" in reason
+    assert "cannot be a cost" in reason
 
 
 @pytest.mark.parametrize("state", [(), ("begin", "refused"), ("begin", "bought", "fail")])
@@ -313,7 +315,7 @@ async def test_a_submit_near_midnight_counts_on_the_one_day_of_s3s_clock(
     assert await counted_on(workers, DAY_BEFORE, NEXT) == ([PRICE, 0] if by_s3 < 0 else [0, PRICE])
     # Another machine, whose clock is wrong the other way, sees the same day and the same budget.
     other_at = s3_at - timedelta(seconds=here - by_s3)
-    assert "max_credits_per_day: 60 credits may be spent a day" in await at(workers, proxy, other_at, s3_at, PRICE, 1)
+    assert "max_credits_per_day: the limit is 60 credits a day" in await at(workers, proxy, other_at, s3_at, PRICE, 1)
     assert workers.totals["posted"] == 1
 
 

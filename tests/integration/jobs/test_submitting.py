@@ -69,7 +69,9 @@ async def test_asked_where_a_missing_key_answers_403_it_is_bought_once_and_saved
     saved = await workers.save(submission, s3=s3)
     workers.bucket.client.delete_object(Bucket=workers.bucket, Key=VIDEO)
     requests = workers.totals["video_requests"]
-    with pytest.raises(StorageError, match=r"it may be there: s3:GetObject on it, or s3:ListBucket") as unknown:
+    with pytest.raises(
+        StorageError, match=r"the object may exist; allow s3:GetObject on it or s3:ListBucket"
+    ) as unknown:
         await workers.save(submission, s3=s3)  # 403 is never taken for gone
     assert (unknown.value.task_id, workers.totals["video_requests"]) == (submission.task_id, requests)
     assert (await workers.save(submission)).sha256 == saved.sha256
@@ -236,7 +238,7 @@ async def test_a_server_that_refuses_its_own_etags_ends_the_submit_with_an_error
     proxy.harm(NetworkFault(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER))
     proxy.seen.clear()
     clock = Clock()
-    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it gave") as failed:
+    with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it returned") as failed:
         await workers.submit(
             s3=through(proxy, workers.bucket), max_wait=max_wait, max_paid_attempts=2, clock=clock, sleep=clock.sleep
         )
@@ -261,7 +263,7 @@ async def test_others_who_write_the_record_all_the_time_end_the_submit_at_its_de
     proxy.watch = moves
     clock = Clock()
     try:
-        with pytest.raises(StorageError, match="others wrote the record in between each time"):
+        with pytest.raises(StorageError, match="another worker changed the record each time"):
             await workers.submit(
                 s3=through(proxy, workers.bucket), times=AT_ONCE, max_wait=300, clock=clock, sleep=clock.sleep
             )

@@ -51,7 +51,7 @@ def test_every_answer_keeps_the_servers_words_and_names_operation_and_host(statu
 )
 def test_a_lost_connection_names_operation_and_host(lost: Exception) -> None:
     for error in (storage_error(lost, URI, client("https://s3.example.com"), "PutObject"), storage_error(lost, URI)):
-        assert f"no answer from S3 ({type(lost).__name__}" in error.message
+        assert f"no response from S3 ({type(lost).__name__}" in error.message
         assert "at s3.example.com)" in error.message
         assert error.transient
         assert "secret" not in str(error)

@@ -20,7 +20,7 @@ def test_a_bucket_is_given_by_its_name(name: str) -> None:
     [
         ("s3://my-videos/", "give the name, my-videos"),
         ("s3://my-videos", "give the name, my-videos"),
-        ("S3://my-videos/loova/x", "give the name, my-videos; what follows it goes into the prefix ('loova/x')"),
+        ("S3://my-videos/loova/x", "give the name, my-videos; the rest goes into the prefix ('loova/x')"),
         ("https://my-videos.s3.amazonaws.com/", "give the name"),
         ("https://my-videos.s3.amazonaws.com/?X-Amz-Signature=SECRET", "give the name"),
         ("my-videos/loova", "give the name"),
