@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +85,14 @@ def test_nothing_is_loaded_from_the_network():
     assert set(CONFIG["extra"]) == {"generator"}
     assert CONFIG["plugins"][1]["mkdocstrings"]["handlers"]["python"]["inventories"] == []
     assert not any("mermaid" in text for text in GUIDES.values())
+
+
+def test_the_architecture_page_names_each_module_and_no_other():
+    page = GUIDES["architecture.md"]
+    tree = page[page.index("```") : page.rindex("```")]
+    package = Path(prefect_loova.__file__).parent
+    folders = [folder for folder in package.iterdir() if folder.name not in ("simulator", "video", "__pycache__")]
+    modules = {path.name for one in folders for path in ([one] if one.is_file() else one.glob("*.py"))}
+    assert set(re.findall(r"\w+\.py", tree)) == modules - {"py.typed", "_moved.py"}
+    for path in re.findall(r"`((?:\w+/)?\w+\.py)[`:]", page.replace(tree, "")):
+        assert (package / path).exists(), path
