@@ -1,7 +1,7 @@
-"""What every benchmark prints and writes: a table, and the machine, versions and command that it was made with.
+"""Print and write the result of a benchmark: its table, command, machine and versions.
 
-The JSON goes to `.bench/NAME.json`, or into the folder that `BENCH_RESULTS` names: the figures that docs/performance.md
-quotes are those in docs/benchmarks.
+The JSON is `.bench/NAME.json`. `BENCH_RESULTS` names another folder. The documentation shows the files in
+docs/benchmarks (`page.py`).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def finish(
     tools: Mapping[str, str] | None = None,
     plot: Callable[[Any], None] | None = None,
 ) -> None:
-    """Print a benchmark's table and aims, and write both with the figures behind them.
+    """Print the table and aims of a benchmark, and write them with all measurements.
 
     Args:
-        name: Of the files: `NAME.json` and, with a plot, `NAME.svg`.
+        name: The name of the files: `NAME.json` and, with a plot, `NAME.svg`.
         title: What the table shows, in one line.
-        columns: The heads of the table; the first is who, the others what.
-        rows: The cells; None is what was not measured.
-        aims: What was aimed at, in a sentence with its bound, and whether this run reached it.
-        figures: What was measured, in full.
+        columns: The headings of the table. The first column names the program, the others what was measured.
+        rows: The cells. None means not measured.
+        aims: Each aim as a sentence with its bound, and whether this run reached it.
+        figures: All measurements.
         packages: Python packages whose versions matter.
         tools: Other programs, with their versions.
-        plot: Draws into a matplotlib `Figure`.
+        plot: A function that draws into a matplotlib `Figure`.
     """
     rows = [list(row) for row in rows]
     text = "\n".join([title, "", *_table([list(columns), *rows])])
@@ -78,7 +78,7 @@ def _revision() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Return the processor, memory and system of this machine."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1024**2
     return {

@@ -4,8 +4,8 @@
     make bench-start ARGS="--rounds 5 --runs 2"
 
 Imports: processes of their own, by turns, bytecode compiled; the seconds are those of the statements alone. The plain
-flow is `peers/prefect_submit.py`: it uses Prefect, its S3 block, httpx and boto3. `our flow of tasks` is the README's,
-and `generate_video` our own flow: both have all of that too.
+flow is `peers/prefect_submit.py`: it uses Prefect, its S3 block, httpx and boto3. `our flow of tasks` is that of
+docs/one-video.md, and `generate_video` our own flow: both have all of that too.
 
 A deployed run: a Prefect server (SQLite) on loopback, one process worker, a simulated Loova, SeaweedFS. Runs of
 `flows/generate_video.py` and of the plain flow by turns, one at a time. Counted from when the worker takes a run up

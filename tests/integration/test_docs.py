@@ -38,7 +38,7 @@ pytestmark = [
 def test_every_example_is_run_by_a_test():
     assert {guide: len(to_run(guide, "python")) for guide in GUIDES if to_run(guide, "python")} == {
         "index.md": 2,
-        "one-video.md": 2,
+        "one-video.md": 5,  # the last one is served by test_deployment.py
         "media.md": 1,
         "batches.md": 1,
         "schedule.md": 1,
@@ -110,13 +110,46 @@ async def test_a_clip_is_made_as_shown(stored, loova):
 
 @pytest.mark.one_s3_server
 async def test_a_reason_is_told_as_shown(prefect_server, place, loova):
-    clip_or_reason = example("one-video.md", 1)["clip_or_reason"]
+    clip_or_reason = example("one-video.md", 3)["clip_or_reason"]
     loova.fail("prompt_refused")
     told = await clip_or_reason(VideoRequest(prompt="a boat"), place.credentials, place.bucket)
     assert told.startswith("no video, credits spent: no. Loova refused the request")
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
         await clip_or_reason(VideoRequest(prompt="a train"), place.credentials, place.bucket)
+
+
+@pytest.mark.one_s3_server
+async def test_the_steps_are_called_as_shown(stored, loova):
+    await bought(stored, prompt="a sloop")
+    assert (await example("one-video.md", 1)["video_in_steps"]("a sloop")).endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 1
+
+
+@pytest.mark.one_s3_server
+def test_the_steps_are_called_from_a_sync_flow_as_shown(prefect_server, place, loova):
+    place.credentials.save("loova", overwrite=True)
+    place.bucket.save("loova", overwrite=True)
+    asyncio.run(bought(place, prompt="a tram"))
+    assert example("one-video.md", 2)["video_from_a_sync_flow"]("a tram").endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 1
+
+
+COMMAND = Path(__file__).parents[2] / "flows" / "generate_video.py"
+
+
+def test_the_arguments_of_the_command_are_those_of_its_help():
+    usage = re.search(r"generate_video\.py PROMPT (.*?)```", GUIDES["one-video.md"], re.DOTALL)
+    assert usage is not None
+    printed = subprocess.run([sys.executable, COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"(?m)^  (?:-h, )?(--[a-z0-9-]+)", printed))
+    assert set(re.findall(r"--[a-z0-9-]+", usage[1])) == options - {"--help"}
+
+
+def test_the_guide_lists_every_exit_code_of_the_command():
+    (documented,) = re.findall(r'(?s)Exit codes: (.*?)"""', COMMAND.read_text())
+    listed = re.findall(r"(?m)^\| (\d) \| ", GUIDES["one-video.md"])
+    assert listed == sorted(re.findall(r"\b(\d) ", documented)) == list("0123456")
 
 
 @pytest.mark.one_s3_server

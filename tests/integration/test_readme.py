@@ -1,8 +1,8 @@
-"""What the README shows is run, as it stands there."""
+"""The README: its examples are run as they are, and its links, commands and prices are checked."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +13,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import LoovaCredentials, VideoRequest, submit_video
+from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +27,7 @@ pytestmark = [
 
 
 def example(holding: str) -> dict[str, Any]:
-    """The names that the one example with this text in it defines."""
+    """Return the names that the one example with this text defines."""
     (code,) = [block for block in BLOCKS if holding in block]
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
@@ -34,34 +35,21 @@ def example(holding: str) -> dict[str, Any]:
 
 
 async def bought(prompt: str, place, **fields: Any):
-    """Have it submitted by an earlier run, so that the example looks at once instead of after its first pause."""
+    """Submit the request in an earlier run, so that the example polls at once and not after its first pause."""
     return await submit_video(VideoRequest(prompt=prompt, **fields), credentials=place.credentials, bucket=place.bucket)
 
 
 async def test_every_example_is_run_by_a_test():
-    told = [
-        "async def morning_video",
-        "def evening_video",
-        '.save("loova"',
-        '.serve(name="videos")',  # by test_deployment.py
-        "loova_simulator",
-    ]
-    assert len(BLOCKS) == len(told)
-    assert all(sum(text in block for block in BLOCKS) == 1 for text in told)
+    texts = ["async def morning_video", '.save("loova"']
+    assert len(BLOCKS) == len(texts)
+    assert all(sum(text in block for block in BLOCKS) == 1 for text in texts)
 
 
-async def test_the_flow_of_ones_own_saves_a_video(place, loova):
+async def test_the_flow_saves_a_video(place, loova):
     await place.credentials.save("loova", overwrite=True)
     await place.bucket.save("loova", overwrite=True)
-    await bought("a boat", place)
+    await bought("a boat", place, duration=5)
     assert (await example("async def morning_video")["morning_video"]("a boat")).endswith("/video.mp4")
-    assert loova.ledger["totals"]["billed"] == 1
-
-
-def test_the_sync_flow_saves_a_video(place, loova):
-    asyncio.run(bought("a train", place))
-    where = {"credentials": place.credentials, "bucket": place.bucket}
-    assert example("def evening_video")["evening_video"]("a train", where).endswith("/video.mp4")
     assert loova.ledger["totals"]["billed"] == 1
 
 
@@ -69,7 +57,7 @@ def test_the_blocks_are_registered_and_created_as_shown():
     for module in ("prefect_loova", "prefect_aws"):
         assert f"prefect block register -m {module}\n" in README
         register = [sys.executable, "-m", "prefect", "block", "register", "-m", module]
-        environment = {**__import__("os").environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
         done = subprocess.run(register, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert module == "prefect_aws" or "Loova Credentials" in done.stdout
@@ -77,34 +65,32 @@ def test_the_blocks_are_registered_and_created_as_shown():
     assert LoovaCredentials.load("loova").api_key.get_secret_value() == "..."
 
 
-async def test_the_pytest_plugin_is_used_as_shown(loova_simulator):
-    await example("loova_simulator")["test_my_pipeline"](loova_simulator)
+def test_the_readme_is_short():
+    assert README.count("\n") <= 150
 
 
-def test_the_commands_arguments_are_those_of_the_command():
-    usage = re.search(r"generate_video\.py PROMPT (.*?)```", README, re.DOTALL)
-    assert usage is not None
-    shown = set(re.findall(r"--[a-z0-9-]+", usage[1]))
-    told = subprocess.run(
-        [sys.executable, str(ROOT / "flows" / "generate_video.py"), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert shown == set(re.findall(r"(?m)^  (?:-h, )?(--[a-z0-9-]+)", told)) - {"--help"}
-
-
-def test_the_commands_for_a_job_in_doubt_are_those_that_its_error_shows():
-    shown = re.findall(r"python -m prefect_loova\.resolve KEY (.*?) --bucket", README)
-    assert shown == ["adopt TASK_ID", "submit-again", "give-up"]  # run by test_resolve.py, as the error shows them
+def test_the_prices_are_the_codes():
+    low, high = min(CREDITS_PER_SECOND.values()) * 4, max(CREDITS_PER_SECOND.values()) * 15
+    cheapest, dearest = low * USD_PER_CREDIT[0], high * USD_PER_CREDIT[1]
+    assert f"{low:.0f} to {high:.0f} credits (${cheapest:.1f}0 to ${dearest:.0f})" in README
 
 
 def test_every_link_to_a_file_of_this_repository_leads_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)", README):
         assert (ROOT / target).exists(), target
+        assert not anchor or anchor in anchors((ROOT / target).read_text()), f"{target}#{anchor}"
 
 
-def test_make_says_what_there_is():
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
-        assert f"make {target}" in told
+def anchors(page: str) -> list[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", page)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_make_has_the_commands_and_the_demo_is_the_guides():
+    known = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", README, re.MULTILINE):
+        assert f"make {target} " in known, target
+    demo = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (shown,) = re.findall(r"(?m)^python (flows/generate_video.py .*)$", (ROOT / "docs" / "index.md").read_text())
+    assert f".venv/bin/python {shown}\n" in demo

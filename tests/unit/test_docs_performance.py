@@ -172,6 +172,11 @@ CLAIMS: dict[str, Callable[[], list[str]]] = {
 """The phrases with a number of each section of docs/performance.md, made of the figures."""
 
 
+def test_the_readme_names_the_most_paid_posts_of_a_peer() -> None:
+    most = max(first for package, (first, _) in lost_reply().items() if package != OURS)
+    assert f"other clients send up to {most} paid POSTs" in (DOCS.parent / "README.md").read_text()
+
+
 def test_each_section_of_the_page_has_its_claims() -> None:
     introduction, *sections = (DOCS / "performance.md").read_text().split("\n## ")
     assert [section.partition("\n")[0] for section in sections] == list(CLAIMS)

@@ -1,4 +1,4 @@
-"""The README's flow of three tasks, as a file of one's own: `start.py` imports it."""
+"""The flow of three tasks in docs/one-video.md, as a file for `start.py` to import."""
 
 from prefect import flow
 from prefect_aws.s3 import S3Bucket
