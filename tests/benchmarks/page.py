@@ -84,7 +84,7 @@ def figures() -> str:
     ours, plain, batch = overhead(OURS), overhead(PLAIN), scale(1000)
     rows = {
         "lost-reply": (
-            "Paid POSTs when the answer to a submit is lost + when you run the same again",
+            "Paid POSTs after a lost answer: in the run that lost it + in the next run",
             "{} + {}".format(*posts[OURS]),
             "`fal-client`: {} + {}; `openai`: {} + {}".format(*posts["fal-client"], *posts["openai"]),
         ),
@@ -116,7 +116,7 @@ def figures() -> str:
             f"a plain Prefect flow: {deployed('plain flow'):.1f} s",
         ),
     }
-    table = ["| What | prefect-loova | What else you could use | Command, and the table |", "|---|---|---|---|"]
+    table = ["| What | prefect-loova | Alternatives | Command and table |", "|---|---|---|---|"]
     for name, cells in rows.items():
         table.append(f"| {' | '.join(cells)} | [`{RUNS[name]['command']}`](benchmarks/{name}.md) |")
     dates = sorted({RUNS[name]["date"] for name in rows})
