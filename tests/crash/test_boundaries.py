@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from dataclasses import dataclass, replace
 
 from tests.crash.conftest import EVERYTHING, SEED
@@ -66,8 +67,14 @@ def _at_all_boundaries(forks: ForkServer, s3_server, video_bytes: int | None) ->
         first = next((at for at, request in enumerate(some) if is_multipart(request)), 0)
         for at in range(first, len(some)):
             harms = harms_at(wire, some[at], s3_server.name)
-            found += [Boundary(wire, place(wire, some[at]), replace(harm, at=at)) for harm in harms]
+            found += [Boundary(wire, place(wire, some[at]), _at(harm, at, some)) for harm in harms]
     return found
+
+
+def _at(harm: NetworkFault, at: int, requests: list[Seen]) -> NetworkFault:
+    """The harm at the request with this index: a harm counts the requests that it matches."""
+    before = [one for one in requests[:at] if re.search(harm.matching, f"{one.method} {one.path}")]
+    return replace(harm, at=len(before))
 
 
 def _fixed_subset(boundaries: list[Boundary], video_bytes: int | None, server: str) -> list[Boundary]:

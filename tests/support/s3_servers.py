@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -123,13 +125,24 @@ class Bucket(str):
 
     def remove(self) -> None:
         """Delete the bucket with all that is in it: SeaweedFS has room for some 70 at a time."""
+        self._empty()
+        for patience in (1, 5, None):
+            try:
+                self.client.delete_bucket(Bucket=self)
+                return
+            except ClientError as error:
+                if patience is None or error.response["Error"]["Code"] != "BucketNotEmpty":
+                    raise
+                time.sleep(patience)  # a request of a client that was killed came by after all
+                self._empty()
+
+    def _empty(self) -> None:
         for uploads in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self):
             for upload in uploads.get("Uploads", []):
                 self.client.abort_multipart_upload(Bucket=self, Key=upload["Key"], UploadId=upload["UploadId"])
         for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self):
             for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
                 self.client.delete_object(Bucket=self, Key=found["Key"], VersionId=found["VersionId"])
-        self.client.delete_bucket(Bucket=self)
 
 
 def minimal_policy(bucket: str, prefix: str, *, optional: Collection[str] = ()) -> dict[str, Any]:
