@@ -1,4 +1,4 @@
-"""From a URL into a checked S3 object: download, check, upload, each resumed where it broke.
+"""Copies a URL to a checked S3 object: download, check and upload.
 
-It may use `store` and `client`. It knows no job record.
+It may use `store` and `client`. It does not know job records.
 """

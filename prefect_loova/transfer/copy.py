@@ -1,7 +1,7 @@
-"""A finished video, from its URL into the bucket: streamed, checked on the way, and there whole or not at all.
+"""Streams a finished video from its URL to the bucket, and checks it on the way.
 
-No file on disk, and a few buffers in memory however large the video is: while one part of it arrives, the ones before
-are uploaded. The upload is completed only when length, structure and checksum agree, and aborted in every other case.
+The video never touches the disk, and takes a few buffers of memory at any size: one part downloads while earlier parts
+upload. The upload is completed only if length, structure and checksum agree. In every other case it is aborted.
 """
 
 from __future__ import annotations
@@ -29,26 +29,22 @@ if TYPE_CHECKING:
 __all__ = ["CopyResult", "Target", "copy_video"]
 
 
-async def _nothing(*_: object) -> None:
-    return None
-
-
-def _nothing_now(_: object) -> None:
+async def _do_nothing(*_: object) -> None:
     return None
 
 
 @dataclass(frozen=True)
 class CopyResult:
-    """What stands in the bucket now.
+    """The object in the bucket.
 
     Attributes:
-        size_bytes: The video's size.
-        sha256: Of the whole video, in hex.
-        crc32: Of the whole video, in base64, as S3 shows it.
-        duration_seconds: The length of the video, where it was checked.
-        width: Of the picture, in pixels, where it was checked.
-        height: Of the picture, in pixels, where it was checked.
-        is_turned: Whether a player turns the picture by a quarter.
+        size_bytes: The size.
+        sha256: The SHA-256 of the content, in hex.
+        crc32: The CRC-32 of the content, in base64, as S3 shows it.
+        duration_seconds: The length of the video; None for unchecked content.
+        width: The width of the picture in pixels; None for unchecked content.
+        height: The height of the picture in pixels; None for unchecked content.
+        is_turned: Whether a player rotates the picture by a quarter turn.
     """
 
     size_bytes: int
@@ -61,7 +57,7 @@ class CopyResult:
 
 
 class _NotMp4Error(Exception):
-    """The check of the structure failed, for the reason that is the cause of this."""
+    """The check of the structure failed. The `__cause__` is the error to raise."""
 
 
 async def copy_video(
@@ -73,10 +69,10 @@ async def copy_video(
     max_bytes: int = 8 * 1024**3,
     part_bytes: int = 8 * 1024**2,
     http: httpx.AsyncClient | None = None,
-    on_upload: Callable[[str], Awaitable[None]] = _nothing,
-    on_commit: Callable[[], Awaitable[None]] = _nothing,
+    on_upload: Callable[[str], Awaitable[None]] = _do_nothing,
+    on_commit: Callable[[], Awaitable[None]] = _do_nothing,
     unchecked: Target | None = None,
-    on_unchecked: Callable[[CopyResult], None] = _nothing_now,
+    on_unchecked: Callable[[CopyResult], None] = lambda _: None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     tries: int = 10,
     read_timeout: float = 30.0,
@@ -84,35 +80,38 @@ async def copy_video(
     slow_seconds: float = SLOW_SECONDS,
     total_timeout: float = 4 * 3600.0,
 ) -> CopyResult:
-    """Copy the video behind a URL into the bucket, or leave the bucket as it was.
+    """Copy a video from its URL to the bucket. If it fails, the bucket is unchanged.
 
     Args:
-        url: The video's URL; a signed one is fine, its query reaches no error and no log.
+        url: The URL of the video. Its query, which may be a signature, reaches no error and no log.
         s3: A boto3 S3 client.
-        target: Where it goes. An object that is there is replaced when the new one is whole, not before.
-        allow_private: Whether `http` and addresses off the public internet are allowed: where the API itself is there.
+        target: The object to write. An existing object is replaced only when the new video is complete.
+        allow_private: Whether to allow `http` and addresses off the public internet. Set it if the API itself is there.
         max_bytes: The largest video to accept.
-        part_bytes: The size of a part of the upload; four of them are in memory at most. S3 wants at least 5 MiB.
-        http: Sends the requests, for tests and to share connections; its headers, cookies and auth are not used.
-        on_upload: Called with the upload id before any part is sent, again if the copy starts over. What it raises
-            ends the copy.
-        on_commit: Called right before the request that makes the object appear, and again before an object that
-            somebody else left there is replaced. What it raises ends the copy.
-        unchecked: Where the content goes if it arrives whole and is not a whole mp4, before this raises. It may be the
-            only copy of something that was paid for: the URL expires.
-        on_unchecked: Called when it is there.
-        sleep: How to wait before another try, in seconds.
-        tries: How many requests to the video's host may fail in a row; one that brought bytes begins the count again.
+        part_bytes: The size of an upload part. S3 requires at least 5 MiB. At most four parts are in memory.
+        http: Sends the requests, for tests and to share connections. Its headers, cookies and auth are not used.
+        on_upload: Called with the upload id before the first part is sent, and again if the copy starts over. An
+            exception ends the copy.
+        on_commit: Called right before the request that makes the object appear, and again before another object is
+            replaced. An exception ends the copy.
+        unchecked: Where to keep content that arrives but is not a whole mp4. The copy still raises. The URL expires,
+            so this may be the only copy of something that was paid for.
+        on_unchecked: Called when that content is stored.
+        sleep: Waits before a retry, in seconds.
+        tries: How many requests to the host may fail in a row. A request that brings new bytes resets the count.
         read_timeout: Seconds without a byte after which the host's connection counts as broken.
-        least_rate: The fewest bytes per second that the video's host must send, averaged over `slow_seconds`.
-        slow_seconds: For how many seconds it may be slower, on each of three connections.
-        total_timeout: Seconds for all of it.
+        least_rate: The fewest bytes per second that the host must send, averaged over `slow_seconds`.
+        slow_seconds: How long a connection may be slower, in seconds. The third slow connection ends the copy.
+        total_timeout: The most seconds for the whole copy.
+
+    Returns:
+        The stored object.
 
     Raises:
-        VideoUrlRefusedError: The URL has expired, or leads where this package does not go.
-        IncompleteVideoError: What came is not a whole mp4, or larger than `max_bytes`.
-        TransferError: The video's host cannot be reached or is too slow, or the time is up.
-        StorageError: S3 does not take it.
+        VideoUrlRefusedError: The URL has expired, or leads to an address that is not allowed.
+        IncompleteVideoError: The content is not a whole mp4, or is larger than `max_bytes`.
+        TransferError: The host cannot be reached or is too slow, or the time is up.
+        StorageError: S3 does not accept the video.
     """
     deadline = asyncio.timeout(total_timeout)
     try:
@@ -129,9 +128,9 @@ async def copy_video(
                 sleep=sleep,
             )
 
-            async def copied(to: Target, *, is_checked: bool) -> CopyResult:
+            async def copy_to(goal: Target, *, is_checked: bool) -> CopyResult:
                 while True:
-                    upload = Upload(s3, to, on_upload, on_commit, sleep)
+                    upload = Upload(s3, goal, on_upload, on_commit, sleep)
                     try:
                         return await _copy_once(download, upload, part_bytes, max_bytes, is_checked)
                     except StartOverError:
@@ -140,10 +139,10 @@ async def copy_video(
                         await run_uncancelled(upload.close())
 
             try:
-                return await copied(target, is_checked=True)
+                return await copy_to(target, is_checked=True)
             except _NotMp4Error as error:
                 if unchecked is not None and download.received:
-                    on_unchecked(await copied(unchecked, is_checked=False))
+                    on_unchecked(await copy_to(unchecked, is_checked=False))
                 cause = error.__cause__
                 assert isinstance(cause, IncompleteVideoError)  # noqa: S101
                 cause.message += download.where
@@ -152,7 +151,7 @@ async def copy_video(
         if not deadline.expired():
             raise
         hosts = f"from {host_of(url)} to {host_of(s3.meta.endpoint_url)}"
-        message = f"the video's transfer {hosts} took longer than {total_timeout:g} s"
+        message = f"the transfer of the video {hosts} took longer than {total_timeout:g} s"
         raise TransferError(message, credits_spent="yes") from None
 
 

@@ -1,7 +1,7 @@
-"""One GET of a URL that others chose: over redirects, at addresses that were checked, with nothing of ours (httpx).
+"""One GET of a URL from outside: redirects are followed, each address is checked, and no credentials are sent (httpx).
 
-A host is resolved once. Each of its addresses is checked, and the request goes to one of those very addresses: resolved
-again, a name may lead elsewhere.
+A host name is resolved once. Every address is checked, and the request goes to one of the checked addresses. If httpx
+resolved the name again, it might get another address.
 """
 
 from __future__ import annotations
@@ -24,44 +24,48 @@ from prefect_loova.errors import VideoUrlRefusedError, redact
 
 MAX_REDIRECTS = 3
 FIRST_ADDRESS_SECONDS = 5.0
-"""How long a connection to an address of a host may take while there are others to try, in seconds."""
+"""How long a connection to one address may take while the host has others to try, in seconds."""
 
-_TELLING_HEADER = re.compile(
+_SECRET_HEADERS = re.compile(
     r"(b'(?:location|content-location|link|refresh|set-cookie)',) b(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE
 )
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 
-_asking: ContextVar[bool] = ContextVar("_asking", default=False)
+_is_sending: ContextVar[bool] = ContextVar("_is_sending", default=False)
 
 
-class _WithoutQuery(logging.Filter):
-    """httpx logs each URL whole, and httpcore each header: here URLs are signed, so they lose their query.
+class _RedactSignatures(logging.Filter):
+    """Removes signatures from the log records of this module's requests.
 
-    A `Location` may be relative, and a cookie may be a signature: the values of such headers are left out whole.
+    httpx logs the whole URL of a request, and httpcore the headers of the response. The filter removes queries, and the
+    values of headers that may hold a relative URL or a signature. Records of other requests are left unchanged.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _asking.get():
-            message = _TELLING_HEADER.sub(r"\1 b'...'", record.getMessage())
+        if _is_sending.get():
+            message = _SECRET_HEADERS.sub(r"\1 b'...'", record.getMessage())
             record.msg, record.args = redact(message, 2000), ()
         return True
 
 
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(_WithoutQuery())
+_redact_signatures = _RedactSignatures()
 
 
-class SlowAnswerError(Exception):
-    """The head of an answer drips."""
+class SlowResponseError(Exception):
+    """The head of a response, or its body, arrives too slowly."""
 
 
 class Fetch:
-    """How to ask for what others chose.
+    """Sends GET requests to URLs from outside.
+
+    The first instance adds a filter to the loggers of httpx and httpcore, which otherwise log signed URLs. An import
+    does not change them. A filter added twice counts once.
 
     Args:
-        http: Sends the requests; nothing of its headers, cookies and auth is used.
-        allow_private: Whether `http` and addresses off the public internet are allowed.
+        http: Sends the requests. Its own headers, cookies and auth are not used.
+        allow_private: Whether to allow `http` and addresses off the public internet.
         read_timeout: Seconds without a byte after which a connection counts as broken.
-        is_look: Whether only to look: then plain `http` is taken.
+        is_look: Whether the content is only inspected: then plain `http` is allowed.
     """
 
     def __init__(self, http: httpx.AsyncClient, *, allow_private: bool, read_timeout: float, is_look: bool) -> None:
@@ -69,40 +73,42 @@ class Fetch:
         self._allow_private = allow_private
         self._is_look = is_look
         self._read_timeout, self._connect_timeout = read_timeout, min(read_timeout, 15.0)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_redact_signatures)
 
     @asynccontextmanager
-    async def answer(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[tuple[httpx.Response, str]]:
-        """The answer behind at most `MAX_REDIRECTS` redirects, its body unread, and the URL that gave it.
+    async def get(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[tuple[httpx.Response, str]]:
+        """Follow at most `MAX_REDIRECTS` redirects. Yield the response, with an unread body, and its URL.
 
         Raises:
-            VideoUrlRefusedError: The URL or a redirect leads where this package does not go.
-            SlowAnswerError: The head of the answer did not end in time.
+            VideoUrlRefusedError: The URL or a redirect leads to an address that is not allowed.
+            SlowResponseError: The head of the response did not arrive in time.
             httpx.TransportError: The host cannot be reached.
             OSError: Its name does not resolve.
         """
-        within = self._connect_timeout + self._read_timeout
+        seconds = self._connect_timeout + self._read_timeout
         for _ in range(MAX_REDIRECTS + 1):
-            deadline = asyncio.timeout(within)
+            deadline = asyncio.timeout(seconds)
             try:
                 async with deadline:
-                    response = await self._ask(url, headers)
+                    response = await self._get_once(url, headers)
             except TimeoutError:
                 if not deadline.expired():
                     raise
-                raise SlowAnswerError(f"no whole answer within {within:g} s") from None
+                raise SlowResponseError(f"no complete response head within {seconds:g} s") from None
             try:
                 if not response.has_redirect_location:
                     yield response, url
                     return
-                url = _joined(url, response.headers["location"])
+                url = _redirect_target(url, response.headers["location"])
             finally:
                 await response.aclose()
-        raise refused(f"the URL redirects more than {MAX_REDIRECTS} times")
+        raise refused_url(f"the URL redirects more than {MAX_REDIRECTS} times")
 
-    async def _ask(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
-        is_checked, addresses = await self._checked(url)
+    async def _get_once(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        is_checked, addresses = await self._allowed_addresses(url)
         for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
-            request = self._request(url, headers, address, hurry=left > 0)
+            request = self._request(url, headers, address, is_last=not left)
             try:
                 response = await self._send(request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -114,64 +120,67 @@ class Fetch:
                 return response
         raise OSError("the host has no address")
 
-    async def _checked(self, url: str) -> tuple[bool, list[str | None]]:
-        """Whether only public addresses are allowed, and which to ask in turn; None is the host as the URL has it."""
+    async def _allowed_addresses(self, url: str) -> tuple[bool, list[str | None]]:
+        """Return whether only public addresses are allowed, and the addresses to try in order.
+
+        None in place of an address means the host as it is in the URL.
+        """
         problem = url_problem(url)
         if problem:
-            raise refused(f"the URL {redact(url)} {problem}")
+            raise refused_url(f"the URL {redact(url)} {problem}")
         if self._allow_private:
             return False, [None]
         if urlsplit(url).scheme != "https" and not self._is_look:
-            raise refused(f"the URL {redact(url)} is not https")
+            raise refused_url(f"the URL {redact(url)} is not https")
         if _is_proxied(url):
             return False, [None]
         try:
             addresses = await addresses_of(url)
         except UnicodeError:
-            raise refused(f"the URL {redact(url)} has a host that cannot be looked up") from None
+            raise refused_url(f"the URL {redact(url)} has a host name that cannot be resolved") from None
         private = next((address for address in addresses if not is_public_address(address)), None)
         if private:
-            raise refused(f"the URL {redact(url)} leads to the private address {private}")
+            raise refused_url(f"the URL {redact(url)} leads to the private address {private}")
         return True, [None] if _is_address(urlsplit(url).hostname or "") else list(addresses)
 
-    def _request(self, url: str, headers: Mapping[str, str], address: str | None, *, hurry: bool) -> httpx.Request:
-        connect = min(FIRST_ADDRESS_SECONDS, self._connect_timeout) if hurry else self._connect_timeout
+    def _request(self, url: str, headers: Mapping[str, str], address: str | None, *, is_last: bool) -> httpx.Request:
+        connect = self._connect_timeout if is_last else min(FIRST_ADDRESS_SECONDS, self._connect_timeout)
         extensions: dict[str, Any] = {"timeout": httpx.Timeout(self._read_timeout, connect=connect).as_dict()}
         try:
             target = httpx.URL(url)
             if address is not None:
-                # TLS and the server see the name. One request a connection: httpx would use it for any name there.
+                # TLS and the server get the name. The connection is closed after the request: httpx would reuse it for
+                # any name at this address.
                 headers = {**headers, "Host": target.netloc.decode("ascii"), "Connection": "close"}
                 extensions["sni_hostname"] = target.raw_host.decode("ascii")
                 target = target.copy_with(host=address)
-            # Not client.build_request, which would add the client's own headers, cookies and auth.
+            # client.build_request would add the client's own headers, cookies and auth.
             return httpx.Request("GET", target, headers=headers, extensions=extensions)
         except (httpx.InvalidURL, UnicodeError):
-            raise refused(f"{redact(url)} is not a URL") from None
+            raise refused_url(f"{redact(url)} is not a URL") from None
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        token = _asking.set(True)
+        token = _is_sending.set(True)
         try:
             return await self._http.send(request, stream=True, auth=None, follow_redirects=False)
         except httpx.RemoteProtocolError as error:
-            # httpx reads the `Location` although it is not to follow it.
+            # httpx parses the `Location` header even if it does not follow redirects.
             if "location header" in str(error):
-                raise refused(f"the URL redirects to something that is not a URL: {redact(error, 200)}") from None
+                raise refused_url(f"the URL redirects to something that is not a URL: {redact(error, 200)}") from None
             raise
         finally:
-            _asking.reset(token)
+            _is_sending.reset(token)
 
 
-def _joined(url: str, location: str) -> str:
-    """Where a redirect leads."""
+def _redirect_target(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise refused(f"the URL {redact(url)} redirects to something that is not a URL") from None
+        raise refused_url(f"the URL {redact(url)} redirects to something that is not a URL") from None
 
 
 def _is_address(host: str) -> bool:
-    """Whether a URL's host is an address, so that nothing is looked up."""
+    """Return whether a URL's host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -180,20 +189,20 @@ def _is_address(host: str) -> bool:
 
 
 def _is_proxied(url: str) -> bool:
-    """Whether a configured proxy connects in our place, by the rules that httpx takes from the environment."""
+    """Return whether httpx sends the request to a proxy, by the environment variables for proxies."""
     parts = urlsplit(url)
     proxies = getproxies()
     return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.netloc)
 
 
 def _check_peer(response: httpx.Response, url: str) -> None:
-    """Refuse an answer from a private address: a name may resolve to another one than when it was checked."""
-    stream = response.extensions.get("network_stream")
-    peer = stream.get_extra_info("server_addr") if stream is not None else None
+    """Refuse a response from a private address, whatever the name resolved to."""
+    connection = response.extensions.get("network_stream")
+    peer = connection.get_extra_info("server_addr") if connection is not None else None
     if peer and not is_public_address(str(peer[0])):
-        raise refused(f"the URL {redact(url)} leads to the private address {peer[0]}")
+        raise refused_url(f"the URL {redact(url)} leads to the private address {peer[0]}")
 
 
-def refused(message: str, status: int | None = None) -> VideoUrlRefusedError:
-    """The error of a URL that is not followed, or that its host refuses. The video is paid for."""
+def refused_url(message: str, status: int | None = None) -> VideoUrlRefusedError:
+    """Return the error for a URL that is not allowed, or that its host refuses. The video is already paid for."""
     return VideoUrlRefusedError(message, http_status=status, credits_spent="yes")

@@ -1,4 +1,4 @@
-"""The index of an mp4, as far as it says where the media are: `moov`, and the `moof` of fragments (14496-12)."""
+"""Parses the index of an mp4 to find its media data: `moov`, and the `moof` of fragments (ISO/IEC 14496-12)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from itertools import chain, pairwise
 from prefect_loova.errors import IncompleteVideoError
 
 MAX_BOXES = 100_000
-"""The most boxes that a file may have at its top level, and that a box may hold."""
+"""The most boxes at the top level of a file, and inside a box."""
 
 
 @dataclass
 class _Track:
-    """One `trak` box: how its samples lie in the file."""
+    """One `trak` box: where its samples are in the file."""
 
     track_id: int
     timescale: int
@@ -32,7 +32,7 @@ class _Track:
     is_turned: bool = False
 
     @classmethod
-    def read(cls, data: memoryview) -> _Track:
+    def parse(cls, data: memoryview) -> _Track:
         trak = _children(data)
         mdia = _children(_one(trak, "mdia"))
         stbl = _children(_one(_children(_one(mdia, "minf")), "stbl"))
@@ -58,7 +58,7 @@ class _Track:
         return cls(track_id, timescale, duration, width, height, offsets, sizes, constant, runs, _is_turned(tkhd))
 
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """Where each chunk of samples begins, and its size in bytes."""
+        """Yield offset and size of each chunk of samples, in bytes."""
         sample = 0
         firsts = self.runs[::3]
         firsts.append(len(self.offsets) + 1)
@@ -70,25 +70,25 @@ class _Track:
 
 @dataclass
 class Movie:
-    """A `moov` box, and what the fragments after it add."""
+    """A `moov` box, and the fragments after it."""
 
     duration_seconds: float
     video: _Track
     tracks: list[_Track]
     may_have_fragments: bool
     defaults: dict[int, tuple[int, int]]
-    """Of the samples of a track in fragments: duration in ticks and size in bytes."""
+    """Default duration (in ticks) and size (in bytes) of samples in fragments, by track id."""
     ticks: int
     fragments: int = 0
     runs: list[tuple[int, int, bool]] = field(default_factory=list)
-    """Of each run of samples in fragments: where it begins, its size in bytes, and whether it begins just there, or in
-    the next media data box."""
+    """Each run of samples in fragments: its offset, its size in bytes, and whether the offset is exact. If it is not,
+    the run is in the next media data box."""
 
     @classmethod
-    def read(cls, data: memoryview) -> Movie:
-        """Read the payload of a `moov` box."""
+    def parse(cls, data: memoryview) -> Movie:
+        """Parse the payload of a `moov` box."""
         moov = _children(data)
-        tracks = [_Track.read(trak) for trak in moov.get("trak", [])]
+        tracks = [_Track.parse(trak) for trak in moov.get("trak", [])]
         video = next((track for track in tracks if track.width and track.height), None)
         if video is None:
             raise ValueError("no video track")
@@ -102,14 +102,14 @@ class Movie:
         return cls(duration / timescale, video, tracks, "mvex" in moov, defaults, indexed)
 
     def add_fragment(self, data: memoryview, begin: int, end: int) -> None:
-        """Count the length of one `moof` box's video, and note where its media should be.
+        """Add the duration of a `moof` box, and the places where its media should be.
 
         Args:
             data: The box's payload.
-            begin: Where the box begins in the file.
-            end: Where it ends.
+            begin: The offset of the box in the file.
+            end: The offset behind the box.
         """
-        after = begin  # of the media of the track before
+        after = begin  # the end of the media of the track before
         for traf in map(_children, _children(data).get("traf", [])):
             tfhd = _one(traf, "tfhd")
             flags, track_id = struct.unpack_from(">II", tfhd)
@@ -124,11 +124,11 @@ class Movie:
                 (size,) = struct.unpack_from(">I", tfhd, at + 4 * bool(flags & 0x8))
             length, after = 0, base
             for trun in traf.get("trun", []):
-                run = _ChunkRun.read(trun, duration, size)
+                run = _SampleRun.parse(trun, duration, size)
                 length += run.length
                 after = after if run.offset is None else base + run.offset
                 if run.size:
-                    # Without an offset, some writers mean the media data box behind this one.
+                    # Without an offset, some writers mean the media data box after this one.
                     inside = begin <= after < end
                     self.runs.append((end if inside else after, run.size, not inside))
                 after += run.size
@@ -144,30 +144,30 @@ class Movie:
         self.duration_seconds = self.ticks / self.video.timescale
 
     def check_media(self, media: list[tuple[int, int]]) -> None:
-        """All samples must lie inside one of the media data boxes, given as (begin, end)."""
+        """Raise `IncompleteVideoError` unless all samples are inside the media data boxes, given as (begin, end)."""
         if not self.fragments and not self.video.offsets:
-            raise not_whole("the moov box lists no media of the video track, and there are no fragments")
+            raise incomplete("the moov box lists no media of the video track, and there are no fragments")
         begins = [begin for begin, _ in media]
         chunks = ((offset, size, True) for track in self.tracks for offset, size in track.chunks())
-        for offset, size, is_there in chain(chunks, self.runs):
-            box = bisect_right(begins, offset) - 1 if is_there else bisect_left(begins, offset)
-            if not is_there and box < len(media):
+        for offset, size, is_exact in chain(chunks, self.runs):
+            box = bisect_right(begins, offset) - 1 if is_exact else bisect_left(begins, offset)
+            if not is_exact and box < len(media):
                 offset = begins[box]  # noqa: PLW2901
             if not 0 <= box < len(media) or offset + max(size, 1) > media[box][1]:
-                raise not_whole(f"media that should be at bytes {offset} to {offset + size} is not in the file")
+                raise incomplete(f"media that should be at bytes {offset} to {offset + size} is not in the file")
 
 
 @dataclass(frozen=True)
-class _ChunkRun:
-    """One `trun` box: samples that lie side by side."""
+class _SampleRun:
+    """One `trun` box: a run of adjacent samples."""
 
     offset: int | None
     length: int
     size: int
 
     @classmethod
-    def read(cls, trun: memoryview, duration: int, size: int) -> _ChunkRun:
-        """Read it, with the duration and the size of samples for which it says none."""
+    def parse(cls, trun: memoryview, duration: int, size: int) -> _SampleRun:
+        """Parse a box. Duration and size are the defaults of its samples."""
         flags, count = struct.unpack_from(">II", trun)
         (offset,) = struct.unpack_from(">i", trun, 8) if flags & 0x1 else (None,)
         fields = (flags & 0xF00).bit_count()
@@ -178,7 +178,7 @@ class _ChunkRun:
 
 
 def compact_sizes(stz2: memoryview) -> array[int]:
-    """The sizes of an `stz2` box, which takes 4, 8 or 16 bits for each."""
+    """Return the sizes in an `stz2` box, of 4, 8 or 16 bits each."""
     bits, count = stz2[7], struct.unpack_from(">I", stz2, 8)[0]
     if bits == 16:
         return array("I", _numbers(stz2, 12, count, "H"))
@@ -191,8 +191,8 @@ def compact_sizes(stz2: memoryview) -> array[int]:
 
 
 def _children(data: memoryview) -> dict[str, list[memoryview]]:
-    """The payloads of the boxes that fill a box, by their type."""
-    found: dict[str, list[memoryview]] = {}
+    """Return the payloads of all boxes in a box, by type."""
+    children: dict[str, list[memoryview]] = {}
     count = 0
     while any(data[:8]):  # QuickTime ends some lists with zeros
         count += 1
@@ -202,9 +202,9 @@ def _children(data: memoryview) -> dict[str, list[memoryview]]:
             (size,), header = struct.unpack_from(">Q", data, 8), 16
         if size < header or size > len(data) or count > MAX_BOXES:
             raise ValueError(f"a {name_of(kind)} box in it has the impossible size {size}")
-        found.setdefault(name_of(kind), []).append(data[header:size])
+        children.setdefault(name_of(kind), []).append(data[header:size])
         data = data[size:]
-    return found
+    return children
 
 
 def _one(boxes: dict[str, list[memoryview]], kind: str) -> memoryview:
@@ -214,7 +214,7 @@ def _one(boxes: dict[str, list[memoryview]], kind: str) -> memoryview:
 
 
 def _times(header: memoryview) -> tuple[int, int]:
-    """Timescale and duration of an `mvhd` or `mdhd` box."""
+    """Return timescale and duration of an `mvhd` or `mdhd` box."""
     timescale, duration = struct.unpack_from(">IQ", header, 20) if header[0] else struct.unpack_from(">II", header, 12)
     if not timescale:
         raise ValueError("a timescale of 0")
@@ -222,7 +222,7 @@ def _times(header: memoryview) -> tuple[int, int]:
 
 
 def _is_turned(tkhd: memoryview) -> bool:
-    """Whether the matrix of a track turns its picture by a quarter."""
+    """Return whether the matrix of a track rotates its picture by a quarter turn."""
     at = 52 if tkhd[0] else 40
     if len(tkhd) < at + 20:
         return False
@@ -231,7 +231,7 @@ def _is_turned(tkhd: memoryview) -> bool:
 
 
 def _table(data: memoryview, at: int, code: str, width: int = 1) -> array[int]:
-    """The numbers of a table whose count of entries stands at an offset."""
+    """Return the numbers of a table whose count of entries is at an offset."""
     (count,) = struct.unpack_from(">I", data, at)
     return _numbers(data, at + 4, count * width, code)
 
@@ -248,10 +248,10 @@ def _numbers(data: memoryview, start: int, count: int, code: str) -> array[int]:
 
 
 def name_of(kind: bytes | None) -> str:
-    """A box's type as text."""
+    """Return a box type as text."""
     return (kind or b"").decode("latin-1")
 
 
-def not_whole(message: str) -> IncompleteVideoError:
-    """The error of a file that is not whole. The video is paid for."""
+def incomplete(message: str) -> IncompleteVideoError:
+    """Return the error for a file that is not a whole mp4. The video is already paid for."""
     return IncompleteVideoError(f"not a whole mp4: {message}", credits_spent="yes")

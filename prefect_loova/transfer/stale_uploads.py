@@ -1,4 +1,4 @@
-"""What an earlier copy to a key left behind in S3, aborted."""
+"""Aborts the multipart uploads that earlier copies left behind in S3."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALWAYS_EVEN_ABORT = frozenset({"RequestPayer", "ExpectedBucketOwner"})
-"""The upload options that every request needs, also one that aborts."""
+"""The upload options that every request needs, even an abort."""
 
 ABORT_SECONDS = 120.0
-"""How long it may take to find and abort the uploads of one key, in seconds."""
+"""How long finding and aborting the uploads of one key may take, in seconds."""
 
-_TRY_AGAIN = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
+_RETRYABLE = frozenset({"NoSuchUpload", "InvalidPart", "BadDigest", "XAmzContentSHA256Mismatch"})
 _DENIED = frozenset({401, 403, 405, 501})
 _MAY_NOT_LIST = frozenset({"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"})
 
@@ -38,19 +38,21 @@ async def abort_uploads(
     keep: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Abort what an earlier copy to this key left behind; only for whoever holds the lease of saving it.
+    """Abort the unfinished uploads of a key. Only the holder of the lease for saving it may call this.
+
+    An upload without a known id is found only if the credentials may list uploads. If S3 denies an abort, the upload is
+    logged and left: it costs storage, but must not stop a good video from being saved.
 
     Args:
         s3: A boto3 S3 client.
         bucket: The bucket's name.
-        key: The object's key; uploads of other keys are never touched.
-        upload_id: An upload that is known, from the expired lease.
-        keep: An upload to leave alone.
+        key: The object's key. Uploads of other keys are not touched.
+        upload_id: A known upload, from the expired lease.
+        keep: An upload to keep.
         options: The `options` of the target.
 
     Returns:
-        How many uploads were aborted. Uploads nobody noted are found only where listing them is permitted. One that may
-        not be aborted is logged and left: it costs storage, but it must not keep a good video out of the bucket.
+        How many uploads were aborted.
 
     Raises:
         StorageError: S3 cannot be reached, or fails.
@@ -61,7 +63,7 @@ async def abort_uploads(
         ids = {upload_id} if upload_id else set()
         try:
             for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key, **common):
-                ids |= {found["UploadId"] for found in page.get("Uploads", []) if found["Key"] == key}
+                ids |= {upload["UploadId"] for upload in page.get("Uploads", []) if upload["Key"] == key}
         except ClientError as error:
             if code_of(error) not in _MAY_NOT_LIST:
                 raise
@@ -70,11 +72,11 @@ async def abort_uploads(
     try:
         return await run_uncancelled(call_s3(abort_all, seconds=ABORT_SECONDS))
     except S3_ERRORS as error:
-        raise failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
+        raise s3_failure(error, f"s3://{bucket}/{key}", s3, "AbortMultipartUpload") from None
 
 
 def abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: dict[str, Any]) -> int:
-    """Abort uploads that may be gone already; returns how many were not. Logs those that may not be aborted."""
+    """Abort uploads. Return how many still existed. Logs those that S3 refuses to abort."""
     aborted = 0
     for upload_id in upload_ids:
         try:
@@ -83,8 +85,8 @@ def abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: di
         except ClientError as error:
             if status_of(error) in _DENIED and code_of(error) != "NoSuchUpload":
                 log.warning(
-                    "an unfinished upload of s3://%s/%s was left behind: S3 refuses to abort it (%s); it needs "
-                    "s3:AbortMultipartUpload, or a lifecycle rule that aborts incomplete uploads",
+                    "an unfinished upload of s3://%s/%s was left behind: S3 refuses to abort it (%s). Allow "
+                    "s3:AbortMultipartUpload, or add a lifecycle rule that aborts incomplete uploads",
                     bucket,
                     key,
                     code_of(error),
@@ -94,9 +96,9 @@ def abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: di
     return aborted
 
 
-def failure(error: Exception, uri: str, s3: S3Client, operation: str = "") -> StorageError:
-    """What S3 answered. The video is paid for by now, and a lost upload or a corrupted part is worth another try."""
-    answer = storage_error(error, uri, s3, operation)
-    answer.credits_spent = "yes"
-    answer.transient = answer.transient or code_of(error) in _TRY_AGAIN
-    return answer
+def s3_failure(error: Exception, uri: str, s3: S3Client, operation: str) -> StorageError:
+    """Return a `StorageError` for a paid video. A lost upload or a corrupted part counts as transient."""
+    failure = storage_error(error, uri, s3, operation)
+    failure.credits_spent = "yes"
+    failure.transient = failure.transient or code_of(error) in _RETRYABLE
+    return failure

@@ -1,4 +1,4 @@
-"""One object written to S3 from front to back, in a few buffers of memory, and there whole or not at all (boto3)."""
+"""Writes one object to S3 from front to back, in bounded memory (boto3). It appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.store.calls import CALL_SECONDS, THREADS, call_s3
 from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of
-from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, failure
+from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, s3_failure
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,19 +33,19 @@ MAX_PARTS = 10_000
 """The most parts that S3 allows in one upload."""
 
 IN_FLIGHT = 3
-"""How many parts are sent at a time; one more is filled meanwhile."""
+"""How many parts are sent at a time. One more is filled meanwhile."""
 
 CLOSE_SECONDS = 10.0
-"""How long parts on their way are awaited before their upload is aborted."""
+"""How long to wait for parts in flight before the upload is aborted, in seconds."""
 
 SEND_SECONDS = 600.0
-"""How long one part, or the request that makes the object appear, may take, in seconds."""
+"""How long a part, or the request that makes the object appear, may take, in seconds."""
 
 SETTLE_TRIES = 5
-"""How often S3 is asked whether an upload whose outcome is unknown was completed."""
+"""How often to ask S3 whether an upload with an unknown outcome was completed."""
 
 COMMIT_TRIES = 4
-"""How often the last request is sent where S3 refuses it because of an object that is there, or of a race."""
+"""How often to send the last request if S3 refuses it because of another object or a race."""
 
 _SMALL = frozenset({"create_multipart_upload", "head_object"})
 _ALWAYS = ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
@@ -55,13 +55,13 @@ _CONDITION_FAILED = frozenset({409, 412})
 
 @dataclass(frozen=True)
 class Target:
-    """Where a video goes.
+    """The object to write.
 
     Args:
         bucket: The bucket's name.
         key: The object's key.
         metadata: The object's metadata, in ASCII.
-        options: boto3's `ExtraArgs` of an upload: SSE-KMS, tags, storage class.
+        options: boto3's `ExtraArgs` for an upload: SSE-KMS, tags, storage class.
     """
 
     bucket: str
@@ -71,13 +71,18 @@ class Target:
 
 
 class Upload:
-    """One object that is written to S3 from front to back: in one piece if it fits into a part, else in parts.
+    """Writes one object to S3: in one request if it fits into a part, else as a multipart upload.
 
-    `commit` is the only way by which it appears in the bucket; `close` clears away whatever is there without it.
+    The object appears only with `commit`. Without it, `close` aborts the upload.
 
-    The last request is conditional: it makes an object where there is none, or replaces the very object that was seen
-    there while the caller still had the right to save. So a request that is held up, or a worker that was stopped,
-    changes nothing in the bucket after another worker has saved.
+    The last request is conditional. It creates an object, or replaces exactly the object that was seen while the caller
+    still had the right to save. So a delayed request, or a worker that was stopped for a while, changes nothing after
+    another worker has saved.
+
+    Attributes:
+        part_bytes: The size of a part. Set it before the first `write`.
+        expected: The size of the object in bytes, if it is known. Set it before the first `write`.
+        size: The bytes written so far.
     """
 
     def __init__(
@@ -105,29 +110,29 @@ class Upload:
         self._object["Metadata"] = {**self._object.get("Metadata", {}), **target.metadata, "copy-id": self._copy_id}
         self._common = {name: value for name, value in target.options.items() if name in ALWAYS_EVEN_ABORT}
         self._always = {name: value for name, value in target.options.items() if name in _ALWAYS}
-        # The user's client says so where a server (R2, Ceph, an older MinIO) does not know them.
+        # Users set this on their client for servers without checksums (R2, Ceph, an older MinIO).
         self._checksums = getattr(s3.meta.config, "request_checksum_calculation", None) != "when_required"
         self._full_checksum = False
         self._upload_id: str | None = None
-        self._may_have_twin = False
+        self._may_have_duplicate = False
         self._committed = False
         self._buffer = bytearray()
         self._filled = 0
-        self._buffers = 0
-        self._free: asyncio.Queue[bytearray] = asyncio.Queue()
-        self._count = 0
+        self._buffer_count = 0
+        self._free_buffers: asyncio.Queue[bytearray] = asyncio.Queue()
+        self._part_count = 0
         self._parts: dict[int, dict[str, Any]] = {}
         self._sending: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._calls: set[Future[Any]] = set()
 
     @property
     def crc32(self) -> str:
-        """The CRC-32 of everything written, as S3 writes it."""
+        """Return the CRC-32 of all bytes written, in base64 as S3 shows it."""
         return _base64(self._crc.to_bytes(4, "big"))
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes; waits while all buffers are full."""
+        """Write the next bytes. Waits while all buffers are full."""
         self._crc = zlib.crc32(chunk, self._crc)
         self.size += len(chunk)
         view = memoryview(chunk)
@@ -136,17 +141,17 @@ class Upload:
                 if self._filled:
                     await self._send_part()
                 self._buffer, self._filled = await self._empty_buffer(), 0
-            taken = view[: len(self._buffer) - self._filled]
-            memoryview(self._buffer)[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            view = view[len(taken) :]
+            piece = view[: len(self._buffer) - self._filled]
+            memoryview(self._buffer)[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            view = view[len(piece) :]
 
     async def commit(self) -> None:
-        """Make the object appear, whole. Until its last request this can be cancelled.
+        """Send the rest and make the object appear. It can be cancelled until its last request.
 
         Raises:
-            StorageError: S3 does not take it; the object is as it was before.
-            Exception: What `on_commit` raises; the object is as it was before.
+            StorageError: S3 does not accept it. An earlier object is unchanged.
+            Exception: `on_commit` raised it. An earlier object is unchanged.
         """
         del self._buffer[self._filled :]
         if self._upload_id is not None:
@@ -156,33 +161,33 @@ class Upload:
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:
-        """Stop what still runs, and abort the upload unless it was committed; logs what does not work."""
+        """Cancel the parts in flight, and abort the upload unless it was committed. Logs failures."""
         for task in self._sending:
             task.cancel()
-        # A part that arrives after the abort may be kept, and cost money: those on their way are awaited for a while.
+        # A part that arrives after the abort may stay and cost money. So wait for the parts in flight.
         await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
         await asyncio.gather(*self._sending, return_exceptions=True)
         if self._committed:
             return
-        place = self._target.bucket, self._target.key
+        bucket, key = self._target.bucket, self._target.key
         try:
-            if self._may_have_twin:
-                await abort_uploads(self._s3, *place, self._upload_id, options=self._target.options)
+            if self._may_have_duplicate:
+                await abort_uploads(self._s3, bucket, key, self._upload_id, options=self._target.options)
             elif self._upload_id is not None:
-                await call_s3(partial(abort, self._s3, *place, {self._upload_id}, self._common), seconds=ABORT_SECONDS)
+                abort_this = partial(abort, self._s3, bucket, key, {self._upload_id}, self._common)
+                await call_s3(abort_this, seconds=ABORT_SECONDS)
         except StorageError as error:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
-            problem = failure(error, self._uri, self._s3, "AbortMultipartUpload")
-            log.warning("an unfinished upload was left behind: %s", problem)
+            log.warning("an unfinished upload was left behind: %s", self._failure(error, "AbortMultipartUpload"))
 
     async def _empty_buffer(self) -> bytearray:
         self._raise_failures()
-        if self._buffers <= IN_FLIGHT:
-            self._buffers += 1
-            left = (self.expected or 0) - self._count * self.part_bytes
+        if self._buffer_count <= IN_FLIGHT:
+            self._buffer_count += 1
+            left = (self.expected or 0) - self._part_count * self.part_bytes
             return bytearray(min(left, self.part_bytes) if left > 0 else self.part_bytes)
-        buffer = await self._free.get()
+        buffer = await self._free_buffers.get()
         self._raise_failures()
         return buffer
 
@@ -197,51 +202,51 @@ class Upload:
             try:
                 await self._on_upload(str(self._upload_id))
             except BaseException:
-                # The caller's lease may be lost: what else is there of this key may be another worker's by now.
-                self._may_have_twin = False
+                # The caller may have lost its lease. Another upload to this key may be another worker's by now.
+                self._may_have_duplicate = False
                 raise
-            if self._may_have_twin:
+            if self._may_have_duplicate:
                 await abort_uploads(
                     self._s3, self._target.bucket, self._target.key, keep=self._upload_id, options=self._target.options
                 )
-        self._count += 1
-        self._sending.add(asyncio.create_task(self._part(self._count, self._buffer)))
+        self._part_count += 1
+        self._sending.add(asyncio.create_task(self._upload_part(self._part_count, self._buffer)))
 
-    async def _part(self, number: int, body: bytearray) -> None:
+    async def _upload_part(self, number: int, body: bytearray) -> None:
         try:
-            answer = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
+            response = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
         except S3_ERRORS as error:
-            raise failure(error, self._uri, self._s3, "UploadPart") from None
+            raise self._failure(error, "UploadPart") from None
         finally:
-            self._free.put_nowait(body)
+            self._free_buffers.put_nowait(body)
         known = ("ETag", "ChecksumCRC32")
-        self._parts[number] = {"PartNumber": number} | {name: answer[name] for name in known if name in answer}
+        self._parts[number] = {"PartNumber": number} | {name: response[name] for name in known if name in response}
 
     async def _create(self) -> None:
-        """Begin a multipart upload, with a checksum of the whole object if the server can."""
-        wanted = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-        self._may_have_twin = True  # until S3 has answered the first request with the upload's id
+        """Create a multipart upload, with a checksum of the whole object if the server supports it."""
+        checksum = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        # boto3 may repeat the request by itself: then S3 holds two uploads, and only one id is known.
+        self._may_have_duplicate = True
         try:
-            answer = await self._call("create_multipart_upload", **self._object, **(wanted if self._checksums else {}))
+            response = await self._call_with_checksum("create_multipart_upload", checksum, **self._object)
         except S3_ERRORS as error:
-            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
-                raise failure(error, self._uri, self._s3, "CreateMultipartUpload") from None
-            self._checksums = False
-            return await self._create()
-        self._upload_id = answer.get("UploadId")
+            raise self._failure(error, "CreateMultipartUpload") from None
+        self._upload_id = response.get("UploadId")
         if self._upload_id is None:
             where = endpoint_of(None, self._s3, "CreateMultipartUpload")
-            raise StorageError(f"{self._uri}: S3's answer names no upload{where}", transient=True, credits_spent="yes")
-        self._full_checksum = answer.get("ChecksumType") == "FULL_OBJECT"
-        self._may_have_twin = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            message = f"{self._uri}: S3 returned no upload id{where}"
+            raise StorageError(message, transient=True, credits_spent="yes")
+        self._full_checksum = response.get("ChecksumType") == "FULL_OBJECT"
+        self._may_have_duplicate = response["ResponseMetadata"].get("RetryAttempts", 0) > 0
 
     async def _finish(self) -> None:
+        """Send the last request until S3 holds this object, or refuses it."""
         operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
         condition = {"IfNoneMatch": "*"}
         for attempt in range(COMMIT_TRIES):
             code, where = "", endpoint_of(None, self._s3, operation)
             problem = StorageError(
-                f"{self._uri}: S3 did not confirm what was sent, and does not hold it{where}",
+                f"{self._uri}: S3 did not confirm the object and does not hold it{where}",
                 transient=True,
                 credits_spent="yes",
             )
@@ -249,83 +254,89 @@ class Upload:
                 if await (self._put(condition) if self._upload_id is None else self._complete(condition)):
                     break
             except S3_ERRORS as error:
-                problem, code = failure(error, self._uri, self._s3, operation), code_of(error)
-            # boto3 repeats by itself: what it saw last need not be what the first request did.
-            found = await self._found(problem)
-            if found is not None and found["Metadata"].get("copy-id") == self._copy_id:
-                if found["ContentLength"] == self.size:
+                problem, code = self._failure(error, operation), code_of(error)
+            # boto3 may have repeated the request: an earlier one may have succeeded.
+            stored = await self._head_object(problem)
+            if stored is not None and stored["Metadata"].get("copy-id") == self._copy_id:
+                if stored["ContentLength"] == self.size:
                     break
                 raise problem
             if problem.http_status not in _CONDITION_FAILED and code not in ("NoSuchKey", "NoSuchUpload"):
                 raise problem
-            # As long as the caller has the right to save, no record names the object that is there.
+            # While the caller has the right to save, no record names the object that is there.
             await self._on_commit()
             if code == "NoSuchUpload" or attempt + 1 == COMMIT_TRIES:
                 raise problem
             log.warning("%s: replacing an object that no job record names", self._uri)
             await self._sleep(backoff(attempt))
-            if found is not None and not found.get("ETag"):
+            if stored is not None and not stored.get("ETag"):
                 raise problem
-            condition = {"IfNoneMatch": "*"} if found is None else {"IfMatch": found["ETag"]}
+            condition = {"IfNoneMatch": "*"} if stored is None else {"IfMatch": stored["ETag"]}
         self._committed = True
 
     async def _put(self, condition: dict[str, str]) -> bool:
-        """Put the object; tells whether S3 confirmed it. Something between may say 200 by itself, without an ETag."""
-        try:
-            whole = {"ChecksumCRC32": self.crc32} if self._checksums else {}
-            answer = await self._call("put_object", **self._object, **whole, **condition, Body=self._buffer)
-        except S3_ERRORS as error:
-            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
-                raise
-            self._checksums = False
-            return await self._put(condition)
-        return bool(answer.get("ETag"))
+        """Put the object. Return whether S3 confirmed it: a proxy may return 200 by itself, without an ETag."""
+        checksum = {"ChecksumCRC32": self.crc32}
+        response = await self._call_with_checksum(
+            "put_object", checksum, **self._object, **condition, Body=self._buffer
+        )
+        return bool(response.get("ETag"))
 
     async def _complete(self, condition: dict[str, str]) -> bool:
-        """Complete the upload; tells whether S3 confirmed the checksum of the whole, and so the length.
+        """Complete the upload. Return whether S3 confirmed the checksum of the whole object, and so its length.
 
-        Where the server knows no condition here, the fence is the abort by whoever takes the lease over.
+        Some servers support no condition here. Then the worker that takes over the lease aborts this upload.
         """
-        whole = {}
+        checksum = {}
         if self._full_checksum:
-            whole = {"ChecksumCRC32": self.crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
+            checksum = {"ChecksumCRC32": self.crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
         parts = [self._parts[number] for number in sorted(self._parts)]
         try:
-            answer = await self._call(
+            response = await self._call(
                 "complete_multipart_upload",
                 UploadId=self._upload_id,
                 MultipartUpload={"Parts": parts},
-                **whole,
+                **checksum,
                 **condition,
             )
         except S3_ERRORS as error:
             if not condition or code_of(error) not in _UNKNOWN_PARAMETER:
                 raise
             return await self._complete({})
-        return bool(answer.get("ChecksumCRC32") == self.crc32)
+        return bool(response.get("ChecksumCRC32") == self.crc32)
 
-    async def _found(self, problem: StorageError) -> Any:
-        """The object that is there as S3 shows it, or None where there is none; raises `problem` if nothing tells."""
+    async def _head_object(self, problem: StorageError) -> Any:
+        """Return the head of the stored object, or None without one. Raise `problem` if S3 does not say."""
         for attempt in range(SETTLE_TRIES):
             try:
                 return await self._call("head_object")
             except S3_ERRORS as error:
-                answer = failure(error, self._uri, self._s3, "HeadObject")
-                if answer.http_status == 404:
+                head_problem = self._failure(error, "HeadObject")
+                if head_problem.http_status == 404:
                     return None
-                if not answer.transient:
+                if not head_problem.transient:
                     raise problem from None
                 await self._sleep(backoff(attempt))
         problem.transient = True
         raise problem
 
+    async def _call_with_checksum(self, method: str, checksum: dict[str, str], **arguments: Any) -> Any:
+        """Call S3 with a checksum, and once more without if the server does not support it."""
+        try:
+            return await self._call(method, **arguments, **(checksum if self._checksums else {}))
+        except S3_ERRORS as error:
+            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
+                raise
+            self._checksums = False
+            return await self._call(method, **arguments)
+
     async def _call(self, method: str, **arguments: Any) -> Any:
-        """One request to S3, in a thread of this upload."""
+        """Call S3 in a thread."""
         arguments = {"Bucket": self._target.bucket, "Key": self._target.key, **self._always, **arguments}
         seconds = CALL_SECONDS if method in _SMALL else SEND_SECONDS
         limit = asyncio.timeout(seconds)
         try:
-            async with self._turns, limit:
+            async with self._slots, limit:
                 future = THREADS.submit(self._send, getattr(self._s3, method), arguments)
                 self._calls.add(future)
                 future.add_done_callback(self._calls.discard)
@@ -336,12 +347,16 @@ class Upload:
             raise ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
 
     def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Call boto3, with a checksum of the body if the arguments have none."""
         body = arguments.get("Body")
         if body is None or "ChecksumCRC32" in arguments:
             return operation(**arguments)
         if self._checksums:
             return operation(**arguments, ChecksumCRC32=_base64(zlib.crc32(body).to_bytes(4, "big")))
         return operation(**arguments, ContentMD5=_base64(hashlib.md5(body, usedforsecurity=False).digest()))
+
+    def _failure(self, error: Exception, operation: str) -> StorageError:
+        return s3_failure(error, self._uri, self._s3, operation)
 
 
 def _base64(digest: bytes) -> str:

@@ -400,7 +400,7 @@ async def test_a_transfer_that_breaks_again_and_again_ends_after_a_bounded_numbe
 ) -> None:
     cutting = [reply.but(cut=1)] if reply.cut == 6_000_000 and reply.etag and reply.ranges else []
     async with VideoHost(reply, *cutting) as host:
-        with pytest.raises(TransferError, match="again and again") as caught:
+        with pytest.raises(TransferError, match="too many requests failed in a row") as caught:
             await store.copy(host.url())
     assert caught.value.may_retry and caught.value.credits_spent == "yes" and "c0ffee" not in str(caught.value)
     assert 4 <= len(host.asked) <= 8 and len(store.waited) >= 2
@@ -425,7 +425,7 @@ async def test_a_url_that_expires_in_the_middle_is_refused_so_that_a_fresh_one_i
         (Reply(status=404), VideoUrlRefusedError, "HTTP 404"),
         (Reply(status=410), VideoUrlRefusedError, "HTTP 410"),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), IncompleteVideoError, "text/html, not a video"),
-        (Reply(b"<!doctype html><p>no"), IncompleteVideoError, "does not begin as an mp4"),
+        (Reply(b"<!doctype html><p>no"), IncompleteVideoError, "does not start like an mp4"),
         (Reply(b""), IncompleteVideoError, "the file is empty"),
         (Reply(b"", chunked=True), IncompleteVideoError, "the file is empty"),
         (Reply(rendered().replace(b"moov", b"free")), IncompleteVideoError, "no moov box"),

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +163,28 @@ async def test_nothing_of_the_clients_own_is_sent_to_the_host_or_behind_a_redire
         assert request.headers["accept-encoding"] == "identity"
 
 
+LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
+
+
+def test_an_import_does_not_change_the_loggers_of_httpx() -> None:
+    script = (
+        "import logging, prefect_loova.transfer.copy, prefect_loova.jobs.save\n"
+        f"print([name for name in {LOGGERS} if logging.getLogger(name).filters])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+async def test_downloads_add_one_filter_which_leaves_other_requests_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        assert await read(redirects()) == b"video"
+    assert {len(logging.getLogger(name).filters) for name in LOGGERS} == {1}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(redirects())) as http:
+        await http.get(f"{PUBLIC}/another?query=1")
+    assert "another?query=1" in caplog.text and "c0ffee" not in caplog.text
+
+
 async def test_no_signature_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     await read(redirects(f"{PUBLIC}/1?X-Amz-Signature=c0ffee"))
@@ -183,9 +207,9 @@ async def test_no_token_of_a_redirect_reaches_the_log(
         with contextlib.suppress(TransferError):
             assert b"".join([chunk async for chunk in download.chunks()]) == b"video"
     assert "receive_response_headers.complete" in caplog.text
-    told = [record.getMessage() for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
-    assert not [line for line in told if "token=" in line or "auth_key" in line or "CloudFront" in line]
-    assert not [line for line in told if "c0ffee" in line and "HTTP Request" not in line]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
+    assert not [line for line in lines if "token=" in line or "auth_key" in line or "CloudFront" in line]
+    assert not [line for line in lines if "c0ffee" in line and "HTTP Request" not in line]
 
 
 @pytest.mark.parametrize(
@@ -285,13 +309,15 @@ async def test_an_error_of_the_moment_is_tried_again_a_bounded_number_of_times(s
     answers = [httpx.Response(status), httpx.Response(status, headers={"Retry-After": "100000"})]
     left = [*answers, httpx.Response(200, stream=httpx.ByteStream(b"video"))]
     assert await read(lambda _: left.pop(0)) == b"video"
-    with pytest.raises(TransferError, match=f"byte 0, again and again; the last time with HTTP {status}") as caught:
+    with pytest.raises(
+        TransferError, match=f"at byte 0: too many requests failed in a row, the last one with HTTP {status}"
+    ) as caught:
         await read(lambda _: httpx.Response(status))
     assert type(caught.value) is TransferError
 
 
 async def test_a_host_that_cannot_be_found_is_tried_again_and_named() -> None:
-    with pytest.raises(TransferError, match="again and again") as caught:
+    with pytest.raises(TransferError, match="too many requests failed in a row") as caught:
         await read(redirects(), "https://no-such-host.invalid/v?s=c0ffee")
     assert "c0ffee" not in str(caught.value)
 
