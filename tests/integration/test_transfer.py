@@ -166,16 +166,14 @@ async def test_the_object_has_type_metadata_and_the_options_of_its_target(store:
         assert tags == [{"Key": "team", "Value": "video"}]
 
 
-async def test_an_option_that_s3_does_not_know_is_named(store: Store) -> None:
+async def test_an_unknown_upload_option_is_named(store: Store) -> None:
     async with VideoHost(Reply(rendered())) as host:
         with pytest.raises(StorageError, match="Colour") as caught:
             await store.copy(host.url(), target=store.target(Colour="red"))
     assert not caught.value.transient and store.is_clean()
 
 
-async def test_the_server_keeps_the_checksum_of_the_whole_object_where_it_can(
-    store: Store, s3_server: S3Server
-) -> None:
+async def test_the_server_keeps_the_checksum_of_the_whole_object_if_it_can(store: Store, s3_server: S3Server) -> None:
     if s3_server.name == "moto":
         pytest.skip("moto computes no checksums")
     video = long_video(LONG)
@@ -185,7 +183,7 @@ async def test_the_server_keeps_the_checksum_of_the_whole_object_where_it_can(
     assert head["ChecksumCRC32"] == copied.crc32 and head["ChecksumType"] == "FULL_OBJECT"
 
 
-async def test_a_client_without_checksums_copies_as_well(store: Store, s3_server: S3Server) -> None:
+async def test_a_client_without_checksums_copies_too(store: Store, s3_server: S3Server) -> None:
     store.s3 = s3_server.client(Config(request_checksum_calculation="when_required"))
     sent: list[str] = []
     for operation in ("PutObject", "UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload"):
@@ -231,7 +229,7 @@ async def test_the_minimal_policy_is_enough(store: Store, bucket: Bucket, size: 
 @pytest.mark.parametrize(
     "tags", [{"etag": ETAG}, {"last_modified": "Tue, 24 Nov 2026 09:00:00 GMT"}, {"etag": ETAG, "chunked": True}]
 )
-async def test_a_cut_transfer_goes_on_where_it_broke_off(store: Store, tags: dict[str, Any]) -> None:
+async def test_a_cut_transfer_resumes_where_it_stopped(store: Store, tags: dict[str, Any]) -> None:
     video = long_video(LONG)
     whole = Reply(video, **tags)
     cuts = [whole.but(cut=at) for at in (3_000_000, 1, 6_000_000)]
@@ -243,7 +241,7 @@ async def test_a_cut_transfer_goes_on_where_it_broke_off(store: Store, tags: dic
     assert store.content() == video and len(store.uploads) == 1 and store.has_no_uploads()
 
 
-async def test_a_stalled_transfer_goes_on_over_a_new_connection(store: Store) -> None:
+async def test_a_stalled_transfer_resumes_over_a_new_connection(store: Store) -> None:
     video = long_video(LONG)
     async with VideoHost(Reply(video, etag=ETAG, stall=7_000_000), Reply(video, etag=ETAG)) as host:
         assert is_copy_of(video, await store.copy(host.url(), read_timeout=0.3))
@@ -261,7 +259,7 @@ async def test_a_stalled_transfer_goes_on_over_a_new_connection(store: Store) ->
     ],
     ids=["another ETag", "a weak ETag", "no validator", "a date of this very second", "the same ETag, another length"],
 )
-async def test_two_contents_are_never_mixed(
+async def test_two_versions_are_never_mixed(
     store: Store, first: dict[str, Any], second: dict[str, Any], requests: int
 ) -> None:
     video = long_video(LONG)
@@ -282,7 +280,7 @@ async def test_two_contents_are_never_mixed(
         {"ETag": '"other"'},
     ],
 )
-async def test_a_range_that_is_not_what_was_asked_for_starts_the_copy_over(store: Store, lie: dict[str, str]) -> None:
+async def test_a_range_other_than_the_requested_one_starts_the_copy_over(store: Store, lie: dict[str, str]) -> None:
     video = long_video(LONG)
     whole = Reply(video, etag=ETAG)
     async with VideoHost(whole.but(cut=6_000_000), whole.but(headers=lie), whole) as host:
@@ -325,9 +323,7 @@ async def test_a_part_that_bears_another_etag_or_date_is_never_spliced(
 
 
 @pytest.mark.parametrize("tags", [{"etag": ETAG}, {"last_modified": FIRST}])
-async def test_a_download_that_breaks_again_and_again_with_progress_goes_on_to_its_end(
-    store: Store, tags: dict[str, Any]
-) -> None:
+async def test_a_download_that_breaks_repeatedly_but_progresses_completes(store: Store, tags: dict[str, Any]) -> None:
     video = long_video(LONG)
     async with VideoHost(Reply(video, **tags, cut=LONG // 13)) as host:
         host.replies = [*host.replies * 13, Reply(video, **tags)]
@@ -345,7 +341,7 @@ async def test_a_download_that_breaks_again_and_again_with_progress_goes_on_to_i
     ],
     ids=["single bytes", "single bytes in chunks", "20,000 bytes a second", "a head that drips"],
 )
-async def test_a_host_that_is_too_slow_is_given_up_soon(store: Store, slow: Reply) -> None:
+async def test_a_host_that_is_too_slow_ends_the_copy_soon(store: Store, slow: Reply) -> None:
     began = time.monotonic()
     async with VideoHost(slow) as host:
         with pytest.raises(TransferError, match="too slow") as caught:
@@ -395,7 +391,7 @@ async def test_a_host_without_ranges_is_read_from_the_start_again(store: Store) 
     ],
     ids=["resumable", "no validator", "no byte at all", "no ranges", "fewer bytes than announced", "always 503"],
 )
-async def test_a_transfer_that_breaks_again_and_again_ends_after_a_bounded_number_of_tries(
+async def test_a_transfer_that_breaks_repeatedly_ends_after_a_bounded_number_of_tries(
     store: Store, reply: Reply
 ) -> None:
     cutting = [reply.but(cut=1)] if reply.cut == 6_000_000 and reply.etag and reply.ranges else []
@@ -407,7 +403,7 @@ async def test_a_transfer_that_breaks_again_and_again_ends_after_a_bounded_numbe
     assert store.is_clean()
 
 
-async def test_a_url_that_expires_in_the_middle_is_refused_so_that_a_fresh_one_is_asked_for(store: Store) -> None:
+async def test_a_url_that_expires_during_the_transfer_is_refused(store: Store) -> None:
     async with VideoHost(Reply(long_video(LONG), etag=ETAG, cut=6_000_000), Reply(status=403)) as host:
         with pytest.raises(VideoUrlRefusedError, match="403"):
             await store.copy(host.url())
@@ -443,7 +439,7 @@ async def test_a_url_that_expires_in_the_middle_is_refused_so_that_a_fresh_one_i
         (Reply(rendered(), headers={"Content-Encoding": "gzip"}), VideoUrlRefusedError, "Content-Encoding"),
     ],
 )
-async def test_what_is_not_a_whole_video_never_becomes_an_object_nor_replaces_one(
+async def test_an_incomplete_video_never_becomes_or_replaces_an_object(
     store: Store, reply: Reply, error: type[TransferError], message: str
 ) -> None:
     store.s3.put_object(Bucket=store.bucket, Key=KEY, Body=b"what was there before")
@@ -476,7 +472,7 @@ async def test_a_video_over_the_bound_is_refused_early(store: Store, chunked: bo
     assert store.is_clean()
 
 
-async def test_a_video_of_exactly_the_bound_is_fine(store: Store) -> None:
+async def test_a_video_of_exactly_the_bound_is_accepted(store: Store) -> None:
     async with VideoHost(Reply(long_video(LONG), chunked=True)) as host:
         assert (await store.copy(host.url(), max_bytes=LONG)).size_bytes == LONG
 
@@ -497,7 +493,7 @@ async def test_redirects_over_the_wire(store: Store, count: int) -> None:
         assert set(asked.headers) == {"host", "accept", "accept-encoding", "user-agent"}
 
 
-async def test_loopback_is_refused_where_the_api_is_public(store: Store) -> None:
+async def test_loopback_is_refused_if_the_api_is_public(store: Store) -> None:
     async with VideoHost(Reply(rendered())) as host:
         for url in (host.url(), host.url().replace("http:", "https:")):
             with pytest.raises(VideoUrlRefusedError):
@@ -519,7 +515,7 @@ async def test_a_copy_that_takes_too_long_ends_and_leaves_nothing(store: Store) 
 @pytest.mark.parametrize(
     "error", [LOST, server_error("any"), server_error("any", "NoSuchUpload", 404)], ids=["lost", "500", "404"]
 )
-async def test_a_lost_answer_to_the_last_request_is_looked_up(
+async def test_a_lost_response_to_the_last_request_is_resolved_by_a_head_request(
     store: Store, monkeypatch: pytest.MonkeyPatch, size: int | None, error: Exception
 ) -> None:
     video = long_video(size) if size else rendered()
@@ -531,7 +527,7 @@ async def test_a_lost_answer_to_the_last_request_is_looked_up(
 
 
 @pytest.mark.parametrize("applied", [True, False])
-async def test_an_answer_that_confirms_nothing_is_not_believed(
+async def test_a_response_without_confirmation_is_not_accepted(
     store: Store, monkeypatch: pytest.MonkeyPatch, applied: bool
 ) -> None:
     real = store.s3.put_object
@@ -552,7 +548,7 @@ async def test_an_answer_that_confirms_nothing_is_not_believed(
 
 
 @pytest.mark.parametrize("size", [None, LONG])
-async def test_another_object_of_the_same_size_is_not_taken_for_ours(
+async def test_another_object_of_the_same_size_does_not_count_as_ours(
     store: Store, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
     video = long_video(size) if size else rendered()
@@ -595,7 +591,7 @@ async def test_a_missing_bucket_is_named(store: Store) -> None:
                 await store.copy(host.url(), target=Target("no-such-bucket", KEY))
 
 
-async def test_a_failing_abort_does_not_hide_what_went_wrong(
+async def test_a_failing_abort_does_not_hide_the_first_error(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store.s3, "abort_multipart_upload", failing(lambda: None, applied=False, error=LOST))
@@ -622,7 +618,7 @@ async def test_a_corrupted_body_is_refused_by_the_server(store: Store, s3_server
     assert caught.value.transient and store.is_clean()
 
 
-async def test_parts_put_together_wrongly_are_refused_by_the_checksum_of_the_whole(
+async def test_wrongly_combined_parts_are_refused_by_the_checksum_of_the_whole_object(
     store: Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if s3_server.name == "moto":
@@ -642,7 +638,7 @@ async def test_parts_put_together_wrongly_are_refused_by_the_checksum_of_the_who
 
 
 @pytest.mark.parametrize("callback", ["on_upload", "on_commit"])
-async def test_what_a_callback_raises_ends_the_copy(store: Store, callback: str) -> None:
+async def test_an_exception_of_a_callback_ends_the_copy(store: Store, callback: str) -> None:
     async def lose_the_lease(*_: object) -> None:
         raise KeyError("taken over")
 
@@ -652,7 +648,7 @@ async def test_what_a_callback_raises_ends_the_copy(store: Store, callback: str)
     assert store.is_clean()
 
 
-async def test_the_upload_id_is_told_before_any_part_is_sent(store: Store) -> None:
+async def test_the_upload_id_is_passed_on_before_any_part_is_sent(store: Store) -> None:
     parts: list[int] = []
 
     async def on_upload(upload_id: str) -> None:
@@ -695,7 +691,7 @@ async def test_a_second_cancellation_does_not_skip_the_abort(store: Store, monke
     assert store.is_clean()
 
 
-async def test_an_upload_that_begins_while_the_copy_is_cancelled_is_aborted_without_a_list(
+async def test_an_upload_created_during_a_cancellation_is_aborted_without_a_list(
     store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin, store.s3 = store.s3, bucket.limited_client
@@ -717,7 +713,7 @@ async def test_an_upload_that_begins_while_the_copy_is_cancelled_is_aborted_with
     assert store.uploads == [] and store.is_clean()
 
 
-async def test_copies_cancelled_at_any_moment_are_whole_or_leave_nothing(store: Store) -> None:
+async def test_a_copy_cancelled_at_any_moment_is_whole_or_leaves_nothing(store: Store) -> None:
     video, seeded = long_video(LONG), random.Random(7)
     async with VideoHost(Reply(video)) as host:
         for _ in range(15):
@@ -735,7 +731,7 @@ async def test_copies_cancelled_at_any_moment_are_whole_or_leave_nothing(store: 
                 store.s3.delete_object(Bucket=store.bucket, Key=KEY)
 
 
-async def test_a_twin_of_the_upload_that_boto3s_own_retry_made_is_aborted(
+async def test_a_duplicate_upload_created_by_a_retry_of_boto3_is_aborted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = store.s3.create_multipart_upload
@@ -765,7 +761,7 @@ async def test_leftovers_of_exactly_this_key_are_aborted(store: Store) -> None:
     assert sorted(upload["Key"] for upload in left) == sorted(keys[2:])
 
 
-async def test_a_known_leftover_is_aborted_where_listing_is_not_permitted(
+async def test_a_known_leftover_is_aborted_without_permission_to_list(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = store.s3.create_multipart_upload(Bucket=store.bucket, Key=KEY)["UploadId"]
@@ -780,13 +776,13 @@ async def test_a_known_leftover_is_aborted_where_listing_is_not_permitted(
     assert store.has_no_uploads()
 
 
-async def test_an_upload_that_is_gone_already_is_no_error(store: Store) -> None:
+async def test_an_upload_that_is_already_gone_is_not_an_error(store: Store) -> None:
     known = store.s3.create_multipart_upload(Bucket=store.bucket, Key=KEY)["UploadId"]
     store.s3.abort_multipart_upload(Bucket=store.bucket, Key=KEY, UploadId=known)
     await abort_uploads(store.s3, store.bucket, KEY, known)
 
 
-async def test_an_s3_server_that_is_away_is_said(s3_server: S3Server) -> None:
+async def test_an_unreachable_s3_server_is_named(s3_server: S3Server) -> None:
     away: Any = boto3.client(
         "s3",
         endpoint_url="http://127.0.0.1:9",

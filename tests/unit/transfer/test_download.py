@@ -91,7 +91,7 @@ async def test_a_fourth_redirect_is_refused() -> None:
         "file:///etc/passwd?s=c0ffee",
     ],
 )
-async def test_only_public_https_addresses_are_asked_at_first_and_after_a_redirect(url: str) -> None:
+async def test_only_public_https_addresses_get_a_request_at_first_and_after_a_redirect(url: str) -> None:
     asked: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -107,11 +107,11 @@ async def test_only_public_https_addresses_are_asked_at_first_and_after_a_redire
         assert caught.value.credits_spent == "yes"
 
 
-async def test_private_addresses_and_http_are_fine_where_the_api_is_private() -> None:
+async def test_private_addresses_and_http_are_allowed_if_the_api_is_private() -> None:
     assert await read(redirects("http://10.1.2.3/v", "http://localhost:1/v"), "http://127.0.0.1/v", allow_private=True)
 
 
-async def test_a_name_that_turns_out_to_lead_to_a_private_peer_is_refused() -> None:
+async def test_a_response_from_a_private_peer_is_refused() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, stream=httpx.ByteStream(b"secret"), extensions={"network_stream": Peer("10.0.0.7")})
 
@@ -120,12 +120,12 @@ async def test_a_name_that_turns_out_to_lead_to_a_private_peer_is_refused() -> N
     assert await read(handler, allow_private=True) == b"secret"
 
 
-async def test_a_public_peer_is_fine() -> None:
+async def test_a_response_from_a_public_peer_is_read() -> None:
     stream = {"network_stream": Peer("93.184.216.34")}
     assert await read(lambda _: httpx.Response(200, stream=httpx.ByteStream(b"video"), extensions=stream)) == b"video"
 
 
-async def test_behind_a_configured_proxy_addresses_are_the_proxys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_behind_a_configured_proxy_addresses_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     stream = {"network_stream": Peer("10.0.0.7")}
     assert (
@@ -141,7 +141,7 @@ async def test_behind_a_configured_proxy_addresses_are_the_proxys_business(monke
         await read(redirects(), "http://host.invalid/v")
 
 
-async def test_nothing_of_the_clients_own_is_sent_to_the_host_or_behind_a_redirect() -> None:
+async def test_the_clients_headers_cookies_and_auth_are_never_sent() -> None:
     asked: list[httpx.Request] = []
     follow = redirects(f"{PUBLIC}/1", "https://93.184.216.35/2")
 
@@ -217,14 +217,14 @@ async def test_no_token_of_a_redirect_reaches_the_log(
     ["https://[bad", "https://[::1", "https://a..b/v", f"https://{'a' * 64}.test/v", "https://host:port/v"],
 )
 @pytest.mark.parametrize("at_first", [True, False], ids=["the URL", "a redirect"])
-async def test_what_is_no_url_is_refused_in_words(location: str, at_first: bool) -> None:
+async def test_an_invalid_url_is_refused_without_its_query_in_the_message(location: str, at_first: bool) -> None:
     url = f"{location}?s=c0ffee"
     with pytest.raises(VideoUrlRefusedError, match="URL") as caught:
         await read(redirects(url), *([url] if at_first else []))
     assert "c0ffee" not in str(caught.value)
 
 
-async def test_a_redirect_over_the_wire_to_what_is_no_url_is_refused_at_once() -> None:
+async def test_a_redirect_over_the_wire_to_an_invalid_url_is_refused_at_once() -> None:
     redirect = Reply(status=302, headers={"Location": "https://[bad?s=c0ffee"})
     async with VideoHost(redirect) as host, httpx.AsyncClient() as http:
         download = Download(host.url("/v"), http, allow_private=True, max_bytes=10**6)
@@ -248,7 +248,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
-async def test_a_name_that_leads_elsewhere_after_it_was_checked_is_asked_where_it_was_checked(
+async def test_a_request_goes_to_the_checked_address_even_if_the_name_now_resolves_to_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with VideoHost(Reply(b"a secret of the house")) as host:
@@ -270,7 +270,7 @@ async def test_a_name_with_any_private_address_is_refused(monkeypatch: pytest.Mo
         await read(redirects(), "https://rebound.test/v")
 
 
-async def test_a_name_is_asked_at_each_of_its_addresses_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_address_of_a_name_is_tried_until_one_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, ["93.184.216.34", "2606:4700::1111", "93.184.216.35"])
     asked: list[httpx.Request] = []
 
@@ -290,7 +290,7 @@ async def test_a_name_is_asked_at_each_of_its_addresses_until_one_answers(monkey
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 400, 304, 204, 206, 300])
-async def test_a_refusal_is_not_tried_again(status: int) -> None:
+async def test_a_refusal_is_not_retried(status: int) -> None:
     asked: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -305,7 +305,7 @@ async def test_a_refusal_is_not_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 425])
-async def test_an_error_of_the_moment_is_tried_again_a_bounded_number_of_times(status: int) -> None:
+async def test_a_transient_error_is_retried_a_bounded_number_of_times(status: int) -> None:
     answers = [httpx.Response(status), httpx.Response(status, headers={"Retry-After": "100000"})]
     left = [*answers, httpx.Response(200, stream=httpx.ByteStream(b"video"))]
     assert await read(lambda _: left.pop(0)) == b"video"
@@ -316,7 +316,7 @@ async def test_an_error_of_the_moment_is_tried_again_a_bounded_number_of_times(s
     assert type(caught.value) is TransferError
 
 
-async def test_a_host_that_cannot_be_found_is_tried_again_and_named() -> None:
+async def test_a_host_that_does_not_resolve_is_retried_and_named() -> None:
     with pytest.raises(TransferError, match="too many requests failed in a row") as caught:
         await read(redirects(), "https://no-such-host.invalid/v?s=c0ffee")
     assert "c0ffee" not in str(caught.value)
@@ -336,12 +336,12 @@ async def test_a_content_encoding_is_refused() -> None:
         await read(lambda _: answer)
 
 
-async def test_a_redirect_to_nowhere_is_refused() -> None:
+async def test_a_redirect_without_a_location_is_refused() -> None:
     with pytest.raises(VideoUrlRefusedError, match="HTTP 302"):
         await read(lambda _: httpx.Response(302))
 
 
-async def test_a_transport_that_ends_early_without_a_word_is_not_believed() -> None:
+async def test_a_body_shorter_than_announced_is_not_accepted() -> None:
     left = [b"vid", b"video"]
 
     def handler(_: httpx.Request) -> httpx.Response:
@@ -355,6 +355,6 @@ async def test_a_transport_that_ends_early_without_a_word_is_not_believed() -> N
         )
 
 
-async def test_a_transport_that_delivers_more_than_announced_is_not_believed() -> None:
+async def test_a_body_longer_than_announced_is_not_accepted() -> None:
     with pytest.raises(IncompleteVideoError, match="more bytes than it announced"):
         await read(lambda _: httpx.Response(200, headers={"Content-Length": "3"}, stream=httpx.ByteStream(b"video")))

@@ -59,7 +59,7 @@ def without_inner(video: bytes, kind: bytes) -> bytes:
 
 
 @each_layout
-def test_a_whole_video_passes_with_what_its_index_says(movflags: str) -> None:
+def test_a_whole_video_passes_with_the_facts_of_its_index(movflags: str) -> None:
     facts = check(rendered(movflags))
     assert (facts.width, facts.height) == (320, 180)
     assert facts.duration_seconds == pytest.approx(1.0, abs=0.05)
@@ -117,7 +117,7 @@ def test_a_flipped_bit_in_the_size_of_any_box_is_refused(movflags: str) -> None:
 
 @each_layout
 @given(noise=st.binary(min_size=1, max_size=40))
-def test_noise_behind_the_last_box_is_refused(movflags: str, noise: bytes) -> None:
+def test_noise_after_the_last_box_is_refused(movflags: str, noise: bytes) -> None:
     with pytest.raises(IncompleteVideoError):
         check(rendered(movflags), noise)
 
@@ -163,7 +163,7 @@ def test_media_that_the_index_points_to_must_be_in_the_media_data() -> None:
             check(broken)
 
 
-def test_a_size_of_64_bits_and_media_that_lasts_to_the_end_are_whole_and_their_prefixes_are_not() -> None:
+def test_a_64_bit_size_and_media_up_to_the_end_are_whole_and_their_prefixes_are_not() -> None:
     fast = rendered("faststart")
     (_, begin, end) = boxes(fast)[-1]
     media = fast[begin + 8 : end]
@@ -181,14 +181,14 @@ def test_a_size_of_64_bits_and_media_that_lasts_to_the_end_are_whole_and_their_p
             check(video[: begin + 4])
 
 
-def test_room_in_front_of_the_ftyp_box_and_unknown_boxes_are_tolerated() -> None:
+def test_padding_before_the_ftyp_box_and_unknown_boxes_are_accepted() -> None:
     tail = rendered() + box(b"uuid", b"x" * 20) + box(b"\xa9xyz", b"y") + box(b"free")
     assert check(tail).width == 320
     fragments = rendered("frag_keyframe+empty_moov")
     assert check(box(b"free", b"room") + fragments).fragmented
 
 
-def test_fragments_without_their_own_index_are_whole_where_the_length_is_known() -> None:
+def test_fragments_without_an_index_are_whole_if_the_length_is_known() -> None:
     cut = without(rendered("frag_keyframe+empty_moov"), b"mfra")
     assert check(cut, length_is_known=True).fragmented
 
@@ -233,7 +233,7 @@ WAYS: dict[str, tuple[int, bytes, list[bytes]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_samples_of_a_fragment_are_found_in_each_way_to_say_where_they_are(way: str) -> None:
+def test_samples_of_a_fragment_are_found_for_each_kind_of_offset(way: str) -> None:
     flags, tfhd, runs = WAYS[way]
     before = without(rendered("frag_keyframe+empty_moov"), b"mfra")
     length = len(a_fragment(flags=flags, tfhd=tfhd, runs=runs))
@@ -248,7 +248,7 @@ def test_samples_of_a_fragment_are_found_in_each_way_to_say_where_they_are(way: 
             check(before, fragment, box(b"mdat", bytes(size)), length_is_known=True)
 
 
-def test_compact_sizes_of_samples_are_read_so_that_a_file_cut_in_its_media_is_refused() -> None:
+def test_a_file_with_compact_sample_sizes_that_is_cut_in_its_media_is_refused() -> None:
     fast = rendered("faststart")
     (_, begin, _) = boxes(fast)[-1]
     compact, at = fast, 0
@@ -298,14 +298,14 @@ def test_the_number_of_boxes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(st.binary(max_size=300))
-def test_nothing_but_the_one_error_is_raised_for_any_bytes(noise: bytes) -> None:
+def test_any_bytes_raise_only_the_one_error(noise: bytes) -> None:
     with pytest.raises(IncompleteVideoError):
         check(noise)
 
 
 @each_layout
 @given(data=st.data())
-def test_nothing_but_the_one_error_is_raised_for_a_damaged_index(movflags: str, data: st.DataObject) -> None:
+def test_a_damaged_index_raises_only_the_one_error(movflags: str, data: st.DataObject) -> None:
     video = bytearray(rendered(movflags))
     index = [span for kind, *span in boxes(bytes(video)) if kind in (b"moov", b"moof")]
     begin, end = data.draw(st.sampled_from(index))
