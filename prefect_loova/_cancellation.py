@@ -1,8 +1,8 @@
-"""Cancellation, where work must not be left half done and where tasks run side by side.
+"""Delay a cancellation until some work has ended, and run tasks in a group.
 
-anyio, by which Prefect's `timeout_seconds` cancels, cancels a task again in each turn of the event loop until the task
-leaves the cancelled scope. A loop that only waits once more would use a whole processor, so what waits here does so
-under a shield.
+Prefect's `timeout_seconds` cancels through anyio, which cancels a task again in each iteration of the event loop until
+the task leaves the cancelled scope. A loop that only waits again would use a whole CPU, so this module waits in a
+shielded scope.
 """
 
 from __future__ import annotations
@@ -19,32 +19,29 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def _nothing() -> None:
-    return None
-
-
-async def run_uncancelled(work: Coroutine[Any, Any, T], when_cancelled: Callable[[], None] = _nothing) -> T:
-    """Await something that must not be left half done; a cancellation meanwhile is raised when it has ended.
+async def run_uncancelled(work: Coroutine[Any, Any, T], when_cancelled: Callable[[], None] | None = None) -> T:
+    """Run work that must not be interrupted and return its result. A cancellation is raised after the work has ended.
 
     Args:
-        work: What is awaited. It runs in a task of its own.
-        when_cancelled: Called at once when the cancellation comes.
+        work: The coroutine. It runs in its own task.
+        when_cancelled: Called immediately when a cancellation arrives.
     """
-    running = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({running})
+        await asyncio.wait({task})
     except asyncio.CancelledError:
-        when_cancelled()
+        if when_cancelled is not None:
+            when_cancelled()
         with CancelScope(shield=True):
-            while not running.done():
+            while not task.done():
                 try:
-                    await asyncio.wait({running})
+                    await asyncio.wait({task})
                 except asyncio.CancelledError:
-                    continue  # asyncio's own cancellations come once each; the shield keeps anyio's out
-        if not running.cancelled() and running.exception():
-            log.warning("failed after a cancellation: %s", running.exception())
+                    continue  # asyncio cancels once per call of cancel(); the shield blocks anyio's cancellations
+        if not task.cancelled() and task.exception():
+            log.warning("failed after a cancellation: %s", task.exception())
         raise
-    return running.result()
+    return task.result()
 
 
 class _Group(asyncio.TaskGroup):
@@ -61,9 +58,9 @@ class _Group(asyncio.TaskGroup):
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """As `asyncio.TaskGroup`, but the first error comes out as itself, and the wait for cancelled tasks is shielded.
+    """Run tasks like `asyncio.TaskGroup`, but raise the first error itself, and shield the wait for cancelled tasks.
 
-    A signal strikes in whichever task runs, and Prefect knows its exception by the type.
+    Prefect recognises the exception of a signal by its type, and a signal is raised in any of the tasks.
     """
     try:
         with CancelScope() as scope:

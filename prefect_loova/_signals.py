@@ -1,7 +1,7 @@
-"""SIGTERM, held back while a paid submit is on its way.
+"""Defer SIGTERM while a paid submit waits for its answer.
 
-Prefect turns SIGTERM into an exception that leaves the event loop at once: the answer to a submit would be lost, and
-the job in doubt. Kubernetes waits 30 seconds before it kills; an answer takes one or two.
+Prefect raises an exception on SIGTERM that leaves the event loop immediately. The answer to a submit would be lost, and
+the job in doubt. An answer takes one or two seconds; Kubernetes waits 30 seconds before it kills a process.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_waiting: list[Callable[[], None]] = []
-_came: list[bool] = []
-_before: Any = None
+_callbacks: list[Callable[[], None]] = []
+_pending: list[bool] = []
+_previous_handler: Any = None
 
 
-def _hold_back(_signal: int, _frame: FrameType | None) -> None:
-    _came.append(True)
-    for stop in list(_waiting):
+def _defer(_signal: int, _frame: FrameType | None) -> None:
+    _pending.append(True)
+    for stop in list(_callbacks):
         stop()
 
 
 @contextmanager
 def defer_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """Handle a SIGTERM after the block instead of in the middle of it; several blocks may overlap.
+    """Handle a SIGTERM after the block instead of within it. Blocks may overlap.
 
-    Off the main thread, where Python lets nobody handle signals, this does nothing.
+    Only the main thread can handle signals in Python. In other threads this does nothing.
 
     Args:
-        stop: Called at once when the signal comes, so that what was not begun is not begun any more.
+        stop: Called immediately when the signal arrives, to prevent work that has not started.
     """
-    global _before  # noqa: PLW0603
+    global _previous_handler  # noqa: PLW0603
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if not _waiting:
-        _before = signal.signal(signal.SIGTERM, _hold_back)
-    _waiting.append(stop)
-    if _came:
+    if not _callbacks:
+        _previous_handler = signal.signal(signal.SIGTERM, _defer)
+    _callbacks.append(stop)
+    if _pending:
         stop()
     try:
         yield
     finally:
-        _waiting.remove(stop)
-        if not _waiting and signal.getsignal(signal.SIGTERM) is _hold_back:
-            # Prefect may have put a handler of its own in our place meanwhile: then it is the one to stay.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if _before is None else _before)
-        if not _waiting and _came:
-            _came.clear()
+        _callbacks.remove(stop)
+        if not _callbacks and signal.getsignal(signal.SIGTERM) is _defer:
+            # If Prefect replaced this handler within the block, Prefect's handler stays.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if _previous_handler is None else _previous_handler)
+        if not _callbacks and _pending:
+            _pending.clear()
             signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""When to ask next: arithmetic on seconds, without I/O, the clock passed in."""
+"""Poll intervals, deadlines and retry delays, in seconds. No I/O; the caller passes the clock."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 Clock = Callable[[], float]
-"""Seconds that never go back, as `time.monotonic` counts them."""
+"""Returns seconds that never decrease, like `time.monotonic`."""
 
 
 @dataclass(frozen=True)
 class PollSchedule:
-    """Ask often at first and ever less often, in proportion to the time already waited.
+    """Poll often at first, and then less often in proportion to the time already waited.
 
-    With the defaults a generation of 3 h takes about 90 polls, and one of 10 minutes is noticed after 15 s on average.
-    Loova's guidance is about once a minute, for minutes to 3 hours (get-task-status).
+    With the defaults, a generation of 3 hours takes about 90 polls, and the end of one of 10 minutes is noticed after
+    15 s on average. Loova recommends about one poll a minute, for minutes to 3 hours (get-task-status).
 
     Args:
         first: The longest pause at the start, in seconds.
-        growth: The share of the time waited that a pause may last.
-        jitter: The largest share by which chance shortens a pause; it never lengthens one.
+        growth: The longest pause as a fraction of the time already waited, if that is longer than `first`.
+        jitter: The largest fraction by which a pause is shortened at random. A pause is never lengthened.
     """
 
     first: float = 20.0
@@ -31,14 +31,14 @@ class PollSchedule:
     jitter: float = 0.5
 
     def pause(self, waited: float, chance: float | None = None) -> float:
-        """The seconds until the next poll, after `waited` seconds; `chance` is between 0 and 1."""
+        """Return the seconds until the next poll, after `waited` seconds. `chance` is a random number from 0 to 1."""
         chance = random.random() if chance is None else chance  # noqa: S311
         return max(self.first, self.growth * waited) * (1 - self.jitter * chance)
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point on one monotonic clock, `seconds` after it was made."""
+    """A point in time on a monotonic clock, `seconds` after the deadline was created."""
 
     seconds: float
     clock: Clock = time.monotonic
@@ -49,28 +49,28 @@ class Deadline:
 
     @property
     def waited(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the start."""
         return self.clock() - self.started
 
     @property
     def left(self) -> float:
-        """Seconds that are left, at least 0."""
+        """The remaining seconds, at least 0."""
         return max(0.0, self.seconds - self.waited)
 
 
 def backoff(attempt: int, first: float = 0.5, most: float = 20.0, chance: float | None = None) -> float:
-    """The seconds before try `attempt` + 1: doubled each time, bounded, and shortened by chance by up to a half."""
+    """Return the delay before try `attempt` + 1: doubled each time up to `most`, minus a random part up to a half."""
     chance = random.random() if chance is None else chance  # noqa: S311
     return min(most, first * 2.0 ** min(attempt, 30)) * (1 - chance / 2)
 
 
 def retry_after(value: str | None, now: datetime | None = None, most: float = 300.0) -> float | None:
-    """The pause that a `Retry-After` header asks for, in seconds, or None.
+    """Return the seconds that a `Retry-After` header asks for, or None if it is missing or invalid.
 
     Args:
-        value: Seconds or an HTTP date, as RFC 9110 allows.
-        now: The time to count a date from.
-        most: The longest pause that is granted, in seconds.
+        value: The header: seconds or an HTTP date (RFC 9110).
+        now: The current time, for a date.
+        most: The longest pause to return, in seconds.
     """
     if value is None:
         return None
