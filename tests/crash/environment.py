@@ -84,9 +84,9 @@ class Run:
 
     result: dict[str, Any]
     requests: int
-    harmed: bool
+    disturbed: bool
     """Whether anything was done to it, or something of an earlier run was still under way when it began; a server that
-    takes a second on a machine without a breath to spare is harm as well."""
+    takes a second on a busy machine is a fault too."""
 
     @property
     def state(self) -> str:
@@ -203,15 +203,15 @@ class Environment:
         """Where everything of the job is in the bucket."""
         return f"{self.prefix}/{REQUEST.key}/"
 
-    def harm(self, harms: Mapping[Wire, Iterable[NetworkFault]]) -> None:
+    def inject(self, faults: Mapping[Wire, Iterable[NetworkFault]]) -> None:
         """Do this from now on."""
-        for name, some in harms.items():
-            self.proxies[name].harm(*some)
+        for name, some in faults.items():
+            self.proxies[name].inject(*some)
 
-    def heal(self) -> None:
-        """Do no harm any more."""
+    def clear_faults(self) -> None:
+        """Remove all faults."""
         for proxy in self.proxies.values():
-            proxy.heal()
+            proxy.clear_faults()
 
     def run(self, **others: Any) -> Run:
         """Run the command once."""
@@ -236,7 +236,7 @@ class Environment:
         """Run the command with nothing done to it, a person's decision first; again where the machine was too slow."""
         run = self.run(decision=decision)
         for _ in range(3):
-            if run.state in ("saved", "in_doubt") or not run.harmed:
+            if run.state in ("saved", "in_doubt") or not run.disturbed:
                 break
             run = self.run()
             if run.state == "in_doubt" and decision:

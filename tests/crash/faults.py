@@ -1,4 +1,4 @@
-"""All that is done to a request: each kind of harm, on each wire where the invariants can hold."""
+"""The network faults of the crash tests: each kind of fault, on each wire where the invariants can hold."""
 
 from __future__ import annotations
 
@@ -76,27 +76,27 @@ ONLY_POLL = [
 ]
 
 
-def harms_at(wire: Wire, request: Seen, server: str) -> list[NetworkFault]:
+def faults_at(wire: Wire, request: Seen, server: str) -> list[NetworkFault]:
     """What can be done to one request. moto checks no checksum of what it is sent, SeaweedFS does."""
     line = f"{request.method} {request.path}"
-    harms = BROKEN + ANSWERED + CUT
+    faults = BROKEN + ANSWERED + CUT
     if re.search(_MAY_BE_LATE, line):
         # By its place among those that may be late: a run that is harmed need not send all requests in the same order.
-        harms = harms + [replace(harm, matching=_MAY_BE_LATE) for harm in LATE]
+        faults = faults + [replace(fault, matching=_MAY_BE_LATE) for fault in LATE]
     else:
-        harms = harms + [harm for harm in LATE if harm.when == "after"]
+        faults = faults + [fault for fault in LATE if fault.when == "after"]
     if not line.startswith("DELETE"):
-        harms = harms + LYING
+        faults = faults + LYING
     if wire == "s3":
-        harms = harms + CORRUPT + ONLY_S3
+        faults = faults + CORRUPT + ONLY_S3
         if server != "moto" and request.method == "PUT":
-            harms = harms + CORRUPT_UPLOAD
+            faults = faults + CORRUPT_UPLOAD
         if is_complete(request):
-            harms = harms + ONLY_COMPLETE
+            faults = faults + ONLY_COMPLETE
     if wire == "api":
-        harms = harms + (ONLY_SUBMIT if request.method == "POST" else [])
-        harms = harms + (ONLY_POLL if "/tasks" in request.path else [])
-    return harms
+        faults = faults + (ONLY_SUBMIT if request.method == "POST" else [])
+        faults = faults + (ONLY_POLL if "/tasks" in request.path else [])
+    return faults
 
 
 def is_multipart(request: Seen) -> bool:
@@ -119,28 +119,28 @@ def place(wire: Wire, request: Seen) -> str:
     return "object" if whole or is_complete(request) else wire
 
 
-def kind(harm: NetworkFault) -> tuple[object, ...]:
-    """What makes two harms of the same kind, wherever they are done."""
-    status = harm.status if harm.status in (404, 412) else harm.status // 100
-    return harm.what, harm.when, status if harm.what == "answer" else 0, harm.seconds, harm.times
+def kind(fault: NetworkFault) -> tuple[object, ...]:
+    """Return the kind of a fault, which does not depend on the request."""
+    status = fault.status if fault.status in (404, 412) else fault.status // 100
+    return fault.what, fault.when, status if fault.what == "answer" else 0, fault.seconds, fault.times
 
 
 def drawn(chance: random.Random, wire: Wire, server: str) -> NetworkFault:
-    """A harm somewhere in the runs of a job: on which request, for how many in a row, and at which byte."""
-    harms = BROKEN + ANSWERED + CUT + [replace(harm, matching=_MAY_BE_LATE) for harm in LATE]
-    harms = harms + [replace(harm, matching="^(?!DELETE )") for harm in LYING]
+    """Draw a random fault: its request, the number of requests in a row, and its byte."""
+    faults = BROKEN + ANSWERED + CUT + [replace(fault, matching=_MAY_BE_LATE) for fault in LATE]
+    faults = faults + [replace(fault, matching="^(?!DELETE )") for fault in LYING]
     if wire == "s3":
-        harms = harms + CORRUPT + ONLY_S3
+        faults = faults + CORRUPT + ONLY_S3
         if server != "moto":
-            harms = harms + [replace(harm, matching="^PUT ") for harm in CORRUPT_UPLOAD]
-        harms = harms + [replace(harm, matching="^POST .*uploadId=") for harm in ONLY_COMPLETE[:2]]
+            faults = faults + [replace(fault, matching="^PUT ") for fault in CORRUPT_UPLOAD]
+        faults = faults + [replace(fault, matching="^POST .*uploadId=") for fault in ONLY_COMPLETE[:2]]
     if wire == "api":
-        harms = harms + [replace(harm, matching="^POST ") for harm in ONLY_SUBMIT]
-        harms = harms + [replace(harm, matching="^GET .*/tasks") for harm in ONLY_POLL]
-    harm = chance.choice(harms)
-    last = 1 if "POST" in harm.matching else {"api": 6, "s3": 30, "video": 2}[wire]
-    if harm.when in ("mid_request", "mid_reply") and chance.random() < 0.7:
-        harm = replace(harm, at_byte=int(10 ** chance.uniform(0, 4)))
-    if harm.what == "answer" and chance.random() < 0.3:
-        harm = replace(harm, times=chance.randint(2, 4))
-    return replace(harm, at=chance.randint(0, last))
+        faults = faults + [replace(fault, matching="^POST ") for fault in ONLY_SUBMIT]
+        faults = faults + [replace(fault, matching="^GET .*/tasks") for fault in ONLY_POLL]
+    fault = chance.choice(faults)
+    last = 1 if "POST" in fault.matching else {"api": 6, "s3": 30, "video": 2}[wire]
+    if fault.when in ("mid_request", "mid_reply") and chance.random() < 0.7:
+        fault = replace(fault, at_byte=int(10 ** chance.uniform(0, 4)))
+    if fault.what == "answer" and chance.random() < 0.3:
+        fault = replace(fault, times=chance.randint(2, 4))
+    return replace(fault, at=chance.randint(0, last))

@@ -1,4 +1,4 @@
-"""One schedule of harm: a job runs until it ends, and the servers' own books are held against the invariants.
+"""One schedule of faults: a job runs until it ends, and the servers' own books are held against the invariants.
 
 Where it ends in doubt, a person decides by what Loova's books say, and it has to end saved.
 """
@@ -35,7 +35,7 @@ in whole seconds: 65 looks of 0.1 s, and a few requests to clear away an upload.
 class Schedule:
     """What is done on which wire, counted over all runs, to a job whose video has this size."""
 
-    harms: Mapping[Wire, Iterable[NetworkFault]]
+    faults: Mapping[Wire, Iterable[NetworkFault]]
     video_bytes: int | None = None
 
 
@@ -52,14 +52,14 @@ class Outcome:
 
 
 def run_schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, schedule: Schedule) -> Outcome:
-    """Run a job through harm until it ends saved or in doubt, then let a person decide if it is in doubt."""
+    """Run a job with faults until it ends saved or in doubt, then let a person decide if it is in doubt."""
     with Environment(forks, s3, bucket, prefix, schedule.video_bytes) as stage:
-        stage.harm(schedule.harms)
+        stage.inject(schedule.faults)
         run, broken = stage.run(), []
         while not _is_over(stage, run) and len(stage.runs) < MOST_RUNS:
             broken += [f"after run {len(stage.runs)}: {problem}" for problem in _torn_videos(stage)]
             run = stage.run()
-        stage.heal()
+        stage.clear_faults()
         stage.wait_until_quiet()
         broken += broken_invariants(stage, run.state)
         if run.state == "in_doubt" and not broken:
@@ -130,8 +130,8 @@ def broken_invariants(stage: Environment, state: str, attempts: int = 1) -> Iter
     if ledger["totals"]["billed"] > 1:
         yield f"{ledger['totals']['billed']} tasks were billed for one request"
     for number, run in enumerate(stage.runs, 1):
-        if not run.harmed and (run.state not in ("saved", "in_doubt") or run.requests > MOST_REQUESTS_UNHARMED):
-            yield f"run {number} ended {str(run.result)[:300]} after {run.requests} requests, and was not harmed"
+        if not run.disturbed and (run.state not in ("saved", "in_doubt") or run.requests > MOST_REQUESTS_UNHARMED):
+            yield f"run {number} ended {str(run.result)[:300]} after {run.requests} requests, and was not disturbed"
     if state not in ("saved", "in_doubt"):
         yield f"it never ended: {stage.runs[-1].result}"
         return

@@ -1,4 +1,4 @@
-"""Harm at every request boundary of a run, and random schedules of several faults; then the servers' books are checked.
+"""Faults at every request boundary of a run, and random schedules of faults; then the servers' books are checked.
 
 `make test` runs a fixed subset, `make test-crash` all of it.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from tests.crash.conftest import EVERYTHING, SEED
 from tests.crash.environment import ForkServer
-from tests.crash.faults import Wire, drawn, harms_at, is_multipart, kind, place
+from tests.crash.faults import Wire, drawn, faults_at, is_multipart, kind, place
 from tests.crash.schedules import PARTS, Schedule, run_all, run_schedule
 from tests.support.proxy import NetworkFault, Seen
 
@@ -31,11 +31,11 @@ ALWAYS: dict[tuple[object, ...], int] = {
 
 @dataclass(frozen=True)
 class Boundary:
-    """One harm at one request of a run."""
+    """One fault at one request of a run."""
 
     wire: Wire
     place: str
-    harm: NetworkFault
+    fault: NetworkFault
 
 
 def _boundaries(forks: ForkServer, s3_server, video_bytes: int | None) -> dict[Wire, list[Seen]]:
@@ -52,13 +52,13 @@ def test_harm_at_any_request_boundary_pays_once_and_loses_nothing(forks, s3_serv
     for video_bytes in (None, PARTS):
         some = _at_all_boundaries(forks, s3_server, video_bytes)
         some = some if EVERYTHING else _fixed_subset(some, video_bytes, s3_server.name)
-        schedules += [Schedule({one.wire: [one.harm]}, video_bytes) for one in some]
+        schedules += [Schedule({one.wire: [one.fault]}, video_bytes) for one in some]
     states = run_all(forks, s3_server, schedules, SEED, "boundaries")
     assert states["saved"] and states["in_doubt"]
 
 
 def _at_all_boundaries(forks: ForkServer, s3_server, video_bytes: int | None) -> list[Boundary]:
-    """Each kind of harm at each request of an undisturbed run; of a large video's run from its upload on."""
+    """Each kind of fault at each request of an undisturbed run; of a large video's run from its upload on."""
     found = []
     requests = _boundaries(forks, s3_server, video_bytes)
     if video_bytes:  # until then both sizes send the same
@@ -66,25 +66,25 @@ def _at_all_boundaries(forks: ForkServer, s3_server, video_bytes: int | None) ->
     for wire, some in requests.items():
         first = next((at for at, request in enumerate(some) if is_multipart(request)), 0)
         for at in range(first, len(some)):
-            harms = harms_at(wire, some[at], s3_server.name)
-            found += [Boundary(wire, place(wire, some[at]), _at(harm, at, some)) for harm in harms]
+            faults = faults_at(wire, some[at], s3_server.name)
+            found += [Boundary(wire, place(wire, some[at]), _at(fault, at, some)) for fault in faults]
     return found
 
 
-def _at(harm: NetworkFault, at: int, requests: list[Seen]) -> NetworkFault:
-    """The harm at the request with this index: a harm counts the requests that it matches."""
-    before = [one for one in requests[:at] if re.search(harm.matching, f"{one.method} {one.path}")]
-    return replace(harm, at=len(before))
+def _at(fault: NetworkFault, at: int, requests: list[Seen]) -> NetworkFault:
+    """The fault at the request with this index: a fault counts the requests that it matches."""
+    before = [one for one in requests[:at] if re.search(fault.matching, f"{one.method} {one.path}")]
+    return replace(fault, at=len(before))
 
 
 def _fixed_subset(boundaries: list[Boundary], video_bytes: int | None, server: str) -> list[Boundary]:
-    """A fixed choice: half of all kinds of harm at a submit and at a record's write, and a few of the others.
+    """A fixed choice: half of all kinds of fault at a submit and at a record's write, and a few of the others.
 
     The other half is the other server's.
     """
     groups: dict[tuple[object, ...], list[Boundary]] = {}
     for one in boundaries:
-        groups.setdefault((one.place, *kind(one.harm)), []).append(one)
+        groups.setdefault((one.place, *kind(one.fault)), []).append(one)
     always = {name: at for name in groups for start, at in ALWAYS.items() if name[: len(start)] == start}
     names = sorted(set(groups) - set(always), key=str)[server == "moto" :: 2]
     heart = [name for name in names if name[0] in ("submit", "record") and not video_bytes]
@@ -100,9 +100,9 @@ def test_random_schedules_of_several_faults_pay_once_and_lose_nothing(forks, s3_
     chance = random.Random(f"{SEED} {s3_server.name}")
     schedules = []
     for _ in range(RANDOM):
-        harms: dict[Wire, list[NetworkFault]] = {}
+        faults: dict[Wire, list[NetworkFault]] = {}
         for _ in range(chance.randint(2, 5)):
             wire: Wire = chance.choice(["api", "api", "s3", "s3", "s3", "video"])
-            harms.setdefault(wire, []).append(drawn(chance, wire, s3_server.name))
-        schedules.append(Schedule(harms, chance.choice([None, None, None, PARTS])))
+            faults.setdefault(wire, []).append(drawn(chance, wire, s3_server.name))
+        schedules.append(Schedule(faults, chance.choice([None, None, None, PARTS])))
     run_all(forks, s3_server, schedules, SEED, "random schedules")

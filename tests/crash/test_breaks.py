@@ -25,8 +25,8 @@ SECONDS = 300
 """For one run of pytest: a break may make a test wait for ever."""
 
 SEARCH = "tests/unit/jobs/test_protocol_exhaustive.py::test_no_order_of_requests_breaks_a_promise"
-WORKER_AND_COLLECTOR = f"{SEARCH}[a worker and a collector, one harm]"
-TWO_WORKERS = f"{SEARCH}[two workers, one harm]"
+WORKER_AND_COLLECTOR = f"{SEARCH}[a worker and a collector, one fault]"
+TWO_WORKERS = f"{SEARCH}[two workers, one fault]"
 TRANSFER = "tests/integration/test_transfer.py"
 RECORDS = "tests/integration/test_records.py"
 JOBS = "tests/integration/jobs"
@@ -108,8 +108,8 @@ BREAKS = [
     Break(
         "a record that is read back counts as ours without its `write_id`",
         "store/records.py",
-        "seen.record.write_id == record.write_id",
-        "seen.record.key == record.key",
+        "current.record.write_id == record.write_id",
+        "current.record.key == record.key",
         (WORKER_AND_COLLECTOR,),
         "A submits, and the record says claimed",
         always=True,

@@ -96,12 +96,12 @@ def test_where_the_payer_is_killed_the_others_have_its_video_or_are_in_doubt(for
     for number in range(ROUNDS_WITH_A_KILL):
         on_post = NetworkFault(what="kill", when=chance.choice(["before", "after", "mid_reply"]), matching="^POST")
         after_it = NetworkFault(what="kill", when=chance.choice(["before", "after"]), at=chance.randint(0, 8))
-        harm = chance.choice([on_post, after_it, after_it])
-        ended[_round_with_a_kill(forks, s3_server, (bucket, f"kill-{number}"), harm)] += 1
+        fault = chance.choice([on_post, after_it, after_it])
+        ended[_round_with_a_kill(forks, s3_server, (bucket, f"kill-{number}"), fault)] += 1
     print(f"\n{ROUNDS_WITH_A_KILL} rounds on {s3_server.name} whose payer was killed: {dict(ended)}, seed {SEED}")
 
 
-def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], harm: NetworkFault) -> str:
+def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], fault: NetworkFault) -> str:
     """Kill whoever pays, at its submit or at one of its requests to S3 after that; tells how the others ended."""
     with ExitStack() as stack:
         loova = stack.enter_context(a_loova(0.2))
@@ -112,11 +112,11 @@ def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], 
             worker.proxies = {name: stack.enter_context(Proxy(port)) for name, port in ports.items()}
             for proxy in worker.proxies.values():
                 proxy.kill_process(worker.pid.result)
-            _kill_at(worker, harm)
+            _kill_at(worker, fault)
             workers.append(worker)
         urls = [{name: proxy.url for name, proxy in worker.proxies.items()} for worker in workers]
         race(forks, s3, place, urls, workers, times=HASTY, submit_timeout=2)
-        told = f"{place}, {harm}, seed {SEED}"
+        told = f"{place}, {fault}, seed {SEED}"
         results = [worker.result() for worker in workers]
         states = Counter("in_doubt" if one.get("type") == "InDoubtError" else one["state"] for one in results)
         record = json.loads(
@@ -135,13 +135,13 @@ def _round_with_a_kill(forks: ForkServer, s3: S3Server, place: tuple[str, str], 
         return "saved"
 
 
-def _kill_at(worker: Worker, harm: NetworkFault) -> None:
-    if harm.matching:
-        worker.proxies["api"].harm(harm)
+def _kill_at(worker: Worker, fault: NetworkFault) -> None:
+    if fault.matching:
+        worker.proxies["api"].inject(fault)
         return
 
     def arm(line: str) -> None:
         if line.startswith("POST"):
-            worker.proxies["s3"].harm(harm)
+            worker.proxies["s3"].inject(fault)
 
     worker.proxies["api"].watch = arm

@@ -1,4 +1,4 @@
-"""The same harm to real flow runs on a real Prefect server, and kill -9 for that server itself."""
+"""The same faults in real flow runs on a real Prefect server, and kill -9 for that server itself."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server
             NetworkFault(what="drop", when="after"),
         ]
         points = [
-            (wire, NetworkFault(what=harm.what, when=harm.when, at=at))
+            (wire, NetworkFault(what=fault.what, when=fault.when, at=at))
             for wire, seen in outcome.seen.items()
             for at in range(len(seen))
-            for harm in kills
+            for fault in kills
         ]
-    schedules = [Schedule({wire: [harm]}) for wire, harm in points]
+    schedules = [Schedule({wire: [fault]}) for wire, fault in points]
     states = run_all(flow_forks, s3_server, schedules, SEED, "flow schedules", AT_ONCE)
     assert states["saved"] > 0
 

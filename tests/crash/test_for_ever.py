@@ -200,9 +200,9 @@ class Lane:
             clock.pauses = 0
             for name, proxy in self.proxies.items():
                 proxy.watch = lambda line, name=name: seen.append((clock(), f"{name} {line}"))
-            self.proxies[where].harm(replace(ANSWERS[answer], matching=pattern))
+            self.proxies[where].inject(replace(ANSWERS[answer], matching=pattern))
             if step == "broken-parts":
-                self.proxies["s3"].harm(NetworkFault(what="answer", matching="^PUT .*partNumber=", times=FOR_EVER))
+                self.proxies["s3"].inject(NetworkFault(what="answer", matching="^PUT .*partNumber=", times=FOR_EVER))
             try:
                 async with asyncio.timeout(1.5 * MAX_WAIT if clock.speed == 1 else MAX_WAIT + 2 * GRACE):
                     told = _told(await work())
@@ -215,7 +215,7 @@ class Lane:
             finally:
                 for proxy in self.proxies.values():
                     proxy.watch = None
-                    proxy.heal()
+                    proxy.clear_faults()
         return _wrong(cell, seen, clock() - started, clock.pauses, told)
 
     async def _ready(
@@ -254,8 +254,8 @@ def _wrong(cell: Cell, seen: list[tuple[float, str]], took: float, pauses: int, 
     operation, answer, _ = cell
     where, pattern, _ = OPERATIONS[operation]
     wrong = []
-    harmed = sum(re.search(f"{where} {pattern.removeprefix('^')}", line) is not None for _, line in seen)
-    if not harmed:
+    disturbed = sum(re.search(f"{where} {pattern.removeprefix('^')}", line) is not None for _, line in seen)
+    if not disturbed:
         wrong.append("it was not asked for")
     at = [when for when, _ in seen]
     most = max((sum(first <= other < first + 60 for other in at) for first in at), default=0)

@@ -11,27 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.crash.conftest import EVERYTHING, SEED
 from tests.crash.environment import TIMES, Environment, ForkServer
 from tests.crash.schedules import AT_ONCE, broken_invariants, told_secrets
-from tests.support.proxy import Harm
+from tests.support.proxy import NetworkFault
 from tests.support.s3_servers import S3Server
 
 FOR_EVER = 10**9
 WAYS = [
-    Harm(what="drop", times=FOR_EVER),
-    Harm(what="reset", times=FOR_EVER),
-    Harm(what="answer", status=503, body=b"<Error><Code>SlowDown</Code></Error>", times=FOR_EVER),
-    Harm(what="answer", status=403, body=b"<Error><Code>AccessDenied</Code></Error>", times=FOR_EVER),
-    Harm(what="answer", status=200, times=FOR_EVER),
+    NetworkFault(what="drop", times=FOR_EVER),
+    NetworkFault(what="reset", times=FOR_EVER),
+    NetworkFault(what="answer", status=503, body=b"<Error><Code>SlowDown</Code></Error>", times=FOR_EVER),
+    NetworkFault(what="answer", status=403, body=b"<Error><Code>AccessDenied</Code></Error>", times=FOR_EVER),
+    NetworkFault(what="answer", status=200, times=FOR_EVER),
 ]
 RUNS_WHILE_DOWN = 2
 
 
-def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int, way: Harm) -> tuple[str, list[str]]:
+def _schedule(
+    forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int, way: NetworkFault
+) -> tuple[str, list[str]]:
     """S3 refuses all from its `at`-th request after the submit on; tells how it ended, and what was wrong."""
     times = TIMES | {"look_again": 20.0}  # in a hurry all the same
     with Environment(forks, s3, bucket, prefix, hurry=0.005, s3_tries=1, times=times) as stage:
         # Counted from the moment when the submit's answer is on its way.
-        harm = Harm(**{**vars(way), "at": at})
-        stage.proxies["api"].answered = lambda line: stage.harm({"s3": [harm]}) if line.startswith("POST") else None
+        fault = NetworkFault(**{**vars(way), "at": at})
+        stage.proxies["api"].answered = lambda line: stage.inject({"s3": [fault]}) if line.startswith("POST") else None
         runs = [stage.run() for _ in range(RUNS_WHILE_DOWN)]
         if runs[0].state == "saved":
             return "over before", list(broken_invariants(stage, "saved"))
@@ -48,7 +50,7 @@ def _schedule(forks: ForkServer, s3: S3Server, bucket: str, prefix: str, at: int
         if task_id not in stage.story:
             broken.append(f"the log does not name task {task_id}: {told}")
         stage.proxies["api"].answered = None
-        stage.heal()
+        stage.clear_faults()
         stage.wait_until_quiet()
         run = stage.run_in_peace()
         if run.state == "in_doubt" and not is_written:

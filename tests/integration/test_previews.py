@@ -141,10 +141,10 @@ def test_a_block_that_breaks_off_is_asked_for_again_and_not_for_ever(
 ) -> None:
     store(bucket, BYTES)
     ours = S3File(through, bucket, KEY, block_bytes=500)
-    proxy.harm(NetworkFault(what="drop", when="mid_reply"))
+    proxy.inject(NetworkFault(what="drop", when="mid_reply"))
     assert ours.read() == BYTES
     ours = S3File(through, bucket, KEY, block_bytes=500)
-    proxy.harm(NetworkFault(what="drop", when="mid_reply", times=10))
+    proxy.inject(NetworkFault(what="drop", when="mid_reply", times=10))
     with pytest.raises(StorageError, match="no response from S3") as caught:
         ours.read()
     assert caught.value.transient
@@ -163,7 +163,7 @@ def test_an_s3_that_goes_away_while_a_video_is_decoded_is_a_storage_error(
 ) -> None:
     store(bucket, video)
     ours = S3File(through, bucket, KEY, block_bytes=len(video) // 8, blocks=2)
-    proxy.harm(NetworkFault(at=4, what="reset", times=100))
+    proxy.inject(NetworkFault(at=4, what="reset", times=100))
     with pytest.raises(StorageError, match="no response from S3"):
         make_previews(ours)
 
@@ -232,7 +232,7 @@ async def test_the_moving_preview_is_written_last(
     bucket: Bucket, made: Previews, proxy: Proxy, through: S3Client
 ) -> None:
     place = BucketPrefix(through, bucket, "loova")
-    proxy.harm(NetworkFault(what="answer", status=503, matching="PUT .*thumbnail"))
+    proxy.inject(NetworkFault(what="answer", status=503, matching="PUT .*thumbnail"))
     with pytest.raises(StorageError):
         await save_previews(place, KEY, made)
     assert await load_moving(place, KEY) is None

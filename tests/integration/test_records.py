@@ -102,7 +102,7 @@ def running_proxy(s3_server: S3Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def proxy(running_proxy: Proxy) -> Proxy:
-    running_proxy.heal()
+    running_proxy.clear_faults()
     running_proxy.seen.clear()
     return running_proxy
 
@@ -204,7 +204,7 @@ class Slept:
 
 
 async def test_etags_that_a_proxy_made_weak_are_compared_by_what_the_server_gave(bucket: Bucket, proxy: Proxy) -> None:
-    proxy.harm(NetworkFault(what="weaken", when="after", times=FOR_EVER))
+    proxy.inject(NetworkFault(what="weaken", when="after", times=FOR_EVER))
     records = records_of(bucket, through(proxy, bucket))
     stored = await records.create(claimed())
     stored = await records.advance(stored, counted(stored.record))
@@ -212,14 +212,14 @@ async def test_etags_that_a_proxy_made_weak_are_compared_by_what_the_server_gave
     assert stored_json(bucket)["attempts"][0]["refusals"] == 2
 
 
-@pytest.mark.parametrize("harm", ["refuses the right one", "gives another one each time"])
+@pytest.mark.parametrize("fault", ["refuses the right one", "gives another one each time"])
 async def test_a_server_that_refuses_its_own_etag_is_named_after_few_requests(
-    bucket: Bucket, proxy: Proxy, harm: str
+    bucket: Bucket, proxy: Proxy, fault: str
 ) -> None:
     stored = await records_of(bucket).create(claimed())
-    proxy.harm(
+    proxy.inject(
         NetworkFault(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER)
-        if harm == "refuses the right one"
+        if fault == "refuses the right one"
         else NetworkFault(what="wrong_etag", when="after", times=FOR_EVER)
     )
     slept = Slept()
@@ -251,7 +251,7 @@ async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_err
 async def test_an_answer_that_never_ends_is_given_up(bucket: Bucket, proxy: Proxy) -> None:
     s3, where = through(proxy, bucket), {"Bucket": bucket, "Key": RECORD}
     await call_s3(s3.put_object, **where, Body=b"{}")
-    proxy.harm(NetworkFault(what="drip", status=200, times=FOR_EVER))
+    proxy.inject(NetworkFault(what="drip", status=200, times=FOR_EVER))
     body = (await call_s3(s3.get_object, **where))["Body"]
     started = asyncio.get_running_loop().time()
     for call in (partial(s3.put_object, **where, Body=b"{}"), body.read):
@@ -280,15 +280,15 @@ LOST = {
 
 
 @pytest.mark.parametrize("tries", [1, 3], ids=["boto3 tries once", "boto3 repeats by itself"])
-@pytest.mark.parametrize("harm", LOST)
+@pytest.mark.parametrize("fault", LOST)
 async def test_a_write_whose_outcome_is_unknown_is_applied_once(
-    bucket: Bucket, proxy: Proxy, harm: str, tries: int
+    bucket: Bucket, proxy: Proxy, fault: str, tries: int
 ) -> None:
     records = records_of(bucket, through(proxy, bucket, tries))
-    proxy.harm(replace(LOST[harm], matching=PUT_RECORD))
+    proxy.inject(replace(LOST[fault], matching=PUT_RECORD))
     created = await records.create(claimed())
     assert stored_json(bucket)["write_id"] == created.record.write_id
-    proxy.harm(replace(LOST[harm], matching=PUT_RECORD))
+    proxy.inject(replace(LOST[fault], matching=PUT_RECORD))
     advanced = await records.advance(created, counted(created.record))
     assert stored_json(bucket)["write_id"] == advanced.record.write_id
     assert stored_json(bucket)["attempts"][0]["refusals"] == 1
@@ -298,7 +298,7 @@ async def test_a_write_whose_outcome_is_unknown_is_applied_once(
 
 async def test_the_412_to_boto3s_own_repeat_is_not_taken_for_a_refusal(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 3))
-    proxy.harm(NetworkFault(what="drop", when="after", matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", when="after", matching=PUT_RECORD))
     await records.create(claimed())
     assert [(seen.method, seen.status) for seen in proxy.seen] == [("PUT", 200), ("PUT", 412), ("GET", 200)]
 
@@ -311,7 +311,7 @@ async def test_a_write_that_somebody_else_overtook_is_refused(bucket: Bucket, pr
         await direct.advance(old, counted(old.record))
 
     records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
-    proxy.harm(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
     with pytest.raises(RecordConflictError):
         await records.advance(old, old.record.move("begin"))
     assert stored_json(bucket)["attempts"][0] == {**stored_json(bucket)["attempts"][0], "refusals": 1}
@@ -325,26 +325,26 @@ async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, p
         await direct.create(claimed())
 
     records = records_of(bucket, through(proxy, bucket), sleep=somebody_writes)
-    proxy.harm(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", when="before", matching=PUT_RECORD))
     with pytest.raises(RecordConflictError):
         await records.create(claimed())
 
 
 async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket))
-    proxy.harm(NetworkFault(what="drop", times=FOR_EVER))
+    proxy.inject(NetworkFault(what="drop", times=FOR_EVER))
     with pytest.raises(StorageError, match="no response from S3") as failed:
         await records.create(claimed())
     assert failed.value.transient
     with pytest.raises(StorageError, match="no response from S3"):
         await records.read(KEY)
-    proxy.heal()
+    proxy.clear_faults()
     await records.create(claimed())
 
 
 async def test_a_read_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
     await records_of(bucket).create(claimed())
-    proxy.harm(
+    proxy.inject(
         NetworkFault(what="drop"),
         NetworkFault(at=1, what="answer", status=503, body=SLOW_DOWN),
         NetworkFault(at=2, what="truncate", when="mid_reply"),
@@ -427,7 +427,7 @@ async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, 
 async def test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 1))
     await records.index((await records.create(claimed())).record)
-    proxy.harm(NetworkFault(what="drop", when="after", matching="^DELETE"))
+    proxy.inject(NetworkFault(what="drop", when="after", matching="^DELETE"))
     with pytest.raises(StorageError, match="no response from S3"):
         await records.unindex(KEY)
     assert OPEN in keys(bucket)
@@ -574,7 +574,7 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("fault", "message"),
     [
         (NetworkFault(what="drop", times=FOR_EVER), "no response from S3"),
         (NetworkFault(what="answer", status=503, body=SLOW_DOWN, times=FOR_EVER), "S3 responded with 503"),
@@ -593,9 +593,9 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
     ids=["no S3", "503 for ever", "501", "no index", "index kept by nobody", "no claim", "no submitting"],
 )
 async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
-    new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, harm: NetworkFault, message: str
+    new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, fault: NetworkFault, message: str
 ) -> None:
-    proxy.harm(harm)
+    proxy.inject(fault)
     with pytest.raises(StorageError, match=message):
         await submit(loova, new_bucket, through(proxy, new_bucket))
     assert loova.ledger["totals"]["posted"] == 0

@@ -298,7 +298,7 @@ TWO = "shots: [{prompt: the boat, duration: 4}, {prompt: the shore, duration: 4}
 def refusing(place: Place, bucket, path: str) -> Iterator[Place]:
     """A place whose bucket takes nothing at a path."""
     with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as proxy:
-        proxy.harm(NetworkFault(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
+        proxy.inject(NetworkFault(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
         yield Place(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
 
 

@@ -1,7 +1,7 @@
-"""A wire-level HTTP proxy for one server, which can do harm at any request: kill, drop, cut, corrupt, delay, answer.
+"""A wire-level HTTP proxy that injects a fault at any request: kill, drop, cut, corrupt, delay, answer.
 
-The product knows nothing of it: it is given the proxy's address instead of the server's. What is to be done is data, a
-`Harm` at the n-th request that matches.
+The product gets the address of the proxy instead of the server's. A fault is data: a `NetworkFault` at the n-th request
+that matches.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 When = Literal["before", "mid_request", "after", "mid_reply"]
-"""Before the request is passed on, or with a part of it; after the server's answer, or with a part of that sent on."""
+"""Before the request is forwarded, or within it; after the server's reply was read, or within the reply."""
 
 
 @dataclass(frozen=True)
 class NetworkFault:
-    """What is done to one request.
+    """A fault at one request.
 
     Attributes:
-        at: Which of the matching requests, counted from 0.
-        what: kill, drop, reset, answer, delay, corrupt (one bit) or truncate (half of the body, its length put right);
-            drip (an answer that never ends, one byte a second), weaken (ETags become weak, as behind a proxy that
-            compresses) or wrong_etag (another one each time).
+        at: The number of the request among those that match, from 0.
+        what: kill, drop, reset, answer, delay, corrupt (one bit) or truncate (half of the body, with a correct length);
+            drip (an endless reply, one byte a second), weaken (weak ETags, as behind a proxy that compresses) or
+            wrong_etag (another ETag each time).
         when: See `When`.
         matching: A regular expression on `METHOD path`.
-        status: Of an answer.
-        body: Of an answer.
-        headers: Of an answer.
-        seconds: Of a delay. With a kill, drop or reset `before`: the request is passed on after all, so much later.
-        times: How many matching requests in a row.
-        at_byte: After how many bytes of the request or reply `mid_request` and `mid_reply` end it; None: in the middle.
+        status: The status of an answer.
+        body: The body of an answer.
+        headers: The headers of an answer.
+        seconds: The length of a delay. With a kill, drop or reset `before`, the request is forwarded this much later.
+        times: The number of matching requests in a row.
+        at_byte: The bytes of the request or reply that `mid_request` or `mid_reply` lets through; None: half of it.
     """
 
     at: int = 0
@@ -58,16 +58,16 @@ class NetworkFault:
 
 @dataclass
 class Seen:
-    """One request that came by."""
+    """One request that the proxy received."""
 
     method: str
     path: str
     status: int | None = None
-    harm: NetworkFault | None = None
+    fault: NetworkFault | None = None
     took: float | None = None
-    """Seconds until the server's own reply was sent on whole, if nothing was done to it."""
+    """Seconds until the whole reply of the server was forwarded, without a fault."""
     replied: float | None = None
-    """When that was, on the monotonic clock."""
+    """The monotonic time of that moment."""
 
 
 @dataclass
@@ -156,23 +156,23 @@ class Proxy:
     """A proxy in front of `127.0.0.1:port`, as a context manager.
 
     Args:
-        port: The server's port; `target` may name it later.
-        kill: What a `kill` does; by default nothing is known to be killed.
+        port: The port of the server; `target` can change it.
+        kill: Called for a `kill`; by default nothing is killed.
     """
 
     def __init__(self, port: int, kill: Callable[[], None] | None = None) -> None:
         self.target = port
         self._kill = kill
         self._lock = threading.Lock()
-        self._harms: list[tuple[NetworkFault, re.Pattern[str], list[int]]] = []
+        self._faults: list[tuple[NetworkFault, re.Pattern[str], list[int]]] = []
         self._in_flight = 0
         self.seen: list[Seen] = []
         self.watch: Callable[[str], None] | None = None
-        """Called with `METHOD path` of each request before anything is done to it."""
+        """Called with `METHOD path` of each request before any fault."""
         self.answered: Callable[[str], None] | None = None
-        """Called with `METHOD path` of each request before its reply is sent on."""
+        """Called with `METHOD path` of each request before its reply is forwarded."""
         self.date: str | None = None
-        """The `Date` that every reply bears from now on, or None for the server's own."""
+        """The `Date` header of all replies, or None for the server's own."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -197,24 +197,24 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def harm(self, *harms: NetworkFault) -> None:
-        """Do these from now on; requests are counted from now on."""
+    def inject(self, *faults: NetworkFault) -> None:
+        """Add faults. Requests are counted from now on."""
         with self._lock:
-            self._harms += [(harm, re.compile(harm.matching), [0]) for harm in harms]
+            self._faults += [(fault, re.compile(fault.matching), [0]) for fault in faults]
 
-    def heal(self) -> None:
-        """Do no harm any more."""
+    def clear_faults(self) -> None:
+        """Remove all faults."""
         self.date = None
         with self._lock:
-            self._harms.clear()
+            self._faults.clear()
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no request is under way, not even one whose client is gone."""
+        """Whether no request is in flight, not even one whose client has disconnected."""
         return self._in_flight == 0
 
     def kill_process(self, process_id: Callable[[], int]) -> None:
-        """From now on `kill` is SIGKILL for this process, whose id may still have to be waited for."""
+        """Let a `kill` send SIGKILL to this process. `process_id` may wait for the id."""
         self._kill = lambda: os.kill(process_id(), signal.SIGKILL)
 
     def _accept(self) -> None:
@@ -262,12 +262,12 @@ class Proxy:
         method, path = request.start.split(" ")[:2]
         if self.watch is not None:
             self.watch(f"{method} {path}")
-        seen, harm = Seen(method, path), self._harm_for(f"{method} {path}")
-        seen.harm = harm
+        seen, fault = Seen(method, path), self._fault_for(f"{method} {path}")
+        seen.fault = fault
         with self._lock:
             self.seen.append(seen)
-        early = harm is not None and harm.when in ("before", "mid_request")
-        if harm is not None and early and not self._before(client, server, harm, request):
+        early = fault is not None and fault.when in ("before", "mid_request")
+        if fault is not None and early and not self._before(client, server, fault, request):
             return False
         server.sock.sendall(request.raw)
         reply = server.head()
@@ -279,11 +279,11 @@ class Proxy:
             reply.head = re.sub(rb"(?i)\r\ndate:[^\r]*", b"\r\nDate: " + self.date.encode(), reply.head)
         if method != "HEAD" and status not in (204, 304):
             reply.body = server.body(reply, of_reply=True)
-        if harm is not None and not early and not self._after(client, harm, reply):
+        if fault is not None and not early and not self._after(client, fault, reply):
             return False
         if self.answered is not None:
             self.answered(f"{method} {path}")
-        if harm is None:
+        if fault is None:
             seen.replied = time.monotonic()
             seen.took = seen.replied - came
         client.sock.sendall(reply.raw)
@@ -291,86 +291,86 @@ class Proxy:
         framed = framed or status in (204, 304)
         return framed and "close" not in (reply.headers.get("connection", ""), request.headers.get("connection", ""))
 
-    def _harm_for(self, line: str) -> NetworkFault | None:
+    def _fault_for(self, line: str) -> NetworkFault | None:
         with self._lock:
             found = None
-            for harm, pattern, count in self._harms:
+            for fault, pattern, count in self._faults:
                 if pattern.search(line):
-                    if harm.at <= count[0] < harm.at + harm.times:
-                        found = found or harm
+                    if fault.at <= count[0] < fault.at + fault.times:
+                        found = found or fault
                     count[0] += 1
             return found
 
-    def _before(self, client: _Wire, server: _Wire, harm: NetworkFault, request: _Message) -> bool:
-        """Whether the request is passed on after all."""
-        if harm.what == "delay":
-            time.sleep(harm.seconds)
-        elif harm.what == "corrupt":
+    def _before(self, client: _Wire, server: _Wire, fault: NetworkFault, request: _Message) -> bool:
+        """Apply a fault to a request, and return whether to forward the request."""
+        if fault.what == "delay":
+            time.sleep(fault.seconds)
+        elif fault.what == "corrupt":
             request.body = _flipped(request.body)
-        elif harm.what == "truncate":
+        elif fault.what == "truncate":
             _halve(request)
-        elif harm.what == "answer":
-            client.sock.sendall(_answer(harm))
+        elif fault.what == "answer":
+            client.sock.sendall(_answer(fault))
             return False
-        elif harm.what == "drip":
-            self._drip(client, harm)
+        elif fault.what == "drip":
+            self._drip(client, fault)
             return False
-        elif harm.when == "mid_request":
-            server.sock.sendall(_part(request, harm))
-            self._end(client, harm, server)
+        elif fault.when == "mid_request":
+            server.sock.sendall(_part(request, fault))
+            self._end(client, fault, server)
             return False
         else:
-            self._end(client, harm)
-            if not harm.seconds:
+            self._end(client, fault)
+            if not fault.seconds:
                 return False
             client.sock.close()
-            time.sleep(harm.seconds)
+            time.sleep(fault.seconds)
         return True
 
-    def _after(self, client: _Wire, harm: NetworkFault, reply: _Message) -> bool:
-        """Whether the reply is passed on whole."""
-        if harm.what == "delay":
-            time.sleep(harm.seconds)
-        elif harm.what == "corrupt":
+    def _after(self, client: _Wire, fault: NetworkFault, reply: _Message) -> bool:
+        """Apply a fault to a reply, and return whether to forward the reply."""
+        if fault.what == "delay":
+            time.sleep(fault.seconds)
+        elif fault.what == "corrupt":
             reply.body = _flipped(reply.body)
-        elif harm.what == "truncate" and harm.when == "after":
+        elif fault.what == "truncate" and fault.when == "after":
             _halve(reply)
-        elif harm.what in ("weaken", "wrong_etag"):
-            etag = rb'W/"' if harm.what == "weaken" else b'"' + secrets.token_hex(2).encode()
+        elif fault.what in ("weaken", "wrong_etag"):
+            etag = rb'W/"' if fault.what == "weaken" else b'"' + secrets.token_hex(2).encode()
             reply.head = re.sub(rb'(?i)(\r\netag: *)"', rb"\g<1>" + etag, reply.head)
-        elif harm.what == "answer":
-            client.sock.sendall(_answer(harm))
+        elif fault.what == "answer":
+            client.sock.sendall(_answer(fault))
             return False
         else:
-            if harm.when == "mid_reply":
-                client.sock.sendall(_part(reply, harm))
-            self._end(client, harm)
+            if fault.when == "mid_reply":
+                client.sock.sendall(_part(reply, fault))
+            self._end(client, fault)
             return False
         return True
 
-    def _drip(self, client: _Wire, harm: NetworkFault) -> None:
-        headers = "".join(f"{name}: {value}\r\n" for name, value in harm.headers)
-        client.sock.sendall(f"HTTP/1.1 {harm.status} Simulated\r\n{headers}Content-Length: 1000000\r\n\r\n".encode())
-        while not self._closed and harm in (one for one, *_ in self._harms):
+    def _drip(self, client: _Wire, fault: NetworkFault) -> None:
+        headers = "".join(f"{name}: {value}\r\n" for name, value in fault.headers)
+        client.sock.sendall(f"HTTP/1.1 {fault.status} Simulated\r\n{headers}Content-Length: 1000000\r\n\r\n".encode())
+        while not self._closed and fault in (one for one, *_ in self._faults):
             client.sock.sendall(b" ")
             time.sleep(1.0)
 
-    def _end(self, client: _Wire, harm: NetworkFault, *others: _Wire) -> None:
-        if harm.what == "kill" and self._kill is not None:
+    def _end(self, client: _Wire, fault: NetworkFault, *others: _Wire) -> None:
+        if fault.what == "kill" and self._kill is not None:
             self._kill()
-        if harm.what == "reset":
+        if fault.what == "reset":
             for wire in (client, *others):
                 wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _part(message: _Message, harm: NetworkFault) -> bytes:
-    """As much as a harm lets through: half of the body, or of the head where there is none, unless it names a byte.
+def _part(message: _Message, fault: NetworkFault) -> bytes:
+    """Return the part that a fault lets through: up to its byte, or half of the body, or half of the head if no body.
 
-    Never all of it: what is done counts as not done here.
+    It is never the whole message.
     """
     raw = message.raw
     middle = len(message.head) + len(message.body) // 2 if message.body else len(raw) // 2
-    return raw[: middle if harm.at_byte is None else min(harm.at_byte, len(raw) - 1)]
+    return raw[: middle if fault.at_byte is None else min(fault.at_byte, len(raw) - 1)]
 
 
 def _flipped(body: bytes) -> bytes:
@@ -385,7 +385,7 @@ def _halve(message: _Message) -> None:
         message.head = re.sub(rb"(?i)\r\ncontent-length:[^\r]*\r\n", length, message.head)
 
 
-def _answer(harm: NetworkFault) -> bytes:
-    headers = [*harm.headers, ("Content-Length", str(len(harm.body))), ("Connection", "close")]
+def _answer(fault: NetworkFault) -> bytes:
+    headers = [*fault.headers, ("Content-Length", str(len(fault.body))), ("Connection", "close")]
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    return f"HTTP/1.1 {harm.status} Simulated\r\n{lines}\r\n".encode() + harm.body
+    return f"HTTP/1.1 {fault.status} Simulated\r\n{lines}\r\n".encode() + fault.body

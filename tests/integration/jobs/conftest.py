@@ -52,6 +52,6 @@ def running_proxy(s3_server: S3Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def proxy(running_proxy: Proxy) -> Proxy:
-    running_proxy.heal()
+    running_proxy.clear_faults()
     running_proxy.seen.clear()
     return running_proxy

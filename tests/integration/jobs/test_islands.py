@@ -116,7 +116,7 @@ async def _six_unusable(place: Place) -> None:
 async def _slow_hosts(place: Place) -> None:
     for number in range(3):
         await place.bought(VideoRequest(prompt=f"poison {number}", duration=4))
-    place.drip.harm(NetworkFault(what="drip", status=200, headers=(("Content-Type", "video/mp4"),), times=FOR_EVER))
+    place.drip.inject(NetworkFault(what="drip", status=200, headers=(("Content-Type", "video/mp4"),), times=FOR_EVER))
     place.workers.loova.fail(on="video", prompt="poison", times=None, redirect_to=f"{place.drip.url}/video.mp4")
     place.collector["save_seconds"] = 6.0
 
@@ -140,7 +140,7 @@ async def _denied_abort(place: Place) -> None:
         lease = Lease(holder="gone", seconds=0, upload_id="left", object_key=f"loova/{key}/video.mp4")
         await jobs.records.change(key, lambda record: record.move("succeed").move("lease", saving=lease))
     denied = b"<Error><Code>AccessDenied</Code></Error>"
-    place.proxy.harm(
+    place.proxy.inject(
         NetworkFault(what="answer", status=403, body=denied, matching="^DELETE .*uploadId=", times=FOR_EVER)
     )
 
@@ -151,7 +151,7 @@ def _s3_answers(status: int, what: str) -> Poison:
         code = {403: "AccessDenied", 500: "InternalError", 400: "InvalidRequest"}[status]
         body = f"<Error><Code>{code}</Code></Error>".encode()
         matching = f"^{what}.*{BAD.key}/record"
-        place.proxy.harm(NetworkFault(what="answer", status=status, body=body, matching=matching, times=FOR_EVER))
+        place.proxy.inject(NetworkFault(what="answer", status=status, body=body, matching=matching, times=FOR_EVER))
 
     return put
 

@@ -47,7 +47,7 @@ def _other_api(place: Place) -> None:
 async def _answered(status: int, place: Place) -> None:
     await place.bought()
     body = f"<Error><Code>{'AccessDenied' if status == 403 else 'InternalError'}</Code></Error>".encode()
-    place.proxy.harm(
+    place.proxy.inject(
         NetworkFault(what="answer", status=status, body=body, matching=f"^GET .*{BAD.key}/record", times=FOR_EVER)
     )
 
@@ -142,7 +142,7 @@ async def test_a_batch_makes_its_good_videos_beside_a_record_that_is(poison: str
 
 
 async def test_a_batch_of_which_no_record_is_answered_ends_as_s3_does_not_answer(place: Place) -> None:
-    place.proxy.harm(NetworkFault(what="answer", status=500, matching="^GET .*/record", times=FOR_EVER))
+    place.proxy.inject(NetworkFault(what="answer", status=500, matching="^GET .*/record", times=FOR_EVER))
     async with worker(place) as jobs:
         with pytest.raises(StorageError, match="GetObject"):
             await price_videos(jobs, GOOD[:3])
@@ -154,7 +154,7 @@ async def test_a_batch_of_which_no_record_is_answered_ends_as_s3_does_not_answer
 
 async def test_where_nothing_may_be_listed_a_denied_record_counts_as_missing(place: Place) -> None:
     denied = b"<Error><Code>AccessDenied</Code></Error>"
-    place.proxy.harm(NetworkFault(what="answer", status=403, body=denied, matching="^GET ", times=FOR_EVER))
+    place.proxy.inject(NetworkFault(what="answer", status=403, body=denied, matching="^GET ", times=FOR_EVER))
     async with worker(place) as jobs:
         orders = await price_videos(jobs, GOOD[:2])
     assert [order.price for order in orders] == [PRICE, PRICE]
@@ -223,7 +223,7 @@ async def test_a_story_ends_one_chain_of_shots_only_at_a_record_that_is(poison: 
 async def test_a_saved_shot_whose_video_may_not_be_looked_at_is_named(place: Place) -> None:
     async with worker(place) as jobs:
         await run_batch(await admit(jobs, await price_videos(jobs, GOOD[:1])), steps(jobs), slots=1)
-        place.proxy.harm(NetworkFault(what="answer", status=403, matching="^HEAD .*video.mp4", times=FOR_EVER))
+        place.proxy.inject(NetworkFault(what="answer", status=403, matching="^HEAD .*video.mp4", times=FOR_EVER))
         shot = Shot(1, GOOD[0].model_dump(mode="json"))
         state = StoryPlan({1: shot}, 1)
         await state.look(jobs, 1, shot.request)

@@ -246,7 +246,7 @@ async def test_a_video_over_the_bound_is_asked_for_once_and_again_only_under_a_l
 
 async def test_a_cancelled_save_leaves_no_upload_and_no_lease(large: Workers, proxy: Proxy) -> None:
     submission = await large.finished()
-    proxy.harm(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=0.5, times=9))
+    proxy.inject(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=0.5, times=9))
     saving = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket), times=PATIENT))
     await until(lambda: large.uploads)
     saving.cancel()
@@ -261,7 +261,7 @@ async def test_an_upload_that_could_not_be_aborted_is_aborted_by_the_next_who_sa
     large: Workers, proxy: Proxy
 ) -> None:
     submission = await large.finished()
-    proxy.harm(
+    proxy.inject(
         NetworkFault(what="answer", status=400, matching="^PUT .*partNumber", times=9),
         NetworkFault(what="answer", status=500, matching="^DELETE .*uploadId", times=9),
     )
@@ -313,7 +313,7 @@ async def test_a_lease_that_runs_is_respected(workers: Workers) -> None:
 
 async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(large: Workers, proxy: Proxy) -> None:
     submission = await large.finished()
-    proxy.harm(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=1.5))
+    proxy.inject(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=1.5))
     slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
     await until(lambda: (saving := large.record.current.saving) and saving.upload_id)
 
@@ -331,7 +331,7 @@ async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(
 
 async def test_a_lease_is_renewed_while_all_parts_are_stuck_on_a_slow_s3(large: Workers, proxy: Proxy) -> None:
     submission = await large.finished()
-    proxy.harm(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=3.5, times=9))
+    proxy.inject(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=3.5, times=9))
     slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
     await until(lambda: (saving := large.record.current.saving) and saving.upload_id)
     holder = large.record.current.saving
@@ -365,7 +365,7 @@ async def test_a_saver_that_lost_its_lease_before_its_last_answer_does_not_recor
 ) -> None:
     """Its successor may have replaced the object meanwhile: the record would have a wrong checksum."""
     submission = await workers.finished()
-    proxy.harm(NetworkFault(what="delay", when="after", matching=r"^PUT .*video\.mp4", seconds=1.5))
+    proxy.inject(NetworkFault(what="delay", when="after", matching=r"^PUT .*video\.mp4", seconds=1.5))
     slow = asyncio.create_task(workers.save(submission, s3=through(proxy, workers.bucket), times=PATIENT))
     await until(lambda: VIDEO in workers.keys)
     await workers.change(lambda record: record.move("lease", saving=Lease(holder="another", seconds=1000)))
@@ -393,7 +393,7 @@ async def test_uploads_that_may_not_be_aborted_do_not_keep_a_video_out_of_the_bu
     submission = await large.finished()
     left = await leftover(large, seconds=0)
     body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
-    proxy.harm(NetworkFault(what="answer", status=403, matching="^DELETE .*uploadId", body=body, times=FOR_EVER))
+    proxy.inject(NetworkFault(what="answer", status=403, matching="^DELETE .*uploadId", body=body, times=FOR_EVER))
     saved = await large.save(submission, s3=through(proxy, large.bucket), times=PATIENT)
     assert saved.sha256 == large.loova.sha256(submission.task_id)
     assert large.uploads == [left] and "s3:AbortMultipartUpload" in caplog.text

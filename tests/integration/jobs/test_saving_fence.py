@@ -110,7 +110,7 @@ async def test_a_saver_that_was_stopped_does_not_write_over_its_successors_objec
             await asyncio.sleep(2.2)  # its lease runs out
             with Proxy(proxy.target) as of_successor:
                 if not may_abort:
-                    of_successor.harm(DENIED)
+                    of_successor.inject(DENIED)
                 s3 = through(of_successor, workers.bucket)
                 saved = await workers.save(submission, s3=s3, max_wait=20, sleep=asyncio.sleep)
             before, record = object_of(workers), workers.record
@@ -127,9 +127,9 @@ async def test_a_saver_that_was_stopped_does_not_write_over_its_successors_objec
 async def test_a_put_that_arrives_after_the_successors_changes_nothing(workers: Workers, proxy: Proxy) -> None:
     """The bytes may lie in a proxy or a socket while the worker is long dead."""
     submission = await workers.finished()
-    proxy.harm(NetworkFault(what="drop", matching=r"^(PUT|POST) .*video\.mp4(\?uploadId.*)?$", seconds=4.0))
+    proxy.inject(NetworkFault(what="drop", matching=r"^(PUT|POST) .*video\.mp4(\?uploadId.*)?$", seconds=4.0))
     with saver(workers, submission, proxy) as process:
-        await until(lambda: any(seen.harm for seen in proxy.seen))
+        await until(lambda: any(seen.fault for seen in proxy.seen))
         os.kill(process.pid, signal.SIGKILL)
         await workers.save(submission, max_wait=20, sleep=asyncio.sleep)
         before = object_of(workers)

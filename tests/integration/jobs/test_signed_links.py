@@ -177,7 +177,7 @@ async def test_a_worker_of_an_earlier_version_that_comes_between_the_look_and_th
     workers: Workers, proxy: Proxy
 ) -> None:
     former = str(asked("s1").key_before)
-    proxy.harm(NetworkFault(what="delay", seconds=2, matching=rf"^PUT .*{former}"))
+    proxy.inject(NetworkFault(what="delay", seconds=2, matching=rf"^PUT .*{former}"))
     newer = asyncio.create_task(bought(workers, asked("s1"), s3=through(proxy, workers.bucket)))
     await until(lambda: any(former in seen.path and seen.method == "PUT" for seen in proxy.seen))
     older = await bought(workers, asked("s1", AsBefore))
@@ -186,13 +186,13 @@ async def test_a_worker_of_an_earlier_version_that_comes_between_the_look_and_th
 
 
 @pytest.mark.parametrize(
-    "harm", [NetworkFault(when="after"), NetworkFault(when="before"), NetworkFault(what="answer", status=500)]
+    "fault", [NetworkFault(when="after"), NetworkFault(when="before"), NetworkFault(what="answer", status=500)]
 )
 async def test_a_lost_answer_to_closing_the_former_key_stops_nothing(
-    workers: Workers, proxy: Proxy, harm: NetworkFault
+    workers: Workers, proxy: Proxy, fault: NetworkFault
 ) -> None:
     former = str(asked("s1").key_before)
-    proxy.harm(NetworkFault(**(vars(harm) | {"matching": rf"^PUT .*{former}"})))
+    proxy.inject(NetworkFault(**(vars(fault) | {"matching": rf"^PUT .*{former}"})))
     await bought(workers, asked("s1"), s3=through(proxy, workers.bucket))
     assert workers.totals["posted"] == 1
     assert f"loova/{former}/record.json" in workers.keys
@@ -200,7 +200,7 @@ async def test_a_lost_answer_to_closing_the_former_key_stops_nothing(
 
 async def test_a_former_key_that_cannot_be_closed_stops_the_submit_soon(workers: Workers, proxy: Proxy) -> None:
     former = str(asked("s1").key_before)
-    proxy.harm(NetworkFault(what="answer", status=412, matching=rf"^PUT .*{former}", times=1000))
+    proxy.inject(NetworkFault(what="answer", status=412, matching=rf"^PUT .*{former}", times=1000))
     with pytest.raises(StorageError, match=f"{former}.*may not be read"):
         await bought(workers, asked("s1"), s3=through(proxy, workers.bucket))
     assert workers.totals["posted"] == 0

@@ -165,7 +165,7 @@ async def test_a_claim_is_not_taken_over_before_its_time(workers: Workers) -> No
 
 
 async def test_the_owner_of_a_claim_that_was_taken_over_does_not_post(workers: Workers, proxy: Proxy) -> None:
-    proxy.harm(NetworkFault(what="delay", at=1, seconds=0.7, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="delay", at=1, seconds=0.7, matching=PUT_RECORD))
     slow = asyncio.create_task(workers.submit(s3=through(proxy, workers.bucket), max_wait=10))
     await until(lambda: record_writes(proxy) == 2)
     taker = await workers.submit(times=AT_ONCE)
@@ -188,7 +188,7 @@ async def test_a_refusal_that_is_noted_already_is_not_noted_again_over_another_w
             s3.put_object(Bucket=workers.bucket, Key=RECORD, Body=body.encode())
 
     workers.loova.fail("too_many_running_tasks")
-    proxy.harm(NetworkFault(what="drop", when="after", at=2, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", when="after", at=2, matching=PUT_RECORD))
     proxy.watch = another_submits
     clock = Clock()
     try:
@@ -235,7 +235,7 @@ async def test_a_server_that_refuses_its_own_etags_ends_the_submit_with_an_error
 ) -> None:
     await workers.submit()  # the probe is over
     await workers.change(lambda record: record.move("fail"))
-    proxy.harm(NetworkFault(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER))
+    proxy.inject(NetworkFault(what="answer", status=412, matching=PUT_RECORD, times=FOR_EVER))
     proxy.seen.clear()
     clock = Clock()
     with pytest.raises(StorageError, match="refuses PutObject with If-Match and the ETag that it returned") as failed:
@@ -306,7 +306,7 @@ async def test_a_timeout_of_prefects_kind_waits_for_the_answer_without_using_the
 
 
 async def test_a_cancellation_before_the_post_buys_nothing(workers: Workers, proxy: Proxy) -> None:
-    proxy.harm(NetworkFault(what="delay", at=1, seconds=0.4, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="delay", at=1, seconds=0.4, matching=PUT_RECORD))
     submitting = asyncio.create_task(workers.submit(s3=through(proxy, workers.bucket)))
     await until(lambda: record_writes(proxy) == 2)
     submitting.cancel()
@@ -325,9 +325,9 @@ async def test_if_s3_stays_down_after_the_purchase_error_and_log_tell_the_task_i
     workers: Workers, proxy: Proxy, reads: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="prefect_loova")
-    proxy.harm(NetworkFault(what="drop", at=2, times=FOR_EVER, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", at=2, times=FOR_EVER, matching=PUT_RECORD))
     if reads == "S3 is gone":
-        proxy.harm(NetworkFault(what="drop", at=1, times=FOR_EVER, matching=r"^GET .*record\.json"))
+        proxy.inject(NetworkFault(what="drop", at=1, times=FOR_EVER, matching=r"^GET .*record\.json"))
     clock = Clock()
     with pytest.raises(StorageError) as failed:
         await workers.submit(s3=through(proxy, workers.bucket), clock=clock, sleep=clock.sleep)
@@ -347,7 +347,7 @@ async def test_if_s3_stays_down_after_the_purchase_error_and_log_tell_the_task_i
 
 
 async def test_if_s3_comes_back_after_the_purchase_the_task_id_is_written(workers: Workers, proxy: Proxy) -> None:
-    proxy.harm(NetworkFault(what="drop", at=2, times=15, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", at=2, times=15, matching=PUT_RECORD))
     clock = Clock()
     submission = await workers.submit(s3=through(proxy, workers.bucket), clock=clock, sleep=clock.sleep)
     assert workers.record.current.task_id == submission.task_id == workers.task_ids[0]

@@ -58,7 +58,7 @@ class Scenario:
         collectors: How many passes of a collector there are.
         persons: What persons decide, each about the first attempt in doubt that they see.
         work: What a worker does.
-        harms: How many things go wrong at most.
+        faults: How many things go wrong at most.
         refusals: How many submits Loova refuses at most.
         kinds: What may go wrong: a `crash`, a `lost` request or reply, a `late` answer or a slow process.
         fails: Whether Loova makes no video of any task.
@@ -71,7 +71,7 @@ class Scenario:
     collectors: int = 0
     persons: tuple[DecisionName, ...] = ()
     work: Work = submit
-    harms: int = 1
+    faults: int = 1
     refusals: int = 0
     kinds: frozenset[str] = frozenset({"crash", "lost", "late"})
     fails: bool = False
@@ -121,5 +121,5 @@ class State(NamedTuple):
     actors: tuple[Actor, ...]
     floating: tuple[Call, ...]
     """What was sent and may arrive yet, or never; nobody waits for its answer."""
-    harms: int
+    faults: int
     refusals: int

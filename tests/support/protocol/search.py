@@ -1,4 +1,4 @@
-"""Every order of what several workers send, with a bounded number of harms: each state once."""
+"""Search all orders of the requests of several workers, with a bounded number of faults. Each state is visited once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Search:
 
     def _run(self) -> None:
         actors = [Actor(role.root) for role in self.roles] + [Actor(None) for _ in self.scenario.persons]
-        first = State(World(), tuple(actors), (), self.scenario.harms, self.scenario.refusals)
+        first = State(World(), tuple(actors), (), self.scenario.faults, self.scenario.refusals)
         key = self._key(first)
         self._parents[key] = (None, "")
         level = [(first, key)]
@@ -128,24 +128,24 @@ class Search:
                 for refusal in REFUSALS:
                     refused = state._replace(refusals=state.refusals - 1)
                     yield f"{name}: {refusal[0]}", self._answered(refused, n, at, refusal, state.world)
-            if not state.harms:
+            if not state.faults:
                 continue
-            harmed = state._replace(harms=state.harms - 1)
+            disturbed = state._replace(faults=state.faults - 1)
             # Nobody can tell S3 to refuse a DELETE that comes late.
             floating = (*state.floating, call) if call.name != "delete" else state.floating
             if "lost" in kinds and call.writes:
                 for what, there in ((f"lost: {_shown(call)}", state.world), (f"{_shown(call)}: reply lost", world)):
                     if there is state.world or call.name == "delete":
-                        lost = harmed._replace(floating=floating if there is state.world else state.floating)
+                        lost = disturbed._replace(floating=floating if there is state.world else state.floating)
                         yield f"{name}: {what}", self._answered(lost, n, at, LOST, there)
             if "late" in kinds and (call.name == "post" or call.key == RECORD):
                 held = actor._replace(held=answer, slow=True)
-                yield f"{name}: {_shown(call)}: the answer takes long", _with(harmed._replace(world=world), n, held)
-        if state.harms and "late" in kinds and not actor.node.rests and not actor.posts:
-            yield f"{name} is slow", _with(state._replace(harms=state.harms - 1), n, actor._replace(slow=True))
-        if state.harms and "crash" in kinds:
+                yield f"{name}: {_shown(call)}: the answer takes long", _with(disturbed._replace(world=world), n, held)
+        if state.faults and "late" in kinds and not actor.node.rests and not actor.posts:
+            yield f"{name} is slow", _with(state._replace(faults=state.faults - 1), n, actor._replace(slow=True))
+        if state.faults and "crash" in kinds:
             floating = state.floating + tuple(c for c in actor.node.calls if c.writes and c.name != "delete")
-            dead = state._replace(harms=state.harms - 1, floating=floating)
+            dead = state._replace(faults=state.faults - 1, floating=floating)
             yield f"{name} is killed", _with(dead, n, Actor(actor.node, alive=False))
 
     def _begin(self, state: State, n: int) -> Iterator[tuple[str, State]]:
@@ -229,7 +229,7 @@ class Search:
             ]
         rest = parts[count:]
         return min(
-            _renamed([*(parts[n] for n in some), *rest, *world, *floating], (state.harms, state.refusals))
+            _renamed([*(parts[n] for n in some), *rest, *world, *floating], (state.faults, state.refusals))
             for some in orders
         )
 

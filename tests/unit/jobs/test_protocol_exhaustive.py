@@ -1,4 +1,4 @@
-"""The record protocol in every order of what its workers send, with a bounded number of harms.
+"""The record protocol in every order of the requests of its workers, with a bounded number of faults.
 
 `make test` runs the smaller searches, `make test-protocol` all of them; both print what they saw.
 """
@@ -17,29 +17,32 @@ from tests.support.protocol.search import BrokenPromiseError, Found, Search
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
 
 FEW = [
-    Scenario("two workers, one harm"),
-    Scenario("a worker and a collector, one harm", workers=1, collectors=1),
+    Scenario("two workers, one fault"),
+    Scenario("a worker and a collector, one fault", workers=1, collectors=1),
 ]
 MORE = [
     Scenario(
         "two workers and two persons, two lost answers",
         persons=("submit-again", "give-up"),
-        harms=2,
+        faults=2,
         kinds=frozenset({"lost"}),
     ),
-    Scenario("two workers, one harm, one refusal", refusals=1),
-    Scenario("two workers and a person who gives up, one harm", persons=("give-up",)),
-    Scenario("a worker and two persons, two harms", workers=1, persons=("submit-again", "give-up"), harms=2),
-    Scenario("two workers and a collector, one harm", collectors=1),
-    Scenario("two workers and a collector, one refusal", collectors=1, harms=0, refusals=1),
-    Scenario("a worker and two collectors, one harm", workers=1, collectors=2),
-    Scenario("two workers and a person who submits again, one harm", persons=("submit-again",)),
-    Scenario("two workers and a person who adopts, one harm", persons=("adopt",)),
+    Scenario("two workers, one fault, one refusal", refusals=1),
+    Scenario("two workers and a person who gives up, one fault", persons=("give-up",)),
+    Scenario("a worker and two persons, two faults", workers=1, persons=("submit-again", "give-up"), faults=2),
+    Scenario("two workers and a collector, one fault", collectors=1),
+    Scenario("two workers and a collector, one refusal", collectors=1, faults=0, refusals=1),
+    Scenario("a worker and two collectors, one fault", workers=1, collectors=2),
+    Scenario("two workers and a person who submits again, one fault", persons=("submit-again",)),
+    Scenario("two workers and a person who adopts, one fault", persons=("adopt",)),
     Scenario(
-        "a worker and two persons, one of whom adopts, two harms", workers=1, persons=("submit-again", "adopt"), harms=2
+        "a worker and two persons, one of whom adopts, two faults",
+        workers=1,
+        persons=("submit-again", "adopt"),
+        faults=2,
     ),
     Scenario(
-        "a worker that may buy twice and a collector, no video, one harm",
+        "a worker that may buy twice and a collector, no video, one fault",
         workers=1,
         collectors=1,
         work=submit_twice_at_most,
@@ -50,11 +53,11 @@ MORE = [
         collectors=1,
         work=submit_twice_at_most,
         fails=True,
-        harms=0,
+        faults=0,
     ),
-    Scenario("three workers, one harm", workers=3),
-    Scenario("three workers, two harms, 14 steps", workers=3, harms=2, most_depth=14),
-    Scenario("two workers, two harms", harms=2),
+    Scenario("three workers, one fault", workers=3),
+    Scenario("three workers, two faults, 14 steps", workers=3, faults=2, most_depth=14),
+    Scenario("two workers, two faults", faults=2),
 ]
 
 

@@ -493,11 +493,11 @@ def test_a_bad_film_is_named_by_its_number(bad: bytes, reason: str) -> None:
 
 
 def test_a_film_that_is_damaged_inside_is_named_when_it_is_encoded() -> None:
-    harmed = bytearray(NOISE)
+    disturbed = bytearray(NOISE)
     for place in range(len(NOISE) // 2, len(NOISE), 50):
-        harmed[place] ^= 0x55
+        disturbed[place] ^= 0x55
     with pytest.raises(UnusableVideoError, match=r"film 2: .*(damaged|cannot be decoded|cut short)"):
-        join(film(6), bytes(harmed), is_copy=False)
+        join(film(6), bytes(disturbed), is_copy=False)
 
 
 def test_no_films_at_all() -> None:

@@ -240,11 +240,11 @@ def test_what_is_no_whole_video_is_a_clear_error(which: Which, video: bytes, rea
 
 
 def test_a_damaged_last_frame_is_not_taken() -> None:
-    harmed = bytearray(VIDEO)
+    disturbed = bytearray(VIDEO)
     for place in range(len(VIDEO) - 20_000, len(VIDEO), 50):
-        harmed[place] ^= 0x55
+        disturbed[place] ^= 0x55
     with pytest.raises(UnusableVideoError, match=r"damaged|cannot be decoded"):
-        look(bytes(harmed), "last")
+        look(bytes(disturbed), "last")
 
 
 def test_fragments_that_are_cut_short_have_no_last_frame() -> None:

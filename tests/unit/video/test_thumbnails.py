@@ -258,11 +258,11 @@ def test_the_same_video_gives_the_same_bytes(four_seconds: bytes) -> None:
 
 
 def damaged(video: bytes, places: int, seed: int) -> bytes:
-    draw, harmed = random.Random(seed), bytearray(video)
+    draw, disturbed = random.Random(seed), bytearray(video)
     start = video.index(b"mdat") + 100
     for _ in range(places):
-        harmed[draw.randrange(start, len(harmed))] ^= draw.randrange(1, 256)
-    return bytes(harmed)
+        disturbed[draw.randrange(start, len(disturbed))] ^= draw.randrange(1, 256)
+    return bytes(disturbed)
 
 
 def declaring(video: bytes, *, frames: int = 96, ticks: int = 512) -> bytes:
