@@ -38,7 +38,7 @@ pytestmark = [
 def test_every_example_is_run_by_a_test():
     assert {guide: len(to_run(guide, "python")) for guide in GUIDES if to_run(guide, "python")} == {
         "index.md": 2,
-        "one-video.md": 5,  # the last one is served by test_deployment.py
+        "one-video.md": 5,  # the fourth one is served by test_deployment.py
         "media.md": 1,
         "batches.md": 1,
         "schedule.md": 1,
@@ -110,7 +110,7 @@ async def test_a_clip_is_made_as_shown(stored, loova):
 
 @pytest.mark.one_s3_server
 async def test_a_reason_is_told_as_shown(prefect_server, place, loova):
-    clip_or_reason = example("one-video.md", 3)["clip_or_reason"]
+    clip_or_reason = example("one-video.md", 4)["clip_or_reason"]
     loova.fail("prompt_refused")
     told = await clip_or_reason(VideoRequest(prompt="a boat"), place.credentials, place.bucket)
     assert told.startswith("no video, credits spent: no. Loova refused the request")
