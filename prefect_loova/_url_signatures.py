@@ -126,7 +126,7 @@ def without_signature(url: str) -> str:
     return urlunsplit(parts._replace(query=query))
 
 
-def without_signature_before(url: str) -> str:
+def without_former_signature(url: str) -> str:
     """The same by the fewer signatures that the first keys left out: records under those keys are still looked for.
 
     Never change it: what it returns decides which records are found.

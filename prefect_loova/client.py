@@ -34,7 +34,7 @@ from prefect_loova.errors import (
     UnexpectedResponseError,
     redact,
 )
-from prefect_loova.models.media import Medium, shown_media
+from prefect_loova.models.media import Medium, redact_media
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, VideoTask
 
@@ -369,7 +369,7 @@ def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, A
         for number, text in enumerate(texts):
             if Medium.read(text).source != "web":
                 raise InvalidRequestError(
-                    f"{field}.{number}: {shown_media(text)!r} was given: must be a URL here; the task submit_video "
+                    f"{field}.{number}: {redact_media(text)!r} was given: must be a URL here; the task submit_video "
                     "also accepts local files and S3 objects"
                 )
     body = request.body()

@@ -59,8 +59,12 @@ def redact(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def first_lines(lines: Sequence[str], most: int) -> list[str]:
-    """The first lines of many, and how many more there are."""
+_MAX_PROBLEMS = 50
+"""The most problems that one error lists."""
+
+
+def first_lines(lines: Sequence[str], most: int = _MAX_PROBLEMS) -> list[str]:
+    """Return the first lines, and a line that counts the others."""
     left = len(lines) - most
     return [*lines[:most], f"... and {left:,} more"] if left > 0 else list(lines)
 

@@ -23,7 +23,7 @@ from prefect_loova._prefect.context import Location
 from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.decide import decide
-from prefect_loova.jobs.doubt import Doubts, job_in_doubt, look_for_doubts
+from prefect_loova.jobs.doubt import DoubtReport, find_doubts, job_in_doubt
 from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
 from prefect_loova.models.results import JobInDoubt
 
@@ -60,9 +60,9 @@ async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
             say(told) if args.json else print(told)
             return {"job": record.model_dump(mode="json", exclude_none=True)}
         if args.key is None:
-            found = await look_for_doubts(jobs)
+            found = await find_doubts(jobs)
         else:
-            found = Doubts([await job_in_doubt(jobs, args.key)], [])
+            found = DoubtReport([await job_in_doubt(jobs, args.key)], [])
         if not args.json:
             print("\n\n".join(map(_shown, found.in_doubt)) or _none(found))
         for key, reason in found.problems:
@@ -73,7 +73,7 @@ async def resolve(args: argparse.Namespace, where: Place) -> dict[str, Any]:
         }
 
 
-def _none(found: Doubts) -> str:
+def _none(found: DoubtReport) -> str:
     count = len(found.problems)
     if not count:
         return "No job is in doubt."

@@ -27,7 +27,7 @@ from prefect_loova.jobs import save as saving
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs import wait as waiting
 from prefect_loova.jobs.context import MAX_WAIT
-from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
 
@@ -118,7 +118,7 @@ async def prepare_media(
     async with Location(credentials, bucket, prefix).open() as jobs:
         if not request.is_prepared:
             await jobs.records.check_conditional_writes()
-        return await Preparing(jobs, local_files()).one(request)
+        return await MediaPreparer(jobs, local_files()).prepare(request)
 
 
 @task(
@@ -163,7 +163,7 @@ async def submit_video(
     logger = get_run_logger()
     async with Location(credentials, bucket, prefix).open() as jobs:
         await jobs.records.check_conditional_writes()
-        request = await Preparing(jobs, local_files()).one(request)
+        request = await MediaPreparer(jobs, local_files()).prepare(request)
         submission = await submitting.submit_video(
             jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts
         )
@@ -271,7 +271,7 @@ async def save_video(
     """
     logger = get_run_logger()
     async with Location.of(submission, credentials, bucket).open() as jobs:
-        saved, is_new = await saving.save_finished_video(
+        saved, is_new = await saving.save_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
         found = "was there already" if submission.state == "saved" else "is saved"

@@ -32,7 +32,6 @@ COLUMNS = tuple(VideoRequest.model_fields)
 
 _LISTS = ("image_urls", "audio_urls", "video_urls")
 _NUMBERS = ("duration", "take")
-_TOLD = 50
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[^\S\r\n]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _BROKEN_FORMULAS = ("#REF!", "#NAME?", "#VALUE!", "#N/A", "#DIV/0!", "#NULL!", "#NUM!")
@@ -75,7 +74,7 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
             problems += [f"line {line}: {problem}" for problem in found]
     if problems:
         head = f"manifest: {redact(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started"
-        raise InvalidRequestError("\n".join([head, *first_lines(problems, _TOLD)]))
+        raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     if not requests:
         raise InvalidRequestError(f"manifest: {redact(name, 200)} has no rows")
     return requests

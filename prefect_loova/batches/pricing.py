@@ -17,14 +17,13 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import describe_doubt
-from prefect_loova.jobs.former_keys import find_any
+from prefect_loova.jobs.former_keys import find_by_links
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import PURCHASED, JobRecord
 from prefect_loova.models.request import VideoRequest
 
 _READS_AT_ONCE = 16
 _SILENT_IN_A_ROW = 16
-_TOLD = 50
 
 
 def deduplicate(requests: Iterable[VideoRequest]) -> list[PlannedVideo]:
@@ -34,7 +33,7 @@ def deduplicate(requests: Iterable[VideoRequest]) -> list[PlannedVideo]:
     for row, request in enumerate(requests, 1):
         key = request.key
         rows.setdefault(key, []).append(row)
-        links.setdefault(key, {}).setdefault(request.key_before, request)
+        links.setdefault(key, {}).setdefault(request.former_key, request)
     orders = []
     for key, found in links.items():
         first, *others = found.values()
@@ -83,7 +82,7 @@ async def price_videos(
         except InvalidRequestError as error:
             problems.append(f"request {', '.join(map(str, order.rows))}: {error.message}")
     if problems:
-        raise InvalidRequestError("\n".join(first_lines(problems, _TOLD)))
+        raise InvalidRequestError("\n".join(first_lines(problems)))
     return list(await asyncio.gather(*map(one, orders)))
 
 
@@ -94,7 +93,7 @@ async def as_recorded(jobs: VideoJobs, order: PlannedVideo, max_paid_attempts: i
         StorageError: S3 does not answer; trying again may help.
     """
     try:
-        request, stored = await find_any(jobs.records, (order.request, *order.links))
+        request, stored = await find_by_links(jobs.records, (order.request, *order.links))
         return plan_from_record(
             jobs, replace(order, request=request), stored.record if stored else None, max_paid_attempts
         )

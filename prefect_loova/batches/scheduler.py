@@ -26,7 +26,7 @@ from prefect_loova.errors import (
     TaskFailedError,
     redact,
 )
-from prefect_loova.models.job_record import counted, is_cost
+from prefect_loova.models.job_record import budget_credits, is_cost
 from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
@@ -197,4 +197,4 @@ def _is_free(error: Exception) -> bool:
 def _charged(submission: Submission) -> float:
     if submission.reused:
         return 0.0
-    return counted(submission.credits_estimate, submission.credits_cost, settled=False)
+    return budget_credits(submission.credits_estimate, submission.credits_cost, settled=False)

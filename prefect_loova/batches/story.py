@@ -13,16 +13,13 @@ from prefect_loova.batches.storyboard import Shot, Storyboard
 from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 
 _DOUBTS = 3
-
-
-_MOST_PROBLEMS = 50
 
 
 @dataclass
@@ -37,10 +34,10 @@ class StoryPlan:
 
     @classmethod
     async def of(
-        cls, jobs: VideoJobs, board: Storyboard, preparing: Preparing, *, max_paid_attempts: int = 1
+        cls, jobs: VideoJobs, board: Storyboard, preparing: MediaPreparer, *, max_paid_attempts: int = 1
     ) -> StoryPlan:
         """Look at every shot as far as it is known: one that goes on is known once the shot before is there."""
-        own = await preparing.all([shot.own_media for shot in board.shots], called="shot")
+        own = await preparing.prepare_all([shot.own_media for shot in board.shots], called="shot")
         shots = {shot.number: shot.with_media(media) for shot, media in zip(board.shots, own, strict=True)}
         state = cls(shots, max_paid_attempts)
         for chain in board.chains():
@@ -53,13 +50,13 @@ class StoryPlan:
         await state.check_media(jobs)
         return state
 
-    async def look_ahead(self, jobs: VideoJobs, preparing: Preparing, number: int) -> bool:
+    async def look_ahead(self, jobs: VideoJobs, preparing: MediaPreparer, number: int) -> bool:
         """Look at a shot before the story begins; tells whether it is there, so that the next one can be looked at.
 
         That the frame which it begins with cannot be had is told when its turn comes, and ends no other chain.
         """
         try:
-            await self.look(jobs, number, await preparing.one(self.request(number)))
+            await self.look(jobs, number, await preparing.prepare(self.request(number)))
         except InvalidRequestError:
             return False
         return number in self.saved
@@ -75,7 +72,7 @@ class StoryPlan:
             if order.price:
                 problems += [f"shot {number}: {line}" for line in await _problems(jobs, self.shots[number].own_media)]
         if problems:
-            raise InvalidRequestError("\n".join(first_lines(problems, _MOST_PROBLEMS)))
+            raise InvalidRequestError("\n".join(first_lines(problems)))
 
     def request(self, number: int) -> VideoRequest:
         """What is asked for in a shot, once the shot that it goes on from is there."""
@@ -87,7 +84,7 @@ class StoryPlan:
         order = await as_recorded(jobs, PlannedVideo(request, (number,)), self.max_paid_attempts)
         if order.submission is not None and order.state == "saved":
             try:
-                found = await saving.found(jobs, order.submission)
+                found = await saving.find_saved(jobs, order.submission)
             except StorageError as error:
                 if error.transient:
                     raise

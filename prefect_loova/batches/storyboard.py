@@ -39,7 +39,6 @@ MAX_SHOTS = 100
 
 _FIELDS = tuple(VideoRequest.model_fields)
 _SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "take"))
-_TOLD = 50
 _FILM_VERSION = "film 1"
 """Another one wherever the same shots are joined into another film: then those of before are not found any more."""
 
@@ -149,7 +148,7 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
         problems += [f"shot {number}: {problem}" for problem in wrong]
     if problems:
         head = f"{told} has {len(problems)} problems; nothing was started"
-        raise InvalidRequestError("\n".join([head, *first_lines(problems, _TOLD)]))
+        raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     title = given.get("title") or name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     return Storyboard(title, tuple(shots))
 

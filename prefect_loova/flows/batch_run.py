@@ -24,8 +24,8 @@ from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import warn_about_references
-from prefect_loova.jobs.media_identity import Preparing
-from prefect_loova.models.job_record import counted
+from prefect_loova.jobs.media_identity import MediaPreparer
+from prefect_loova.models.job_record import budget_credits
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, VideoOutcome
 from prefect_loova.models.request import VideoRequest
@@ -61,7 +61,7 @@ class Batch:
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
         async with self.location.open() as jobs:
-            requests = await Preparing(jobs, self.local, upload=False).all(requests)
+            requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(requests)
             orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
         for order in orders:
             warn_about_references(order.request)
@@ -92,7 +92,7 @@ class Batch:
         logger = get_run_logger()
         async with self.location.open() as jobs:
             await jobs.records.check_conditional_writes()
-            requests = await Preparing(jobs, self.local).all(requests)
+            requests = await MediaPreparer(jobs, self.local).prepare_all(requests)
             orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             plan = await admit(
                 jobs,
@@ -209,7 +209,7 @@ def _left(order: PlannedVideo, queued: bool, found: CollectedVideos) -> VideoOut
     failed = next((reason for one, reason in found.failed if one == key), None)
     saved = next((one for one in found.saved if one.key == key), None)
     if bought is not None:
-        cost = counted(bought.credits_estimate, bought.credits_cost, settled=False)
+        cost = budget_credits(bought.credits_estimate, bought.credits_cost, settled=False)
         return order.outcome_of("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
     if saved is not None:
         return order.saved_outcome(saved, order.spent)

@@ -21,7 +21,7 @@ from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.decide import decide
-from prefect_loova.jobs.doubt import look_for_doubts
+from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.job_record import Decision
 from prefect_loova.models.reports import CollectedVideos, CreditsReport
@@ -166,7 +166,7 @@ async def resolve_job(
             record = await decide(jobs, key, made, task_id or None, attempt=attempt, force=force)
             get_run_logger().info("%s: %s by %s, now %s", jobs.name(record), decision, made.who, record.state)
         try:
-            waiting = await look_for_doubts(jobs)
+            waiting = await find_doubts(jobs)
         except StorageError as error:
             if decision == "list":
                 raise

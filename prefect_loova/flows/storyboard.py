@@ -32,7 +32,7 @@ from prefect_loova.errors import BatchError, first_lines, redact
 from prefect_loova.flows.batch_run import Batch
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_references
-from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
@@ -112,7 +112,7 @@ class Story:
         return film
 
     async def _plan(self, jobs: VideoJobs, *, upload: bool = True) -> StoryPlan:
-        preparing = Preparing(jobs, self.batch.local, upload=upload)
+        preparing = MediaPreparer(jobs, self.batch.local, upload=upload)
         return await StoryPlan.of(jobs, self.board, preparing, max_paid_attempts=self.batch.max_paid_attempts)
 
     def _report(self, outcomes: list[VideoOutcome]) -> StoryReport:

@@ -21,7 +21,7 @@ from prefect_loova._timing import Deadline
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, StorageError
 from prefect_loova.jobs.context import MAX_WAIT
-from prefect_loova.jobs.former_keys import find
+from prefect_loova.jobs.former_keys import find_record
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.job_record import PURCHASED
 from prefect_loova.models.request import VideoRequest
@@ -131,7 +131,7 @@ async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucke
     async with Location(credentials, bucket, prefix).open() as jobs:
         try:
             await jobs.records.check_conditional_writes()
-            stored = await find(jobs.records, request)
+            stored = await find_record(jobs.records, request)
         except StorageError as error:
             if error.transient:
                 return False  # the submit is a task, which Prefect tries again

@@ -286,7 +286,7 @@ class _Pass:
         key = stored.record.key
         seconds = self._save_seconds * 2.0 ** min(attempt.save_failures, _DOUBLED_AT_MOST)
         try:
-            saved = await saving.save_video(
+            saved, _ = await saving.save_video(
                 self.jobs,
                 self.jobs.submission(stored.record, attempt.number, reused=True),
                 upload_options=self._upload_options,

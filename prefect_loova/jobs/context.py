@@ -150,7 +150,7 @@ class VideoJobs:
         attempt = failed[-1] if number is None else record.attempt(number)
         return TaskFailedError(
             f"{self.name(record)}: Loova ended the task without a video. It is not bought again by itself: ask for "
-            f"another take, or allow max_paid_attempts={record.may_be_paid + 1}",
+            f"another take, or allow max_paid_attempts={record.possibly_paid_attempts + 1}",
             task_id=attempt.task_id,
             trace_id=attempt.trace_id,
             loova_message=attempt.reason,

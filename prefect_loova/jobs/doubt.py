@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Doubts:
+class DoubtReport:
     """What a look at all open jobs found.
 
     Attributes:
@@ -44,15 +44,15 @@ class Doubts:
 
 
 async def jobs_in_doubt(jobs: VideoJobs) -> list[JobInDoubt]:
-    """All jobs that wait for a person, as `look_for_doubts` finds them; those that cannot be read are in the log only.
+    """All jobs that wait for a person, as `find_doubts` finds them; those that cannot be read are in the log only.
 
     Raises:
-        StorageError: As `look_for_doubts`.
+        StorageError: As `find_doubts`.
     """
-    return (await look_for_doubts(jobs)).in_doubt
+    return (await find_doubts(jobs)).in_doubt
 
 
-async def look_for_doubts(jobs: VideoJobs) -> Doubts:
+async def find_doubts(jobs: VideoJobs) -> DoubtReport:
     """Look at all open jobs for those that wait for a person. Submits that are overdue become in doubt by this.
 
     Raises:
@@ -81,7 +81,7 @@ async def look_for_doubts(jobs: VideoJobs) -> Doubts:
     looks = await asyncio.gather(*(look(key) for key in await jobs.records.list_open_keys()))
     found = [one for some in looks for one in some]
     found.sort(key=lambda one: (one.submitted_at.isoformat(), one.key, one.attempt))
-    return Doubts(found, sorted(problems))
+    return DoubtReport(found, sorted(problems))
 
 
 async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:

@@ -1,8 +1,9 @@
-"""Requests whose key was another one while fewer URL signatures were known: what was bought under it is found.
+"""Job records under former keys of requests.
 
-A link that is signed by version 2 of S3, say, was a part of the key. `find` looks for a record under both keys, and
-`close` takes the former one before anything is bought under the new one, so that a worker of an earlier version, which
-knows only the former key, cannot buy the same link meanwhile. See docs/decisions/0015.
+Earlier versions knew fewer URL signatures, so a link with version 2 of S3's signature, for example, had another key.
+`find_record` reads the records under both keys. `close_former_key` closes the former key before a purchase under the
+new one, because a worker of an earlier version knows only the former key and could buy the same video. See
+docs/decisions/0015.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from prefect_loova.models.transitions import JobState
 from prefect_loova.store.records import JobRecords, KeyClosedError, RecordConflictError, StoredRecord
 
 _TRIES = 6
-_WEIGHT: tuple[JobState, ...] = (
+_PRECEDENCE: tuple[JobState, ...] = (
     "rejected",
     "claimed",
     "failed",
@@ -29,67 +30,69 @@ _WEIGHT: tuple[JobState, ...] = (
     "succeeded",
     "saved",
 )
-"""Which of two records of one request counts: the one whose state stands further to the right."""
+"""Of two records of one request, the one with the later state here counts."""
 
 
-async def find(records: JobRecords, request: VideoRequest) -> StoredRecord | None:
-    """The record of a request under its key, or under its former one where that says more.
+async def find_record(records: JobRecords, request: VideoRequest) -> StoredRecord | None:
+    """Return the record of a request, under its key or under its former key, whichever counts.
 
-    The former key costs one GET, and only where a URL has a signature that was a part of it and nothing is bought yet.
+    The former key costs one GET. It is read only if a URL has a newly known signature and nothing is bought yet.
 
     Raises:
         StorageError: As `JobRecords.read`.
     """
     stored = await records.read(request.key)
-    former = request.key_before
+    former = request.former_key
     if former is None or (stored is not None and stored.record.state in PURCHASED):
         return stored
-    return _of_two(stored, await _under_former_key(records.read, former))
+    return _choose(stored, await _read_former(records.read, former))
 
 
-async def find_any(records: JobRecords, requests: Sequence[VideoRequest]) -> tuple[VideoRequest, StoredRecord | None]:
-    """As `find`, for one video that is asked for by several links: each link may have a former key of its own.
+async def find_by_links(
+    records: JobRecords, requests: Sequence[VideoRequest]
+) -> tuple[VideoRequest, StoredRecord | None]:
+    """Find the record of one video that is requested by several links, each of which may have a former key.
 
     Args:
-        records: Where the job records are.
-        requests: The same video, by each link. All have the same key.
+        records: The job records.
+        requests: The same video by each link. All requests have the same key.
 
     Returns:
-        The request whose record says most, and that record. To go on with that request finds the record again.
+        The request whose record counts, and that record. `find_record` finds the same record for that request.
 
     Raises:
         StorageError: One of the records cannot be read.
     """
-    found = requests[0], await records.read_or_list(requests[0].key)
-    for request in requests:
-        if found[1] is not None and found[1].record.state in PURCHASED:
+    request, stored = requests[0], await records.read_or_list(requests[0].key)
+    for other in requests:
+        if stored is not None and stored.record.state in PURCHASED:
             break
-        if request.key_before is not None:
-            former = await _under_former_key(records.read_or_list, request.key_before)
-            if former is not None and _of_two(found[1], former) is former:
-                found = request, former
-    return found
+        if other.former_key is not None:
+            former = await _read_former(records.read_or_list, other.former_key)
+            if former is not None and _choose(stored, former) is former:
+                request, stored = other, former
+    return request, stored
 
 
-async def close(
+async def close_former_key(
     records: JobRecords,
     request: VideoRequest,
     stored: StoredRecord | None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Make the former key one under which nobody buys, before the request is claimed under its key.
+    """Close the former key of a request, so that no worker buys under it. Call it before the request is claimed.
 
     Args:
-        records: Where the job records are.
-        request: The video that is about to be bought.
-        stored: What `find` returned for it.
-        sleep: How to wait between tries, in seconds.
+        records: The job records.
+        request: The request to be claimed.
+        stored: The result of `find_record` for it.
+        sleep: Waits between tries, for a number of seconds.
 
     Raises:
-        RecordMovedError: A worker of an earlier version has taken the former key meanwhile; look again.
+        RecordConflictError: A worker of an earlier version claimed the former key in between; read again.
         StorageError: The bucket cannot be written.
     """
-    former = request.key_before
+    former = request.former_key
     if former is None or (stored is not None and stored.record.key == former):
         return
     content = {"format": FORMAT + 1, "closed_for": request.key, "api_origin": records.api_origin}
@@ -100,33 +103,33 @@ async def close(
         except StorageError as error:
             failure = error
         try:
-            there = await records.read(former)
+            existing = await records.read(former)
         except KeyClosedError:
             return
-        if there is not None:
-            if _of_two(stored, there) is there:
+        if existing is not None:
+            if _choose(stored, existing) is existing:
                 raise RecordConflictError
             return
         if failure.http_status != 412 and not failure.transient:
             raise failure
         await sleep(backoff(attempt))
     uri = records.uri(records.record_key(former))
-    raise StorageError(f"{uri} cannot be written, or is there and may not be read (s3:GetObject): {failure.message}")
+    raise StorageError(f"cannot write {uri}, or it exists and may not be read (s3:GetObject): {failure.message}")
 
 
-async def _under_former_key(read: Callable[[str], Awaitable[StoredRecord | None]], former: str) -> StoredRecord | None:
+async def _read_former(read: Callable[[str], Awaitable[StoredRecord | None]], former: str) -> StoredRecord | None:
     try:
         return await read(former)
     except KeyClosedError:
         return None
 
 
-def _of_two(stored: StoredRecord | None, former: StoredRecord | None) -> StoredRecord | None:
+def _choose(stored: StoredRecord | None, former: StoredRecord | None) -> StoredRecord | None:
     if stored is None or former is None:
         return stored or former
-    return former if _weight(former.record) > _weight(stored.record) else stored
+    return former if _precedence(former.record) > _precedence(stored.record) else stored
 
 
-def _weight(record: JobRecord) -> int:
-    waits = record.undecided is not None and record.state not in PURCHASED
-    return _WEIGHT.index("in_doubt" if waits else record.state)
+def _precedence(record: JobRecord) -> int:
+    is_in_doubt = record.undecided is not None and record.state not in PURCHASED
+    return _PRECEDENCE.index("in_doubt" if is_in_doubt else record.state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefect_loova.models.media import MediaError
+
 
 @dataclass(frozen=True)
 class LocalFiles:
@@ -26,18 +28,18 @@ class LocalFiles:
         """The file of a path.
 
         Raises:
-            ValueError: Says why it may not be read.
+            MediaError: Says why it may not be read.
         """
         if not self.allowed:
-            raise ValueError("what comes from S3 may not read local files, unless media_folder allows it")
+            raise MediaError("what comes from S3 may not read local files, unless media_folder allows it")
         try:
             base = self.base or Path.cwd()
             whole = (base / Path(path).expanduser()).resolve()
             if "\\" in path and not whole.exists():  # as Windows writes a path
                 whole = (base / Path(path.replace("\\", "/")).expanduser()).resolve()
             if self.within is not None and not whole.is_relative_to(self.within.resolve()):
-                raise ValueError(f"it lies outside of {self.within}, and only files in there may be read")
+                raise MediaError(f"it lies outside of {self.within}, and only files in there may be read")
             whole.stat()
         except (OSError, RuntimeError):
-            raise ValueError(f"there is no such file ({self.hint})") from None
+            raise MediaError(f"there is no such file ({self.hint})") from None
         return whole

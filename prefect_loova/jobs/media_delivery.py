@@ -18,7 +18,7 @@ from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.media_objects import InspectedObject, check_content, check_pin, inspect, open_object
 from prefect_loova.jobs.media_urls import url_problems
-from prefect_loova.models.media import KINDS, Medium, refused
+from prefect_loova.models.media import KINDS, MediaError, Medium, medium_error
 from prefect_loova.models.media_types import sent_type
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.errors import S3_ERRORS, storage_error
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Delivery:
+class SubmitPayload:
     """What a submit sends.
 
     Attributes:
@@ -45,7 +45,7 @@ class Delivery:
 
 async def deliver_media(
     jobs: VideoJobs, request: VideoRequest, *, max_wait: float = 0.0, told: bool = False
-) -> Delivery:
+) -> SubmitPayload:
     """Look at the media of a prepared request for the last time, and make them reachable.
 
     Args:
@@ -62,7 +62,7 @@ async def deliver_media(
     if not told:
         warn_about_references(request)
     if not texts:
-        return Delivery(request)
+        return SubmitPayload(request)
     warn = log.debug if told else log.warning
     deliverer = _Deliverer(jobs, min(_LONGEST_LINK, max(jobs.media.link_seconds, int(2 * max_wait))), told)
     turn, problems = (
@@ -74,8 +74,8 @@ async def deliver_media(
         async with turn:
             try:
                 return await deliverer.deliver(name, number, Medium.read(text))
-            except ValueError as error:
-                problems.append(refused(name, number, text, error))
+            except MediaError as error:
+                problems.append(medium_error(name, number, text, error))
                 return ""
 
     made = await asyncio.gather(*(one(*text) for text in texts))
@@ -90,7 +90,7 @@ async def deliver_media(
         warn(mixed)
     delivered = request.model_copy(update={name: tuple(some) for name, some in urls.items()})
     jobs.loova.check(delivered)
-    return Delivery(delivered, files)
+    return SubmitPayload(delivered, files)
 
 
 def _mixed_order(request: VideoRequest, urls: dict[str, list[str]], files: tuple[FormFile, ...]) -> str:

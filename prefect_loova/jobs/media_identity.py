@@ -27,14 +27,13 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
-from prefect_loova.jobs.media_objects import MEDIA, check_content, inspect, open_object, unusable
-from prefect_loova.models.media import KINDS, Kind, Medium, refused
+from prefect_loova.jobs.media_objects import MEDIA, as_media_error, check_content, inspect, open_object
+from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error
 from prefect_loova.models.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.records import KeyClosedError, is_key
 
 _REQUESTS_AT_ONCE = 8
-_TOLD = 50
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class LocalFile(NamedTuple):
 
 
 @dataclass
-class Preparing:
+class MediaPreparer:
     """Prepares requests, each medium once, however many requests name it.
 
     Attributes:
@@ -62,7 +61,7 @@ class Preparing:
     _known: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
+    async def prepare_all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
         """The same requests, prepared.
 
         Args:
@@ -80,7 +79,7 @@ class Preparing:
         async def one(number: int, request: VideoRequest) -> VideoRequest:
             async with turn:
                 try:
-                    return await self.one(request)
+                    return await self.prepare(request)
                 except InvalidRequestError as error:
                     problems[number] = error.message.splitlines()
                     return request
@@ -88,10 +87,10 @@ class Preparing:
         prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
         if problems:
             told = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
-            raise InvalidRequestError("\n".join(first_lines(told, _TOLD)))
+            raise InvalidRequestError("\n".join(first_lines(told)))
         return prepared
 
-    async def one(self, request: VideoRequest) -> VideoRequest:
+    async def prepare(self, request: VideoRequest) -> VideoRequest:
         """The same request, with the content of all of its media known.
 
         Raises:
@@ -106,8 +105,8 @@ class Preparing:
             for number, text in enumerate(getattr(request, name)):
                 try:
                     media[name].append(await self._prepared(kind, text))
-                except ValueError as error:
-                    problems.append(refused(name, number, text, error))
+                except MediaError as error:
+                    problems.append(medium_error(name, number, text, error))
         if problems:
             raise InvalidRequestError("\n".join(problems))
         return request.model_copy(update={name: tuple(texts) for name, texts in media.items()})
@@ -132,7 +131,7 @@ class Preparing:
         async with self._reading:  # one at a time: each is held in memory
             file = await asyncio.to_thread(_read, path, self.jobs.media.most(holds))
             if problem := content_problem(file.content[:HEAD_BYTES], len(file.content), holds, self.jobs.media):
-                raise ValueError(problem)
+                raise MediaError(problem)
             pinned = medium.pinned(f"sha256={file.sha256}")
             if medium.frame:
                 return await self._frame(pinned, lambda: BytesIO(file.content))
@@ -172,7 +171,7 @@ class Preparing:
             if error.transient:
                 raise
             # Another identity would be another request, which is paid again.
-            raise ValueError(f"its job record cannot be read: {error.message}") from None
+            raise MediaError(f"its job record cannot be read: {error.message}") from None
         videos = [attempt.video for attempt in stored.record.attempts if attempt.video] if stored else []
         known = ((video.object_key, video.size_bytes, video.sha256) for video in videos)
         return next((sha256 for *place, sha256 in known if place == [object_key, size]), None)
@@ -194,9 +193,9 @@ class Preparing:
         try:
             png = await asyncio.to_thread(taken)
         except UnusableVideoError as error:
-            raise ValueError(error.message) from None
+            raise MediaError(error.message) from None
         except StorageError as error:
-            raise unusable(error) from None
+            raise as_media_error(error) from None
         await self.jobs.records.put_bytes(object_key, png, "image/png")
         return frame
 
@@ -215,18 +214,18 @@ def _read(path: Path, most: int) -> LocalFile:
     """A local file, whole, or a byte more than `most` of it.
 
     Raises:
-        ValueError: Says why it cannot be used.
+        MediaError: Says why it cannot be used.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for whoever writes into it
-            raise ValueError("it is a directory" if path.is_dir() else "it is no regular file")
+            raise MediaError("it is a directory" if path.is_dir() else "it is no regular file")
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
             content = file.read(most + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from None
+        raise MediaError(f"it cannot be read ({error.strerror})") from None
     is_whole = len(content) == min(before.st_size, most + 1)
     if not is_whole or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ValueError("it changed while it was read: try again when it is written")
+        raise MediaError("it changed while it was read: try again when it is written")
     return LocalFile(content, hashlib.sha256(content).hexdigest())

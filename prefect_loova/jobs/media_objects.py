@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_loova.errors import StorageError
-from prefect_loova.models.media import Kind, Medium
+from prefect_loova.models.media import Kind, MediaError, Medium
 from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem
 from prefect_loova.store.reader import S3File
 from prefect_loova.store.records import JobRecords
@@ -49,13 +49,13 @@ def inspect(records: JobRecords, medium: Medium, holds: Kind, rules: MediaRules)
         rules: The limits for media.
 
     Raises:
-        ValueError: It is not there, may not be read, has changed, or is something else.
+        MediaError: It is not there, may not be read, has changed, or is something else.
         StorageError: S3 does not answer; trying again may help.
     """
     with open_object(records.s3, medium, block_bytes=HEAD_BYTES) as file:
         look = InspectedObject(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
     if problem := content_problem(look.head, look.size, holds, rules):
-        raise ValueError(problem)
+        raise MediaError(problem)
     return look
 
 
@@ -65,7 +65,7 @@ def check_pin(records: JobRecords, medium: Medium) -> None:
     What this package put below `_media/` is named by its content. Any other object is read whole.
 
     Raises:
-        ValueError: It is something else.
+        MediaError: It is something else.
         StorageError: S3 does not answer; trying again may help.
     """
     name, _, value = medium.digest.partition("=")
@@ -73,16 +73,16 @@ def check_pin(records: JobRecords, medium: Medium) -> None:
     if name == "etag" or (medium.location.startswith(own) and PurePosixPath(medium.location).stem == value):
         return
     if name == "frame":
-        raise ValueError(f"only a frame that was taken here is pinned so: it must be in {own}")
+        raise MediaError(f"only a frame that was taken here is pinned so: it must be in {own}")
     digest = hashlib.sha256()
     with open_object(records.s3, medium, block_bytes=_PIECE) as file:
         try:
             while piece := file.read(_PIECE):
                 digest.update(piece)
         except StorageError as error:
-            raise unusable(error) from None
+            raise as_media_error(error) from None
     if digest.hexdigest() != value:
-        raise ValueError("the object has changed: its content is not what its SHA-256 says")
+        raise MediaError("the object has changed: its content is not what its SHA-256 says")
 
 
 def check_content(
@@ -105,7 +105,7 @@ def check_content(
         What could not be known, for a warning; empty where nothing is in doubt.
 
     Raises:
-        ValueError: It is surely no such medium, or has changed meanwhile.
+        MediaError: It is surely no such medium, or has changed meanwhile.
         StorageError: S3 does not answer; trying again may help.
     """
     content = holds, medium.identity
@@ -117,7 +117,7 @@ def check_content(
         with source() as file:
             doubt = probe(file, holds, media_type)
     except StorageError as error:
-        raise unusable(error) from None
+        raise as_media_error(error) from None
     decoded.add(content)
     return doubt
 
@@ -134,27 +134,27 @@ def open_object(
         look: The look that was had at it: it has to be the same object still.
 
     Raises:
-        ValueError: It is not there, may not be read, is not the one that its ETag says, or has changed since the look.
+        MediaError: It is not there, may not be read, is not the one that its ETag says, or has changed since the look.
         StorageError: S3 does not answer; trying again may help.
     """
     bucket, key = medium.bucket_and_key
     try:
         file = S3File(s3, bucket, key, block_bytes=block_bytes)
     except StorageError as error:
-        raise unusable(error) from None
+        raise as_media_error(error) from None
     if medium.etag not in (None, file.etag):
         file.close()
-        raise ValueError("the object has changed since it was looked at: ask again, for another request")
+        raise MediaError("the object has changed since it was looked at: ask again, for another request")
     if look is not None and look.etag != file.etag:
         file.close()
-        raise ValueError("the object changed while it was read")
+        raise MediaError("the object changed while it was read")
     return file
 
 
-def unusable(error: StorageError) -> Exception:
+def as_media_error(error: StorageError) -> Exception:
     """What an object that cannot be read means for a request: bad input, unless trying again may help."""
     if error.transient:
         return error
     if error.http_status in (403, 404):
-        return ValueError("there is no such object, or it may not be read (s3:GetObject)")
-    return ValueError(error.message)
+        return MediaError("there is no such object, or it may not be read (s3:GetObject)")
+    return MediaError(error.message)

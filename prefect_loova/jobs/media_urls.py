@@ -10,7 +10,7 @@ from contextlib import aclosing
 import httpx
 
 from prefect_loova.errors import IncompleteVideoError, TransferError, VideoUrlRefusedError, redact
-from prefect_loova.models.media import KINDS, Kind, Medium, refused, shown_media
+from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error, redact_media
 from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem, unknown_brand
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.transfer.download import Download, StartOverError
@@ -44,8 +44,8 @@ async def url_problems(
             async with turn:
                 try:
                     await _look_at(http, url, KINDS[name], rules, allow_private=allow_private, warn=warn)
-                except ValueError as error:
-                    problems.append(refused(name, number, url, f"{error}{_WHY}"))
+                except MediaError as error:
+                    problems.append(medium_error(name, number, url, f"{error}{_WHY}"))
 
         await asyncio.gather(*(one(*url) for url in urls))
     return sorted(problems)
@@ -68,11 +68,11 @@ async def _look_at(
         pass  # what came tells enough
     except (VideoUrlRefusedError, TransferError, TimeoutError, StartOverError) as error:
         if isinstance(error, VideoUrlRefusedError) and (error.http_status or 400) >= 400:
-            raise ValueError(error.message) from None
-        warn("%s cannot be looked at from here (%s): going on", shown_media(url), redact(error, 200))
+            raise MediaError(error.message) from None
+        warn("%s cannot be looked at from here (%s): going on", redact_media(url), redact(error, 200))
         return
     size = download.announced if download.announced is not None else download.received
     if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
-        raise ValueError(problem)
+        raise MediaError(problem)
     if doubt := unknown_brand(bytes(head[:HEAD_BYTES]), kind):
-        warn("%s: %s; going on", shown_media(url), doubt)
+        warn("%s: %s; going on", redact_media(url), doubt)

@@ -28,8 +28,8 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.doubt import doubt_error, expire_submission
-from prefect_loova.jobs.former_keys import close, find
-from prefect_loova.jobs.media_delivery import Delivery, deliver_media
+from prefect_loova.jobs.former_keys import close_former_key, find_record
+from prefect_loova.jobs.media_delivery import SubmitPayload, deliver_media
 from prefect_loova.models.job_record import PURCHASED, JobRecord, with_purchase
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission
@@ -72,9 +72,9 @@ async def submit_video(
     deadline = Deadline(max_wait, jobs.clock)
     await jobs.records.check_conditional_writes()
     refusals, conflicts, delivered = 0, 0, 0.0
-    delivery: Delivery | None = None
+    delivery: SubmitPayload | None = None
     while True:
-        stored = await find(jobs.records, request)
+        stored = await find_record(jobs.records, request)
         key = stored.record.key if stored else request.key
         if stored is not None and stored.record.state in PURCHASED:
             return jobs.submission(stored.record, reused=True)
@@ -119,9 +119,9 @@ async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts
     Raises:
         LoovaError: It is in doubt, was given up, or has failed as often as it may be bought.
     """
-    if stored.record.on_its_way is not None:
+    if stored.record.submitting_attempt is not None:
         stored = await expire_submission(jobs, stored)
-        if stored.record.on_its_way is not None:
+        if stored.record.submitting_attempt is not None:
             return False
     record = stored.record
     doubt = record.undecided or (record.current if record.state == "in_doubt" else None)
@@ -149,7 +149,7 @@ async def _claim(
     jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
 ) -> StoredRecord:
     """The right to buy what is free, at the price of today."""
-    await close(jobs.records, request, stored, jobs.sleep)
+    await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits()
     if stored is None:
         day = await jobs.budget.reserve(request.key, 1, 0, price)
@@ -170,7 +170,7 @@ async def _claim(
     return stored
 
 
-async def _buy(jobs: VideoJobs, delivery: Delivery, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
+async def _buy(jobs: VideoJobs, delivery: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
     """The one paid POST, between the two writes that guard it."""
     number = stored.record.current.number
     seconds = jobs.loova.submit_seconds(delivery.files)

@@ -1,183 +1,213 @@
-"""What one attempt to buy a video is, as its job record stores it: values, no I/O and no moves."""
+"""One attempt to buy a video, as its job record stores it. Values only: no I/O and no moves."""
 
 from __future__ import annotations
 
 import math
 from datetime import date, datetime
-from typing import Literal, TypeGuard
+from typing import Literal, TypedDict, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
 from prefect_loova.models.transitions import JobState
 
 DecisionName = Literal["adopt", "submit-again", "give-up", "take-back"]
-"""What a person may decide: about a job in doubt, or, with `take-back`, about a task that was adopted for it."""
+"""The decisions of a person. `take-back` is about an adopted task, the others are about a job in doubt."""
 
 PURCHASED: frozenset[JobState] = frozenset({"submitted", "succeeded", "saved"})
-"""The states of an attempt that holds a Loova task which made, makes or may make a video."""
+"""The states of an attempt whose Loova task may still give a video, or gave one."""
 
 OPEN: frozenset[JobState] = frozenset({"claimed", "submitting", "submitted", "succeeded", "in_doubt"})
-"""The states in which something is left to do or to decide."""
+"""The states that need another step or a decision."""
 
 SETTLED: frozenset[JobState] = frozenset({"succeeded", "saved", "failed"})
-"""The states whose cost is final: Loova named it when the task ended."""
+"""The states whose cost is final, because the task has ended."""
 
 
 class Stored(BaseModel):
-    """A part of a record."""
+    """A part of a job record."""
 
-    # A record may carry fields of a newer version in the same format: they are kept, not dropped.
+    # Keep the fields that a newer version adds within the same format.
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Decision(Stored):
-    """What a person decided about a job in doubt."""
+    """A person's decision about a job in doubt or about an adopted task."""
 
     what: DecisionName
-    """What was decided."""
+    """The decision."""
     who: str
-    """The name that was given; nothing checks it."""
+    """The name that the person gave. It is not checked."""
     when: datetime
-    """When, by the clock of the machine where it was said."""
+    """The time, by the clock of the person's machine."""
     why: str
-    """What the person saw."""
+    """The reason."""
     overruled: tuple[str, ...] | None = None
-    """What spoke against an adoption that was forced."""
+    """The contradictions that a forced adoption overruled."""
 
 
 class Lease(Stored):
-    """The right to save, valid for `seconds` after the record was last written."""
+    """The right to save a video. It expires `seconds` after the last write of the record."""
 
     holder: str
-    """The worker that saves, as a random token."""
+    """A random token that identifies the worker."""
     seconds: float
-    """How long it holds after the last write."""
+    """The seconds that the lease lasts after a write."""
     upload_id: str | None = None
-    """The multipart upload, where one was begun: whoever takes the lease over aborts it."""
+    """The multipart upload, if one was started. The next holder aborts it."""
     object_key: str | None = None
-    """Where the video goes."""
+    """The key of the video's object."""
 
 
 class StoredVideo(Stored):
-    """The video in the bucket, as it was checked on the way."""
+    """A video in the bucket, with the values that were checked during the transfer."""
 
     object_key: str
-    """The object's key in the bucket."""
+    """The key of the object."""
     size_bytes: int
-    """Its size."""
+    """The size, in bytes."""
     sha256: str
-    """Of the whole video, as hex digits."""
+    """The SHA-256 of the whole video, as hex digits."""
     crc32: str | None = None
-    """Of the whole video, in base64, as S3 shows it."""
+    """The CRC-32 of the whole video, in base64, as S3 shows it."""
     duration_seconds: float | None = None
-    """The length of the video."""
+    """The duration, in seconds."""
     width: int | None = None
-    """Of the picture, in pixels."""
+    """The width of the frames, in pixels."""
     height: int | None = None
-    """Of the picture, in pixels."""
+    """The height of the frames, in pixels."""
     is_turned: bool | None = None
-    """Whether a player turns the picture by a quarter, so that width and height change places."""
+    """Whether players rotate the frames by 90 degrees, which swaps width and height."""
 
 
 class TakenBack(Stored):
-    """A task that a person adopted for an attempt and took back: what the attempt was with it."""
+    """A task that a person adopted for an attempt and took back, with the attempt's values at that time."""
 
     task_id: str
     """The Loova task."""
     state: JobState
-    """Where it stood with that task."""
+    """The state of the attempt with that task."""
     adopted: Decision
-    """The decision that adopted it."""
+    """The decision that adopted the task."""
     decision: Decision
     """The decision that took it back."""
     credits_cost: float | None = None
-    """What Loova named for it, in credits."""
+    """The cost that Loova reported, in credits."""
     saving: Lease | None = None
-    """Who saved its video."""
+    """The lease on saving its video."""
     video: StoredVideo | None = None
-    """Its video, where it was saved: the object stays, and no other video gets its key."""
+    """Its video, if it was saved. The object stays, and its key is not used again."""
 
     @property
     def object_key(self) -> str | None:
-        """The key that its video has or was to have."""
+        """The key that was reserved for its video."""
         if self.video is not None:
             return self.video.object_key
         return self.saving.object_key if self.saving is not None else None
 
 
 class Attempt(Stored):
-    """One attempt to buy the video: at most one POST of it is ever billed."""
+    """One attempt to buy the video. At most one POST of an attempt is billed."""
 
     number: int
-    """Counted from 1."""
+    """The number of the attempt, counted from 1."""
     state: JobState
-    """Where it stands."""
+    """The state."""
     task_id: str | None = None
-    """The Loova task, once an answer or a person named it; it never changes, unless an adoption is taken back."""
+    """The Loova task, from an answer or from an adoption. It changes only if the adoption is taken back."""
     trace_id: str | None = None
-    """Loova's trace of the answer to the submit."""
+    """Loova's trace of the submit answer."""
     credits_estimate: float
-    """The price by the table, in credits."""
+    """The price from the table, in credits."""
     credits_cost: float | None = None
-    """What Loova named, in credits."""
+    """The cost that Loova reported, in credits."""
     cost_is_early: bool | None = None
-    """True where only the answer to the submit named the cost, and the answer that ended the task named none."""
+    """True if only the submit answer reported a cost, and the final poll reported none."""
     budget_day: date | None = None
-    """The day (UTC, by S3's clock) whose budget this attempt counts for; None in records of earlier versions."""
+    """The day (UTC, by S3's clock) whose budget this attempt counts against. Earlier versions did not store it."""
     by_decision: bool | None = None
-    """True where a person decided to submit again: such an attempt is not counted against `max_paid_attempts`."""
+    """True if a person decided to submit again. Such an attempt may exceed `max_paid_attempts`."""
     credits_before: float | None = None
-    """The account's balance just before the POST: evidence for a person, nothing else."""
+    """The account's balance right before the POST. It is evidence for a person only."""
     credits_after: float | None = None
-    """The balance when the answer was found to be lost."""
+    """The account's balance when the answer was found lost."""
     post_timeout_seconds: float | None = None
-    """How long the POST may take; some time after that it is in doubt."""
+    """The total timeout of the POST. Some time after it, the attempt is in doubt."""
     refusals: int = 0
-    """How often the submit was refused, or never left, before it was tried again."""
+    """How many submits of this attempt were refused or not sent."""
     reason: str | None = None
-    """Why it was refused, failed or is in doubt."""
+    """Why the attempt was refused, failed, or is in doubt."""
     by: dict[str, str] = {}
-    """Who asked: host, process, flow run, deployment."""
+    """The host, process, flow run and deployment that made the attempt."""
     times: dict[str, datetime] = {}
-    """When it came into each state; for people only."""
+    """When the attempt reached each state. No rule reads it."""
     decision: Decision | None = None
-    """What a person decided, where it was in doubt."""
+    """A person's decision, if the attempt was in doubt."""
     saving: Lease | None = None
-    """Who saves the video now, or did last."""
+    """The latest lease on saving the video."""
     save_failures: int = 0
-    """How often it could not be saved: collectors wait longer after each time."""
+    """How many times saving failed. Collectors wait longer after each failure."""
     video: StoredVideo | None = None
-    """The video, once it is saved."""
+    """The saved video."""
     at_least_bytes: int | None = None
-    """How large the video is at least, where a download ended at its bound: it is not begun again under that bound."""
+    """The least size of a video that exceeded `max_bytes`. It is not downloaded again under that bound."""
     unchecked: StoredVideo | None = None
-    """What Loova's URL gave where that was not a whole mp4: kept as it came, and never the saved video."""
+    """The content of Loova's URL if it was not a whole mp4. It is kept as it came and never counts as the video."""
     taken_back: tuple[TakenBack, ...] | None = None
-    """The tasks that were adopted for it and taken back, where there are any."""
+    """The tasks that were adopted for this attempt and taken back."""
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to do or to decide. A doubt that a person resolved by buying again is not."""
+        """Whether another step or a decision is needed. A doubt that a person decided is closed."""
         return self.state in OPEN and not (self.state == "in_doubt" and self.decision)
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is in doubt and waits for a person."""
+        """Whether the attempt is in doubt and waits for a person."""
         return self.state == "in_doubt" and self.decision is None
 
     @property
     def credits_counted(self) -> float:
-        """What budgets count for it, in credits: see `counted`."""
-        return counted(self.credits_estimate, self.credits_cost, self.state in SETTLED and not self.cost_is_early)
+        """The credits that a budget counts for this attempt."""
+        return budget_credits(
+            self.credits_estimate, self.credits_cost, self.state in SETTLED and not self.cost_is_early
+        )
 
 
-def counted(estimate: float, cost: float | None, settled: bool) -> float:
-    """What a budget counts, in credits: the larger of estimate and cost, until Loova named the final cost.
+class PurchaseFields(TypedDict, total=False):
+    """The fields of an attempt that an answer with a task id may set, besides the task id."""
+
+    trace_id: str | None
+    credits_cost: float | None
+    reason: str | None
+
+
+class AttemptFields(PurchaseFields, total=False):
+    """The fields of an attempt that a move may set."""
+
+    task_id: str | None
+    credits_estimate: float
+    cost_is_early: bool | None
+    budget_day: date | None
+    credits_before: float | None
+    credits_after: float | None
+    post_timeout_seconds: float
+    refusals: int
+    by: dict[str, str]
+    decision: Decision
+    saving: Lease | None
+    save_failures: int
+    video: StoredVideo
+    at_least_bytes: int | None
+    unchecked: StoredVideo | None
+
+
+def budget_credits(estimate: float, cost: float | None, settled: bool) -> float:
+    """Return the credits that a budget counts: the larger of estimate and cost, or the final cost.
 
     Args:
-        estimate: The price by the table.
-        cost: What Loova named so far; a negative one, or one that is no number, is ignored.
-        settled: Whether the task has ended and Loova named its cost then.
+        estimate: The price from the table, in credits.
+        cost: The cost that Loova reported, in credits. A negative or non-finite cost is ignored.
+        settled: Whether the cost is final.
     """
     if not is_cost(cost):
         return estimate
@@ -185,5 +215,5 @@ def counted(estimate: float, cost: float | None, settled: bool) -> float:
 
 
 def is_cost(cost: float | None) -> TypeGuard[float]:
-    """Whether this can be a cost: a finite number that is not negative."""
+    """Return whether this is a valid cost: finite and not negative."""
     return cost is not None and math.isfinite(cost) and cost >= 0

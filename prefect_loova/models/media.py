@@ -1,16 +1,16 @@
-"""What a request's media may be, as text: a URL, an object in S3, a local file, or a frame of a video in one of these.
+"""The media of a request, as text: a URL, an object in S3, a local file, or a frame of a video in S3 or in a file.
 
 ```
-https://cdn.example.com/cat.png        a URL, which Loova loads itself
+https://cdn.example.com/cat.png        a URL, which Loova downloads
 s3://my-bucket/cat.png                 an object in S3
 cat.png                                a local file
 s3://my-bucket/walk.mp4#last-frame     the last (or #first-frame) of a video's frames, as an image
-s3://my-bucket/cat.png#etag=9b2c...    an object whose content is known: it is *pinned*
+s3://my-bucket/cat.png#etag=9b2c...    an object with known content: it is *pinned*
 ```
 
-The content decides a request's key, not the place. So S3 objects and local files are pinned before there is a key: by
-the SHA-256 of their bytes, or, for objects of others, by place and ETag. See `preparing` for how, and
-docs/decisions/0009-media.md for why.
+A request's key depends on the content of its media, not on their location. S3 objects and local files are therefore
+pinned before the key is computed: by the SHA-256 of their bytes, or by URI and ETag. `jobs.media_identity` does this.
+docs/decisions/0009-media.md has the reasons.
 """
 
 from __future__ import annotations
@@ -20,37 +20,41 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from prefect_loova._url_signatures import without_signature, without_signature_before
+from prefect_loova._url_signatures import without_former_signature, without_signature
 from prefect_loova._urls import url_problem, without_secrets
 from prefect_loova.errors import redact
 
 Frame = Literal["first", "last"]
-"""Which frame of a video."""
+"""A frame of a video."""
 
 Kind = Literal["image", "video", "audio"]
-"""What a medium is."""
+"""The kind of a medium."""
 
 KINDS: dict[str, Kind] = {"image_urls": "image", "audio_urls": "audio", "video_urls": "video"}
-"""The request's fields that hold media, and what they hold."""
+"""The request's fields with media, and the kind of each."""
 
 _MARK = re.compile(r"#(first|last)-frame$")
 _PIN = re.compile(r"#(sha256=[0-9a-f]{64}|frame=[0-9a-f]{64}|etag=[\w.+/=-]{1,200})$")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: `C:\cat.png` is a path
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # at least two letters, because `C:\cat.png` is a path
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _URL_WITHOUT_SCHEME = re.compile(r"//|[\w-]+(\.[\w-]+)+(:\d+)?/[^?]*\?.*=|[^/]*:[^/]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _REFERENCE = re.compile(r"(?<![\w@.])@(image|video|audio)\s?(\d{1,4})(?!\w)", re.IGNORECASE)
 
 
+class MediaError(ValueError):
+    """A medium that a request cannot use. The message is the reason, without the field and the medium."""
+
+
 @dataclass(frozen=True)
 class Medium:
-    """One medium of a request, read from its text.
+    """One medium of a request, parsed from its text.
 
     Attributes:
-        source: Where it is: on the `web`, in `s3`, or on `disk`.
-        location: The URL, the s3:// URI or the path, without what follows.
-        digest: What is known of the content: `sha256=...`, `etag=...`, or `frame=...`; empty where nothing is.
-        frame: The frame that is meant, where the place holds a video and not the image itself.
+        source: Where the medium is: on the `web`, in `s3`, or on `disk`.
+        location: The URL, the s3:// URI or the path, without digest and frame.
+        digest: The known identity of the content: `sha256=...`, `etag=...` or `frame=...`; empty if it is not known.
+        frame: The frame to take, if the location is a video and the medium is an image.
     """
 
     source: Literal["web", "s3", "disk"]
@@ -60,39 +64,39 @@ class Medium:
 
     @classmethod
     def read(cls, text: str) -> Medium:
-        """The medium that a text names.
+        """Parse a medium.
 
         Raises:
-            ValueError: Says the rule that it breaks.
+            MediaError: The text breaks a rule.
         """
         scheme = _SCHEME.match(text)
         if scheme and scheme[1].lower() in ("http", "https"):
             if problem := url_problem(text):
-                raise ValueError(problem)
+                raise MediaError(problem)
             if _MARK.search(text):
-                raise ValueError("must be an s3:// URI or a local file, where a frame of it is meant")
+                raise MediaError("must be an s3:// URI or a local file, where a frame of it is meant")
             return cls("web", text)
         if _CONTROL.search(text):
-            raise ValueError("must be text without control characters")
+            raise MediaError("must be text without control characters")
         if scheme and scheme[1].lower() != "s3":
-            raise ValueError("must be an https:// or http:// URL, an s3:// URI, or a local file")
+            raise MediaError("must be an https:// or http:// URL, an s3:// URI, or a local file")
         if not text.strip():
-            raise ValueError("must be an https:// or http:// URL, an s3:// URI, or a local file, and not blank")
+            raise MediaError("must be an https:// or http:// URL, an s3:// URI, or a local file, and not blank")
         if not scheme and _URL_WITHOUT_SCHEME.match(text):
-            raise ValueError("must begin with https:// or http://, where a URL is meant")
-        location, mark = _cut(text, _MARK)
+            raise MediaError("must begin with https:// or http://, where a URL is meant")
+        location, mark = _split_suffix(text, _MARK)
         frame = cast("Frame", mark) if mark else None
         if not scheme:
             return cls("disk", location, frame=frame)
-        location, digest = _cut(location, _PIN)
+        location, digest = _split_suffix(location, _PIN)
         bucket, _, key = location[5:].partition("/")
         if not (location.startswith("s3://") and _BUCKET.fullmatch(bucket) and key):
-            raise ValueError("must be s3://BUCKET/KEY")
+            raise MediaError("must be s3://BUCKET/KEY")
         return cls("s3", location, digest, frame)
 
     @property
     def identity(self) -> str | None:
-        """What decides the video: the content, as far as it is known; None where it has to be looked at first."""
+        """The part of the request's key, or None if the content is not known yet."""
         if self.source == "web":
             return without_signature(self.location)
         if self.frame or not self.digest:
@@ -100,9 +104,9 @@ class Medium:
         return self._content
 
     @property
-    def identity_before(self) -> str | None:
-        """The identity that decided the first keys: it holds signatures that `identity` leaves out."""
-        return without_signature_before(self.location) if self.source == "web" else self.identity
+    def former_identity(self) -> str | None:
+        """The identity in the first version of keys. It contains signatures that `identity` removes."""
+        return without_former_signature(self.location) if self.source == "web" else self.identity
 
     @property
     def frame_id(self) -> str:
@@ -111,21 +115,21 @@ class Medium:
 
     @property
     def bucket_and_key(self) -> tuple[str, str]:
-        """Where an S3 object is."""
+        """The bucket and the key of an S3 object."""
         bucket, _, key = self.location.removeprefix("s3://").partition("/")
         return bucket, key
 
     @property
     def etag(self) -> str | None:
-        """The ETag that the object must have, with its quotes, where it is pinned by one."""
+        """The ETag that the object must have, with its quotes, if the medium is pinned by an ETag."""
         return f'"{self.digest.removeprefix("etag=")}"' if self.digest.startswith("etag=") else None
 
     def pinned(self, digest: str, location: str | None = None) -> Medium:
-        """The same medium with its content known, perhaps at another place."""
+        """Return the medium with its content known, at a new location if one is given."""
         return replace(self, source="s3", digest=digest, location=location or self.location)
 
     def __str__(self) -> str:
-        """The text that it is read from."""
+        """Return the text that `read` parses to this medium."""
         digest, mark = self.digest and f"#{self.digest}", self.frame and f"#{self.frame}-frame"
         return f"{self.location}{digest}{mark or ''}"
 
@@ -135,41 +139,40 @@ class Medium:
         return f"{self.location}#etag={value}" if name == "etag" else f"{name}:{value}"
 
 
-def _cut(text: str, end: re.Pattern[str]) -> tuple[str, str]:
-    found = end.search(text)
-    return (text[: found.start()], found[1]) if found else (text, "")
+def _split_suffix(text: str, suffix: re.Pattern[str]) -> tuple[str, str]:
+    match = suffix.search(text)
+    return (text[: match.start()], match[1]) if match else (text, "")
 
 
-def media_problem(text: str, kind: Kind) -> str | None:
-    """What is wrong with the text of a medium, or None."""
+def check_medium(text: str, kind: Kind) -> None:
+    """Raise if a text is not a medium of this kind.
+
+    Raises:
+        MediaError: The text breaks a rule.
+    """
+    if Medium.read(text).frame and kind != "image":
+        raise MediaError(f"a frame is an image, not {'an' if kind == 'audio' else 'a'} {kind}")
+
+
+def redact_media(text: str) -> str:
+    """Return a medium for messages: a URL without its query and signature, any other text unchanged."""
     try:
         medium = Medium.read(text)
-    except ValueError as error:
-        return str(error)
-    if medium.frame and kind != "image":
-        return f"a frame is an image, not {'an' if kind == 'audio' else 'a'} {kind}"
-    return None
-
-
-def shown_media(text: str) -> str:
-    """What may be shown of a medium: a URL without its query (its signature leaves no trace), others as they are."""
-    try:
-        medium = Medium.read(text)
-    except ValueError:
+    except MediaError:
         return without_secrets(text)
     return without_secrets(without_signature(text)) if medium.source == "web" else text
 
 
-def refused(field: str, number: int, text: str, why: object) -> str:
-    """A line of an error about a medium, by its field."""
-    return f"{field}.{number}: {redact(repr(shown_media(text)), 200)} was given: {why}"
+def medium_error(field: str, number: int, text: str, why: object) -> str:
+    """Return a line about one medium for an InvalidRequestError."""
+    return f"{field}.{number}: {redact(repr(redact_media(text)), 200)} was given: {why}"
 
 
 def unknown_references(prompt: str, counts: dict[Kind, int]) -> list[str]:
-    """The `@` references of a prompt that name no medium of the request, such as `@image3` where there are two.
+    """Return the `@` references of a prompt to media that the request does not have, such as `@image3` of two images.
 
-    Media are counted from 1, each kind by itself, in the order given (create-seedance-2-video-task says that prompts
-    may refer to media with `@`; the syntax is not documented in full, so this is for a warning, never a refusal).
+    Media are counted from 1 for each kind, in the order of the request. create-seedance-2-video-task says that prompts
+    may refer to media with `@` but does not document the whole syntax, so the result is only good for a warning.
     """
-    found = ((match[0], cast("Kind", match[1].lower()), int(match[2])) for match in _REFERENCE.finditer(prompt))
-    return list(dict.fromkeys(text for text, kind, number in found if not 1 <= number <= counts.get(kind, 0)))
+    references = ((match[0], cast("Kind", match[1].lower()), int(match[2])) for match in _REFERENCE.finditer(prompt))
+    return list(dict.fromkeys(text for text, kind, number in references if not 1 <= number <= counts.get(kind, 0)))

@@ -19,7 +19,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prefect_loova.errors import InvalidRequestError, redact
-from prefect_loova.models.media import KINDS, Kind, Medium, media_problem, shown_media, unknown_references
+from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, check_medium, redact_media, unknown_references
 from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
 from prefect_loova.models.results import SavedVideo, Value, name_of
 
@@ -49,9 +49,12 @@ def _medium(kind: Kind) -> BeforeValidator:
             value = value.whole
         if isinstance(value, PurePath):
             value = str(value)
-        wrong = media_problem(value, kind) if isinstance(value, str) else "must be a string"
-        if wrong:
-            raise PydanticCustomError("medium", "{problem}", {"problem": wrong})
+        try:
+            if not isinstance(value, str):
+                raise MediaError("must be a string")
+            check_medium(value, kind)
+        except MediaError as error:
+            raise PydanticCustomError("medium", "{problem}", {"problem": str(error)}) from None
         return value
 
     return BeforeValidator(checked, json_schema_input_type=str)
@@ -155,7 +158,7 @@ class VideoRequest(Value):
         return _hashed(self.canonical())
 
     @property
-    def key_before(self) -> str | None:
+    def former_key(self) -> str | None:
         """The key that this request had while fewer signatures were known, or None where it is the same.
 
         A record under it may hold the purchase (docs/decisions/0015).
@@ -163,7 +166,7 @@ class VideoRequest(Value):
         Raises:
             InvalidRequestError: As `key`.
         """
-        before = _hashed(self.canonical(lambda medium: medium.identity_before))
+        before = _hashed(self.canonical(lambda medium: medium.former_identity))
         return None if before == self.key else before
 
     def canonical(self, identity: Callable[[Medium], str | None] = lambda medium: medium.identity) -> dict[str, Any]:
@@ -175,7 +178,7 @@ class VideoRequest(Value):
 
     def as_stored(self) -> dict[str, Any]:
         """What a record may keep: all of it, but without any query of a media URL, which may be a signature."""
-        media = {field: [*map(shown_media, texts)] for field, texts in self.media().items()}
+        media = {field: [*map(redact_media, texts)] for field, texts in self.media().items()}
         return {"version": 1, "take": self.take} | self.body() | media
 
     def body(self) -> dict[str, Any]:
@@ -207,7 +210,7 @@ class VideoRequest(Value):
     def __repr_args__(self) -> Any:
         """Leave the queries of media URLs out: they may be signatures."""
         fields = self.model_dump(mode="json")
-        return [(name, [*map(shown_media, fields[name])] if name in KINDS else fields[name]) for name in fields]
+        return [(name, [*map(redact_media, fields[name])] if name in KINDS else fields[name]) for name in fields]
 
 
 def _hashed(canonical: dict[str, Any]) -> str:
@@ -219,8 +222,8 @@ def _identity(where: str, text: str, identity_of: Callable[[Medium], str | None]
     identity = identity_of(Medium.read(text))
     if identity is None:
         raise InvalidRequestError(
-            f"{where}: {redact(repr(shown_media(text)), 120)} was given: its content is not known yet, and decides the "
-            "request's key; the flows and submit_video find it out (prefect_loova.jobs.media_identity)"
+            f"{where}: {redact(repr(redact_media(text)), 120)} was given: its content is not known yet, and the "
+            "request's key depends on it; the flows and submit_video read it (prefect_loova.jobs.media_identity)"
         )
     return identity
 
@@ -233,7 +236,7 @@ def violation(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDet
     if rule == "Field required":
         return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
     if loc and loc[0] in KINDS and isinstance(value, str):
-        value = shown_media(value)
+        value = redact_media(value)
     seen = redact(repr(value), 120)
     rule = redact(rule, 300)
     return InitErrorDetails(

@@ -1,4 +1,4 @@
-"""The moves of a job record: which states an attempt may leave by which move, as one table."""
+"""The moves of a job record, as one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 JobState = Literal[
     "claimed", "submitting", "submitted", "succeeded", "saved", "failed", "rejected", "in_doubt", "abandoned"
 ]
-"""The states of a job record; `MOVES` says how one follows another."""
+"""The states of an attempt. `MOVES` defines the order."""
 
 MoveName = Literal[
     "claim",
@@ -35,13 +35,16 @@ MoveName = Literal[
 
 @dataclass(frozen=True)
 class Move:
-    """One row of the table: which states an attempt may leave by this move, and what makes it happen."""
+    """One row of the table."""
 
     before: frozenset[JobState]
+    """The states in which the move is allowed."""
     after: JobState
+    """The state after the move."""
     when: str
+    """What causes the move, for the docs."""
     appends: bool = False
-    """Whether the move starts a new attempt instead of changing this one."""
+    """Whether the move adds an attempt instead of changing one."""
 
 
 def _move(before: str, after: JobState, when: str, appends: bool = False) -> Move:
@@ -49,29 +52,29 @@ def _move(before: str, after: JobState, when: str, appends: bool = False) -> Mov
 
 
 MOVES: Mapping[MoveName, Move] = {
-    "claim": _move("", "claimed", "The first to create the record wants to buy.", appends=True),
-    "take_over": _move("claimed", "claimed", "The claim is 30 s old; its owner's next write is refused."),
-    "claim_again": _move("rejected", "claimed", "Nothing was bought, so the same attempt is tried again."),
-    "buy_again": _move("failed", "claimed", "A parameter allows another paid attempt.", appends=True),
-    "begin": _move("claimed submitting", "submitting", "Written before the POST; again if it is no longer fresh."),
-    "bought": _move("submitting in_doubt abandoned", "submitted", "An answer, late or not, holds a task id."),
+    "claim": _move("", "claimed", "A worker creates the record to buy the video.", appends=True),
+    "take_over": _move("claimed", "claimed", "The claim is 30 s old. The next write of its owner is refused."),
+    "claim_again": _move("rejected", "claimed", "Nothing was bought, so the attempt is retried."),
+    "buy_again": _move("failed", "claimed", "`max_paid_attempts` allows another attempt.", appends=True),
+    "begin": _move("claimed submitting", "submitting", "Right before the POST, and again if the write was slow."),
+    "bought": _move("submitting in_doubt abandoned", "submitted", "An answer contains a task id."),
     "late_purchase": _move(
         "claimed submitting submitted succeeded saved failed rejected in_doubt abandoned",
         "submitted",
-        "A late answer names a second task: both are kept.",
+        "A late answer contains a second task id. Both tasks are kept.",
         appends=True,
     ),
-    "refused": _move("submitting in_doubt", "rejected", "Loova said no, or the POST never left."),
-    "doubt": _move("submitting", "in_doubt", "The answer is lost, or overdue by 30 s."),
-    "adopt": _move("in_doubt", "submitted", "A person names the task that the lost submit made."),
-    "submit_again": _move("in_doubt", "claimed", "A person risks a second payment.", appends=True),
-    "give_up": _move("in_doubt", "abandoned", "A person wants no video any more."),
+    "refused": _move("submitting in_doubt", "rejected", "Loova refused the request, or the POST was not sent."),
+    "doubt": _move("submitting", "in_doubt", "The answer is lost, or 30 s overdue."),
+    "adopt": _move("in_doubt", "submitted", "A person finds the task in the Loova dashboard."),
+    "submit_again": _move("in_doubt", "claimed", "A person accepts the risk of a second payment.", appends=True),
+    "give_up": _move("in_doubt", "abandoned", "A person no longer wants the video."),
     "take_back": _move(
-        "submitted succeeded saved failed", "in_doubt", "A person takes a wrong adoption back; the record keeps it."
+        "submitted succeeded saved failed", "in_doubt", "A person takes back a wrong adoption. The record keeps it."
     ),
-    "succeed": _move("submitted", "succeeded", "Loova says that the video is made."),
-    "fail": _move("submitted", "failed", "Loova says that the task ended without a video."),
-    "lease": _move("succeeded", "succeeded", "A collector takes, renews or takes over the right to save."),
-    "save": _move("succeeded", "saved", "The whole, checked video stands in the bucket."),
-    "save_again": _move("saved", "succeeded", "The video is gone from the bucket; Loova is asked for it again."),
+    "succeed": _move("submitted", "succeeded", "Loova reports that the task succeeded."),
+    "fail": _move("submitted", "failed", "Loova reports that the task ended without a video."),
+    "lease": _move("succeeded", "succeeded", "A worker takes, renews, takes over or releases the right to save."),
+    "save": _move("succeeded", "saved", "The video is in the bucket, complete and checked."),
+    "save_again": _move("saved", "succeeded", "The object is missing, so the video is downloaded again."),
 }

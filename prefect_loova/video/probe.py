@@ -21,7 +21,7 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 
 from prefect_loova.errors import redact
-from prefect_loova.models.media import Kind
+from prefect_loova.models.media import Kind, MediaError
 from prefect_loova.video.decoder import CODECS, MAX_PIXELS, MAX_SIDE, DecodeError, TimeLimit
 from prefect_loova.video.truncation import ends_early, gif_pictures
 
@@ -63,7 +63,7 @@ def probe(file: BinaryIO | io.RawIOBase, kind: Kind, media_type: str, *, max_sec
         What could not be known, for a warning; empty where nothing is in doubt.
 
     Raises:
-        ValueError: It is surely no such medium. Says why.
+        MediaError: It is surely no such medium. Says why.
         StorageError: As `file` raises it, where it is an `s3_file.S3File`.
     """
     deadline = TimeLimit(max_seconds)
@@ -78,7 +78,7 @@ def probe(file: BinaryIO | io.RawIOBase, kind: Kind, media_type: str, *, max_sec
     except _UNKNOWABLE as error:
         return f"it is not decoded here ({_reason(error)})"
     except FFmpegError as error:
-        raise ValueError(f"it is damaged: it cannot be read ({_reason(error)})") from None
+        raise MediaError(f"it is damaged: it cannot be read ({_reason(error)})") from None
 
 
 def _whole(file: BinaryIO | io.RawIOBase) -> bytes:
@@ -92,7 +92,7 @@ def _probed_image(content: bytes, media_type: str) -> str:
     is_jpeg = media_type == "image/jpeg"
     failure = _failure(content, media_type, _STRICT if is_jpeg else {})
     if (failure or media_type in _LENIENT) and ends_early(media_type, content):
-        raise ValueError("it is cut short: its picture does not end")
+        raise MediaError("it is cut short: its picture does not end")
     if _moves(content, media_type):
         return "it is a moving picture, and Loova does not document what it makes of one"
     if not failure:
@@ -100,7 +100,7 @@ def _probed_image(content: bytes, media_type: str) -> str:
     if is_jpeg and not _failure(content, media_type, {}):
         return f"it is decoded with errors ({failure})"
     if media_type in _COMPLETE:
-        raise ValueError(f"it is damaged: its picture cannot be decoded ({failure})")
+        raise MediaError(f"it is damaged: its picture cannot be decoded ({failure})")
     return f"it is not decoded here ({failure})"
 
 
@@ -136,8 +136,8 @@ def _probed_video(file: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> str:
         track = next((one for one in container.streams.video if not one.disposition & Disposition.attached_pic), None)
         if track is None:
             if container.streams.audio:
-                raise ValueError("it has sound, and no picture: it is not a video")
-            raise ValueError("it has no picture, or its index is missing: it is cut short, or not a video")
+                raise MediaError("it has sound, and no picture: it is not a video")
+            raise MediaError("it has no picture, or its index is missing: it is cut short, or not a video")
         _check_index(track, size)
         decoder = track.codec_context
         if decoder is None or decoder.name not in CODECS:
@@ -158,7 +158,7 @@ def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: Time
     name = _DEMUXERS.get(media_type, "mp3")
     with _opened(file, name, f"{name} that can be read") as container:
         if not container.streams.audio:
-            raise ValueError("it has no sound: it is not an audio")
+            raise MediaError("it has no sound: it is not an audio")
         track = container.streams.audio[0]
         decoder = track.codec_context
         if decoder is None or not (decoder.name.startswith("pcm_") or decoder.name in _SOUND_CODECS):
@@ -193,7 +193,7 @@ def _first(container: InputContainer, track: VideoStream | AudioStream, deadline
             continue
         if any(isinstance(frame, VideoFrame | AudioFrame) and not frame.is_corrupt for frame in frames):
             return ""
-    raise ValueError(f"it is damaged: no {what} of it can be decoded{failure}")
+    raise MediaError(f"it is damaged: no {what} of it can be decoded{failure}")
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def _opened(file: BinaryIO | io.RawIOBase, demuxer: str, wanted: str) -> Iterato
     except _UNKNOWABLE:
         raise
     except FFmpegError as error:
-        raise ValueError(f"it is no {wanted} ({_reason(error)})") from None
+        raise MediaError(f"it is no {wanted} ({_reason(error)})") from None
     assert isinstance(container, InputContainer)  # noqa: S101
     with container:
         yield container
@@ -213,7 +213,7 @@ def _opened(file: BinaryIO | io.RawIOBase, demuxer: str, wanted: str) -> Iterato
 
 def _check_index(track: VideoStream, size: int) -> None:
     if any(entry.pos + entry.size > size for entry in track.index_entries):
-        raise ValueError("it is cut short: pictures that its index names are missing")
+        raise MediaError("it is cut short: pictures that its index names are missing")
 
 
 def _reason(error: FFmpegError) -> str:

@@ -26,7 +26,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.decide import decide
-from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
@@ -66,11 +66,11 @@ async def _job(spec: dict[str, Any]) -> dict[str, Any]:
             await decide_as_told(jobs, request.key, **spec["decision"])
         submission = await submit_video(jobs, request, max_wait=spec["max_wait"])
         await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
-        return (await save_video(jobs, submission, max_wait=spec["max_wait"])).model_dump(mode="json")
+        return (await save_video(jobs, submission, max_wait=spec["max_wait"]))[0].model_dump(mode="json")
 
 
 async def decide_as_told(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> None:
-    listed = [job.key for job in await jobs_in_doubt(jobs)]
+    listed = [job.key for job in (await find_doubts(jobs)).in_doubt]
     if listed != [key]:
         raise AssertionError(f"in doubt is {key}, and the list of jobs in doubt has {listed}")
     decision = Decision(what=what, who="tests", when=datetime.now(UTC), why="the dashboard says so")

@@ -26,7 +26,7 @@ from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.decide import decide
-from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
@@ -234,7 +234,7 @@ class Lane:
             stored = await jobs.records.advance(stored, stored.record.move("begin"))
             await jobs.records.advance(stored, stored.record.move("doubt", reason="lost"))
             decision = Decision(what=what, who="a person", when=datetime.now(UTC), why="")
-            return (lambda: jobs_in_doubt(jobs)) if step == "doubts" else lambda: decide(jobs, request.key, decision)
+            return (lambda: find_doubts(jobs)) if step == "doubts" else lambda: decide(jobs, request.key, decision)
         submission = await submit_video(straight, request)
         if step == "wait":
             return lambda: wait_for_video(jobs, submission, max_wait=MAX_WAIT)

@@ -180,7 +180,7 @@ async def test_with_the_setting_that_the_error_names_a_video_is_bought_and_saved
             jobs = VideoJobs(api, JobRecords(client, f"b-{video_bytes}-{id(odd)}", "loova", api.origin, sleep=quick))
             bought = await submit_video(jobs, REQUEST, max_wait=0)
             await wait_for_video(jobs, bought, max_wait=20, poll_seconds=0.05)
-            saved = await save_video(jobs, bought)
+            saved, _ = await save_video(jobs, bought)
         assert saved.sha256 == loova.sha256(bought.task_id)
     assert s3.objects[f"loova/{REQUEST.key}/video.mp4"][0]
     assert (loova.ledger["totals"]["posted"], s3.uploads) == (1, {})

@@ -107,7 +107,7 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
     submission = await submit_video(jobs, request("saved"), max_wait=0)
     results["Submission"] = submission.model_dump(mode="json")
     await wait_for_video(jobs, submission, max_wait=5, poll_seconds=0.05)
-    results["SavedVideo"] = (await save_video(jobs, submission)).model_dump(mode="json")
+    results["SavedVideo"] = (await save_video(jobs, submission))[0].model_dump(mode="json")
     loova.fail("generation_failed")
     submission = await submit_video(jobs, request("failed"), max_wait=0)
     with suppress(LoovaError):

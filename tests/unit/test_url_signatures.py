@@ -10,7 +10,7 @@ from botocore.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova._url_signatures import SIGNATURES, without_signature, without_signature_before
+from prefect_loova._url_signatures import SIGNATURES, without_former_signature, without_signature
 from prefect_loova.models.request import VideoRequest
 
 SAS = "sv=2024-11-04&st=2026-01-01T00%3A00%3A00Z&se=2026-01-02T00%3A00%3A00Z&sr=b&sp=r&spr=https&sig={}%3D"
@@ -143,14 +143,14 @@ OLD_KEYS = [
 @pytest.mark.parametrize(("url", "key"), OLD_KEYS)
 def test_the_key_that_a_signed_link_had_before_is_known_for_ever(url: str, key: str) -> None:
     # Computed by the version that counted these signatures. Never update these.
-    assert VideoRequest(prompt="x", image_urls=[url]).key_before == key
+    assert VideoRequest(prompt="x", image_urls=[url]).former_key == key
 
 
 @pytest.mark.parametrize("store", LINKS)
 def test_only_a_signature_that_counted_before_gives_a_former_key(store: str) -> None:
     request = VideoRequest(prompt="x", image_urls=[f"{PLACE}?{LINKS[store].format('abc')}"])
-    counted_before = without_signature_before(f"{PLACE}?{LINKS[store].format('abc')}") != PLACE
-    assert (request.key_before is not None) == counted_before
+    counted_before = without_former_signature(f"{PLACE}?{LINKS[store].format('abc')}") != PLACE
+    assert (request.former_key is not None) == counted_before
     assert counted_before == (store not in ("Amazon S3, version 4", "Google Cloud Storage, version 4"))
 
 
@@ -158,7 +158,7 @@ def test_only_a_signature_that_counted_before_gives_a_former_key(store: str) -> 
     "url", [PLACE, f"{PLACE}?a=1&Expires=2", f"{PLACE}?{SAS.format('x')}", "s3://my-b/a.png#etag=1"]
 )
 def test_other_requests_have_no_former_key(url: str) -> None:
-    assert VideoRequest(prompt="x", image_urls=[url]).key_before is None
+    assert VideoRequest(prompt="x", image_urls=[url]).former_key is None
 
 
 @given(st.lists(st.tuples(st.text("aAx-sigv&%;é ", max_size=8), st.text("a%=&+", max_size=6)), max_size=8))

@@ -23,7 +23,7 @@ async def saved(spec: dict[str, Any]) -> dict[str, Any]:
         records = JobRecords(s3, spec["bucket"], "loova", loova.origin)
         jobs = VideoJobs(loova, records, times=JobTimes(lease=spec["lease"], look_again=0.05))
         try:
-            video = await save_video(jobs, Submission.model_validate(spec["submission"]), max_wait=30)
+            video, _ = await save_video(jobs, Submission.model_validate(spec["submission"]), max_wait=30)
         except LoovaError as error:
             return {"error": str(error)}
         return {"sha256": video.sha256}

@@ -10,7 +10,7 @@ import pytest
 from prefect_loova.batches.credits import credits_report
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, LoovaError
 from prefect_loova.jobs.collect import collect
-from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
@@ -39,7 +39,7 @@ async def spent(workers: Workers) -> float:
 
 async def doubts(workers: Workers) -> list[tuple[str, int]]:
     async with workers.worker(s3=workers.bucket.client) as jobs:
-        return [(job.key, job.attempt) for job in await jobs_in_doubt(jobs)]
+        return [(job.key, job.attempt) for job in (await find_doubts(jobs)).in_doubt]
 
 
 # -- whose task it is --------------------------------------------------------------------------------------------------

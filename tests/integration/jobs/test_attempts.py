@@ -12,7 +12,7 @@ import pytest
 
 from prefect_loova.errors import InDoubtError, InvalidTransitionError, LoovaError, TaskFailedError
 from prefect_loova.jobs.collect import collect
-from prefect_loova.jobs.doubt import jobs_in_doubt
+from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import Attempt, Decision, JobRecord
 from prefect_loova.models.request import VideoRequest
@@ -54,7 +54,7 @@ async def test_all_pairs_of_attempts_are_listed_looked_at_and_kept_in_the_index_
     }
     await asyncio.gather(*(put(workers, request, states) for request, states in pairs.items()))
     async with workers.worker(s3=workers.bucket.client, times=PATIENT) as jobs:
-        listed = {(job.key, job.attempt) for job in await jobs_in_doubt(jobs)}
+        listed = {(job.key, job.attempt) for job in (await find_doubts(jobs)).in_doubt}
         found = await collect(jobs)
     doubtful = {
         (request.key, number)
@@ -110,7 +110,7 @@ async def test_a_late_answer_to_the_first_attempt_does_not_hide_the_doubt_in_the
     assert workers.states == ["saved", "in_doubt"]
     async with workers.worker(s3=workers.bucket.client) as jobs:
         await collect(jobs)
-        assert [(job.key, job.attempt) for job in await jobs_in_doubt(jobs)] == [(KEY, 2)]
+        assert [(job.key, job.attempt) for job in (await find_doubts(jobs)).in_doubt] == [(KEY, 2)]
         assert sum(one.credits for one in await jobs.budget.costs_on(today())) == 2 * PRICE
     assert OPEN in workers.keys
     with pytest.raises(InvalidTransitionError, match="the video is bought already"):
@@ -135,7 +135,7 @@ async def test_a_submit_that_a_dead_worker_left_beside_a_purchase_is_found_in_do
         )
     )
     async with workers.worker(s3=workers.bucket.client, times=AT_ONCE) as jobs:
-        assert [job.attempt for job in await jobs_in_doubt(jobs)] == [2]
+        assert [job.attempt for job in (await find_doubts(jobs)).in_doubt] == [2]
 
 
 BUY = [

@@ -18,7 +18,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.context import JobTimes
-from prefect_loova.jobs.doubt import job_in_doubt, jobs_in_doubt
+from prefect_loova.jobs.doubt import find_doubts, job_in_doubt
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import JobInDoubt
@@ -299,7 +299,7 @@ async def test_a_balance_that_cannot_be_had_is_no_obstacle(workers: Workers) -> 
 
 async def listed(workers: Workers, times: JobTimes = TIMES) -> list[JobInDoubt]:
     async with workers.worker(s3=workers.bucket.client, times=times) as jobs:
-        return await jobs_in_doubt(jobs)
+        return (await find_doubts(jobs)).in_doubt
 
 
 async def test_all_jobs_in_doubt_are_listed_and_no_other(workers: Workers) -> None:
@@ -346,7 +346,7 @@ async def test_where_listing_is_not_permitted_the_error_says_so_and_a_whole_key_
     await in_doubt(workers)
     async with workers.worker() as jobs:
         with pytest.raises(StorageError, match="s3:ListBucket"):
-            await jobs_in_doubt(jobs)
+            await find_doubts(jobs)
         assert (await job_in_doubt(jobs, KEY)).key == KEY
 
 

@@ -22,14 +22,15 @@ from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError,
 from prefect_loova.flows.batch_run import _as_it_stands, _left
 from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import jobs_in_doubt, look_for_doubts
-from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.doubt import find_doubts
+from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import BatchReport, CollectedVideos
 from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.test_islands import BAD, DEEP, GOOD, Place
 from tests.integration.jobs.workers import FOR_EVER, Workers
@@ -102,10 +103,14 @@ async def worker(place: Place, **settings: Any) -> AsyncIterator[VideoJobs]:
 
 
 def steps(jobs: VideoJobs) -> BatchSteps:
+    async def save(submission: Submission) -> SavedVideo:
+        saved, _ = await save_video(jobs, submission)
+        return saved
+
     return BatchSteps(
         submit=partial(submit_video, jobs),
         wait=partial(wait_for_video, jobs, max_wait=5, poll_seconds=0.05),
-        save=partial(save_video, jobs),
+        save=save,
         is_there=partial(is_there, jobs),
         slot=nullcontext,
     )
@@ -196,8 +201,7 @@ async def test_the_doubts_are_listed_beside_a_record_that_is(poison: str, place:
             await submit_video(jobs, GOOD[0])
     body = await poisoned(place, poison)
     async with worker(place) as jobs:
-        found = await look_for_doubts(jobs)
-        assert await jobs_in_doubt(jobs) == found.in_doubt
+        found = await find_doubts(jobs)
     assert [job.key for job in found.in_doubt] == [GOOD[0].key]
     assert [key for key, _ in found.problems] == [BAD.key]
     assert BAD.key in found.problems[0][1]
@@ -243,5 +247,5 @@ async def test_a_reference_video_whose_record_cannot_be_read_is_refused_by_its_r
         video = jobs.records.uri(name)
         asked = VideoRequest(prompt="after", duration=4, video_urls=[video])
         with pytest.raises(InvalidRequestError, match=r"^request 2: video_urls.0: .*its job record cannot be read"):
-            await Preparing(jobs, upload=False).all([GOOD[0], asked])
+            await MediaPreparer(jobs, upload=False).prepare_all([GOOD[0], asked])
     assert place.workers.totals["posted"] == 1

@@ -25,7 +25,7 @@ from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import deliver_media
-from prefect_loova.jobs.media_identity import Preparing
+from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.request import VideoRequest
@@ -64,12 +64,12 @@ async def prepared(
     workers: Workers, request: VideoRequest, local: LocalFiles | None = None, **settings: Any
 ) -> VideoRequest:
     async with workers.worker(**settings) as jobs:
-        return await Preparing(jobs, local or LocalFiles()).one(request)
+        return await MediaPreparer(jobs, local or LocalFiles()).prepare(request)
 
 
 async def bought(workers: Workers, request: VideoRequest, **settings: Any) -> Submission:
     async with workers.worker(**settings) as jobs:
-        return await submit_video(jobs, await Preparing(jobs).one(request))
+        return await submit_video(jobs, await MediaPreparer(jobs).prepare(request))
 
 
 def sent(workers: Workers) -> dict[str, Any]:
@@ -294,7 +294,7 @@ async def test_a_doubt_about_a_medium_is_a_warning_and_it_is_decoded_once(
         for medium in (folder / "cat.gif", uri):
             caplog.clear()
             for prompt in ("a cat", "another cat"):
-                await submit_video(jobs, await Preparing(jobs).one(asked(medium, prompt=prompt)))
+                await submit_video(jobs, await MediaPreparer(jobs).prepare(asked(medium, prompt=prompt)))
             told = [record for record in logged(caplog) if "it is a moving picture" in record.getMessage()]
             assert len(told) == 1
     assert workers.totals["billed"] == 4
@@ -395,7 +395,7 @@ async def test_all_that_is_wrong_is_told_at_once_by_request_and_field(workers: W
     ]
     async with workers.worker() as jobs:
         with pytest.raises(InvalidRequestError) as caught:
-            await Preparing(jobs).all(requests)
+            await MediaPreparer(jobs).prepare_all(requests)
     lines = str(caught.value).splitlines()
     assert [line.partition(" was given")[0].partition(": '")[0] for line in lines[:2]] == [
         "request 1: image_urls.0",
@@ -406,7 +406,7 @@ async def test_all_that_is_wrong_is_told_at_once_by_request_and_field(workers: W
 async def test_a_dry_run_writes_nothing(workers: Workers, folder: Path) -> None:
     request = asked(folder / "cat.png", f"{folder / 'walk.mp4'}#last-frame")
     async with workers.worker() as jobs:
-        dry = await Preparing(jobs, upload=False).one(request)
+        dry = await MediaPreparer(jobs, upload=False).prepare(request)
     assert workers.keys == set()
     assert dry == await prepared(workers, request)
 

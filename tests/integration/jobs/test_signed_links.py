@@ -37,10 +37,10 @@ class AsBefore(VideoRequest):
 
     @property
     def key(self) -> str:
-        return str(asked(self.image_urls[0].partition("Signature=")[2].partition("%3D")[0]).key_before)
+        return str(asked(self.image_urls[0].partition("Signature=")[2].partition("%3D")[0]).former_key)
 
     @property
-    def key_before(self) -> None:
+    def former_key(self) -> None:
         return None
 
 
@@ -79,7 +79,7 @@ async def test_a_renewed_link_is_paid_once(workers: Workers) -> None:
 async def test_what_was_bought_under_a_former_key_is_found_before_anything_is_bought(workers: Workers) -> None:
     before = await bought(workers, asked("s1", AsBefore))
     now = await bought(workers, asked("s1"))
-    assert (now.key, now.task_id, now.reused) == (asked("s1").key_before, before.task_id, True)
+    assert (now.key, now.task_id, now.reused) == (asked("s1").former_key, before.task_id, True)
     assert workers.totals["posted"] == 1
     assert record_keys(workers) == {now.key}
 
@@ -117,7 +117,7 @@ async def test_what_was_refused_under_a_former_key_is_bought_there_once(workers:
     now = await bought(workers, asked("s1"))
     again, before = await bought(workers, asked("s1")), await bought(workers, asked("s1", AsBefore))
     assert {one.task_id for one in (now, again, before)} == set(workers.task_ids)
-    assert record_keys(workers) == {now.key} == {asked("s1").key_before}
+    assert record_keys(workers) == {now.key} == {asked("s1").former_key}
     assert workers.totals["posted"] == 1
 
 
@@ -125,7 +125,7 @@ async def test_a_worker_of_an_earlier_version_does_not_buy_what_a_newer_one_boug
     await bought(workers, asked("s1"))
     with pytest.raises(RecordMismatchError):
         await bought(workers, asked("s1", AsBefore))
-    closed = json.loads(workers.bytes_of(f"loova/{asked('s1').key_before}/record.json"))
+    closed = json.loads(workers.bytes_of(f"loova/{asked('s1').former_key}/record.json"))
     # What an earlier version reads of it: a format that it refuses.
     assert closed == {"format": 2, "closed_for": asked("s1").key, "api_origin": workers.loova.origin}
     assert workers.totals["posted"] == 1
@@ -176,7 +176,7 @@ async def test_workers_of_both_versions_at_once_buy_a_link_once(workers: Workers
 async def test_a_worker_of_an_earlier_version_that_comes_between_the_look_and_the_claim_is_not_overlooked(
     workers: Workers, proxy: Proxy
 ) -> None:
-    former = str(asked("s1").key_before)
+    former = str(asked("s1").former_key)
     proxy.inject(NetworkFault(what="delay", seconds=2, matching=rf"^PUT .*{former}"))
     newer = asyncio.create_task(bought(workers, asked("s1"), s3=through(proxy, workers.bucket)))
     await until(lambda: any(former in seen.path and seen.method == "PUT" for seen in proxy.seen))
@@ -191,7 +191,7 @@ async def test_a_worker_of_an_earlier_version_that_comes_between_the_look_and_th
 async def test_a_lost_answer_to_closing_the_former_key_stops_nothing(
     workers: Workers, proxy: Proxy, fault: NetworkFault
 ) -> None:
-    former = str(asked("s1").key_before)
+    former = str(asked("s1").former_key)
     proxy.inject(NetworkFault(**(vars(fault) | {"matching": rf"^PUT .*{former}"})))
     await bought(workers, asked("s1"), s3=through(proxy, workers.bucket))
     assert workers.totals["posted"] == 1
@@ -199,7 +199,7 @@ async def test_a_lost_answer_to_closing_the_former_key_stops_nothing(
 
 
 async def test_a_former_key_that_cannot_be_closed_stops_the_submit_soon(workers: Workers, proxy: Proxy) -> None:
-    former = str(asked("s1").key_before)
+    former = str(asked("s1").former_key)
     proxy.inject(NetworkFault(what="answer", status=412, matching=rf"^PUT .*{former}", times=1000))
     with pytest.raises(StorageError, match=f"{former}.*may not be read"):
         await bought(workers, asked("s1"), s3=through(proxy, workers.bucket))
@@ -219,5 +219,5 @@ async def test_a_link_without_such_a_signature_costs_no_request_more(workers: Wo
 async def test_a_job_under_a_former_key_is_taken_over_there(workers: Workers) -> None:
     await left(workers, asked("s1", AsBefore))
     taken = await bought(workers, asked("s1"), times=AT_ONCE.model_copy(update={"doubt_after": TIMES.doubt_after}))
-    assert taken.key == asked("s1").key_before
+    assert taken.key == asked("s1").former_key
     assert workers.totals["posted"] == 1

@@ -132,7 +132,7 @@ def test_requests_blocks_and_results_are_read(path: Path) -> None:
     for name, request in stored["requests"].items():
         read = VideoRequest.model_validate(request["stored"])
         assert read.model_dump(mode="json") == request["stored"], name
-        assert request["key"] in (read.key, read.key_before), name
+        assert request["key"] in (read.key, read.former_key), name
     block = LoovaCredentials.model_validate(stored["block"])
     assert block.api_key.get_secret_value() == "a-key"
     assert block.max_credits_per_day == 900

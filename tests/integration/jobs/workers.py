@@ -108,7 +108,8 @@ class Workers:
         given = {name: settings.pop(name) for name in names if name in settings}
         clock = Clock()
         async with self.worker(**({"sleep": clock.sleep} | settings)) as jobs:
-            return await save_video(jobs, submission, **({"max_wait": 0} | given))
+            saved, _ = await save_video(jobs, submission, **({"max_wait": 0} | given))
+            return saved
 
     async def finished(self) -> Submission:
         """A submission whose video is made, and noted as made."""

@@ -14,7 +14,7 @@ import pytest
 from prefect_loova.batches.plan import PlannedVideo
 from prefect_loova.batches.pricing import plan_from_record
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.job_record import Attempt, Decision, InvalidTransitionError, JobRecord, counted
+from prefect_loova.models.job_record import Attempt, Decision, InvalidTransitionError, JobRecord, budget_credits
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import Reservation, _attempt_costs
 
@@ -219,8 +219,8 @@ def test_a_batch_prices_what_a_run_may_buy_and_nothing_else(most: int) -> None:
 def test_the_larger_of_estimate_and_cost_counts_until_the_end_and_no_impossible_cost_ever(
     cost: float | None, until_settled: float, settled: float
 ) -> None:
-    assert counted(60, cost, settled=False) == until_settled
-    assert counted(60, cost, settled=True) == settled
+    assert budget_credits(60, cost, settled=False) == until_settled
+    assert budget_credits(60, cost, settled=True) == settled
     for kind in KINDS:
         of = record((kind,), credits_cost=cost)
         is_settled = kind.state in ("succeeded", "saved", "failed")
