@@ -1,4 +1,4 @@
-"""The fenced blocks of the guides: what is run, and what is marked as not run, with its reason."""
+"""The fenced code blocks of the guides: those that tests run, and those marked as not run, with the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Block(NamedTuple):
     language: str
     code: str
     not_run: str | None
-    """Why it cannot be run, as the comment in front of it says."""
+    """The reason in the comment before the block, if it cannot be run."""
 
 
 BLOCKS = {
@@ -31,12 +31,12 @@ BLOCKS = {
 
 
 def to_run(guide: str, language: str) -> list[str]:
-    """The code of a guide's blocks of one language, without those that are marked."""
+    """Return the code of a guide's blocks of one language, without those marked as not run."""
     return [block.code for block in BLOCKS[guide] if block.language == language and block.not_run is None]
 
 
 def example(guide: str, number: int = 0) -> dict[str, Any]:
-    """The names that a guide's Python example defines."""
+    """Run a guide's Python example and return the names that it defines."""
     names: dict[str, Any] = {"__name__": guide}
     exec(compile(to_run(guide, "python")[number], guide, "exec"), names)
     return names

@@ -1,4 +1,4 @@
-"""Small videos whose every frame says which one it is, and pictures read back by Pillow."""
+"""Small videos in which each frame shows its number, and tools to read pictures with Pillow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Planes = Callable[[int], tuple[bytes, bytes, bytes]]
 
 
 def luma(number: int) -> int:
-    """The brightness of a frame: apart from its neighbours by more than an encoder's error, for 100 frames."""
+    """Return the brightness of a frame. For 100 frames, neighbours differ by more than an encoder's error."""
     return 20 + 2 * number
 
 
 def grey(luma_: float) -> float:
-    """What Pillow shows for a brightness: JPEG goes from 0 to 255, video from 16 to 235."""
+    """Return Pillow's value of a brightness: JPEG uses 0 to 255, video 16 to 235."""
     return (luma_ - 16) * 255 / 219
 
 
@@ -46,25 +46,25 @@ def film(
     codec: str = "libx264",
     **options: str,
 ) -> bytes:
-    """A video of 24 frames a second; each frame is one grey, `luma` of its number, unless it is painted otherwise.
+    """Return a video of 24 frames a second. By default each frame is one grey, the `luma` of its number.
 
     Args:
-        frames: How many.
+        frames: The number of frames.
         size: Width and height.
         paint: Draws a frame with a number.
         rotated: Degrees counter-clockwise in the display matrix.
         mirrored: Flipped from left to right in the display matrix.
         sar: The sample aspect ratio.
         pix_fmt: The pixel format.
-        times: When each frame is shown, in 24ths of a second.
-        movflags: Of FFmpeg's mp4 muxer.
-        colorspace: The matrix that is written down, as H.264 numbers them.
-        transfer: The transfer characteristics that are written down, likewise.
-        primaries: The colour primaries that are written down, likewise.
-        sound_seconds: Silence of this length beside it.
+        times: The presentation time of each frame, in 24ths of a second.
+        movflags: Flags of FFmpeg's mp4 muxer.
+        colorspace: The matrix coefficients in the stream, as numbered by H.264.
+        transfer: The transfer characteristics in the stream.
+        primaries: The colour primaries in the stream.
+        sound_seconds: The length of a silent audio stream in seconds.
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the encoder.
-        options: Of the encoder.
+        options: Options of the encoder.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film"
@@ -95,7 +95,7 @@ def film(
 
 
 def sound(seconds: int) -> bytes:
-    """An mp4 without a picture."""
+    """Return an mp4 with only an audio stream."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("aac", rate=8000)
@@ -115,18 +115,18 @@ def silence(stream: av.AudioStream, seconds: int) -> Iterator[list[av.Packet]]:
 
 
 def fill(frame: av.VideoFrame, colour: tuple[int, int, int]) -> None:
-    """One colour, as Y, U and V."""
+    """Fill a frame with one colour (Y, U, V)."""
     for plane, value in zip(frame.planes, colour, strict=True):
         plane.update(bytes([value]) * plane.buffer_size)
 
 
 def flat(frame: av.VideoFrame, number: int) -> None:
-    """One grey that says the frame's number."""
+    """Fill a frame with the grey of its number."""
     fill(frame, (luma(number), 128, 128))
 
 
 def bright_corner(frame: av.VideoFrame, number: int) -> None:
-    """Black, and white in the quarter at the top left."""
+    """Paint a frame black, with a white quarter at the top left."""
     fill(frame, (16, 128, 128))
     plane = frame.planes[0]
     pixels = bytearray(plane)
@@ -136,18 +136,18 @@ def bright_corner(frame: av.VideoFrame, number: int) -> None:
 
 
 def noise(frame: av.VideoFrame, number: int) -> None:
-    """As hard to compress as it gets."""
+    """Fill a frame with random noise, which does not compress."""
     for index, plane in enumerate(frame.planes):
         plane.update(random.Random(3 * number + index).randbytes(plane.buffer_size))
 
 
 def opened(content: bytes) -> Image.Image:
-    """A picture, by Pillow."""
+    """Open a picture with Pillow."""
     return Image.open(io.BytesIO(content))
 
 
 def moving_frames(content: bytes) -> list[Image.Image]:
-    """The pictures of an animation, by Pillow, as RGB."""
+    """Return the frames of an animation as RGB pictures."""
     animation = opened(content)
     frames = []
     for number in range(animation.n_frames):
@@ -157,7 +157,7 @@ def moving_frames(content: bytes) -> list[Image.Image]:
 
 
 def brightness(picture: Image.Image, x: float = 0.5, y: float = 0.5) -> int:
-    """The grey at a place, both from 0 to 1."""
+    """Return the grey value at a point; `x` and `y` are from 0 to 1."""
     value = picture.convert("L").getpixel((int(x * picture.width), int(y * picture.height)))
     assert isinstance(value, int)
     return value

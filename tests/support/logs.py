@@ -1,4 +1,4 @@
-"""What was logged, each record once."""
+"""The log records of a test, without duplicates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """The records that a test caught, in their order.
+    """Return the records that a test captured, in order and without duplicates.
 
     pytest listens at the root logger and at each logger that does not propagate, and `prefect_loova.tasks` makes the
     package's logger hand its records to the root logger: they are caught twice.

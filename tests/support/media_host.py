@@ -1,4 +1,4 @@
-"""A host of reference media on loopback, over the wire."""
+"""An HTTP server on loopback for reference media."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Page:
-    """What a host answers: a status, headers and a body, once the gate is open."""
+    """A response of the host: a status, headers and a body. It is sent when the gate opens."""
 
     body: bytes = b""
     status: int = 200
@@ -20,7 +20,7 @@ class Page:
 
 
 class Host:
-    """A media host on loopback; it knows the pages that it was given by their paths, and 404."""
+    """A media host on loopback. It serves pages by path, and 404 for other paths."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
@@ -43,14 +43,14 @@ class Host:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # whoever hangs up has seen enough
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that disconnect
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server.server_port}{path}"
 
     def put(self, path: str, body: bytes = b"", **fields: Any) -> str:
-        """Answer so at a path from now on; its URL."""
+        """Set the page at a path, and return its URL."""
         self.pages[path.partition("?")[0]] = Page(body, **fields)
         return self.url(path)
 

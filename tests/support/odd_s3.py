@@ -1,7 +1,7 @@
-"""An S3 server in memory, over the wire and over TLS, that behaves as some others are said to: each oddity is data.
+"""An S3 server in memory, with TLS, that deviates from AWS as other servers are said to do. Each deviation is data.
 
-It checks no signature, so that conditions and checksums can be ignored or refused as real servers do. Over TLS, boto3
-sends its default checksums as trailers, which loopback over http would never show.
+It checks no signatures, so it can ignore or refuse conditions and checksums like real servers. boto3 sends its default
+checksums as trailers only over TLS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 Refusal = tuple[int, str, str]
-"""Status, code and message of an answer."""
+"""The status, code and message of a response."""
 Asked = Mapping[str, str]
 """The headers of a request, with `method` and `operation` (`uploads`, `uploadId` or nothing) beside them."""
 
@@ -40,13 +40,13 @@ class Odd:
     """How a server differs from AWS.
 
     Attributes:
-        refuses: What it answers to a request that it does not take.
-        ignores: Conditions that it does not look at.
-        etag: How it, or a proxy before it, writes an ETag; it compares with what it keeps.
-        unquoted: It takes conditions without quotes only.
-        date: The `Date` of its answers; None: there is none, "": the right one.
-        tells_when: Whether it says when an object was written.
-        silent: It takes connections and answers nothing.
+        refuses: Returns the error for a request that the server refuses.
+        ignores: The conditions that the server ignores.
+        etag: The format of ETags in responses, by the server or a proxy. The server compares the stored ETag.
+        unquoted: Whether the server accepts only conditions without quotes.
+        date: The `Date` header of responses; None: no header, "": the correct time.
+        tells_when: Whether the server sends `Last-Modified`.
+        silent: Whether the server accepts connections and never responds.
     """
 
     refuses: Callable[[Asked], Refusal | None] = lambda _: None
@@ -59,14 +59,14 @@ class Odd:
 
 
 def without(operation: str, refusal: Refusal) -> Odd:
-    """A server that refuses one operation: `GET`, `DELETE`, or `POST uploads`."""
+    """Return a server that refuses one operation: `GET`, `DELETE`, or `POST uploads`."""
     return Odd(
         refuses=lambda asked: refusal if f"{asked['method']} {asked['operation']}".strip() == operation else None
     )
 
 
 def trailers(refusal: Refusal) -> Odd:
-    """A server that does not take trailers."""
+    """Return a server that refuses trailers."""
     return Odd(refuses=lambda asked: refusal if "x-amz-trailer" in asked else None)
 
 
@@ -92,10 +92,10 @@ GCS_403 = trailers((403, "SignatureDoesNotMatch", "Invalid argument."))
 
 
 class OddS3:
-    """The server, as a context manager; any bucket is there.
+    """The server, as a context manager. Every bucket exists.
 
     Args:
-        folder: Where its certificate goes; with it, it speaks TLS.
+        folder: The folder for a certificate. With it, the server uses TLS.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -128,7 +128,7 @@ class OddS3:
         return f"127.0.0.1:{self._server.server_port}"
 
     def client(self, **settings: Any) -> S3Client:
-        """A client with boto3's defaults, but for what is given."""
+        """Return a client with boto3's defaults and these settings."""
         return boto3.client(
             "s3",
             endpoint_url=f"{'https' if self.certificate else 'http'}://{self.host}",
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _decoded(framed: bytes) -> bytes:
-    """What stands in aws-chunked framing: size, bytes, and so on, then the trailers."""
+    """Decode aws-chunked framing: chunks of a size and bytes, then the trailers."""
     content = b""
     while True:
         line, _, framed = framed.partition(b"\r\n")

@@ -1,4 +1,4 @@
-"""PostgreSQL from Debian's package, on loopback, in a folder of its own, for a Prefect server to lean on."""
+"""A PostgreSQL server from Debian's package on loopback, as the database of a Prefect server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Postgres(NamedTuple):
-    """A PostgreSQL that runs: the URL of its database for Prefect, its first process, and its version."""
+    """A running PostgreSQL: the database URL for Prefect, the main process, and the version."""
 
     url: str
     pid: int
@@ -23,16 +23,16 @@ class Postgres(NamedTuple):
 
 @contextmanager
 def postgres(*, durable: bool = False) -> Iterator[Postgres]:
-    """Start it. PostgreSQL refuses to run as root: then as `postgres`.
+    """Start PostgreSQL. It refuses to run as root, so root runs it as the user `postgres`.
+
+    Its folder is not a temporary folder of pytest, because pytest denies other users access to those.
 
     Args:
-        durable: Whether it waits for the disk at each commit, as by default; tests can do without.
-
-    Not in a folder of pytest's: each run of pytest closes those of all to other users.
+        durable: Whether each commit waits for the disk, as by default. Tests do not need that.
     """
     tools = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
     if tools is None:
-        raise SystemExit("PostgreSQL is not here (Debian, Ubuntu: apt install postgresql)")
+        raise SystemExit("PostgreSQL is not installed (Debian, Ubuntu: apt install postgresql)")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     user = "postgres" if os.geteuid() == 0 else None

@@ -1,4 +1,4 @@
-"""A Prefect server in a process of its own, on one port and one database, that can be killed and started again."""
+"""A Prefect server in its own process, with a fixed port and database, that can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Self
 
 
 class PrefectServer:
-    """As a context manager; `kill` is kill -9, and `start` goes on with the same database.
+    """A context manager. `kill` is kill -9, and `start` uses the same database again.
 
     Args:
-        home: Where its database and its log are.
-        database_url: Another database than its own SQLite.
-        shows_ui: Whether its UI is served too.
+        home: The folder of the database and the log.
+        database_url: Another database than SQLite in `home`.
+        shows_ui: Whether to serve the UI too.
     """
 
     def __init__(self, home: Path, database_url: str | None = None, *, shows_ui: bool = False) -> None:
@@ -35,7 +35,7 @@ class PrefectServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it responds."""
         env = os.environ | {"PREFECT_HOME": str(self._home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         for name in (
             "PREFECT_API_URL",
@@ -44,7 +44,7 @@ class PrefectServer:
         ):
             env.pop(name, None)
         env |= self._settings
-        # What `prefect server start` runs, without a process between: that one would outlive a kill -9.
+        # `prefect server start` runs this in a child process, which would survive a kill -9.
         serve = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "uvicorn", *serve, "--log-level", "error", "--lifespan", "on"]
@@ -55,7 +55,7 @@ class PrefectServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """kill -9, if it runs."""
+        """Kill the server (kill -9) if it runs."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -63,13 +63,13 @@ class PrefectServer:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs."""
+        """The id of the running process."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and not killed."""
+        """Whether the server was started and not killed."""
         return self._process is not None
 
     def _answers(self) -> bool:

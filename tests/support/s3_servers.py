@@ -1,15 +1,15 @@
-"""The S3 servers that the tests run on, each with the least privilege that docs/iam-policy.json grants.
+"""The S3 servers of the tests, with users that have only the permissions of docs/iam-policy.json.
 
-What they are like, where they differ from AWS (each of these is asserted in tests/integration/test_s3_servers.py):
+The servers differ from AWS as follows; tests/integration/test_s3_servers.py asserts each point:
 
-- Both enforce signatures and the policy's mandatory statements: actions by key prefix, so no list, nothing outside the
-  prefix, no delete but in `_open/`.
-- AWS answers 403 for a missing key where `s3:ListBucket` is not granted; both of these answer 404. For the product's
-  sake `Bucket.client_as_on_aws` turns it into 403.
-- Of the optional statements, SeaweedFS honours that on lists with its condition on the prefix, and refuses a policy
-  that names s3:ListBucketMultipartUploads; moto knows both actions and ignores the conditions. The tests' users have
-  neither.
-- SeaweedFS refuses a wrong checksum; moto takes any.
+- Both enforce signatures and the mandatory statements of the policy: actions by key prefix, so no list, nothing outside
+  the prefix, and deletes only in `_open/`.
+- Without `s3:ListBucket`, AWS answers 403 for a missing key; both servers answer 404. `Bucket.client_as_on_aws` turns
+  this into 403.
+- Of the optional statements, SeaweedFS honours the one for lists with its condition on the prefix, and refuses a policy
+  with s3:ListBucketMultipartUploads. moto knows both actions and ignores the conditions. The users in the tests have
+  neither permission.
+- SeaweedFS refuses a wrong checksum; moto accepts any.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ POLICY = Path(__file__).parents[2] / "docs" / "iam-policy.json"
 
 @dataclass(frozen=True)
 class S3Server:
-    """An S3 server on loopback, and the keys of one who may do everything there."""
+    """An S3 server on loopback, with the keys of its administrator."""
 
     name: str
     """`seaweedfs` or `moto`."""
@@ -54,29 +54,29 @@ class S3Server:
     region: str = REGION
 
     def client(self, config: Config | None = None, **settings: Any) -> S3Client:
-        """A client of one who may do everything, with a botocore `Config` or arguments of one."""
+        """Return a client of the administrator, with a botocore `Config` or its arguments."""
         return self.client_of(self.access_key, self.secret_key, config, **settings)
 
     def client_of(self, access_key: str, secret_key: str, config: Config | None = None, **settings: Any) -> S3Client:
-        """A client of somebody."""
+        """Return a client of a user."""
         config = Config(**settings).merge(config) if config else Config(**settings)
         return s3_client(self.endpoint_url, access_key, secret_key, config)
 
     def make_bucket(self) -> Bucket:
-        """A bucket with a fresh name."""
+        """Create a bucket with a new name."""
         bucket = Bucket(f"loova-test-{secrets.token_hex(6)}")
         bucket.server = self
         self.client().create_bucket(Bucket=bucket)
         return bucket
 
     def add_user(self, policy: dict[str, Any]) -> tuple[str, str]:
-        """Make a user who may do what a policy allows; returns access key and secret. Both servers speak AWS's IAM."""
+        """Create a user with a policy, and return the access key and the secret. Both servers support AWS's IAM API."""
         iam = _iam(self.endpoint_url, self.access_key, self.secret_key)
         return _add_user(iam, f"user-{secrets.token_hex(6)}", policy)
 
 
 class Bucket(str):
-    """A bucket's name, which knows its server and a user who may do no more than docs/iam-policy.json allows."""
+    """The name of a bucket, with its server and a user that has only the permissions of docs/iam-policy.json."""
 
     server: S3Server
 
@@ -90,12 +90,12 @@ class Bucket(str):
 
     @cached_property
     def client(self) -> S3Client:
-        """A client of one who may do everything: for looking at what the product did."""
+        """A client of the administrator, to check what the product did."""
         return self.server.client()
 
     @cached_property
     def limited_keys(self) -> tuple[str, str]:
-        """Access key and secret of a user who may do what the policy's mandatory statements allow, below `loova/`."""
+        """The access key and secret of a user with the mandatory statements of the policy, for the prefix `loova/`."""
         return self.server.add_user(minimal_policy(self, PREFIX))
 
     @property
@@ -108,23 +108,23 @@ class Bucket(str):
 
     @cached_property
     def limited_client(self) -> S3Client:
-        """A client under the minimal policy: for the product."""
+        """A client with the minimal policy, for the product."""
         return self.make_limited_client()
 
     def make_limited_client(self, config: Config | None = None, **settings: Any) -> S3Client:
-        """A further client under the minimal policy, with a botocore `Config` or arguments of one."""
+        """Return another client with the minimal policy, with a botocore `Config` or its arguments."""
         return self.server.client_of(*self.limited_keys, config, **settings)
 
     @cached_property
     def client_as_on_aws(self) -> S3Client:
-        """A client under the minimal policy to whom a missing key answers 403, as on AWS without s3:ListBucket."""
+        """A client with the minimal policy that gets 403 for a missing key, as on AWS without s3:ListBucket."""
         client = self.make_limited_client()
         for operation in ("GetObject", "HeadObject"):
-            client.meta.events.register(f"after-call.s3.{operation}", _hide_that_it_is_missing)
+            client.meta.events.register(f"after-call.s3.{operation}", _turn_404_into_403)
         return client
 
     def remove(self) -> None:
-        """Delete the bucket with all that is in it: SeaweedFS has room for some 70 at a time."""
+        """Delete the bucket and its content. SeaweedFS can hold about 70 buckets."""
         self._empty()
         for patience in (1, 5, None):
             try:
@@ -146,7 +146,7 @@ class Bucket(str):
 
 
 def minimal_policy(bucket: str, prefix: str, *, optional: Collection[str] = ()) -> dict[str, Any]:
-    """docs/iam-policy.json for a bucket and prefix; of the statements that it calls optional those with these Sids."""
+    """Return docs/iam-policy.json for a bucket and prefix, with only these optional statements, by their Sid."""
     policy = json.loads(POLICY.read_text().replace("BUCKET", bucket).replace("PREFIX", prefix))
     policy["Statement"] = [s for s in policy["Statement"] if s["Sid"] in optional or "Optional" not in s["Sid"]]
     return policy
@@ -154,18 +154,18 @@ def minimal_policy(bucket: str, prefix: str, *, optional: Collection[str] = ()) 
 
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS, with its data in a folder."""
+    """Run SeaweedFS with its data in a folder."""
     with EmbeddedS3(folder, server="seaweedfs") as s3:
         yield S3Server("seaweedfs", s3.endpoint_url, s3.access_key, s3.secret_key)
 
 
 @contextmanager
 def moto() -> Iterator[S3Server]:
-    """moto's server in this process, with the check of signatures and policies turned on."""
+    """Run moto's server in this process, with checks of signatures and policies."""
     server = make_server("127.0.0.1", 0, _one_at_a_time(DomainDispatcherApplication(create_backend_app)), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    _check_moto_requests(url, after="inf")  # what an earlier server of this process set, holds for this one
+    _check_moto_requests(url, after="inf")  # an earlier server of this process may have turned the checks on
     try:
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         admin = _add_user(_iam(url, "any", "any"), "admin", {"Version": "2012-10-17", "Statement": [everything]})
@@ -177,11 +177,11 @@ def moto() -> Iterator[S3Server]:
 
 
 def _one_at_a_time(app: Any) -> Any:
-    """moto looks at the condition of a PutObject and writes it in two steps: on a busy machine, two threads both win.
+    """Serialise moto's requests: it checks the condition of a PutObject before it writes, so two threads might win.
 
-    A request's body is read before its turn, so that no slow client holds up the others.
+    The body of a request is read before, so a slow client does not block the others.
     """
-    turn = threading.Lock()
+    lock = threading.Lock()
 
     def serial(environ: dict[str, Any], start_response: Any) -> Any:
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -191,15 +191,15 @@ def _one_at_a_time(app: Any) -> Any:
             return [b""]
         if length:
             environ["wsgi.input"] = BytesIO(body)
-        with turn:
+        with lock:
             return app(environ, start_response)
 
     return serial
 
 
 def _check_moto_requests(url: str, *, after: str) -> None:
-    told = (f"{url}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"})
-    request = urllib.request.Request(*told, method="POST")
+    arguments = (f"{url}/moto-api/reset-auth", after.encode(), {"Content-Type": "text/plain"})
+    request = urllib.request.Request(*arguments, method="POST")
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
         assert answer.status == 200
 
@@ -222,7 +222,7 @@ def _add_user(iam: Any, name: str, policy: dict[str, Any]) -> tuple[str, str]:
     return made["AccessKeyId"], made["SecretAccessKey"]
 
 
-def _hide_that_it_is_missing(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+def _turn_404_into_403(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
     if http_response.status_code == 404:
         http_response.status_code = parsed["ResponseMetadata"]["HTTPStatusCode"] = 403
         parsed["Error"] = {"Code": "AccessDenied", "Message": "Access Denied"}

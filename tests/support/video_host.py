@@ -1,4 +1,4 @@
-"""A video host on loopback that misbehaves as told, over the wire: it writes its answers byte by byte itself."""
+"""A video host on loopback that misbehaves on request. It writes its responses byte by byte."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ NEVER = 3600.0
 
 @dataclass(frozen=True)
 class Reply:
-    """How the host answers one request.
+    """The response to one request.
 
     Args:
-        body: The content as a whole; a range is cut from it.
+        body: The whole content, also for a request with a range.
         status: The HTTP status for a request without a range.
-        etag: The content's `ETag`, quoted.
-        last_modified: The content's `Last-Modified`; `Date` is always Tue, 24 Nov 2026 10:00:00 GMT.
-        ranges: Whether `Range` is honoured.
-        chunked: Sends chunks instead of a Content-Length.
-        announce: A Content-Length other than the true one.
-        cut: Close the connection after so many bytes of this answer's body.
-        stall: Go silent after so many bytes of this answer's body.
+        etag: The `ETag` header, quoted.
+        last_modified: The `Last-Modified` header. `Date` is always Tue, 24 Nov 2026 10:00:00 GMT.
+        ranges: Whether to honour `Range`.
+        chunked: Whether to send chunks instead of a Content-Length.
+        announce: A wrong Content-Length to send.
+        cut: Close the connection after this many bytes of the body.
+        stall: Stop sending after this many bytes of the body.
         pace: Seconds between two blocks of the body.
-        block: The size of such a block.
+        block: The bytes of a block.
         head_pace: Seconds between two bytes of the head.
-        headers: Further headers.
+        headers: More headers.
     """
 
     body: bytes = b""
@@ -54,20 +54,20 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def but(self, **changes: object) -> Reply:
-        """The same reply with something changed."""
+        """Return this reply with some changes."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that the host got; header names in lower case."""
+    """A request that the host received, with header names in lower case."""
 
     path: str
     headers: dict[str, str]
 
 
 class VideoHost:
-    """Answers request after request with the replies it was given; the last one again and again."""
+    """A host that answers the n-th request with the n-th reply, and all later requests with the last reply."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)
@@ -88,7 +88,7 @@ class VideoHost:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def url(self, path: str = "/video.mp4?X-Amz-Signature=c0ffee") -> str:
-        """A URL of this host; every path is the video."""
+        """Return a URL of this host. Every path is the video."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,7 +147,7 @@ class VideoHost:
 
 @cache
 def rendered(movflags: str = "", *, seconds: float = 1.0, width: int = 320, height: int = 180) -> bytes:
-    """A real mp4 with picture and sound; `movflags` are ffmpeg's (`faststart`, `frag_keyframe+empty_moov`, ...)."""
+    """Return a real mp4 with picture and sound. `movflags` are FFmpeg's, such as `faststart`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
         with av.open(str(path), "w", format="mp4", options={"movflags": movflags} if movflags else {}) as container:
@@ -173,7 +173,7 @@ def rendered(movflags: str = "", *, seconds: float = 1.0, width: int = 320, heig
 
 @cache
 def long_video(size: int, seed: int = 0) -> bytes:
-    """A real mp4 of exactly so many bytes, most of them noise in a `free` box at its end."""
+    """Return a real mp4 of exactly `size` bytes. Most of them are noise in a `free` box at the end."""
     video = rendered("faststart")
     room = size - len(video)
     return video + struct.pack(">I4s", room, b"free") + random.Random(seed).randbytes(room - 8)

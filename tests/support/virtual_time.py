@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer, so that hours of waiting pass in milliseconds. Without threads."""
+"""An event loop whose clock jumps to the next timer, so hours of waiting take milliseconds. It supports no threads."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to its end in virtual time."""
+    """Run a coroutine in virtual time and return its result."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)

@@ -1,8 +1,8 @@
-"""Somebody at work, and every place in the code that was reached so far.
+"""An actor of a scenario, and all positions in its code that the search has reached.
 
-A coroutine cannot be copied, but what it does next depends on its answers alone. So a `Node` is a place in the code,
-found again by giving the same answers to a new run. Two runs whose suspended frames hold the same values are in one
-place: that is what makes a search over all orders end.
+A coroutine cannot be copied, but its next step depends only on the answers that it got. So a `Node` is a position
+in the code that a new run reaches with the same answers. Two runs whose suspended frames have the same values are at
+the same node, which makes a search over all orders finite.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _KEPT_LIVE = 3000
 
 
 class Role:
-    """Somebody at work: what they do, and every place in it that was reached so far.
+    """An actor's code, and all nodes in it that the search has reached.
 
     Args:
-        name: Letters; the tokens that it draws bear its name.
+        name: Letters. The random tokens of the actor have this name.
         work: The real code.
-        fails: Whether Loova makes no video.
+        fails: Whether Loova fails to make the video.
     """
 
     def __init__(self, name: str, work: Work, *, fails: bool = False) -> None:
@@ -33,7 +33,7 @@ class Role:
         self.nodes: dict[Any, Node] = {}
         self.runs = 0
         self.merged: list[tuple[Node, Node, Event]] = []
-        """Places that were found again on another way: the place, and where that way came from."""
+        """Nodes that were reached again on another path, with the last node and event of that path."""
         self._live: dict[Node, Live] = {}
         self.root = self._node(self._started(), None, ())
 
@@ -42,7 +42,7 @@ class Role:
         return Live(self.name, self.work, self.fails)
 
     def next(self, node: Node, event: Event) -> Node:
-        """Where a run is after an answer or a step of time."""
+        """Return the node after an answer or a time step."""
         if event not in node.next:
             live = self._live.pop(node, None)
             if live is None:
@@ -55,7 +55,7 @@ class Role:
 
     def _key(self, live: Live) -> Any:
         calls = tuple(pending.call for pending in live.pending)
-        return live.place(), calls, live.told, live.drawn, live.rests
+        return live.position(), calls, live.task_ids, live.drawn, live.rests
 
     def _node(self, live: Live, before: Node | None, event: Event) -> Node:
         key = self._key(live)
@@ -65,9 +65,17 @@ class Role:
                 self.merged.append((self.nodes[key], before, event))
             return self.nodes[key]
         ended = live.outcome if live.task.done() else None
-        place, calls, told, _, rests = key
+        position, calls, task_ids, _, rests = key
         node = Node(
-            self, key, before, event, calls, ended, told, rests, *template(f"{place}\n{calls}\n{told}\n{rests}")
+            self,
+            key,
+            before,
+            event,
+            calls,
+            ended,
+            task_ids,
+            rests,
+            *template(f"{position}\n{calls}\n{task_ids}\n{rests}"),
         )
         self.nodes[key] = node
         if ended is None:
@@ -78,8 +86,8 @@ class Role:
             live.close()
         return node
 
-    def unlike(self, most: int) -> Iterator[str]:
-        """What a run does otherwise than the one that was in the same place before; asked of some of them."""
+    def divergences(self, most: int) -> Iterator[str]:
+        """Replay some of the merged paths, and yield where one continues differently than its node."""
         for node, before, event in self.merged[:: max(1, len(self.merged) // most)]:
             for following, after in list(node.next.items()):
                 live = self._started()
@@ -90,7 +98,7 @@ class Role:
                 live.close()
 
     def close(self) -> None:
-        """Forget all runs."""
+        """Close all runs."""
         for live in self._live.values():
             live.close()
         self._live.clear()
@@ -98,7 +106,7 @@ class Role:
 
 @dataclass(eq=False, repr=False)
 class Node:
-    """A place in the code of a role, and the answers that lead there."""
+    """A position in the code of a role, and the answers that lead there."""
 
     role: Role
     key: Any
@@ -106,15 +114,15 @@ class Node:
     event: Event
     calls: tuple[Call, ...]
     ended: str | None
-    told: tuple[str, ...]
+    task_ids: tuple[str, ...]
     rests: bool
-    """Whether it waited before it sent this, so that time may pass."""
+    """Whether it slept before it sent this call, so time may pass."""
     number: int
     tokens: tuple[str, ...]
     next: dict[Event, Node] = field(default_factory=dict)
 
     def history(self) -> list[Event]:
-        """The events that lead here."""
+        """Return the events that lead here."""
         events: list[Event] = []
         node: Node | None = self
         while node is not None and node.before is not None:

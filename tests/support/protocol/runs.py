@@ -1,7 +1,7 @@
-"""One run of the real code, between its answers: what it asks of S3 and of Loova waits until an answer is given.
+"""Run the real code step by step: each call of S3 or Loova waits until the search gives an answer.
 
-Time is private to a run and passes in `TICK`s; sleeps are shorter than one, so they end at once. Random tokens are
-named after who drew them, so that states which differ in these names only can be found to be alike.
+Each run has its own time, which passes in `TICK`s. Sleeps are shorter than a tick, so they end immediately. Random
+tokens have the name of the run that drew them, so the search can compare states without these names.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked
 from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords, StoredRecord
-from tests.support.protocol.places import place_of, shape_of
-from tests.support.protocol.world import MOST_TICKS, Answer, Call, World, normalised
+from tests.support.protocol.suspension import describe_coroutine, describe_value
+from tests.support.protocol.world import MOST_TICKS, Answer, Call, World, normalise
 
 ORIGIN = "https://loova.test"
 TICK = 31.0
-"""Seconds of a step of time: one passes `take_over_after`, two the POST's timeout and a lease, three are overdue."""
+"""Seconds of a time step: one passes `take_over_after`, two the timeout of the POST and a lease, three are overdue."""
 POST_TICKS = 1
-"""How many a POST may wait: after two of them its worker has given up."""
+"""The ticks that a POST may wait. After two, its worker times out."""
 TIMES = JobTimes(lease=60.0)
 POST_TIMEOUT = 60.0
 FOR_EVER = 1e9
-"""Seconds that are never over."""
+"""Seconds that never elapse."""
 _START = 1_000_000.0
 _ASIDE = ("/_spend/",)
-"""What decides nothing here: it is answered at once."""
+"""Keys that no decision depends on. Their calls are answered immediately."""
 
 
 Event = tuple[Any, ...]
@@ -51,14 +51,14 @@ Work = Callable[[VideoJobs], Coroutine[Any, Any, Any]]
 
 
 class _AskedError(BaseException):
-    """Ends a thread's function at its first call without an answer."""
+    """Stops the function of a thread at its first call without an answer."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
 
 class _S3:
-    """A boto3 client whose answers are given; the thread that calls it is run again up to the next one."""
+    """A boto3 client with given answers. The calling function runs again from its start for each new answer."""
 
     def __init__(self) -> None:
         self.meta = SimpleNamespace(endpoint_url="memory", config=SimpleNamespace())
@@ -67,7 +67,7 @@ class _S3:
 
     def _ask(self, call: Call) -> Answer:
         if any(part in call.key for part in _ASIDE):
-            self._aside, answer = self._aside.applied(call)
+            self._aside, answer = self._aside.apply(call)
         else:
             given = next(self.answers, None)
             if given is None:
@@ -81,7 +81,7 @@ class _S3:
         return answer
 
     def put_object(self, *, Key: str, Body: bytes, IfMatch: str = "", IfNoneMatch: str = "", **_: Any) -> Any:
-        body = normalised(Body) if Body.startswith(b"{") else Body.decode()
+        body = normalise(Body) if Body.startswith(b"{") else Body.decode()
         return {"ETag": self._ask(Call("put", Key, body, IfMatch or IfNoneMatch))[1]}
 
     def get_object(self, *, Key: str, **_: Any) -> Any:
@@ -123,7 +123,7 @@ _REFUSALS = {"missing": (404, "NoSuchKey"), "unmet": (412, "PreconditionFailed")
 
 
 class _Loop(asyncio.BaseEventLoop):
-    """An event loop without selector, threads or time of its own."""
+    """An event loop without a selector, threads and a clock."""
 
     def __init__(self, live: Live) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _Loop(asyncio.BaseEventLoop):
 
 @dataclass
 class _Pending:
-    """What a run waits for: a thread's function and the answers that it has so far, or a call of Loova."""
+    """What a run waits for: the function of a thread with its answers so far, or a call of Loova."""
 
     future: asyncio.Future[Any]
     func: Callable[[], Any] | None = None
@@ -165,7 +165,7 @@ class _Pending:
 
 
 class _Loova:
-    """Loova as the steps see it. Whether a task is made is known beforehand; only a submit is a step of its own."""
+    """A Loova client. Only a submit is a step of the search; the result of each task is fixed."""
 
     origin = ORIGIN
     is_private = False
@@ -187,7 +187,7 @@ class _Loova:
         answer = await future
         match answer[0]:
             case "task":
-                self._live.told = (*self._live.told, answer[1])
+                self._live.task_ids = (*self._live.task_ids, answer[1])
                 return VideoTask(task_id=answer[1], state="running")
             case "rejected":
                 raise RejectedError("no", http_status=402)
@@ -207,13 +207,13 @@ class _Loova:
 
 
 class Live:
-    """One run of the real code, as far as its answers go."""
+    """One run of the real code, up to the answers that it got."""
 
     def __init__(self, name: str, work: Work, fails: bool) -> None:
         self.name = name
         self.now = _START
         self.pending: list[_Pending] = []
-        self.told: tuple[str, ...] = ()
+        self.task_ids: tuple[str, ...] = ()
         self.drawn = 0
         self.rests = False
         self.s3 = _S3()
@@ -229,7 +229,7 @@ class Live:
             self.loop.run_until_quiet()
 
     def after(self, event: Event) -> None:
-        """Go on after an answer to one of the calls, or after a step of time."""
+        """Continue after an answer to one of the calls, or after a time step."""
         self.rests = False
         with self._running():
             if event[0] == "tick":
@@ -244,7 +244,7 @@ class Live:
             self.loop.run_until_quiet()
 
     def begin(self, pending: _Pending) -> None:
-        """Take up what the code asks for."""
+        """Start a call of the code."""
         if pending.func is None:
             self.pending.append(pending)
         else:
@@ -267,14 +267,14 @@ class Live:
         assert seconds < TICK
         self.rests = True
 
-    def _shape(self, value: Any) -> str | None:
-        """What is said of a value here, or None for what everybody knows."""
+    def _describe(self, value: Any) -> str | None:
+        """Describe a value that depends on this run, or return None."""
         if isinstance(value, float) and _START <= value < 2 * _START:
             return f"{min(MOST_TICKS, int((self.now - value) // TICK))} ago"
         if isinstance(value, Deadline) and value.seconds >= FOR_EVER:
             return "no deadline"
-        if isinstance(value, StoredRecord):  # its age was asked right after it was read
-            return f"{value.etag} {shape_of(value.record, self._shape)}"
+        if isinstance(value, StoredRecord):  # the code reads its age only right after reading it
+            return f"{value.etag} {describe_value(value.record, self._describe)}"
         return type(value).__name__ if isinstance(value, _CONSTANT) else None
 
     @contextmanager
@@ -284,20 +284,20 @@ class Live:
         yield
 
     def token(self) -> str:
-        """A random token, named."""
+        """Return a random token with the name of this run."""
         self.drawn += 1
         return f"<{self.name}{self.drawn}>"
 
-    def place(self) -> str:
-        """Where the run is: the values in its suspended frames."""
+    def position(self) -> str:
+        """Describe the position of the run: the suspended frames of its tasks with their values."""
         if self.task.done():
             return f"ended {self.outcome}"
-        stacks = sorted(place_of(task.get_coro(), self._shape) for task in asyncio.all_tasks(self.loop))
+        stacks = sorted(describe_coroutine(task.get_coro(), self._describe) for task in asyncio.all_tasks(self.loop))
         return "\n".join(stacks)
 
     @property
     def outcome(self) -> str:
-        """How it ended."""
+        """The result or the error of the run."""
         error = self.task.exception()
         if error is None:
             return str(self.task.result())
@@ -306,7 +306,7 @@ class Live:
         return f"{type(error).__name__} {error.task_id or ''}".strip()
 
     def close(self) -> None:
-        """Forget it."""
+        """Close the coroutines of the run."""
         for task in asyncio.all_tasks(self.loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(RuntimeError, ValueError):
@@ -319,7 +319,7 @@ _CONSTANT = (VideoJobs, JobRecords, _S3, _Loova, _Loop, VideoRequest, Live, Simp
 
 @contextmanager
 def named_tokens() -> Iterator[None]:
-    """Name random tokens after the run that draws them, and let runs that are given up end in silence."""
+    """Name random tokens after the run that draws them, and silence the errors of closed runs."""
     silent = mock.patch("sys.unraisablehook", lambda *_: None)
     with mock.patch("secrets.token_hex", lambda *_: _drawing.token()), silent:
         yield

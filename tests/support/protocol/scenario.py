@@ -1,4 +1,4 @@
-"""Who is at work on the one request, what may go wrong, and the state that all of it is in."""
+"""The actors that work on one request, the faults that may happen, and the state of a search."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from tests.support.protocol.world import REQUEST, Answer, Call, World
 
 
 async def submit(jobs: VideoJobs) -> str:
-    """What a worker does."""
+    """Submit the request, as a worker does."""
     submission = await submit_video(jobs, REQUEST, max_wait=FOR_EVER)
     return f"{submission.state} {submission.task_id}"
 
 
 async def submit_twice_at_most(jobs: VideoJobs) -> str:
-    """What a worker does that buys once more when Loova fails."""
+    """Submit the request, and once more if Loova fails to make the video."""
     submission = await submit_video(jobs, REQUEST, max_wait=FOR_EVER, max_paid_attempts=2)
     return f"{submission.state} {submission.task_id}"
 
 
 async def one_pass(jobs: VideoJobs) -> str:
-    """What a collector does in one pass. The video's host is refused, so that it takes the lease and gives it back."""
+    """Run one pass of a collector. The host of the video is refused, so it takes the lease and releases it."""
     await collect(jobs)
     return "passed"
 
 
 @cache
 def person(name: str, what: DecisionName, attempt: int, task_id: str | None) -> Role:
-    """A person who has looked at an attempt in doubt, and decides about it."""
+    """Return a person who decides about one attempt in doubt."""
 
     async def work(jobs: VideoJobs) -> str:
         now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,20 +50,20 @@ def person(name: str, what: DecisionName, attempt: int, task_id: str | None) -> 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who is at work, and what may go wrong.
+    """The actors and the faults of a search.
 
     Attributes:
-        name: What the counts are shown under.
-        workers: How many ask for the video; they are alike.
-        collectors: How many passes of a collector there are.
-        persons: What persons decide, each about the first attempt in doubt that they see.
-        work: What a worker does.
-        faults: How many things go wrong at most.
-        refusals: How many submits Loova refuses at most.
-        kinds: What may go wrong: a `crash`, a `lost` request or reply, a `late` answer or a slow process.
-        fails: Whether Loova makes no video of any task.
+        name: The name in the output.
+        workers: The number of workers that ask for the video. They are interchangeable.
+        collectors: The number of passes of a collector.
+        persons: The decision of each person, about the first attempt in doubt that the person sees.
+        work: The code of a worker.
+        faults: The largest number of faults.
+        refusals: The largest number of submits that Loova refuses.
+        kinds: The kinds of faults: a `crash`, a `lost` request or reply, a `late` answer or a slow process.
+        fails: Whether Loova fails to make any video.
         paid_attempts: How often a worker may buy.
-        most_depth: How many steps at most, or None for all.
+        most_depth: The largest number of steps, or None for all.
     """
 
     name: str
@@ -80,33 +80,33 @@ class Scenario:
 
 
 class Actor(NamedTuple):
-    """One of those at work, somewhere."""
+    """An actor at a node of its code."""
 
     node: Node | None
-    """Where in the code; None before it begins."""
+    """The position in the code; None before the start."""
     alive: bool = True
     held: Answer | None = None
-    """An answer that was sent, while the process is stopped or the network slow."""
+    """An answer that was sent but has not arrived: the process is stopped, or the network is slow."""
     ticks: int = 0
-    """How long the POST waits."""
+    """The ticks that the POST has waited."""
     slow: bool = False
-    """Whether time may pass while it is at something: it was stopped, or what it sends is on its way for long."""
+    """Whether time may pass during a call: the process was stopped, or the network is slow."""
     about: int = 0
-    """The attempt that the POST is of."""
+    """The number of the attempt of the POST."""
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing comes from it any more."""
+        """Whether the actor has ended or was killed."""
         return not self.alive or (self.node is not None and self.node.ended is not None)
 
     @property
     def posts(self) -> bool:
-        """Whether it waits for the answer to a submit."""
+        """Whether the actor waits for the answer to a submit."""
         return self.alive and self.node is not None and any(call.name == "post" for call in self.node.calls)
 
     @property
     def may_wait(self) -> bool:
-        """Whether time may pass here."""
+        """Whether time may pass before the next step of this actor."""
         if self.node is None or self.is_over or self.held is not None:
             return True
         if self.posts:
@@ -115,11 +115,11 @@ class Actor(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that decides what may happen next."""
+    """Everything that the next steps depend on."""
 
     world: World
     actors: tuple[Actor, ...]
     floating: tuple[Call, ...]
-    """What was sent and may arrive yet, or never; nobody waits for its answer."""
+    """Calls that were sent and may still arrive, or never. Nobody waits for their answers."""
     faults: int
     refusals: int

@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tests.support.protocol.promises import LOST, Finish, broken, broken_at_the_end, broken_submit, tasks
+from tests.support.protocol.promises import LOST, Finish, submit_violation, tasks, violations, violations_at_end
 from tests.support.protocol.roles import Role
 from tests.support.protocol.runs import named_tokens
 from tests.support.protocol.scenario import Actor, Scenario, State, one_pass, person
-from tests.support.protocol.world import OPEN, RECORD, Answer, Call, World, parsed, template
+from tests.support.protocol.world import OPEN, RECORD, Answer, Call, World, parse_record, template
 
 REFUSALS: tuple[Answer, ...] = (("rejected",), ("not sent",), ("no place",))
 
 
 class BrokenPromiseError(AssertionError):
-    """A state in which something does not hold, and the way to it."""
+    """A state that violates an invariant, and the steps that lead to it."""
 
 
 @dataclass
-class Found:
-    """What a search saw."""
+class SearchResult:
+    """The counts and the outcomes of a search."""
 
     scenario: Scenario
     states: int = 0
@@ -33,42 +33,42 @@ class Found:
     nodes: int = 0
     runs: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    unlike: list[str] = field(default_factory=list)
-    """Runs that went on otherwise than others that were in the same place."""
+    divergences: list[str] = field(default_factory=list)
+    """Runs that continued differently than others at the same node."""
 
     def __str__(self) -> str:
         counts = f"{self.states:,} states, {self.transitions:,} transitions, {self.terminal:,} ends"
-        places = f"{self.nodes:,} places in the code from {self.runs:,} runs"
+        nodes = f"{self.nodes:,} positions in the code from {self.runs:,} runs"
         ends = "".join(f"\n    {count:7,} {name}" for name, count in self.outcomes.most_common())
-        return f"{self.scenario.name}: {counts}; {places}{ends}"
+        return f"{self.scenario.name}: {counts}; {nodes}{ends}"
 
 
 class Search:
-    """All states that a scenario can reach."""
+    """A search over all states that a scenario can reach."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.roles = [Role("ABCDEFG"[n], scenario.work, fails=scenario.fails) for n in range(scenario.workers)]
         self.roles += [Role(f"Pass{'ABC'[n]}", one_pass, fails=scenario.fails) for n in range(scenario.collectors)]
-        self.found = Found(scenario)
+        self.result = SearchResult(scenario)
         self._parents: dict[Any, tuple[Any, str]] = {}
         with named_tokens():
             self._finish = Finish()
 
-    def run(self) -> Found:
-        """Look at each state once.
+    def run(self) -> SearchResult:
+        """Visit each state once.
 
         Raises:
-            BrokenPromiseError: A promise is broken somewhere.
+            BrokenPromiseError: A state violates an invariant.
         """
         with named_tokens():
             self._run()
             for role in self.roles:
-                self.found.nodes += len(role.nodes)
-                self.found.runs += role.runs
-                self.found.unlike += list(role.unlike(most=200))
+                self.result.nodes += len(role.nodes)
+                self.result.runs += role.runs
+                self.result.divergences += list(role.divergences(most=200))
                 role.close()
-        return self.found
+        return self.result
 
     def _run(self) -> None:
         actors = [Actor(role.root) for role in self.roles] + [Actor(None) for _ in self.scenario.persons]
@@ -80,9 +80,9 @@ class Search:
         while level and (self.scenario.most_depth is None or depth < self.scenario.most_depth):
             after, depth = [], depth + 1
             for state, key in level:
-                self.found.states += 1
-                for label, following in self._told(self._steps(state), key):
-                    self.found.transitions += 1
+                self.result.states += 1
+                for label, following in self._explain_failures(self._steps(state), key):
+                    self.result.transitions += 1
                     at = self._key(following)
                     if at in self._parents:
                         continue
@@ -91,7 +91,7 @@ class Search:
                     after.append((following, at))
             level = after
 
-    def _told(self, steps: Iterator[tuple[str, State]], key: Any) -> Iterator[tuple[str, State]]:
+    def _explain_failures(self, steps: Iterator[tuple[str, State]], key: Any) -> Iterator[tuple[str, State]]:
         try:
             yield from steps
         except BrokenPromiseError as error:
@@ -111,7 +111,7 @@ class Search:
             else:
                 yield from self._calls(state, n, actor)
         for n, call in enumerate(state.floating):
-            world, _ = state.world.applied(call)
+            world, _ = state.world.apply(call)
             left = state.floating[:n] + state.floating[n + 1 :]
             yield f"arrives late: {_shown(call)}", state._replace(world=world, floating=left)
         if all(actor.may_wait for actor in state.actors):
@@ -122,7 +122,7 @@ class Search:
         assert actor.node is not None
         name, kinds = self._name(n), self.scenario.kinds
         for at, call in enumerate(actor.node.calls):
-            world, answer = state.world.applied(call)
+            world, answer = state.world.apply(call)
             yield f"{name}: {_shown(call)}: {answer[0]}", self._answered(state, n, at, answer, world)
             if call.name == "post" and state.refusals:
                 for refusal in REFUSALS:
@@ -131,7 +131,7 @@ class Search:
             if not state.faults:
                 continue
             disturbed = state._replace(faults=state.faults - 1)
-            # Nobody can tell S3 to refuse a DELETE that comes late.
+            # A DELETE has no condition, so a late one cannot be refused.
             floating = (*state.floating, call) if call.name != "delete" else state.floating
             if "lost" in kinds and call.writes:
                 for what, there in ((f"lost: {_shown(call)}", state.world), (f"{_shown(call)}: reply lost", world)):
@@ -166,7 +166,7 @@ class Search:
         node = before.node.role.next(before.node, ("answer", at, answer))
         actor = Actor(node, slow=before.slow)
         if actor.posts:
-            if problem := broken_submit(self._name(n), world):
+            if problem := submit_violation(self._name(n), world):
                 raise BrokenPromiseError(problem)
             assert world.record is not None
             actor = actor._replace(about=len(world.record.attempts))
@@ -180,15 +180,15 @@ class Search:
 
     def _check(self, before: State, state: State, key: Any) -> None:
         try:
-            for problem in broken(self.scenario, before, state):
+            for problem in violations(self.scenario, before, state):
                 raise BrokenPromiseError(problem)
             if all(actor.is_over or actor.node is None for actor in state.actors):
-                self.found.terminal += 1
-                for problem in broken_at_the_end(state):
+                self.result.terminal += 1
+                for problem in violations_at_end(state):
                     raise BrokenPromiseError(problem)
                 if not self.scenario.fails and (problem := self._finish.broken(state.world)):
                     raise BrokenPromiseError(problem)
-                self.found.outcomes[self._outcome(state)] += 1
+                self.result.outcomes[self._outcome(state)] += 1
         except BrokenPromiseError as error:
             raise BrokenPromiseError(f"{self.scenario.name}: {error}\n{self._way(key)}") from None
 
@@ -214,7 +214,7 @@ class Search:
         return "Person" + "ABC"[n - len(self.roles)]
 
     def _key(self, state: State) -> Any:
-        """The state without the names of tokens and of workers that are alike."""
+        """Return the state without the names of tokens and of interchangeable workers."""
         parts = [_actor_parts(actor) for actor in state.actors]
         world = _world_parts(state.world)
         floating = [template(repr(call)) for call in state.floating]
@@ -229,7 +229,7 @@ class Search:
             ]
         rest = parts[count:]
         return min(
-            _renamed([*(parts[n] for n in some), *rest, *world, *floating], (state.faults, state.refusals))
+            _rename([*(parts[n] for n in some), *rest, *world, *floating], (state.faults, state.refusals))
             for some in orders
         )
 
@@ -253,7 +253,7 @@ def _world_parts(world: World) -> list[tuple[Any, tuple[str, ...]]]:
     return [*found, ((len(world.billed),), ())]
 
 
-def _renamed(parts: list[tuple[Any, tuple[str, ...]]], left: tuple[int, int]) -> tuple[Any, ...]:
+def _rename(parts: list[tuple[Any, tuple[str, ...]]], left: tuple[int, int]) -> tuple[Any, ...]:
     names: dict[str, int] = {}
     flat: list[Any] = [*left]
     for number, tokens in parts:
@@ -270,5 +270,5 @@ def _shown(call: Call) -> str:
     names = {RECORD: "record", OPEN: "_open"}
     what = f"{call.name} {names.get(call.key, call.key)}".strip()
     if call.key == RECORD and call.body:
-        what += f" {'/'.join(one.state for one in parsed(call.body).attempts)}"
+        what += f" {'/'.join(one.state for one in parse_record(call.body).attempts)}"
     return what

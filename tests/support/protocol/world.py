@@ -1,4 +1,4 @@
-"""S3 and Loova as plain values: what a call changes there, and its answer."""
+"""S3 and Loova as plain values, and the effect and the answer of each call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ REQUEST = VideoRequest(prompt="one video, many workers")
 PLACE = f"loova/{REQUEST.key}"
 RECORD, OPEN = f"{PLACE}/record.json", f"loova/_open/{REQUEST.key}"
 MOST_TICKS = 3
-"""The most steps of time that can be told apart."""
+"""Ages above this number of time steps are equal."""
 
 Answer = tuple[Any, ...]
 
 
 class Call(NamedTuple):
-    """A request on its way to S3 or to Loova."""
+    """A request to S3 or to Loova."""
 
     name: str
     key: str = ""
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether it changes anything where it arrives."""
+        """Whether the call changes S3 or Loova."""
         return self.name not in ("get", "head", "list", "uploads")
 
 
@@ -42,7 +42,7 @@ class Stored(NamedTuple):
 
 
 class World(NamedTuple):
-    """S3's objects and Loova's books."""
+    """The objects and uploads in S3, and the tasks that Loova billed."""
 
     objects: tuple[tuple[str, Stored], ...] = ()
     billed: tuple[str, ...] = ()
@@ -50,11 +50,11 @@ class World(NamedTuple):
     drawn: int = 0
 
     def get(self, key: str) -> Stored | None:
-        """An object."""
+        """Return an object, or None."""
         return next((stored for name, stored in self.objects if name == key), None)
 
     def older(self) -> World:
-        """The same a step of time later; only the record's age counts."""
+        """Return the world one time step later. Only the age of the record matters."""
         return self._replace(
             objects=tuple(
                 (name, stored._replace(age=min(MOST_TICKS, stored.age + 1)) if name == RECORD else stored)
@@ -62,8 +62,8 @@ class World(NamedTuple):
             )
         )
 
-    def applied(self, call: Call) -> tuple[World, Answer]:
-        """What a call changes, and its answer."""
+    def apply(self, call: Call) -> tuple[World, Answer]:
+        """Return the world after a call, and the answer to the call."""
         stored = self.get(call.key)
         match call.name:
             case "get":
@@ -110,23 +110,23 @@ class World(NamedTuple):
     def record(self) -> JobRecord | None:
         """The job's record."""
         stored = self.get(RECORD)
-        return parsed(stored.body) if stored else None
+        return parse_record(stored.body) if stored else None
 
 
 @functools.lru_cache(100_000)
-def parsed(body: str) -> JobRecord:
-    """A record as S3 holds it."""
+def parse_record(body: str) -> JobRecord:
+    """Parse a job record."""
     return JobRecord.model_validate_json(body)
 
 
 def _etag(body: str) -> str:
-    """Names the write, as a fresh `write_id` makes each body another one."""
+    """Return an ETag that is unique to the write: the `write_id` of a record."""
     found = re.search(r'"write_id":"(<\w+>)"', body)
     return f'"{found[1]}"' if found else '"etag"'
 
 
-def normalised(body: bytes | str) -> str:
-    """A JSON object without the times that are for people only."""
+def normalise(body: bytes | str) -> str:
+    """Return a JSON object with all times replaced: they are only for people."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -144,12 +144,12 @@ _templates: dict[str, int] = {}
 
 @functools.lru_cache(200_000)
 def template(text: str) -> tuple[int, tuple[str, ...]]:
-    """A number for a text without its tokens, and its tokens in order."""
+    """Return a number for the text without its tokens, and the tokens in order."""
     return _templates.setdefault(_TOKEN.sub("<>", text), len(_templates)), tuple(_TOKEN.findall(text))
 
 
-def renamed(world: World) -> World:
-    """The same with other names for its tokens, so that worlds which are alike are equal."""
+def rename_tokens(world: World) -> World:
+    """Return the world with normalised names of its tokens, so that equivalent worlds are equal."""
     names: dict[str, str] = {}
 
     def name(found: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.protocol.scenario import Scenario, submit_twice_at_most
-from tests.support.protocol.search import BrokenPromiseError, Found, Search
+from tests.support.protocol.search import BrokenPromiseError, Search, SearchResult
 
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
 
@@ -66,10 +66,10 @@ def test_no_order_of_requests_breaks_a_promise(scenario: Scenario) -> None:
     found = _searched(scenario)
     print(f"\n{found}")
     assert found.terminal or scenario.most_depth
-    assert not found.unlike, found.unlike[0]
+    assert not found.divergences, found.divergences[0]
 
 
-def _searched(scenario: Scenario) -> Found:
+def _searched(scenario: Scenario) -> SearchResult:
     """In a thread of its own: the code leaves signals alone there."""
     logging.disable(logging.CRITICAL)
     try:

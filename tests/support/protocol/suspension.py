@@ -1,7 +1,7 @@
-"""Where a suspended coroutine is, in words: two runs in the same place go on alike, whatever led them there.
+"""Describe where a coroutine is suspended. Two runs with the same description continue in the same way.
 
-A place is the line of each suspended frame and the values that the code may read yet: the live local variables, and
-what loops and `except` keep on the frame's stack.
+The description has the instruction of each suspended frame and the values that the code can still read: the live local
+variables, and the values of loops and `except` on the frame's stack.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Any
 from pydantic import BaseModel
 
 Known = Callable[[Any], str | None]
-"""Says what is special about a value, or None."""
+"""Returns a special description of a value, or None."""
 _KILLS = ("STORE_FAST", "DELETE_FAST")
 _ENDS = ("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD")
 _DEEPEST = 12
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
-def place_of(coroutine: Any, known: Known) -> str:
-    """Where a coroutine is, down to what it waits for."""
+def describe_coroutine(coroutine: Any, known: Known) -> str:
+    """Describe the suspended frames of a coroutine, down to the one that it awaits."""
     frames = []
     while coroutine is not None:
         if inspect.iscoroutine(coroutine):
@@ -45,7 +45,7 @@ def place_of(coroutine: Any, known: Known) -> str:
             break
         code, values = frame.f_code, frame.f_locals
         names = sorted(_live(code).get(frame.f_lasti, frozenset(values)) & set(values) - {"__class__"})
-        local = [f"{name}={shape_of(values[name], known)}" for name in names]
+        local = [f"{name}={describe_value(values[name], known)}" for name in names]
         stack = sorted(_on_the_stack(coroutine, values, known))
         frames.append(f"{code.co_qualname}:{frame.f_lasti}({','.join(local)}|{','.join(stack)})")
         coroutine = awaited
@@ -53,20 +53,20 @@ def place_of(coroutine: Any, known: Known) -> str:
 
 
 def _on_the_stack(coroutine: Any, values: dict[str, Any], known: Known) -> Iterator[str]:
-    """Loops under way, and exceptions that are being handled."""
+    """Yield the iterators of running loops and the exceptions that are being handled."""
     local = Counter(id(value) for value in values.values())
     for value in gc.get_referents(coroutine):
         if local[id(value)] > 0:
             local[id(value)] -= 1
         elif isinstance(value, BaseException):
-            yield shape_of(value, known)
+            yield describe_value(value, known)
         elif type(value).__name__.endswith("iterator"):
             yield f"{operator.length_hint(value)} more"
 
 
 @functools.cache
 def _live(code: CodeType) -> dict[int, frozenset[str]]:
-    """The local variables that may be read yet after each instruction."""
+    """Return the local variables that can still be read after each instruction."""
     found = list(dis.get_instructions(code))
     entries = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
     at = {one.offset: n for n, one in enumerate(found)}
@@ -93,11 +93,11 @@ def _live(code: CodeType) -> dict[int, frozenset[str]]:
     return {one.offset: after[n] | always for n, one in enumerate(found)}
 
 
-def shape_of(value: Any, known: Known, depth: int = 0) -> str:
-    """What a value is, in words that are the same in each run."""
+def describe_value(value: Any, known: Known, depth: int = 0) -> str:
+    """Describe a value in words that are the same in each run."""
     if depth > _DEEPEST:
         return "..."
-    deeper = functools.partial(shape_of, known=known, depth=depth + 1)
+    deeper = functools.partial(describe_value, known=known, depth=depth + 1)
     if (special := known(value)) is not None:
         return special
     if value is None or isinstance(value, str | bytes | int | float):
@@ -128,7 +128,7 @@ def shape_of(value: Any, known: Known, depth: int = 0) -> str:
     if inspect.isclass(value):
         return value.__qualname__
     if inspect.iscoroutine(value) or inspect.isgenerator(value):
-        return place_of(value, known) if depth < 4 else type(value).__name__
+        return describe_coroutine(value, known) if depth < 4 else type(value).__name__
     if is_dataclass(value):
         return _fields(value, [(one.name, getattr(value, one.name)) for one in fields(value)], deeper)
     if type(value).__module__.startswith("prefect_loova"):
