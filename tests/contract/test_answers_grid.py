@@ -259,7 +259,7 @@ def on_the_wire() -> list[tuple[int, tuple[Any, ...]]]:
 
 
 @pytest.mark.parametrize("part", range(4))
-async def test_on_the_wire_only_a_free_place_is_waited_for_and_a_doubt_is_never_submitted_again(part: int) -> None:
+async def test_on_the_wire_only_a_limit_is_retried_and_a_doubt_is_never_submitted_again(part: int) -> None:
     time = Time()
     s3, wrong, rows = MemoryS3(time), [], on_the_wire()
     assert len(rows) > 200

@@ -110,7 +110,7 @@ async def test_a_wrong_key_buys_nothing(simulator: LoovaSimulator, pauses: Pause
     assert simulator.ledger["totals"]["billed"] == 0
 
 
-async def test_the_seventh_running_task_is_refused_as_a_matter_of_waiting(
+async def test_the_seventh_running_task_is_refused_because_of_the_limit(
     simulator: LoovaSimulator, pauses: Pauses
 ) -> None:
     async with client(simulator, pauses) as loova:
@@ -123,7 +123,7 @@ async def test_the_seventh_running_task_is_refused_as_a_matter_of_waiting(
     assert simulator.ledger["totals"]["billed"] == 7
 
 
-async def test_a_video_that_is_too_dear_is_refused(pauses: Pauses) -> None:
+async def test_a_video_that_costs_too_much_is_refused(pauses: Pauses) -> None:
     with LoovaSimulator(credits=74) as simulator:
         async with client(simulator, pauses) as loova:
             with pytest.raises(InsufficientCreditsError):
@@ -182,7 +182,7 @@ async def test_a_submit_that_goes_wrong_is_sent_once_and_is_a_refusal_or_a_doubt
     assert pauses == []
 
 
-async def test_503_is_a_refusal_for_those_who_know_their_proxy(simulator: LoovaSimulator, pauses: Pauses) -> None:
+async def test_503_is_a_refusal_if_the_user_says_so(simulator: LoovaSimulator, pauses: Pauses) -> None:
     simulator.fail("unavailable")
     async with client(simulator, pauses, unavailable_means_refused=True) as loova:
         with pytest.raises(RejectedError):
@@ -214,7 +214,7 @@ def test_every_fault_of_a_poll_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("fault", POLL_FAULTS)
-async def test_a_poll_that_goes_wrong_is_asked_again_or_says_what_it_saw(
+async def test_a_poll_that_fails_is_retried_or_raises_an_error(
     simulator: LoovaSimulator, pauses: Pauses, fault: str
 ) -> None:
     outcome, most = POLL_FAULTS[fault]

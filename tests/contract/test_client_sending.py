@@ -108,7 +108,7 @@ async def test_a_tls_handshake_that_does_not_end_has_sent_nothing(
 
 @pytest.mark.parametrize("proxy", [silent, half_a_tunnel, tunnel_to_silence, slow_tunnel_to_silence])
 @pytest.mark.parametrize(("silence", "submit_timeout"), [(30.0, 0.6), (0.3, 1.0)])
-async def test_a_proxys_tunnel_that_does_not_come_about_has_sent_nothing(
+async def test_a_proxy_tunnel_that_fails_has_sent_nothing(
     proxy: Any, silence: float, submit_timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(proxy) as server:
@@ -159,7 +159,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_process_that_is_stopped_for_longer_than_the_timeout_reads_the_answer_that_came() -> None:
+async def test_a_process_that_is_suspended_longer_than_the_timeout_reads_the_answer_that_arrived() -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def answered_meanwhile(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -191,7 +191,7 @@ async def answered_at_once_to(writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
-async def test_a_loop_that_is_held_up_for_longer_than_the_timeout_reads_the_answer_that_came() -> None:
+async def test_a_loop_that_is_blocked_longer_than_the_timeout_reads_the_answer_that_arrived() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         script = (
             "import socket, sys, time\nprint(flush=True)\nlistener = socket.socket(fileno=int(sys.argv[1]))\n"
@@ -257,7 +257,7 @@ async def test_a_submit_that_is_cancelled_ends_at_once_and_leaves_no_connection(
 # The last look before the bytes leave.
 
 
-async def test_a_submit_whose_record_is_old_when_its_body_is_to_leave_is_not_sent() -> None:
+async def test_a_submit_whose_record_is_too_old_right_before_the_body_is_not_sent() -> None:
     asked: list[bytes] = []
     async with (
         serving(answered_at_once) as server,
@@ -277,7 +277,7 @@ async def test_a_submit_whose_record_is_old_when_its_body_is_to_leave_is_not_sen
         assert (await loova.submit_video(CITY, is_fresh=lambda: True)).task_id == "record_id"
 
 
-async def test_the_look_comes_after_a_connection_that_took_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_freshness_check_comes_after_a_slow_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handshake may take half a minute: what was fresh before it may be old after it."""
     order: list[str] = []
 
@@ -310,7 +310,7 @@ async def test_the_look_comes_after_a_connection_that_took_its_time(monkeypatch:
     assert sorted(order) == ["connected", "looked"]
 
 
-async def test_a_process_that_is_stopped_while_it_connects_sends_nothing_after_its_timeout() -> None:
+async def test_a_process_that_is_suspended_while_it_connects_sends_nothing_after_its_timeout() -> None:
     """Meanwhile its job may be in doubt, and a person may have bought again."""
     begun = asyncio.Event()
 

@@ -283,7 +283,7 @@ async def test_a_doubt_shows_the_task_that_a_lost_answer_names_in_what_arrived(p
     assert len(server.requests) == 1
 
 
-async def test_garbage_of_a_server_makes_no_error_large() -> None:
+async def test_garbage_from_a_server_does_not_make_an_error_large() -> None:
     garbage = b"HTTP/9 " + b"x" * 60_000 + b"\r\n\r\n"
     async with serving(garbage) as server, LoovaClient(KEY, server.base_url, sleep=Pauses()) as loova:
         for call in (loova.submit_video(CITY), loova.get_credits()):
@@ -294,7 +294,7 @@ async def test_garbage_of_a_server_makes_no_error_large() -> None:
 
 @pytest.mark.parametrize("error", ["ReadTimeout", "WriteTimeout", "ReadError", "WriteError", "CloseError",
                                    "RemoteProtocolError", "LocalProtocolError", "DecodingError"])  # fmt: skip
-async def test_an_error_after_the_connection_stands_is_a_doubt(error: str) -> None:
+async def test_an_error_after_connecting_is_a_doubt(error: str) -> None:
     posts = []
 
     def send(request: httpx.Request) -> httpx.Response:
@@ -308,7 +308,7 @@ async def test_an_error_after_the_connection_stands_is_a_doubt(error: str) -> No
 
 
 @pytest.mark.parametrize("error", ["ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"])
-async def test_an_error_before_the_connection_stands_is_known_to_have_sent_nothing(error: str) -> None:
+async def test_an_error_before_connecting_has_sent_nothing(error: str) -> None:
     posts = []
 
     def send(request: httpx.Request) -> httpx.Response:
@@ -384,7 +384,7 @@ BROKEN: dict[str, bytes | Behaviour] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_a_read_that_fails_is_asked_again_after_a_pause(name: str) -> None:
+async def test_a_failed_read_is_retried_after_a_pause(name: str) -> None:
     pauses = Pauses()
     async with (
         serving(BROKEN[name], BROKEN[name], answer(RUNNING)) as server,
@@ -397,7 +397,7 @@ async def test_a_read_that_fails_is_asked_again_after_a_pause(name: str) -> None
 
 
 @pytest.mark.parametrize("tries", [1, 4])
-async def test_a_read_is_given_up_after_so_many_tries(tries: int) -> None:
+async def test_a_read_fails_after_its_tries(tries: int) -> None:
     pauses = Pauses()
     async with (
         serving(answer(None, 503, "busy", 503)) as server,
@@ -448,9 +448,7 @@ async def test_retry_after_of_a_read_is_honoured_up_to_a_bound(
         (http(200, HTML), UnexpectedResponseError),
     ],
 )
-async def test_an_answer_that_waiting_does_not_change_is_not_asked_for_again(
-    reply: bytes, kind: type[LoovaError]
-) -> None:
+async def test_a_permanent_error_is_not_retried(reply: bytes, kind: type[LoovaError]) -> None:
     async with serving(reply) as server, LoovaClient(KEY, server.base_url, sleep=Pauses()) as loova:
         with pytest.raises(LoovaError) as caught:
             await loova.get_task("record_id")
@@ -535,7 +533,7 @@ def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(key: Any) -> No
     ["", "api.loova.ai", "ftp://api.loova.ai", "https://user:pw@api.loova.ai", "https://", "https://api.loova.ai?x=1",
      "https://api.loova.ai/#", "https://xn--.test", "https://☃.test", "https://h:x/", "https://a b/"],
 )  # fmt: skip
-def test_a_base_url_that_leads_nowhere_is_refused_before_it_could_look_like_a_lost_answer(base_url: str) -> None:
+def test_an_invalid_base_url_is_refused_before_it_could_look_like_a_lost_answer(base_url: str) -> None:
     with pytest.raises(InvalidRequestError, match="base_url") as caught:
         LoovaClient(KEY, base_url)
     assert "pw" not in str(caught.value)

@@ -81,8 +81,8 @@ BREAKS = [
         "if stored is not None and stored.record.is_open:",
         "if False:",
         (
-            f"{RECORDS}::test_taking_an_open_job_out_of_the_index_puts_it_back[limited_client-seaweedfs]",
-            f"{RECORDS}::test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost[seaweedfs]",
+            f"{RECORDS}::test_removing_an_open_job_from_the_index_restores_its_entry[limited_client-seaweedfs]",
+            f"{RECORDS}::test_an_entry_is_restored_even_if_the_response_to_its_deletion_is_lost[seaweedfs]",
         ),
         r"assert 'loova/_open/\w+' in \{",
     ),

@@ -141,7 +141,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-async def test_what_a_server_lacks_is_named_with_its_own_words_before_anything_is_paid(
+async def test_a_missing_feature_is_named_with_the_servers_message_before_anything_is_paid(
     s3: OddS3, loova: LoovaSimulator, name: str
 ) -> None:
     row = TABLE[name]
@@ -186,7 +186,7 @@ async def test_with_the_setting_that_the_error_names_a_video_is_bought_and_saved
     assert (loova.ledger["totals"]["posted"], s3.uploads) == (1, {})
 
 
-async def test_both_ways_of_the_guide_to_set_it_help(s3: OddS3, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_both_ways_of_the_guide_to_turn_off_checksums_work(s3: OddS3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.odd = B2_400
     settings = example("bucket.md")["parameters"].get_params_override()["config"]
     names = ("request_checksum_calculation", "response_checksum_validation")
@@ -197,14 +197,14 @@ async def test_both_ways_of_the_guide_to_set_it_help(s3: OddS3, monkeypatch: pyt
     assert len(s3.asked) == 18
 
 
-async def test_a_server_that_refuses_to_be_asked_for_checksums_is_named_by_the_probes_read(s3: OddS3) -> None:
+async def test_a_server_that_refuses_the_checksum_mode_of_a_read_is_detected_by_the_probe(s3: OddS3) -> None:
     s3.odd = B2_400
     with pytest.raises(StorageError, match=rf"x-amz-checksum-mode.*{CHECKSUMS}.*AWS_RESPONSE_CHECKSUM_VAL") as refused:
         await check_bucket(s3.client(request_checksum_calculation="when_required", **ONE_TRY), "half-set", "probes")
     assert f"(GetObject at {s3.host})" in refused.value.message
 
 
-async def test_a_refusal_of_checksums_is_named_by_a_process_that_probes_nothing_too(s3: OddS3) -> None:
+async def test_a_refusal_of_checksums_is_also_named_without_a_probe(s3: OddS3) -> None:
     records = JobRecords(s3.client(**ONE_TRY), "no-probe", "loova", "https://api.loova.test", sleep=quick)
     s3.odd = B2_400
     with pytest.raises(StorageError, match=CHECKSUMS) as refused:
@@ -212,7 +212,7 @@ async def test_a_refusal_of_checksums_is_named_by_a_process_that_probes_nothing_
     assert f"(PutObject at {s3.host})" in refused.value.message
 
 
-async def test_an_upload_that_may_not_be_aborted_is_told_and_no_obstacle(
+async def test_a_missing_permission_to_abort_uploads_is_only_a_warning(
     s3: OddS3, caplog: pytest.LogCaptureFixture
 ) -> None:
     s3.odd = without("DELETE uploadId", DENIED)
@@ -221,7 +221,7 @@ async def test_an_upload_that_may_not_be_aborted_is_told_and_no_obstacle(
     assert not s3.objects
 
 
-async def test_a_server_that_never_answers_is_an_error_in_time_that_names_operation_and_host(
+async def test_a_silent_server_is_an_error_in_time_that_names_operation_and_host(
     s3: OddS3, loova: LoovaSimulator
 ) -> None:
     s3.odd = Odd(silent=True)
@@ -245,7 +245,7 @@ async def test_a_port_where_nobody_listens_is_an_error_in_time_that_names_operat
     assert f"(PutObject at {host})" in late.value.message
 
 
-async def test_a_probe_that_failed_is_made_again_by_the_next_submit(s3: OddS3) -> None:
+async def test_a_failed_probe_is_repeated_by_the_next_submit(s3: OddS3) -> None:
     client = s3.client(**ONE_TRY)
     s3.odd = without("GET", DENIED)
     for _ in range(2):
@@ -258,7 +258,7 @@ async def test_a_probe_that_failed_is_made_again_by_the_next_submit(s3: OddS3) -
     assert len(s3.asked) == asked
 
 
-async def test_many_submits_of_a_process_share_one_probe_and_processes_do_not_meet(s3: OddS3) -> None:
+async def test_submits_of_a_process_share_one_probe_and_processes_use_different_keys(s3: OddS3) -> None:
     client = s3.client(**ONE_TRY)
     await asyncio.gather(*(check_bucket(client, "shared", "loova/_open/_probe") for _ in range(50)))
     names = {asked.split()[-1] for asked in s3.asked}
@@ -294,7 +294,7 @@ NO_USABLE_DATE = {
 
 
 @pytest.mark.parametrize("name", NO_USABLE_DATE)
-async def test_without_a_usable_date_a_dead_workers_claim_is_taken_over_all_the_same_and_not_before_its_time(
+async def test_without_a_usable_date_a_dead_workers_claim_is_taken_over_in_time_but_not_earlier(
     s3: OddS3, loova: LoovaSimulator, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     s3.odd = NO_USABLE_DATE[name]
@@ -329,7 +329,7 @@ async def test_without_a_usable_date_an_overdue_submit_is_in_doubt_and_never_sen
     assert clock.now == pytest.approx(91, abs=2)
 
 
-async def test_an_age_begins_again_with_each_version_of_a_record(s3: OddS3) -> None:
+async def test_each_version_of_a_record_has_its_own_age(s3: OddS3) -> None:
     s3.odd = Odd(date=None)
     clock = Clock()
     records = JobRecords(s3.client(), "versions", "loova", "https://api.loova.test", ages=ObjectAges(clock))

@@ -146,14 +146,14 @@ async def test_an_advance_from_an_older_version_is_refused_and_changes_nothing(
     assert stored_json(bucket)["write_id"] == new.record.write_id
 
 
-async def test_an_advance_of_the_very_same_content_is_another_version(records: JobRecords) -> None:
+async def test_an_advance_with_the_same_content_is_a_new_version(records: JobRecords) -> None:
     old = await records.create(claimed())
     await records.advance(old, old.record)
     with pytest.raises(RecordConflictError):
         await records.advance(old, old.record)
 
 
-async def test_a_record_that_was_deleted_is_an_error_and_is_not_made_again(bucket: Bucket, records: JobRecords) -> None:
+async def test_a_deleted_record_is_an_error_and_is_not_created_again(bucket: Bucket, records: JobRecords) -> None:
     old = await records.create(claimed())
     bucket.client.delete_object(Bucket=bucket, Key=RECORD)
     with pytest.raises(StorageError):
@@ -163,7 +163,7 @@ async def test_a_record_that_was_deleted_is_an_error_and_is_not_made_again(bucke
     assert keys(bucket) == set()
 
 
-def test_of_increments_by_eight_threads_and_two_processes_none_is_lost(bucket: Bucket) -> None:
+def test_increments_by_eight_threads_and_two_processes_are_all_kept(bucket: Bucket) -> None:
     asyncio.run(records_of(bucket).create(claimed()))
     script = (
         "import asyncio, sys\n"
@@ -203,7 +203,7 @@ class Slept:
         await asyncio.sleep(0)
 
 
-async def test_etags_that_a_proxy_made_weak_are_compared_by_what_the_server_gave(bucket: Bucket, proxy: Proxy) -> None:
+async def test_etags_that_a_proxy_made_weak_are_compared_without_the_mark(bucket: Bucket, proxy: Proxy) -> None:
     proxy.inject(NetworkFault(what="weaken", when="after", times=FOR_EVER))
     records = records_of(bucket, through(proxy, bucket))
     stored = await records.create(claimed())
@@ -232,7 +232,7 @@ async def test_a_server_that_refuses_its_own_etag_is_named_after_few_requests(
     assert stored_json(bucket)["write_id"] == stored.record.write_id
 
 
-async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_error(bucket: Bucket) -> None:
+async def test_a_change_with_a_conflict_in_each_try_raises_an_error(bucket: Bucket) -> None:
     await records_of(bucket).create(claimed())
     other, slept = records_of(bucket), Slept()
     records = records_of(bucket, sleep=slept)
@@ -248,7 +248,7 @@ async def test_a_record_that_others_write_all_the_time_ends_a_change_with_an_err
     assert (await other.expect(KEY)).record.attempts[0].refusals == 0
 
 
-async def test_an_answer_that_never_ends_is_given_up(bucket: Bucket, proxy: Proxy) -> None:
+async def test_a_response_that_never_ends_times_out(bucket: Bucket, proxy: Proxy) -> None:
     s3, where = through(proxy, bucket), {"Bucket": bucket, "Key": RECORD}
     await call_s3(s3.put_object, **where, Body=b"{}")
     proxy.inject(NetworkFault(what="drip", status=200, times=FOR_EVER))
@@ -296,14 +296,14 @@ async def test_a_write_whose_outcome_is_unknown_is_applied_once(
     await records.advance(advanced, counted(advanced.record))
 
 
-async def test_the_412_to_boto3s_own_repeat_is_not_taken_for_a_refusal(bucket: Bucket, proxy: Proxy) -> None:
+async def test_the_412_to_a_retry_by_boto3_is_not_a_refusal(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 3))
     proxy.inject(NetworkFault(what="drop", when="after", matching=PUT_RECORD))
     await records.create(claimed())
     assert [(seen.method, seen.status) for seen in proxy.seen] == [("PUT", 200), ("PUT", 412), ("GET", 200)]
 
 
-async def test_a_write_that_somebody_else_overtook_is_refused(bucket: Bucket, proxy: Proxy) -> None:
+async def test_a_write_after_another_workers_write_is_refused(bucket: Bucket, proxy: Proxy) -> None:
     direct = records_of(bucket)
     old = await direct.create(claimed())
 
@@ -318,7 +318,7 @@ async def test_a_write_that_somebody_else_overtook_is_refused(bucket: Bucket, pr
     assert (await direct.expect(KEY)).record.state == "claimed"
 
 
-async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, proxy: Proxy) -> None:
+async def test_a_create_after_another_workers_create_is_refused(bucket: Bucket, proxy: Proxy) -> None:
     direct = records_of(bucket)
 
     async def somebody_writes(_: float) -> None:
@@ -330,7 +330,7 @@ async def test_a_create_that_somebody_else_overtook_is_refused(bucket: Bucket, p
         await records.create(claimed())
 
 
-async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
+async def test_a_write_fails_after_its_tries_and_can_be_made_later(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket))
     proxy.inject(NetworkFault(what="drop", times=FOR_EVER))
     with pytest.raises(StorageError, match="no response from S3") as failed:
@@ -342,7 +342,7 @@ async def test_a_write_is_given_up_after_some_tries_and_may_be_made_later(bucket
     await records.create(claimed())
 
 
-async def test_a_read_is_tried_again(bucket: Bucket, proxy: Proxy) -> None:
+async def test_a_read_is_retried(bucket: Bucket, proxy: Proxy) -> None:
     await records_of(bucket).create(claimed())
     proxy.inject(
         NetworkFault(what="drop"),
@@ -414,7 +414,7 @@ async def test_the_index_holds_an_open_job_with_its_request(bucket: Bucket, reco
     assert keys(bucket) == set()
 
 
-async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, records: JobRecords) -> None:
+async def test_removing_an_open_job_from_the_index_restores_its_entry(bucket: Bucket, records: JobRecords) -> None:
     stored = await records.create(claimed())
     await records.index(stored.record)
     await records.unindex(KEY)
@@ -424,7 +424,7 @@ async def test_taking_an_open_job_out_of_the_index_puts_it_back(bucket: Bucket, 
     assert OPEN not in keys(bucket)
 
 
-async def test_an_open_job_is_put_back_though_the_reply_to_its_deletion_is_lost(bucket: Bucket, proxy: Proxy) -> None:
+async def test_an_entry_is_restored_even_if_the_response_to_its_deletion_is_lost(bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(bucket, through(proxy, bucket, 1))
     await records.index((await records.create(claimed())).record)
     proxy.inject(NetworkFault(what="drop", when="after", matching="^DELETE"))
@@ -464,7 +464,7 @@ async def test_age_is_counted_by_the_server(bucket: Bucket) -> None:
         ("é" * 257, "longer than 512 bytes"),
     ],
 )
-def test_a_prefix_that_is_refused_is_named_with_the_rule(prefix: str, rule: str) -> None:
+def test_an_invalid_prefix_is_refused_with_the_rule(prefix: str, rule: str) -> None:
     with pytest.raises(InvalidRequestError, match=rule) as refused:
         validate_prefix(prefix)
     assert str(refused.value).startswith("prefix: ")
@@ -472,7 +472,7 @@ def test_a_prefix_that_is_refused_is_named_with_the_rule(prefix: str, rule: str)
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [("", ""), ("a", "a"), ("a/", "a"), ("a b/é=..x", "a b/é=..x")])
-def test_other_prefixes_are_taken(prefix: str, expected: str) -> None:
+def test_a_valid_prefix_is_accepted(prefix: str, expected: str) -> None:
     assert validate_prefix(prefix) == expected
 
 
@@ -514,7 +514,7 @@ UNUSABLE: dict[str, tuple[Callable[[Bucket], tuple[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-async def test_a_bucket_that_cannot_be_used_is_found_out_before_the_submit(
+async def test_an_unusable_bucket_is_detected_before_the_submit(
     new_bucket: Bucket, loova: LoovaSimulator, case: str
 ) -> None:
     make, message = UNUSABLE[case]
@@ -545,7 +545,7 @@ def test_every_permission_of_the_policy_that_may_not_be_left_out_is_in_the_table
 
 
 @pytest.mark.parametrize("missing", PERMISSIONS)
-async def test_each_permission_without_which_a_paid_video_is_lost_is_missed_before_the_submit(
+async def test_a_missing_permission_is_detected_before_the_submit(
     new_bucket: Bucket, loova: LoovaSimulator, missing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = minimal_policy(new_bucket, "loova")
@@ -565,7 +565,7 @@ async def test_each_permission_without_which_a_paid_video_is_lost_is_missed_befo
     assert len(keys(new_bucket)) == (missing == "s3:DeleteObject")
 
 
-async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
+async def test_a_prefix_that_may_not_be_written_is_detected_before_the_submit(
     new_bucket: Bucket, loova: LoovaSimulator
 ) -> None:
     with pytest.raises(StorageError, match="S3 denied access"):
@@ -592,7 +592,7 @@ async def test_a_prefix_that_may_not_be_written_is_found_out_before_the_submit(
     ],
     ids=["no S3", "503 for ever", "501", "no index", "index kept by nobody", "no claim", "no submitting"],
 )
-async def test_a_server_that_does_not_take_the_record_is_found_out_before_the_submit(
+async def test_a_server_that_does_not_store_the_record_is_detected_before_the_submit(
     new_bucket: Bucket, proxy: Proxy, loova: LoovaSimulator, fault: NetworkFault, message: str
 ) -> None:
     proxy.inject(fault)

@@ -48,7 +48,7 @@ def uploads(bucket: Bucket) -> list[str]:
 # -- conditional writes ------------------------------------------------------------------------------------------------
 
 
-def test_of_racing_creates_exactly_one_wins(bucket: Bucket) -> None:
+def test_exactly_one_of_several_racing_creates_wins(bucket: Bucket) -> None:
     s3 = bucket.make_limited_client(max_pool_connections=8, retries={"total_max_attempts": 1})
 
     def create(writer: int, race: int) -> str | None:
@@ -66,7 +66,7 @@ def test_of_racing_creates_exactly_one_wins(bucket: Bucket) -> None:
             assert won == [s3.get_object(Bucket=bucket, Key=f"{KEY}-{race}")["Body"].read().decode()]
 
 
-def test_of_increments_by_compare_and_swap_none_is_lost(bucket: Bucket) -> None:
+def test_increments_by_compare_and_swap_are_all_kept(bucket: Bucket) -> None:
     s3 = bucket.make_limited_client(max_pool_connections=8, retries={"total_max_attempts": 1})
     s3.put_object(Bucket=bucket, Key=KEY, Body=b"0", IfNoneMatch="*")
 

@@ -32,7 +32,7 @@ async def _by_asyncio(work: Callable[[], Awaitable[object]]) -> None:
 
 @pytest.mark.parametrize("cancelled", [_by_anyio, _by_asyncio])
 @pytest.mark.parametrize("how", ["alone", "in a group", "in a group that fails"])
-async def test_cancelled_work_ends_first_and_uses_no_processor_meanwhile(how: str, cancelled) -> None:
+async def test_cancelled_work_ends_first_and_does_not_use_the_cpu_meanwhile(how: str, cancelled) -> None:
     ended, told = [], []
 
     async def work() -> None:
@@ -66,7 +66,7 @@ async def test_cancelled_work_ends_first_and_uses_no_processor_meanwhile(how: st
     assert used < 0.1 * took
 
 
-async def test_a_group_shows_its_first_error_as_itself_and_cancels_the_others() -> None:
+async def test_a_group_raises_its_first_error_itself_and_cancels_the_other_tasks() -> None:
     cancelled = []
 
     async def waits() -> None:
@@ -87,7 +87,7 @@ async def test_a_group_shows_its_first_error_as_itself_and_cancels_the_others() 
     assert cancelled == [True]
 
 
-async def test_a_group_waits_for_tasks_that_its_tasks_began() -> None:
+async def test_a_group_waits_for_tasks_that_its_tasks_started() -> None:
     done = []
 
     async def second() -> None:
@@ -103,7 +103,7 @@ async def test_a_group_waits_for_tasks_that_its_tasks_began() -> None:
     assert done == ["second"]
 
 
-async def test_what_the_work_returns_or_raises_comes_out() -> None:
+async def test_the_result_or_the_error_of_the_work_is_returned_or_raised() -> None:
     async def fails() -> None:
         raise KeyError("it")
 

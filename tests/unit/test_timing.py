@@ -40,7 +40,7 @@ def test_pauses_grow_with_the_time_waited(one: float, other: float) -> None:
     assert schedule.pause(min(one, other), 0.3) <= schedule.pause(max(one, other), 0.3)
 
 
-def test_the_first_pause_is_the_one_that_was_asked_for() -> None:
+def test_the_first_pause_is_the_parameter_first() -> None:
     assert PollSchedule().pause(0, 0) == 20
     assert PollSchedule(first=3).pause(0, 0) == 3
     assert PollSchedule().pause(0, 1) == 10
@@ -113,7 +113,7 @@ def test_the_bound_of_retry_after_is_a_setting_and_now_is_the_default_time() -> 
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"\w{3}, \d+ (Jan|Foo) \d+ \d+:\d+:\d+ [+-]?\w+", fullmatch=True)))
-def test_no_header_makes_a_pause_that_is_endless_or_an_accident(value: str) -> None:
+def test_no_header_causes_an_endless_pause_or_an_exception(value: str) -> None:
     pause = retry_after(value, NOW)
     assert pause is None or 0 <= pause <= 300
 
@@ -129,7 +129,7 @@ def test_a_deadline_counts_on_its_own_clock_and_never_below_zero() -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
-def test_a_backoff_doubles_within_its_bounds_and_chance_only_shortens_it(attempt: int, chance: float) -> None:
+def test_a_backoff_doubles_up_to_its_limit_and_chance_only_shortens_it(attempt: int, chance: float) -> None:
     longest = backoff(attempt, 0.5, 20, chance=0)
     assert longest == min(20, 0.5 * 2 ** min(attempt, 30))
     assert longest / 2 <= backoff(attempt, 0.5, 20, chance=chance) <= longest

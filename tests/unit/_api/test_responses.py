@@ -78,7 +78,7 @@ def test_a_task_id_is_text_or_a_whole_number(task_id: Any, read: str) -> None:
 
 
 @pytest.mark.parametrize("task_id", [None, "", "  ", True, 1.5, [], ["t"], {"id": "t"}])
-def test_what_is_no_task_id_is_no_purchase_but_a_doubt(task_id: Any) -> None:
+def test_a_value_that_is_not_a_task_id_is_a_doubt(task_id: Any) -> None:
     with pytest.raises(InDoubtError):
         submitted(200, envelope(data={"task_id": task_id}))
 
@@ -95,11 +95,11 @@ def test_what_is_no_task_id_is_no_purchase_but_a_doubt(task_id: Any) -> None:
     ],
     ids=lambda data: repr(data)[:40],
 )
-def test_nothing_beside_a_task_id_can_spoil_a_purchase(data: dict[str, Any]) -> None:
+def test_other_bad_fields_do_not_change_a_purchase(data: dict[str, Any]) -> None:
     assert submitted(200, envelope(data={"task_id": "t"} | data)).task_id == "t"
 
 
-def test_a_task_id_that_is_no_proper_text_is_still_a_purchase_that_can_be_written_down() -> None:
+def test_a_task_id_with_invalid_characters_is_a_purchase_that_can_be_stored() -> None:
     task = submitted(200, rb'{"code": 200, "trace_id": "\ud800", "data": {"task_id": "a\ud800"}}')
     assert task.task_id
     assert json.loads(task.model_dump_json())["task_id"] == task.task_id
@@ -127,7 +127,7 @@ def test_a_client_error_in_http_or_in_the_envelope_is_a_refusal(code: int) -> No
 
 
 @pytest.mark.parametrize("code", [408, 409, 425, 499])
-def test_four_client_errors_leave_open_whether_it_was_bought(code: int) -> None:
+def test_four_client_errors_are_in_doubt(code: int) -> None:
     for http, body in ((code, b""), (200, envelope(code, "no")), (code, envelope(400, "no")), (400, envelope(code))):
         with pytest.raises(InDoubtError) as caught:
             submitted(http, body)
@@ -203,7 +203,7 @@ def test_a_refusal_is_named_by_its_cause(http: int, body: bytes, kind: type[Loov
     assert type(caught.value) is kind
 
 
-def test_503_is_a_refusal_only_for_those_who_say_so() -> None:
+def test_503_is_a_refusal_only_if_the_user_says_so() -> None:
     for http, body in ((503, b""), (503, HTML), (503, envelope(503, "no")), (200, envelope(503, "no"))):
         with pytest.raises(InDoubtError):
             submitted(http, body)
@@ -251,7 +251,7 @@ def test_503_is_a_refusal_only_for_those_who_say_so() -> None:
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_all_else_is_in_doubt(http: int, body: bytes) -> None:
+def test_any_other_answer_is_in_doubt(http: int, body: bytes) -> None:
     for refused in (False, True):
         with pytest.raises(InDoubtError) as caught:
             submitted(http, body, unavailable_means_refused=refused)
@@ -290,7 +290,7 @@ def test_a_message_under_code_200_that_speaks_of_no_acceptance_is_a_refusal(mess
         submitted(200, envelope(200, message))
 
 
-def test_a_limit_is_waited_for_unless_the_message_says_that_the_request_was_taken() -> None:
+def test_a_limit_is_waited_for_unless_the_message_says_that_the_request_was_accepted() -> None:
     for message in ("Too many queued tasks", "6 tasks are pending; wait until one is done", "Too many requests"):
         with pytest.raises(TooManyRunningTasksError):
             submitted(429, envelope(429, message))
@@ -310,7 +310,7 @@ def test_a_location_that_may_name_a_task_is_in_doubt(location: str) -> None:
 
 
 @pytest.mark.parametrize("location", [None, "/login", "https://loova.ai/api/v1/video/seedance-2", "https://h.test/"])
-def test_a_redirect_to_elsewhere_is_a_refusal(location: str | None) -> None:
+def test_a_redirect_that_names_no_task_is_a_refusal(location: str | None) -> None:
     with pytest.raises(RejectedError, match="base URL"):
         parse_submit(ApiResponse.parse(302, b"", location=location))
 
@@ -332,7 +332,7 @@ def test_a_body_that_cannot_be_read_and_may_name_a_task_is_in_doubt_whatever_its
      {"details": [{"field": "prompt", "rule": "at most 800"}]}, {"success": False}, {"limit": 100000},
      {"trace_id": "a8f2-77"}, {"model": "seedance_2_0"}, {"running_tasks": 6}],
 )  # fmt: skip
-def test_what_names_no_task_leaves_a_refusal_a_refusal(more: dict[str, Any]) -> None:
+def test_fields_that_name_no_task_do_not_change_a_refusal(more: dict[str, Any]) -> None:
     for body in (envelope(400, "no", more), envelope(200, "no", more), envelope(10001, "no", None, **more)):
         with pytest.raises(RejectedError):
             submitted(200, body)
@@ -341,7 +341,7 @@ def test_what_names_no_task_leaves_a_refusal_a_refusal(more: dict[str, Any]) -> 
 # What a user adds.
 
 
-def test_a_phrase_of_the_user_makes_a_refusal_of_a_doubt() -> None:
+def test_a_refusal_phrase_turns_a_doubt_into_a_refusal() -> None:
     for http, code, message in (
         (200, 500, "Prompt BLOCKED  by policy"),
         (200, 200, "Processing ended: prompt blocked by policy"),
@@ -355,7 +355,7 @@ def test_a_phrase_of_the_user_makes_a_refusal_of_a_doubt() -> None:
         assert type(caught.value) is RejectedError
 
 
-def test_a_phrase_of_the_user_never_hides_a_task() -> None:
+def test_a_refusal_phrase_never_hides_a_task() -> None:
     phrases = ["blocked"]
     assert submitted(200, envelope(200, "blocked", {"task_id": "t"}), refusal_phrases=phrases).task_id == "t"
     for http, body in (
@@ -369,7 +369,7 @@ def test_a_phrase_of_the_user_never_hides_a_task() -> None:
 
 
 @pytest.mark.parametrize("phrase", ["", "  ", "no", "\u200b\u200b\u200b"])
-def test_a_phrase_that_would_be_in_every_message_is_refused(phrase: str) -> None:
+def test_a_refusal_phrase_that_is_too_short_is_refused(phrase: str) -> None:
     with pytest.raises(InvalidRequestError, match="refusal_phrases"):
         LoovaClient("key", refusal_phrases=[phrase])
 
@@ -379,7 +379,7 @@ def test_a_phrase_that_would_be_in_every_message_is_refused(phrase: str) -> None
 LONG = "x" * 3_000_000
 
 
-def test_no_text_of_loovas_makes_a_purchase_or_a_record_large() -> None:
+def test_long_texts_of_loova_do_not_make_a_purchase_or_a_record_large() -> None:
     result = {"status": LONG, "error_message": LONG, "video_url": f"https://h/{LONG}", "finished_at": LONG}
     data = {"task_id": "t", "status": LONG, "model": LONG, "created_at": LONG, "credits_cost": LONG, "result": result}
     answer = ApiResponse.parse(200, envelope(200, LONG, data, trace_id=LONG))
@@ -390,7 +390,7 @@ def test_no_text_of_loovas_makes_a_purchase_or_a_record_large() -> None:
         assert (task.video_url, task.credits_cost) == (None, None)
 
 
-def test_no_text_of_loovas_makes_an_error_large() -> None:
+def test_long_texts_of_loova_do_not_make_an_error_large() -> None:
     for http, body in ((400, envelope(400, LONG, trace_id=LONG)), (200, envelope(200, "no", {LONG: {"id": LONG}}))):
         with pytest.raises(LoovaError) as caught:
             submitted(http, body)
@@ -412,7 +412,7 @@ def test_no_text_of_loovas_makes_an_error_large() -> None:
     ],
     ids=["texts", "lists", "objects", "fields", "a state", "words", "dashes", "created"],
 )
-def test_the_time_that_a_task_is_searched_for_grows_no_faster_than_the_answer(data: Callable[[int], Any]) -> None:
+def test_the_search_for_a_task_takes_time_in_proportion_to_the_answer(data: Callable[[int], Any]) -> None:
     def seconds(size: int) -> float:
         body = envelope(400, "no", data(size))
         started = time.thread_time()
@@ -431,13 +431,13 @@ def test_a_long_task_id_is_kept_whole(length: int) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["i" * 1_001, LONG, 10**3_000])
-def test_a_task_id_that_is_too_long_to_keep_is_in_doubt_with_what_finds_it_again(task_id: Any) -> None:
+def test_a_task_id_that_is_too_long_to_keep_is_in_doubt_with_its_beginning_and_hash(task_id: Any) -> None:
     for http, code, message in ((200, 200, "success"), (200, 10001, "no"), (400, 400, "no"), (429, 429, "no")):
         with pytest.raises(InDoubtError, match=r"data\.task_id: '.{100,}' \([\d,]+ characters, SHA-256 [0-9a-f]{64}\)"):
             submitted(http, envelope(code, message, {"task_id": task_id}))
 
 
-def test_a_message_that_is_too_long_to_read_is_no_refusal_by_its_words() -> None:
+def test_a_message_that_was_cut_is_not_a_refusal_by_its_words() -> None:
     for code in (200, 10001):
         with pytest.raises(InDoubtError):
             submitted(200, envelope(code, "refused " + LONG))
@@ -450,7 +450,7 @@ DEEP = [b"[" * 500_000, b'{"data":' * 200_000, b'{"code":200,"data":' + b"[" * 9
 
 @pytest.mark.parametrize("body", DEEP, ids=["lists", "objects", "900 lists"])
 @pytest.mark.parametrize("http", [200, 302, 400, 401, 404, 429, 500])
-def test_json_nested_deeply_is_read_like_any_other_answer(http: int, body: bytes) -> None:
+def test_deeply_nested_json_is_parsed_like_any_other_answer(http: int, body: bytes) -> None:
     with pytest.raises(LoovaError):
         submitted(http, body)
     for read in (lambda answer: parse_task(answer, "t"), parse_credits):
@@ -461,7 +461,7 @@ def test_json_nested_deeply_is_read_like_any_other_answer(http: int, body: bytes
 @pytest.mark.parametrize(
     "cost", [-1, -0.01, "-5", float("nan"), "nan", float("inf"), True, False, "many", [], {}, 1e300]
 )
-def test_a_cost_that_is_no_charge_is_reported_and_ignored(cost: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cost_that_cannot_be_a_charge_is_logged_and_ignored(cost: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     assert submitted(200, envelope(data={"task_id": "t", "credits_cost": cost})).credits_cost is None
     ended = {"task_id": "t", "status": "succeeded", "credits_cost": cost}
@@ -472,7 +472,7 @@ def test_a_cost_that_is_no_charge_is_reported_and_ignored(cost: Any, caplog: pyt
 
 
 @pytest.mark.parametrize("cost", [None, 0, 0.0, 75, "12.5", 1_000_000])
-def test_a_cost_that_is_a_charge_is_kept_without_a_word(cost: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cost_that_is_a_charge_is_kept_without_a_log_line(cost: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     task = submitted(200, envelope(data={"task_id": "t", "credits_cost": cost}))
     assert task.credits_cost == (None if cost is None else float(cost))
@@ -590,7 +590,7 @@ def test_the_contradiction_of_the_quickstart_is_a_success() -> None:
         ("running", {"error_message": "hm"}, "running"),
     ],
 )
-def test_the_result_decides_where_it_says_something_and_an_unknown_state_is_no_end(
+def test_the_result_overrides_the_status_and_an_unknown_state_is_not_final(
     status: Any, result: Any, state: str
 ) -> None:
     data = {"task_id": "record_id", "status": status, "result": result, "extra": [1]}
@@ -615,14 +615,14 @@ def test_missing_fields_of_a_task_are_none_and_others_are_ignored() -> None:
         (None, None),
     ],
 )
-def test_times_are_read_with_or_without_a_zone(text: Any, time: datetime | None) -> None:
+def test_times_are_parsed_with_or_without_a_zone(text: Any, time: datetime | None) -> None:
     task = polled(envelope(data={"status": "running", "created_at": text}))
     assert task.created_at == time
     assert task.created_at is None or task.created_at.tzinfo is not None
 
 
 @pytest.mark.parametrize(("cost", "read"), [(12, 12.0), (12.5, 12.5), ("12.5", 12.5), (True, None), ("x", None)])
-def test_credits_are_numbers_however_they_are_written(cost: Any, read: float | None) -> None:
+def test_credits_are_parsed_from_numbers_and_text(cost: Any, read: float | None) -> None:
     assert polled(envelope(data={"status": "running", "credits_cost": cost})).credits_cost == read
 
 
@@ -685,7 +685,7 @@ def test_an_answer_without_credits_is_unexpected(data: Any) -> None:
         parse_credits(ApiResponse.parse(200, envelope(data=data)))
 
 
-def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole() -> None:
+def test_an_echoed_secret_is_removed_but_ids_and_urls_stay_whole() -> None:
     result = {"status": "failed", "error_message": "key K1234 is bad", "video_url": "https://K1234.test/"}
     data = {"task_id": "t_K1234", "status": "for K1234", "result": result}
     task = parse_task(ApiResponse.parse(200, envelope(data=data)).without("K1234"), "t_K1234")
@@ -696,13 +696,13 @@ def test_a_secret_that_the_server_echoes_is_cut_out_but_ids_and_urls_stay_whole(
 
 
 @pytest.mark.parametrize("before", [*range(90, 125), *range(170, 205), *range(1_970, 2_005)])
-def test_a_secret_at_the_bound_of_a_text_is_cut_out_whole(before: int) -> None:
+def test_a_secret_at_the_cut_of_a_long_text_is_removed_whole(before: int) -> None:
     text = "é" * before + "Bearer-0123456789-abcdef" + "é" * 3_000
     body = envelope(400, text, {"id": text}, trace_id=text)
     answer = ApiResponse.parse(400, body).without("Bearer-0123456789-abcdef")
     assert "Bearer-0" not in f"{answer.message}{answer.trace_id}{answer.task_evidence}"
 
 
-def test_a_key_that_is_a_word_of_the_envelope_does_not_spoil_a_purchase() -> None:
+def test_a_key_that_is_a_word_of_the_envelope_does_not_change_a_purchase() -> None:
     for key in ("data", "task_id", "a", "200", "t"):
         assert parse_submit(ApiResponse.parse(200, envelope(data={"task_id": "task"})).without(key)).task_id == "task"

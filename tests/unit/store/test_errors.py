@@ -30,7 +30,7 @@ def answered(status: int, code: str = "", message: str = "", operation: str = "G
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 411, 412, 416, 429, 500, 501, 503])
-def test_every_answer_keeps_the_servers_words_and_names_operation_and_host(status: int) -> None:
+def test_every_error_has_the_servers_message_the_operation_and_the_host(status: int) -> None:
     error = storage_error(answered(status, "ItsCode", "its message"), URI, client())
     assert error.message.startswith(f"{URI}: ")
     assert "ItsCode: its message" in error.message
@@ -58,12 +58,12 @@ def test_a_lost_connection_names_operation_and_host(lost: Exception) -> None:
     assert "(PutObject at" in storage_error(lost, URI, client(), "PutObject").message
 
 
-def test_a_certificate_that_is_not_trusted_is_told_as_such() -> None:
+def test_an_untrusted_certificate_is_named_in_the_error() -> None:
     lost = SSLError(endpoint_url="https://s3.example.com/b", error="certificate verify failed: self-signed")
     assert "certificate verify failed: self-signed" in storage_error(lost, URI).message
 
 
-def test_what_is_wrong_on_this_side_is_told() -> None:
+def test_an_error_of_this_side_is_named() -> None:
     error = storage_error(NoCredentialsError(), URI, client(), "PutObject")
     assert "S3 cannot be used: Unable to locate credentials" in error.message
     assert not error.transient
@@ -78,11 +78,11 @@ def test_what_is_wrong_on_this_side_is_told() -> None:
         "ASIAIOSFODNN7EXAMPLE",
     ],
 )
-def test_a_servers_words_show_no_access_key_and_no_signature(message: str) -> None:
+def test_a_servers_message_shows_no_access_key_and_no_signature(message: str) -> None:
     assert "IOSFODNN7EXAMPLE" not in str(storage_error(answered(403, "InvalidAccessKeyId", message), URI, client()))
 
 
-def test_a_servers_words_are_one_bounded_line() -> None:
+def test_a_servers_message_is_one_short_line() -> None:
     error = storage_error(answered(400, "Bad" * 1000, "x\n\x1b[31m" * 100_000), URI, client())
     assert str(error).isprintable()
     assert len(str(error)) < 1000
@@ -104,7 +104,7 @@ def test_a_servers_words_are_one_bounded_line() -> None:
         (403, "AccessDenied", "Access Denied", False),
     ],
 )
-def test_a_refusal_of_checksums_is_known_by_the_servers_words(
+def test_a_refusal_of_checksums_is_recognised_by_the_servers_message(
     status: int, code: str, message: str, is_about_checksums: bool
 ) -> None:
     told = storage_error(answered(status, code, message), URI, client()).message
@@ -117,7 +117,7 @@ def test_a_refusal_of_checksums_is_known_by_the_servers_words(
     "operation", ["GetObject", "ListObjectsV2", "CreateMultipartUpload", "DeleteObject", "PutObject"]
 )
 @pytest.mark.parametrize("status", [501, 405])
-def test_what_a_server_does_not_support_is_not_blamed_on_conditional_writes(operation: str, status: int) -> None:
+def test_an_unsupported_operation_is_not_blamed_on_conditional_writes(operation: str, status: int) -> None:
     told = storage_error(answered(status, "NotImplemented", "no", operation), URI, client()).message
     assert "conditional" not in told
     assert operation in told
