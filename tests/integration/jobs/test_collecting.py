@@ -9,7 +9,7 @@ import pytest
 
 from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs.collect import collect, enqueue
-from prefect_loova.models.job_record import Lease
+from prefect_loova.models.job_record import JobRecord, Lease
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator
@@ -54,6 +54,25 @@ async def test_it_looks_once_at_what_still_runs(bucket, slow) -> None:
     assert (found.running, found.saved) == (1, [])
     assert slow.ledger["tasks"][0]["polls"] == 1
     assert OPEN in workers.keys
+
+
+async def test_an_index_entry_without_a_record_is_removed_once_it_is_old(workers: Workers) -> None:
+    async with workers.worker() as jobs:
+        await jobs.records.index(JobRecord.claimed(REQUEST, workers.loova.origin, {}))
+    await collected(workers, times=AT_ONCE)
+    assert workers.keys == {OPEN}
+    await collected(workers, times=AT_ONCE.model_copy(update={"forget_after": 0.0}))
+    assert workers.keys == set()
+
+
+async def test_an_index_entry_of_a_job_that_ended_is_removed(workers: Workers) -> None:
+    await workers.submit()
+    await collected(workers)
+    async with workers.worker() as jobs:
+        await jobs.records.index((await jobs.records.expect(KEY)).record)
+    assert workers.keys == {RECORD, VIDEO, OPEN}
+    await collected(workers)
+    assert workers.keys == {RECORD, VIDEO}
 
 
 async def test_it_marks_what_failed(workers: Workers) -> None:
