@@ -1,6 +1,6 @@
 """Prefect tasks, flows and blocks that make videos on Loova, pay for each once, and save it in your S3 bucket.
 
-Each name is loaded when you first use it, so that the core and the simulator start without Prefect.
+Each name is imported on first use, so the core and the simulator start without Prefect.
 """
 
 from __future__ import annotations

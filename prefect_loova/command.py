@@ -1,4 +1,4 @@
-"""What the flows of this project share as commands: where to buy and save, the simulated place, outcomes, progress."""
+"""Shared code of the commands: the location options, the simulated location, exit codes, and progress."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from prefect_loova.errors import (
 )
 from prefect_loova.store.prefix import validate_bucket
 
-# Of the temporary server that Prefect starts where none is configured: its first start takes long on a slow machine,
-# and its telemetry shows a traceback when it meets the database locked.
-_SERVER: dict[Any, Any] = {
+# Prefect starts a temporary server if none is configured. On a slow machine its first start takes long, and its
+# telemetry logs a traceback if the database is locked.
+_SERVER_SETTINGS: dict[Any, Any] = {
     PREFECT_SERVER_ANALYTICS_ENABLED: False,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 180,
 }
@@ -55,7 +55,7 @@ _SERVER: dict[Any, Any] = {
 T = TypeVar("T")
 
 SIMULATED_SECONDS = 5.0
-"""How long a simulated generation takes, in seconds."""
+"""The duration of a simulated generation, in seconds."""
 
 _OUTCOMES: list[tuple[type[LoovaError], str, int]] = [
     (InvalidRequestError, "invalid", 2),
@@ -74,17 +74,17 @@ class InterruptedRunError(LoovaError):
 
 
 class Place(NamedTuple):
-    """Where to buy and where to save."""
+    """The blocks to buy and to save with."""
 
     credentials: LoovaCredentials
     bucket: S3Bucket
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports bad arguments as every other bad input, with the fields of a place."""
+    """An argument parser that reports bad arguments like other invalid input, with the location options."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of leaving the process.
+        """Raise instead of exiting.
 
         Raises:
             InvalidRequestError: Always.
@@ -92,25 +92,25 @@ class Parser(argparse.ArgumentParser):
         raise InvalidRequestError(f"{message}\n{self.format_usage().strip()}")
 
     def add_place(self) -> None:
-        """Add the arguments that name the account, the bucket, and the simulated place."""
+        """Add the options that name the account, the bucket, and the simulated location."""
         self.add_argument("--bucket", metavar="NAME", help="the S3 bucket (not needed with --s3-block or --simulate)")
-        self.add_argument("--prefix", metavar="P", default="loova", help="where in the bucket (default: loova)")
+        self.add_argument("--prefix", metavar="P", default="loova", help="the prefix in the bucket (default: loova)")
         self.add_argument("--credentials", metavar="BLOCK", help="a Loova Credentials block (default: LOOVA_API_KEY)")
         self.add_argument("--s3-block", metavar="BLOCK", help="an S3 Bucket block (default: boto3's own configuration)")
-        self.add_argument("--json", action="store_true", help="stdout is exactly one JSON object")
+        self.add_argument("--json", action="store_true", help="print exactly one JSON object to stdout")
         self.add_argument(
             "--simulate", action="store_true", help="no account: a Loova and an S3 server on this machine"
         )
         self.add_state()
 
     def add_state(self) -> None:
-        """Add where a simulated place keeps what it knows."""
-        kept = Path(".loova-simulated")
-        self.add_argument("--state", metavar="DIR", type=Path, default=kept, help=f"of the simulated place ({kept})")
+        """Add the option for the state of the simulated location."""
+        state = Path(".loova-simulated")
+        self.add_argument("--state", metavar="DIR", type=Path, default=state, help=f"simulated state ({state})")
 
 
 def number(text: str) -> Any:
-    """A number where it is one, for the request to check; else the text as it was given."""
+    """Parse a number. Return other text unchanged, for the request to report."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -120,7 +120,7 @@ def number(text: str) -> Any:
 
 
 def seconds(text: str) -> float:
-    """An argument in seconds, above 0."""
+    """Parse an argument in seconds, above 0."""
     value = number(text)
     if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of seconds above 0")
@@ -128,13 +128,15 @@ def seconds(text: str) -> float:
 
 
 async def place(args: argparse.Namespace) -> Place:
-    """The blocks and the environment that the arguments name.
+    """Return the blocks that the arguments and the environment name.
 
     Raises:
-        InvalidRequestError: Something is missing, and what to do about it.
+        InvalidRequestError: An argument or a block is missing; the error says what to do.
     """
     if not args.bucket and not args.s3_block:
-        raise InvalidRequestError("bucket: is missing; give --bucket NAME, --s3-block BLOCK, or try it with --simulate")
+        raise InvalidRequestError(
+            "bucket: is missing; give --bucket NAME or --s3-block BLOCK, or try it with --simulate"
+        )
     if args.bucket:
         validate_bucket(args.bucket)
     try:
@@ -158,7 +160,7 @@ async def _load(kind: Any, name: str | None) -> Any:
 
 @contextmanager
 def simulated(state: Path) -> Iterator[Place]:
-    """A Loova and an S3 server on this machine, which keep what they know in one folder."""
+    """Run a simulated Loova and an S3 server on this machine, with their state in one folder."""
     from prefect_loova.simulator.s3 import EmbeddedS3  # noqa: PLC0415
 
     state.mkdir(parents=True, exist_ok=True)
@@ -174,20 +176,20 @@ def simulated(state: Path) -> Iterator[Place]:
             aws_client_parameters=AwsClientParameters(endpoint_url=s3.endpoint_url),
         )
         credentials = LoovaCredentials(api_key=SecretStr(loova.api_key), base_url=loova.base_url)
-        named = LOCATION_ARGUMENTS.set(shlex.join(["--simulate", "--state", str(state)]))
-        stack.callback(LOCATION_ARGUMENTS.reset, named)
+        token = LOCATION_ARGUMENTS.set(shlex.join(["--simulate", "--state", str(state)]))
+        stack.callback(LOCATION_ARGUMENTS.reset, token)
         yield Place(credentials, S3Bucket(bucket_name=s3.bucket, credentials=aws))
 
 
 @contextmanager
 def _simulator(state: Path) -> Iterator[Any]:
-    """The simulator on the port that it had before: the job records name their API by it."""
+    """Run the simulator on the same port as before, because the job records contain it."""
     from prefect_loova.simulator import LoovaSimulator  # noqa: PLC0415
 
     state.mkdir(parents=True, exist_ok=True)
-    kept = state / "port"
-    # Below those that outgoing connections take: it must be free again the next time.
-    ports = [int(kept.read_text())] if kept.exists() else random.sample(range(10_000, 12_000), 20)
+    port_file = state / "port"
+    # Below the ports of outgoing connections, because it must be free again the next time.
+    ports = [int(port_file.read_text())] if port_file.exists() else random.sample(range(10_000, 12_000), 20)
     for port in ports:
         simulator = LoovaSimulator(generation_seconds=SIMULATED_SECONDS, state=state, port=port)
         with suppress(OSError):
@@ -196,17 +198,17 @@ def _simulator(state: Path) -> Iterator[Any]:
     else:
         raise InvalidRequestError(
             f"state: {state} belongs to the simulated Loova on port {ports[0]}, and that port is taken: "
-            "end the program that has it, try again in a minute, or give another --state"
+            "stop the program that uses it, try again in a minute, or give another --state"
         )
     try:
-        kept.write_text(str(simulator.port))
+        port_file.write_text(str(simulator.port))
         yield simulator
     finally:
         simulator.close()
 
 
 def to_disk(uri: str, bucket: S3Bucket, path: Path) -> Path:
-    """Copy an object of the simulated bucket to where a person can open it."""
+    """Download an object of the simulated bucket to a local file."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     key = uri.removeprefix(f"s3://{bucket.bucket_name}/")
@@ -215,10 +217,10 @@ def to_disk(uri: str, bucket: S3Bucket, path: Path) -> Path:
 
 
 def fail(error: Exception, as_json: bool) -> int:
-    """Say how the command failed; returns its exit code."""
+    """Report an error of the command, and return its exit code."""
     state, code = next(((state, code) for kind, state, code in _OUTCOMES if isinstance(error, kind)), ("error", 1))
     if isinstance(error, RejectedError) and error.task_id is not None:
-        # Not the submit was refused but a later look: the job is bought.
+        # Loova refused a later request, not the submit: the job is bought.
         state, code = "error", 1
     message = str(error) if isinstance(error, LoovaError) else f"{type(error).__name__}: {redact(error)}"
     if as_json:
@@ -230,7 +232,7 @@ def fail(error: Exception, as_json: bool) -> int:
 
 
 def amount(text: str) -> float:
-    """An argument in credits, 0 or above."""
+    """Parse an argument in credits, 0 or above."""
     value = number(text)
     if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of credits, 0 or above")
@@ -238,43 +240,39 @@ def amount(text: str) -> float:
 
 
 def in_place(args: argparse.Namespace, work: Callable[[Place], Awaitable[T]]) -> T:
-    """Run something in the place that the arguments name: the real one, or the simulated one."""
+    """Run a function with the blocks that the arguments name, real or simulated."""
+
+    async def run_work(where: Place | None = None) -> T:
+        return await work(where or await place(args))
+
     if args.simulate:
         with simulated(args.state) as where:
-            return asyncio.run(_awaited(work, where))
-    return asyncio.run(_in_real_place(args, work))
-
-
-async def _awaited(work: Callable[[Place], Awaitable[T]], where: Place) -> T:
-    return await work(where)
-
-
-async def _in_real_place(args: argparse.Namespace, work: Callable[[Place], Awaitable[T]]) -> T:
-    return await work(await place(args))
+            return asyncio.run(run_work(where))
+    return asyncio.run(run_work())
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal; stdout is for the result."""
+    """Print a line to stderr; stdout is for the result."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run(work: Callable[[argparse.Namespace], None], parser: Parser, argv: list[str]) -> int:
-    """Run a command to its exit code, with every error as one message and without a traceback.
+    """Run a command and return its exit code. Every error is one message without a traceback.
 
     Args:
-        work: What to do with the arguments.
-        parser: Reads them.
+        work: The command.
+        parser: The parser of its arguments.
         argv: The arguments, without the program's name.
     """
     as_json = "--json" in argv
-    # Prefect hands a SIGTERM on to whoever handled it before, after it has noted that the run ended by it.
+    # Prefect records that SIGTERM ended the run, then calls this handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args = parser.parse_args(argv)
-        with temporary_settings(set_defaults=_SERVER), _terminal():
+        with temporary_settings(set_defaults=_SERVER_SETTINGS), _terminal():
             work(args)
     except (KeyboardInterrupt, TerminationSignal):
-        return fail(InterruptedRunError("nothing is lost: run the same command again to go on"), as_json)
+        return fail(InterruptedRunError("nothing is lost: run the same command again to continue"), as_json)
     except Exception as error:
         return fail(error, as_json)
     return 0
@@ -282,16 +280,16 @@ def run(work: Callable[[argparse.Namespace], None], parser: Parser, argv: list[s
 
 @contextmanager
 def _terminal() -> Iterator[None]:
-    """Logs without tracebacks of what `fail` tells anyway, and progress for a person who looks."""
+    """Log no tracebacks of errors that `fail` reports, and show progress on a terminal."""
     log = logging.getLogger("prefect_loova.jobs.wait")
-    level, told = log.level, _AlreadyTold()
+    level, no_tracebacks = log.level, _NoTracebacks()
     handlers = [
         handler
         for name in ("prefect", "prefect.flow_runs", "prefect.task_runs")
         for handler in logging.getLogger(name).handlers
     ]
     for handler in handlers:
-        handler.addFilter(told)
+        handler.addFilter(no_tracebacks)
     progress = _WaitingLine() if sys.stderr.isatty() else None
     if progress is not None:
         log.addHandler(progress)
@@ -304,11 +302,11 @@ def _terminal() -> Iterator[None]:
             log.removeHandler(progress)
             log.setLevel(level)
         for handler in handlers:
-            handler.removeFilter(told)
+            handler.removeFilter(no_tracebacks)
 
 
-class _AlreadyTold(logging.Filter):
-    """Drops the traceback of our own errors from the console: their message says it all."""
+class _NoTracebacks(logging.Filter):
+    """Drops the tracebacks of this package's errors from the console, because `fail` reports their messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], LoovaError):
@@ -317,7 +315,7 @@ class _AlreadyTold(logging.Filter):
 
 
 class _WaitingLine(logging.Handler):
-    """One line that shows the waiting: elapsed time, Loova's state, and when the next look is due."""
+    """A line that shows the elapsed time, Loova's status, and the time until the next poll."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -330,7 +328,7 @@ class _WaitingLine(logging.Handler):
             self._progress.stop()
         elif hasattr(record, "pause"):
             status = redact(getattr(record, "status", ""), 40)
-            self._progress.update(self._line, description=f"{status}, next look in {record.pause:.0f} s")
+            self._progress.update(self._line, description=f"{status}, next poll in {record.pause:.0f} s")
             self._progress.start()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The block that holds what is needed to speak with Loova."""
+"""The block with the credentials and settings of a Loova account."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ class LoovaCredentials(CredentialsBlock):
     """Credentials for the Loova API.
 
     Attributes:
-        api_key: The API key, made in the Loova dashboard.
-        base_url: Where the API's `/v1` is.
-        timeout: The longest silence of a read, in seconds; 30 by default.
-        submit_timeout: The whole time that a submit may take, in seconds; 60 by default.
-        unavailable_means_refused: Whether a 503 to a submit counts as a refusal instead of a doubt.
+        api_key: The API key from the Loova dashboard.
+        base_url: The URL of the API, before `/v1`.
+        timeout: The timeout of a read, in seconds; 30 by default.
+        submit_timeout: The total timeout of a submit, in seconds; 60 by default.
+        unavailable_means_refused: Whether a 503 response to a submit means that it was refused, not in doubt.
         refusal_phrases: Parts of Loova's messages that mean that a submit was refused; see docs/answers.md.
-        max_credits_per_day: The credits that may be spent on one day, by all runs with one bucket and prefix together.
-        job_times: When one worker may go on with what another one left.
-        media: What reference media may be, and how they reach Loova.
+        max_credits_per_day: The credits that all runs with one bucket and prefix together may spend per day.
+        job_times: When a worker may take over a job of another worker.
+        media: Which reference media are allowed, and how they reach Loova.
 
     Example:
-        Load stored credentials and ask for the balance:
+        Save the block and load it again:
         ```python
-        from prefect_loova import LoovaCredentials, get_credits
+        from prefect_loova import LoovaCredentials
 
-        credentials = LoovaCredentials.load("BLOCK_NAME")
-        print(get_credits.submit(credentials).result())
+        async def main() -> str:
+            await LoovaCredentials(api_key="...", max_credits_per_day=2000).asave("loova", overwrite=True)
+            credentials = await LoovaCredentials.aload("loova")
+            return credentials.base_url
         ```
     """
 
@@ -49,42 +51,42 @@ class LoovaCredentials(CredentialsBlock):
     base_url: str = Field(
         DEFAULT_BASE_URL, title="Base URL", description="Where the API's /v1 is; change it for the simulator only."
     )
-    timeout: float = Field(30.0, gt=0, title="Timeout", description="The longest silence of a read, in seconds.")
+    timeout: float = Field(30.0, gt=0, title="Timeout", description="The timeout of a read, in seconds.")
     submit_timeout: float = Field(
         60.0,
         gt=0,
         le=600,
         title="Submit timeout",
-        description="The whole time that a submit may take, in seconds; after it the submit is in doubt.",
+        description="The total timeout of a submit, in seconds; after it the submit is in doubt.",
     )
     unavailable_means_refused: bool = Field(
         False,
         title="503 means refused",
-        description="Count a 503 to a submit as a refusal instead of a doubt: only if your way to Loova answers 503 "
-        "before it passes a request on.",
+        description="Treat a 503 response to a submit as a refusal, not as a doubt. Use it only if your proxy responds "
+        "with 503 before it forwards a request.",
     )
     refusal_phrases: list[str] = Field(
         [],
         title="Messages that refuse",
         description="Parts of Loova's messages, in any case, that mean that a submit was refused and nothing was "
-        "bought: for refusals that this package does not know. Where an answer may name a task, they are ignored.",
+        "bought, for refusals that this package does not know. They are ignored if the answer may name a task.",
     )
     max_credits_per_day: float | None = Field(
         None,
         ge=0,
         title="Credits per day",
-        description="The credits that may be spent on one day (UTC), by all runs with one bucket and prefix together; "
-        "a submit that would go over it is refused. Needs s3:ListBucket.",
+        description="The credits that all runs with one bucket and prefix together may spend per day (UTC). A submit "
+        "that would exceed it is refused. Needs s3:ListBucket.",
     )
     job_times: JobTimes = Field(
         default_factory=JobTimes,
         title="Job times",
-        description="When one worker may go on with what another one left; the defaults are safe.",
+        description="When a worker may take over a job of another worker; the defaults are safe.",
     )
     media: MediaRules = Field(
         default_factory=MediaRules,
         title="Media",
-        description="What reference media may be, and how they reach Loova.",
+        description="Which reference media are allowed, and how they reach Loova.",
     )
 
     @field_validator("api_key")
@@ -112,10 +114,10 @@ class LoovaCredentials(CredentialsBlock):
 
     @classmethod
     def from_env(cls) -> Self:
-        """Credentials from `LOOVA_API_KEY` and, where it is set, `LOOVA_BASE_URL`.
+        """Return credentials from the environment variables `LOOVA_API_KEY` and, optionally, `LOOVA_BASE_URL`.
 
         Raises:
-            InvalidRequestError: There is no key, and what to do about it.
+            InvalidRequestError: The key is missing, or the URL is invalid.
         """
         api_key = os.environ.get("LOOVA_API_KEY", "").strip()
         if not api_key:
@@ -131,7 +133,7 @@ class LoovaCredentials(CredentialsBlock):
         return cls(api_key=SecretStr(api_key), base_url=base_url)
 
     def get_client(self) -> LoovaClient:
-        """A client of the API, to be entered with `async with`."""
+        """Return a client of the API, for `async with`."""
         return LoovaClient(
             self.api_key.get_secret_value(),
             self.base_url,

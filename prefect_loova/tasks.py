@@ -1,26 +1,25 @@
-"""The Prefect tasks: submit, wait, save, and look at the credits. A thin edge over the core."""
+"""The Prefect tasks: prepare, submit, wait, save, show, and read the credits. They only wrap the code in `jobs`."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
-from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova._prefect import previews as showing
+from prefect_loova._prefect import previews
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
 from prefect_loova._prefect.run import local_files
+from prefect_loova._prefect.run_logs import forward_logs
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import TaskFailedError, may_retry, redact
 from prefect_loova.jobs import save as saving
@@ -32,30 +31,13 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
 
 
-def retry_what_may_be_retried(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether Prefect may run a task again: never after an answer that a person has to read, or that is final."""
+def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Return whether Prefect may retry a task: not after a final error, or one that a person has to read."""
     return may_retry(state.data)
 
 
-class _ToTheRun(logging.Handler):
-    """Tells what the core logs in the run that it works for, where people look for it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            get_run_logger().log(record.levelno, record.getMessage())
-        except MissingContextError:
-            logging.getLogger().handle(record)
-
-
-_core_log = logging.getLogger("prefect_loova")
-_core_log.addHandler(_ToTheRun())
-_core_log.propagate = False
-if _core_log.level == logging.NOTSET:
-    _core_log.setLevel(logging.INFO)
-
-
-def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """A cache key of everything that decides a result of `wait_for_video` and `save_video`, within one flow run."""
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Return the cache key of a call of `wait_for_video` or `save_video` within one flow run."""
     submission, bucket = parameters["submission"], parameters["bucket"]
     run = context.task_run.flow_run_id or context.task_run.id
     parts = [
@@ -68,31 +50,31 @@ def _within_this_run(context: TaskRunContext, parameters: dict[str, Any]) -> str
         bucket.credentials.get_s3_client().meta.endpoint_url,
     ]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()
-    return f"{context.task.task_key}-{digest}"  # it names the file of the result
+    return f"{context.task.task_key}-{digest}"  # Prefect uses it as a file name
 
 
 def _run_name() -> str:
     parameters = task_run.parameters
     verb = task_run.task_name.partition("-")[0]
     request, submission = parameters.get("request"), parameters.get("submission")
-    what = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")
-    return f"{verb} {redact(what, 80)}".strip()
+    video = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")
+    return f"{verb} {redact(video, 80)}".strip()
 
 
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(5),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": retry_what_may_be_retried,
+    "retry_condition_fn": _may_retry,
 }
-"""How each task is tried again."""
+"""The retry options of each task."""
 
-_REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result": True, "result_serializer": "json"}
+_CACHED: dict[str, Any] = {"cache_key_fn": _cache_key, "persist_result": True, "result_serializer": "json"}
 
 
 @task(
     name="prepare-media",
-    description="Find out what the reference media are, and put local files into the bucket.",
+    description="Identify the reference media, and upload local files to the bucket.",
     tags={"loova"},
     task_run_name=_run_name,
     **RETRIES,
@@ -101,19 +83,37 @@ _REPLAYED: dict[str, Any] = {"cache_key_fn": _within_this_run, "persist_result":
 async def prepare_media(
     request: VideoRequest, *, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str = DEFAULT_PREFIX
 ) -> VideoRequest:
-    """Find out what a request's media are, so that it has a key; local files and frames of videos go into the bucket.
+    """Identify the reference media of a request, and upload local files and frames of videos to the bucket.
 
-    `submit_video` does it too, where it was not done. A request whose media are URLs is returned as it is.
+    The request has a key only after this. `submit_video` does it too, if you did not. A request whose media are all
+    URLs is returned unchanged.
 
     Args:
-        request: The video to be made.
-        credentials: The block with the API key.
-        bucket: The block of the bucket that holds the job records and the videos.
-        prefix: Where in the bucket, below the block's own folder.
+        request: The video to make.
+        credentials: The block with the Loova API key.
+        bucket: The block of the bucket for job records and videos.
+        prefix: The prefix in the bucket, below the block's own folder.
+
+    Returns:
+        The request with prepared media.
 
     Raises:
-        InvalidRequestError: All that is wrong with the media, by field.
+        InvalidRequestError: The media have problems; the error lists all of them, by field.
         StorageError: The bucket cannot be read or written.
+
+    Example:
+        Read the key of a request with a local picture before you pay:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, prepare_media
+
+        async def main() -> str:
+            request = VideoRequest(prompt="@image1 begins to walk", image_urls=["cat.png"], duration=4)
+            request = await prepare_media(
+                request, credentials=await LoovaCredentials.aload("loova"), bucket=await S3Bucket.aload("loova")
+            )
+            return request.key
+        ```
     """
     async with Location(credentials, bucket, prefix).open() as jobs:
         if not request.is_prepared:
@@ -123,7 +123,7 @@ async def prepare_media(
 
 @task(
     name="submit-video",
-    description="Buy one video on Loova, or find that it is bought already.",
+    description="Buy one video on Loova, or find the earlier purchase.",
     tags={"loova"},
     task_run_name=_run_name,
     **RETRIES,
@@ -138,27 +138,45 @@ async def submit_video(
     max_wait: float = MAX_WAIT,
     max_paid_attempts: int = 1,
 ) -> Submission:
-    """Buy one video on Loova, or find that it is bought already.
+    """Buy one video on Loova, or find the earlier purchase.
 
-    The job record in the bucket is the memory, across runs and machines: asking again never pays again.
+    The job record in the bucket remembers each purchase, across runs and machines. If you submit the same request
+    again, you do not pay again.
 
     Args:
-        request: The video to be made.
-        credentials: The block with the API key.
-        bucket: The block of the bucket that holds the job records and the videos.
-        prefix: Where in the bucket, below the block's own folder.
-        max_wait: Seconds to wait for a free place at Loova, or for another worker with the same request.
-        max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
+        request: The video to make.
+        credentials: The block with the Loova API key.
+        bucket: The block of the bucket for job records and videos.
+        prefix: The prefix in the bucket, below the block's own folder.
+        max_wait: Seconds to wait while Loova's limit of running tasks is reached, or while another worker submits the
+            same request.
+        max_paid_attempts: How many times this request may be bought in total, if Loova fails to make the video.
 
     Returns:
-        The handle that `wait_for_video` and `save_video` take.
+        The purchase. Pass it to `wait_for_video` and `save_video`.
 
     Raises:
-        InvalidRequestError: Refused before anything was sent.
-        StorageError: The bucket cannot carry a job record.
-        RejectedError: Loova said no; nothing was bought.
-        InDoubtError: It may have been bought; a person decides.
-        TaskFailedError: It was bought before, and Loova could not make it.
+        InvalidRequestError: The request is invalid; nothing was sent.
+        StorageError: The bucket cannot hold a job record.
+        RejectedError: Loova rejected the request; nothing was bought.
+        InDoubtError: The video may have been bought; a person has to decide.
+        TaskFailedError: An earlier purchase of it failed at Loova.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, submit_video
+
+        @flow
+        async def main() -> str:
+            submission = await submit_video(
+                VideoRequest(prompt="a boat at sunset", duration=4),
+                credentials=await LoovaCredentials.aload("loova"),
+                bucket=await S3Bucket.aload("loova"),
+            )
+            return submission.task_id
+        ```
     """
     logger = get_run_logger()
     async with Location(credentials, bucket, prefix).open() as jobs:
@@ -179,11 +197,11 @@ async def submit_video(
 
 @task(
     name="wait-for-video",
-    description="Poll Loova, ever less often, until the video is made.",
+    description="Poll Loova until the video is made, at growing intervals.",
     tags={"loova"},
     task_run_name=_run_name,
     **RETRIES,
-    **_REPLAYED,
+    **_CACHED,
 )
 async def wait_for_video(
     submission: Submission,
@@ -194,22 +212,39 @@ async def wait_for_video(
     poll_seconds: float = 20.0,
     show_progress: bool = True,
 ) -> VideoTask:
-    """Poll Loova, ever less often, until the video is made.
+    """Poll Loova until the video is made, at growing intervals.
 
     Args:
-        submission: What `submit_video` returned.
-        credentials: The block with the API key.
+        submission: The result of `submit_video`.
+        credentials: The block with the Loova API key.
         bucket: The block of the bucket with the job record.
-        max_wait: Seconds to wait in all.
+        max_wait: Seconds to wait in total.
         poll_seconds: The longest first pause between polls, in seconds.
-        show_progress: Whether to show a bar in the Prefect UI meanwhile.
+        show_progress: Whether to show a progress bar in the Prefect UI.
 
     Returns:
-        The task as Loova shows it at its end. Its video URL is left out of results; `save_video` asks for it itself.
+        The finished Loova task. Results do not contain its video URL, which is a secret; `save_video` requests it.
 
     Raises:
         TaskFailedError: Loova ended the task without a video.
-        WaitTimeoutError: It still runs; running again goes on waiting.
+        WaitTimeoutError: The task is still running. Run it again to continue to wait.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, submit_video, wait_for_video
+
+        @flow
+        async def main() -> str:
+            location = {
+                "credentials": await LoovaCredentials.aload("loova"),
+                "bucket": await S3Bucket.aload("loova"),
+            }
+            submission = await submit_video(VideoRequest(prompt="a boat at sunset", duration=4), **location)
+            task = await wait_for_video(submission, **location, max_wait=3600)
+            return task.state
+        ```
     """
     async with Location.of(submission, credentials, bucket).open() as jobs:
         progress = VideoProgress(submission)
@@ -222,9 +257,9 @@ async def wait_for_video(
                 on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
             )
         except TaskFailedError:
-            await progress.ended("failed")
+            await progress.end("failed")
             raise
-        await progress.ended("made")
+        await progress.end("made")
     if submission.state == "submitted":
         get_run_logger().info("Loova task %s: the video is made", submission.task_id)
     return ended
@@ -232,11 +267,11 @@ async def wait_for_video(
 
 @task(
     name="save-video",
-    description="Stream the video of a finished Loova task into the bucket, checked on the way.",
+    description="Stream the video of a finished Loova task into the bucket, and check it.",
     tags={"loova"},
     task_run_name=_run_name,
     **RETRIES,
-    **_REPLAYED,
+    **_CACHED,
 )
 async def save_video(
     submission: Submission,
@@ -249,36 +284,57 @@ async def save_video(
     preview: Preview = "moving",
     player_link_seconds: int = 0,
 ) -> SavedVideo:
-    """Stream the video of a finished Loova task into the bucket, checked on the way.
+    """Stream the video of a finished Loova task into the bucket, and check it.
 
-    The object appears whole or not at all. A video that is saved already is found, not loaded again.
+    The object appears only when it is complete. A video that is already saved is not downloaded again.
 
     Args:
-        submission: What `submit_video` returned.
-        credentials: The block with the API key.
+        submission: The result of `submit_video`.
+        credentials: The block with the Loova API key.
         bucket: The block of the bucket with the job record.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
-        max_wait: Seconds to wait for another worker that saves the same video.
-        preview: What the video's page in the Prefect UI shows: an animated picture (`moving`, at most 256 KiB, held by
-            Prefect's database), a small one (`still`), or `none`, which makes no pictures.
-        player_link_seconds: For how long the page has a link that plays the video, in seconds; 0 for no such link.
+        max_wait: Seconds to wait while another worker saves the same video.
+        preview: What the video's page in the Prefect UI shows: an animated picture (`moving`, at most 256 KiB, stored
+            in Prefect's database), a small picture (`still`), or no picture (`none`).
+        player_link_seconds: How long the page's link to play the video is valid, in seconds; 0 for no link.
+
+    Returns:
+        The saved video: its URI, checksum and cost.
 
     Raises:
-        TransferError: The video could not be saved. The task id is kept, and saving may be tried again.
-        WaitTimeoutError: The task still runs.
+        TransferError: The video could not be saved. Its task id is recorded, and you can save it again.
+        WaitTimeoutError: The task is still running.
         TaskFailedError: Loova ended the task without a video.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, save_video, submit_video, wait_for_video
+
+        @flow
+        async def main() -> str:
+            location = {
+                "credentials": await LoovaCredentials.aload("loova"),
+                "bucket": await S3Bucket.aload("loova"),
+            }
+            submission = await submit_video(VideoRequest(prompt="a boat at sunset", duration=4), **location)
+            await wait_for_video(submission, **location)
+            saved = await save_video(submission, **location, upload_options={"StorageClass": "STANDARD"})
+            return saved.video
+        ```
     """
     logger = get_run_logger()
     async with Location.of(submission, credentials, bucket).open() as jobs:
         saved, is_new = await saving.save_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
-        found = "was there already" if submission.state == "saved" else "is saved"
-        logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, found, saved.size_bytes)
+        status = "was already saved" if submission.state == "saved" else "is saved"
+        logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, status, saved.size_bytes)
         if saved.differs:
-            logger.warning("Loova task %s: the video differs from what was asked for: %s", saved.task_id, saved.differs)
-        await showing.show_video(
+            logger.warning("Loova task %s: the video differs from the request: %s", saved.task_id, saved.differs)
+        await previews.show_video(
             jobs,
             saved,
             made=submission.state != "saved",
@@ -292,7 +348,7 @@ async def save_video(
 
 @task(
     name="show-video",
-    description="Show a video that a collector saved, and let it be an asset.",
+    description="Show a video that the collector saved, as an artifact and an asset.",
     tags={"loova"},
     task_run_name=_run_name,
     cache_policy=NO_CACHE,
@@ -306,36 +362,51 @@ async def show_video(
     preview: Preview = "still",
     upload_options: dict[str, Any] | None = None,
 ) -> None:
-    """Show a saved video in the Prefect UI, and let this task have materialized it as an asset.
+    """Show a saved video in the Prefect UI, and record it as an asset that this task materialized.
 
     Args:
         saved: The video.
-        credentials: The block with the API key.
-        bucket: The block of the bucket that holds it.
-        prefix: Where in the bucket, below the block's own folder.
+        credentials: The block with the Loova API key.
+        bucket: The block of the bucket with the video.
+        prefix: The prefix in the bucket, below the block's own folder.
         preview: What its page shows: `moving`, `still`, or `none`.
         upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
     """
     async with Location(credentials, bucket, prefix).open() as jobs:
-        await showing.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
+        await previews.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
 
 
 @task(
     name="get-credits",
-    description="Ask Loova for the API credits of the account.",
+    description="Read the API credits of the Loova account.",
     tags={"loova"},
     **RETRIES,
     cache_policy=NO_CACHE,
 )
 async def get_credits(credentials: LoovaCredentials) -> CreditBalance:
-    """Ask Loova for the API credits of the account.
+    """Read the API credits of the Loova account.
 
     Args:
-        credentials: The block with the API key.
+        credentials: The block with the Loova API key.
+
+    Returns:
+        The available and the total credits.
 
     Raises:
         AuthenticationError: Loova does not accept the API key.
-        UnexpectedResponseError: No usable answer.
+        UnexpectedResponseError: Loova returned no usable response.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_loova import LoovaCredentials, get_credits
+
+        @flow
+        async def main() -> float:
+            balance = await get_credits(await LoovaCredentials.aload("loova"))
+            return balance.available
+        ```
     """
-    async with credentials.get_client() as loova:
-        return await loova.get_credits()
+    with forward_logs():
+        async with credentials.get_client() as loova:
+            return await loova.get_credits()

@@ -1,8 +1,8 @@
-"""Space submits out between runs, by a Prefect global concurrency limit that they share.
+"""Space out the submits of all runs with a shared Prefect global concurrency limit.
 
-Loova's own refusal is the limit, and means waiting; this is courtesy, so that it is seldom met. The limit (`loova`,
-made with 6 if it is missing, changed by the user in the Prefect UI) works between runs that share a served Prefect
-server. A slot that nobody gives back (a leaked lease, see docs/batches.md) holds a run up for 10 minutes, not for ever.
+Loova enforces its own limit, and a refusal only means waiting. The limit `loova` makes such refusals rare. It is
+created with 6 slots if it does not exist, and users change it in the Prefect UI. It works between runs that share a
+Prefect server. A slot that is never released (a leaked lease, see docs/batches.md) delays a run by 10 minutes at most.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from prefect.settings import PREFECT_API_URL
 from prefect_loova.errors import WaitTimeoutError, redact
 
 LIMIT = "loova"
-"""The global concurrency limit that runs share by default."""
+"""The default global concurrency limit."""
 
 DEFAULT_SLOTS = 6
-"""How many tasks Loova runs at once for one account by default (pricing-and-limits)."""
+"""How many tasks Loova runs at the same time for one account by default (Loova's page pricing-and-limits)."""
 
 SLOT_TIMEOUT = 600.0
 """How long to wait for a slot before submitting without one, in seconds."""
 
-_LEASE = 60.0  # the least that Prefect allows: a killed run's slot is free again soonest
+_LEASE_SECONDS = 60.0  # Prefect's minimum: the slot of a killed run is released soonest
 
 
 async def slot_count(limit: str) -> int:
-    """How many may be generated at once: the limit's value, which is made with 6 if it is missing.
+    """Return how many videos may be generated at the same time: the value of the limit, which is created if needed.
 
     Args:
-        limit: The limit's name; without a name, or without a served Prefect server, there is none, and it is 6.
+        limit: The limit's name. Without a name or without a Prefect server there is no limit, and the result is 6.
     """
     if not is_shared(limit):
         return DEFAULT_SLOTS
@@ -56,40 +56,40 @@ async def slot_count(limit: str) -> int:
                 known = await client.read_global_concurrency_limit_by_name(limit)
             return known.limit if known.active else DEFAULT_SLOTS
     except Exception as error:
-        get_run_logger().warning("the concurrency limit %s cannot be read (%s): going on with 6", limit, redact(error))
+        get_run_logger().warning("the concurrency limit %s cannot be read (%s): using 6", limit, redact(error))
         return DEFAULT_SLOTS
 
 
 def is_shared(limit: str) -> bool:
-    """Whether there is a limit that runs share: it has a name, and a Prefect server is served for more than one run."""
+    """Return whether runs share the limit: it has a name, and there is a Prefect server."""
     return bool(limit) and bool(PREFECT_API_URL.value())
 
 
 @asynccontextmanager
 async def slot(limit: str, timeout: float = SLOT_TIMEOUT, max_wait: float | None = None) -> AsyncIterator[None]:  # noqa: ASYNC109
-    """Hold one slot of a limit; after 10 minutes without one, warn and go on without.
+    """Hold one slot of a limit. After 10 minutes without one, warn and continue without it.
 
     Args:
-        limit: The limit's name; see `places`.
-        timeout: How long to wait for it, in seconds.
-        max_wait: When to give up altogether, in seconds; None for never. Of use where it is less than `timeout`.
+        limit: The limit's name; see `slot_count`.
+        timeout: How long to wait for a slot, in seconds.
+        max_wait: How long until this raises, in seconds; None for never. It matters only if it is below `timeout`.
 
     Raises:
-        WaitTimeoutError: No slot was had within `max_wait` (5 s at least); nothing was bought.
+        WaitTimeoutError: No slot was free within `max_wait` (at least 5 s); nothing was bought.
     """
-    held = await _taken(limit, timeout, max_wait) if is_shared(limit) else None
+    lease = await _acquire(limit, timeout, max_wait) if is_shared(limit) else None
     try:
         yield
     finally:
-        if held is not None:
+        if lease is not None:
             try:
-                await held.__aexit__(None, None, None)
+                await lease.__aexit__(None, None, None)
             except Exception as error:
-                get_run_logger().warning("a slot of %s was not given back (%s); its lease ends", limit, redact(error))
+                get_run_logger().warning("a slot of %s was not released (%s); its lease expires", limit, redact(error))
 
 
-async def _taken(limit: str, timeout: float, max_wait: float | None) -> AbstractAsyncContextManager[None] | None:  # noqa: ASYNC109
-    """A slot that is held, or None to go on without one."""
+async def _acquire(limit: str, timeout: float, max_wait: float | None) -> AbstractAsyncContextManager[None] | None:  # noqa: ASYNC109
+    """Acquire a slot. Return its lease, or None to continue without a slot."""
     await slot_count(limit)
     until = time.monotonic() + (float("inf") if max_wait is None else max(max_wait, 5.0))
     gate = _gate(limit)
@@ -103,11 +103,11 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
             seconds = min(timeout, until - time.monotonic())
             if seconds <= 0:
                 raise _no_slot(limit, max_wait)
-            held = _slot_of(limit, seconds)
+            lease = _lease(limit, seconds)
             try:
                 async with asyncio.timeout(seconds + 5):
-                    await held.__aenter__()
-                return held
+                    await lease.__aenter__()
+                return lease
             except TimeoutError:
                 if time.monotonic() >= until:
                     continue
@@ -116,8 +116,8 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
                     continue
                 gate.closed_until = time.monotonic() + timeout
                 get_run_logger().warning(
-                    "no slot of the concurrency limit %s came free in %.0f s: submitting without one, as Loova's own "
-                    "limit is what counts. Slots that nobody gives back can be reset in the Prefect UI",
+                    "no slot of the concurrency limit %s became free in %.0f s: submitting without one, because "
+                    "Loova enforces its own limit. Reset slots that are never released in the Prefect UI",
                     limit,
                     timeout,
                 )
@@ -131,15 +131,15 @@ async def _taken(limit: str, timeout: float, max_wait: float | None) -> Abstract
 
 def _no_slot(limit: str, max_wait: float | None) -> WaitTimeoutError:
     return WaitTimeoutError(
-        f"no slot of the concurrency limit {limit} was had within max_wait ({max_wait or 0:.0f} s): none "
-        "came free, or the Prefect server was too busy to give one; nothing was bought. Run it again"
+        f"no slot of the concurrency limit {limit} was free within max_wait ({max_wait or 0:.0f} s), or the Prefect "
+        "server was too busy to grant one; nothing was bought. Run it again"
     )
 
 
 class _Gate:
-    """Who waits for a limit in this process: one after the other, as Prefect serves them, and none where none is had.
+    """The waiters for a limit in this process. One of them asks Prefect at a time, and none after a timeout.
 
-    Prefect counts each waiter's time from its turn: without this, the sixth of six would wait for an hour.
+    Prefect applies each waiter's timeout from its turn: without the gate, the sixth of six would wait for an hour.
     """
 
     def __init__(self) -> None:
@@ -154,12 +154,12 @@ def _gate(limit: str) -> _Gate:
     return _gates.setdefault(asyncio.get_running_loop(), {}).setdefault(limit, _Gate())
 
 
-def _slot_of(limit: str, timeout: float) -> AbstractAsyncContextManager[None]:
+def _lease(limit: str, timeout: float) -> AbstractAsyncContextManager[None]:
     run = flow_run.id
     return concurrency(
         limit,
         timeout_seconds=timeout,
-        lease_duration=_LEASE,
+        lease_duration=_LEASE_SECONDS,
         holder=ConcurrencyLeaseHolder(type="flow_run", id=run) if run else None,
         raise_on_lease_renewal_failure=False,
     )

@@ -1,4 +1,4 @@
-"""From blocks to the core's tools: where a flow run buys and saves, and who it is."""
+"""The location of a run, made of blocks, and the core's tools for it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.events import event_sink
 from prefect_loova._prefect.run import run_identity
+from prefect_loova._prefect.run_logs import forward_logs
 from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError
@@ -22,10 +23,10 @@ from prefect_loova.models.results import Submission
 from prefect_loova.store.records import JobRecords
 
 DEFAULT_PREFIX = "loova"
-"""Where in the bucket, below the block's own folder, if nothing else is said."""
+"""The default prefix in the bucket, below the block's own folder."""
 
-LOCATION_ARGUMENTS: ContextVar[str | None] = ContextVar("PLACE", default=None)
-"""How a command names its account and bucket where blocks do not tell: the simulated ones."""
+LOCATION_ARGUMENTS: ContextVar[str | None] = ContextVar("LOCATION_ARGUMENTS", default=None)
+"""The command-line options that name the location, if it has no blocks: the simulated one."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Location:
 
     @classmethod
     def of(cls, submission: Submission, credentials: LoovaCredentials, bucket: S3Bucket) -> Self:
-        """Return the location of a submission, by the URI of its job record.
+        """Return the location of a submission. The URI of its job record contains the prefix.
 
         Raises:
             InvalidRequestError: The blocks are for another API, another bucket or another folder.
@@ -68,27 +69,26 @@ class Location:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[VideoJobs]:
-        """Open the client and the bucket for jobs without Prefect."""
+        """Open the API client and the bucket, and forward the core's log lines to the current run."""
         credentials, bucket, prefix = self.credentials, self.bucket, self.prefix
         folder = bucket.bucket_folder.strip("/")
         below = "/".join(filter(None, (folder, prefix)))
-        async with credentials.get_client() as loova:
-            records = JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin)
-            place = LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below)
-            yield VideoJobs(
-                loova,
-                records,
-                times=credentials.job_times,
-                by=run_identity(),
-                place=place,
-                max_credits_per_day=credentials.max_credits_per_day,
-                media=credentials.media,
-                notify=event_sink(bucket.bucket_name),
-            )
+        with forward_logs():
+            async with credentials.get_client() as loova:
+                yield VideoJobs(
+                    loova,
+                    JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin),
+                    times=credentials.job_times,
+                    by=run_identity(),
+                    place=LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below),
+                    max_credits_per_day=credentials.max_credits_per_day,
+                    media=credentials.media,
+                    notify=event_sink(bucket.bucket_name),
+                )
 
 
 def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:
-    """Return the options that name these blocks on a command line; a block without a document is left out."""
+    """Return the command-line options that name these blocks. A block that was never saved has no name."""
     loova, s3 = _document_name(credentials), _document_name(bucket)
     words = ["--credentials", loova] if loova else []
     words += ["--s3-block", s3, "--prefix", prefix] if s3 else ["--bucket", bucket.bucket_name, "--prefix", below]
@@ -96,5 +96,5 @@ def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix:
 
 
 def _document_name(block: Block) -> str | None:
-    """Return the name under which a block was saved. Prefect 3 keeps it in a private attribute only."""
+    """Return the name under which a block was saved. Prefect 3 stores it only in a private attribute."""
     return block._block_document_name

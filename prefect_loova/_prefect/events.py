@@ -1,7 +1,7 @@
-"""Events for Prefect's automations: what happened to a job, and that credits run low. docs/events.md lists them.
+"""Send events for Prefect's automations: a job changed, or the credits are low. docs/events.md lists them.
 
-An event is a message, not a memory: it is sent once, right after the job record says so, and a process that is killed
-in between sends none. What must not be missed is in the records.
+An event is sent once, right after the change of the job record. A process that is killed in between sends none, so rely
+on the records for anything that you must not miss.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
-    """Sends `loova.job.{happening}` about the jobs of a bucket."""
+    """Return a function that sends `loova.job.{event}` about the jobs of a bucket."""
     return partial(_emit_job_event, bucket)
 
 
-def _emit_job_event(bucket: str, happening: JobEvent, record: JobRecord, number: int) -> None:
+def _emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int) -> None:
     attempt = record.attempt(number)
     model = str(record.request.get("model", ""))
     payload: dict[str, Any] = {
@@ -51,7 +51,7 @@ def _emit_job_event(bucket: str, happening: JobEvent, record: JobRecord, number:
         "loova.model": model,
         "loova.api": record.api_origin,
     }
-    _send(f"loova.job.{happening}", resource, payload)
+    _send(f"loova.job.{event}", resource, payload)
 
 
 def emit_credits_low(report: CreditsReport) -> None:
@@ -65,7 +65,7 @@ def emit_credits_low(report: CreditsReport) -> None:
 
 
 def _send(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
-    """Send an event, where there is a Prefect server to send it to. Never a reason to fail a job."""
+    """Send an event, if there is a Prefect server. A failure does not fail the job."""
     known = {name: value for name, value in payload.items() if value is not None}
     try:
         if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):

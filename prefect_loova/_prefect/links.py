@@ -1,4 +1,4 @@
-"""Where a person finds a video beside its `s3://` URI: the AWS console, and a player's link for a while."""
+"""Links to a video: its page in the AWS console, and a presigned URL that plays it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CONSOLES = {".amazonaws.com": "console.aws.amazon.com", ".amazonaws.com.cn": "c
 
 
 def links_to(s3: S3Client, bucket: str, object_key: str, *, player_seconds: int = 0) -> Links:
-    """The links to an object.
+    """Return the links to an object.
 
     Args:
-        s3: The client of who may read it; a player's link allows what its credentials do.
+        s3: A client that may read the object. Its credentials sign the URL.
         bucket: The bucket's name.
         object_key: The video's key.
-        player_seconds: How long a player's link is valid, in seconds; 0 for none.
+        player_seconds: How long the URL is valid, in seconds; 0 for no URL.
     """
     player = None
     if player_seconds:

@@ -1,4 +1,4 @@
-"""Where a manifest is read and its report is written: a local file, or an object in S3."""
+"""Read a manifest and write its report, in a local file or an object in S3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect.run import local_files
-from prefect_loova.batches.cells import HOW
+from prefect_loova.batches.cells import CELL_HINT
 from prefect_loova.batches.manifest import MAX_BYTES, report_as_csv, report_name
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.local_files import LocalFiles
@@ -19,16 +19,16 @@ from prefect_loova.models.reports import BatchReport
 from prefect_loova.store.errors import S3_ERRORS, status_of, storage_error
 from prefect_loova.store.prefix import validate_bucket
 
-_IN_A_LIST = LocalFiles(hint=f"{LocalFiles.hint}; in a cell of a list, {HOW}")
+_LIST_FILES = LocalFiles(hint=f"{LocalFiles.hint}; in a cell of a list, {CELL_HINT}")
 
 
 class Manifest:
-    """A manifest by its name.
+    """A manifest in a file.
 
     Args:
         name: A local path, or an `s3://` URI.
         bucket: The block whose credentials read and write `s3://` URIs.
-        what: What it is called in errors.
+        what: The word for it in errors.
     """
 
     def __init__(self, name: str, bucket: S3Bucket, what: str = "manifest") -> None:
@@ -37,13 +37,13 @@ class Manifest:
         self._credentials = bucket.credentials
 
     def local_files(self, media_folder: str | None) -> LocalFiles:
-        """The local files that the list may name.
+        """Return the local files that the list may name.
 
         Args:
-            media_folder: The folder that they must lie in, which relative paths begin at where the list is in S3.
+            media_folder: The folder of the files. For a list in S3, relative paths start there.
 
         Raises:
-            InvalidRequestError: A run of a deployment was given a folder outside of its working directory.
+            InvalidRequestError: The folder of a deployment's run is outside of its working directory.
         """
         folder, within = Path(media_folder) if media_folder else None, local_files().within
         if folder and within and not folder.resolve().is_relative_to(within.resolve()):
@@ -52,33 +52,32 @@ class Manifest:
                 f"the working directory, {within}"
             )
         if self.name.startswith("s3://"):
-            return replace(_IN_A_LIST, allowed=folder is not None, base=folder, within=folder)
-        return replace(_IN_A_LIST, base=Path(self.name).parent, within=folder or within)
+            return replace(_LIST_FILES, allowed=folder is not None, base=folder, within=folder)
+        return replace(_LIST_FILES, base=Path(self.name).parent, within=folder or within)
 
     async def read(self) -> bytes:
-        """Its bytes.
+        """Read the file.
 
         Raises:
-            InvalidRequestError: There is no such file or object, or it may not be read.
-            StorageError: S3 cannot be reached, or does not answer as it should: the list may be as it should.
+            InvalidRequestError: The file or object does not exist, or access is denied.
+            StorageError: S3 cannot be reached, or returns another error.
         """
         try:
             return await asyncio.to_thread(self._read)
         except ValueError as error:
             raise InvalidRequestError(f"{self._what}: {redact(self.name, 200)} cannot be read: {error}") from None
         except OSError as error:
-            raise InvalidRequestError(
-                f"{self._what}: {redact(self.name, 200)} cannot be read: {error.strerror}"
-            ) from None
+            reason = error.strerror
+            raise InvalidRequestError(f"{self._what}: {redact(self.name, 200)} cannot be read: {reason}") from None
         except S3_ERRORS as error:
             failure = storage_error(error, redact(self.name, 200))
-            told = f"{self._what}: {failure.message}"
-            if status_of(error) in (400, 403, 404):  # no such place, or not for these credentials
-                raise InvalidRequestError(told) from None
-            raise StorageError(told, transient=failure.transient, http_status=failure.http_status) from None
+            message = f"{self._what}: {failure.message}"
+            if status_of(error) in (400, 403, 404):  # it does not exist, or access is denied
+                raise InvalidRequestError(message) from None
+            raise StorageError(message, transient=failure.transient, http_status=failure.http_status) from None
 
     async def write_report(self, report: BatchReport) -> None:
-        """Write the report beside it. That it cannot be written is only told: the videos are what was paid for."""
+        """Write the report beside the manifest. A failure is only logged, because the videos are saved."""
         try:
             await asyncio.to_thread(self._write, report_name(self.name), report_as_csv(report))
         except (OSError, StorageError, *S3_ERRORS) as error:
@@ -90,7 +89,7 @@ class Manifest:
         if not self.name.startswith("s3://"):
             with local_files().find(self.name).open("rb") as file:
                 return file.read(MAX_BYTES + 1)
-        bucket, key = self._place(self.name)
+        bucket, key = self._split(self.name)
         body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
         content: bytes = body.read(MAX_BYTES + 1)
         return content
@@ -99,14 +98,14 @@ class Manifest:
         if not name.startswith("s3://"):
             Path(name).write_bytes(content)
             return
-        bucket, key = self._place(name)
+        bucket, key = self._split(name)
         self._s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv")
 
     @property
     def _s3(self) -> Any:
         return self._credentials.get_s3_client()
 
-    def _place(self, uri: str) -> tuple[str, str]:
+    def _split(self, uri: str) -> tuple[str, str]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not bucket or not key:
             raise InvalidRequestError(f"{self._what}: {redact(uri, 200)} was given: must be s3://BUCKET/KEY")

@@ -1,8 +1,7 @@
-"""The pages that Prefect's Artifacts show, as markdown: a video, a batch, doubts, credits. Text in, text out.
+"""Render the pages of Prefect's artifacts as markdown: a video, a batch, jobs in doubt, credits.
 
-Prefect's two UIs render differently. What both show: tables, links, and pictures that are inlined as data URIs. A
-`<video>` plays in the first and is stripped in the second, so that what moves is an animated picture. And foreign text
-is escaped by backslashes, for the first UI shows entities as they stand.
+Prefect has two UIs. Both show tables, links, and pictures in data URIs. The second one strips `<video>`, so an animated
+picture replaces it. The first one does not decode HTML entities, so backslashes escape foreign text.
 """
 
 from __future__ import annotations
@@ -20,48 +19,48 @@ from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, St
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 MOST_INLINED = 256 * 1024
-"""The largest data URI of one picture, in bytes of the page."""
+"""The largest data URI of a picture, in bytes."""
 
 MOST_POSTERS = 50
-"""The most pictures of a gallery."""
+"""The most pictures in a gallery."""
 
 MOST_GALLERY = 1024 * 1024
-"""The largest gallery, in bytes of the page."""
+"""The largest page of a gallery, in bytes."""
 
 _COLUMNS = 3
-_CAPTION = 30  # about as wide as a picture: cells do not wrap in the first UI
-_LINE = 400  # about what a video takes as a row of a table
-_THERE = ("saved", "reused")
-_MOST_ROWS = 500
+_CAPTION = 30  # about as wide as a picture, because cells do not wrap in the first UI
+_ROW_SIZE = 400  # about the bytes of a table row
+_IN_BUCKET = ("saved", "reused")
+_MAX_ROWS = 500
 _ADDRESS = re.compile(r"https?:(?=//)|www(?=\.)|(?<=[\w.+-])@(?=[\w-])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to be inlined, so that it never expires and nobody needs S3 to see it.
+    """A picture to embed in a page. It never expires, and people need no access to S3.
 
     Attributes:
         data: Its bytes.
-        content_type: Such as `image/webp`.
+        content_type: Its media type, such as `image/webp`.
     """
 
     data: bytes
     content_type: str
 
-    def inlined(self, text: str) -> str:
-        """The picture as markdown, with a text for those who do not see it."""
+    def embed(self, text: str) -> str:
+        """Return the picture as markdown with an alternative text."""
         encoded = base64.b64encode(self.data).decode("ascii")
         return f"![{escaped(text, 120)}](data:{self.content_type};base64,{encoded})"
 
 
 @dataclass(frozen=True)
 class Links:
-    """Where a person finds the video, beside its `s3://` URI.
+    """Links to a video besides its `s3://` URI.
 
     Attributes:
-        console: Its page in the AWS console, or None where the bucket is not on AWS.
-        player: A presigned URL that plays it for a while, or None. Whoever has it can watch.
-        player_until: When that ends.
+        console: Its page in the AWS console, or None if the bucket is not on AWS.
+        player: A presigned URL that plays it, or None. Anyone who has the URL can watch.
+        player_until: When the URL expires.
     """
 
     console: str | None = None
@@ -70,38 +69,38 @@ class Links:
 
 
 def escaped(text: object, limit: int = 2000) -> str:
-    """Foreign text for markdown: a backslash before every character that could mean something to markdown or HTML.
+    """Escape foreign text for markdown, with a backslash before each character that markdown or HTML could interpret.
 
-    Not entities: the first of Prefect's two UIs shows `&#42;` as it stands. And the second makes a link of whatever
-    looks like an address, escaped or not, so that an address gets an invisible character in its middle.
+    The first UI does not decode entities such as `&#42;`. The second UI links everything that looks like an address,
+    escaped or not, so an invisible character splits each address.
     """
     return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", _ADDRESS.sub("\\g<0>\u2060", redact(text, limit)))
 
 
 def video_page(saved: SavedVideo, moving: Picture | None = None, links: Links | None = None) -> str:
-    """The page of one video: what it looks like, where it is, what was asked for, what it cost, how long it took."""
+    """Render the page of one video: a picture, its location, the request, the cost and the times."""
     links = links or Links()
     prompt = str(saved.request.get("prompt", ""))
-    lines = [moving.inlined(prompt), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
+    lines = [moving.embed(prompt), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
     lines += [escaped(prompt), "", "```", saved.video, "```", ""]
-    where = [f"[Open in the S3 console]({links.console})"] if links.console else []
+    link_texts = [f"[Open in the S3 console]({links.console})"] if links.console else []
     if links.player and links.player_until:
-        where.append(f"[Play it]({links.player}) (until {links.player_until:%Y-%m-%d %H:%M} UTC)")
-    lines += [" · ".join(where), ""] if where else []
-    head, *rows = ((name, value) for name, value in _facts(saved) if value)
+        link_texts.append(f"[Play it]({links.player}) (until {links.player_until:%Y-%m-%d %H:%M} UTC)")
+    lines += [" · ".join(link_texts), ""] if link_texts else []
+    head, *rows = (row for row in _facts(saved) if row[1])
     return "\n".join([*lines, *_table(head, rows)])
 
 
 def _facts(saved: SavedVideo) -> Iterable[tuple[str, str]]:
-    asked = saved.request
-    yield "Asked for", escaped(_asked(asked))
+    request = saved.request
+    yield "Request", escaped(_request_facts(request))
     for kind in ("image_urls", "video_urls", "audio_urls"):
-        yield kind.partition("_")[0].title() + "s", ", ".join(escaped(url, 200) for url in asked.get(kind, ()))
-    yield "Made", escaped(_made(saved))
+        yield kind.partition("_")[0].title() + "s", ", ".join(escaped(url, 200) for url in request.get(kind, ()))
+    yield "Video", escaped(_video_facts(saved))
     yield "Differs", f"**{escaped(saved.differs)}**" if saved.differs else ""
     yield "Cost", _cost(saved)
     yield "Paid", "by an earlier run" if saved.reused else "by this run"
-    yield "Took", _took(saved.times)
+    yield "Times", _times(saved.times)
     yield "Saved", f"{saved.times['saved']:%Y-%m-%d %H:%M:%S} UTC" if "saved" in saved.times else ""
     yield "Loova task", _cell(saved.task_id)
     yield "SHA-256", _cell(saved.sha256)
@@ -109,13 +108,14 @@ def _facts(saved: SavedVideo) -> Iterable[tuple[str, str]]:
     yield "Attempt", str(saved.attempt) if saved.attempt > 1 else ""
 
 
-def _asked(asked: Mapping[str, Any]) -> str:
-    facts = [str(asked[name]) for name in ("model", "function_mode", "ratio") if asked.get(name)]
-    facts += [f"{asked['duration']} s"] if asked.get("duration") else []
-    return ", ".join([*facts, *([f"take {asked['take']}"] if asked.get("take") else [])])
+def _request_facts(request: Mapping[str, Any]) -> str:
+    facts = [str(request[name]) for name in ("model", "function_mode", "ratio") if request.get(name)]
+    facts += [f"{request['duration']} s"] if request.get("duration") else []
+    facts += [f"take {request['take']}"] if request.get("take") else []
+    return ", ".join(facts)
 
 
-def _made(saved: SavedVideo) -> str:
+def _video_facts(saved: SavedVideo) -> str:
     size = f"{saved.width} x {saved.height}" if saved.width and saved.height else ""
     length = f"{saved.duration_seconds:.1f} s" if saved.duration_seconds else ""
     return ", ".join(filter(None, (size, length, f"{saved.size_bytes:,} bytes")))
@@ -124,14 +124,14 @@ def _made(saved: SavedVideo) -> str:
 def _cost(saved: SavedVideo) -> str:
     estimate = "" if saved.credits_estimate is None else f"estimate {saved.credits_estimate:,.10g}"
     if saved.credits_cost is None:
-        return f"Loova named no cost; {estimate}" if estimate else "Loova named no cost"
+        return f"Loova returned no cost; {estimate}" if estimate else "Loova returned no cost"
     return escaped(f"{format_credits(saved.credits_cost)}{'; ' if estimate else ''}{estimate}")
 
 
-def _took(times: Mapping[str, datetime]) -> str:
-    """How long each step took."""
+def _times(times: Mapping[str, datetime]) -> str:
+    """Return the duration of each step."""
     steps = (
-        ("waiting for its turn", "claimed", "submitted"),
+        ("waiting to submit", "claimed", "submitted"),
         ("generating", "submitted", "succeeded"),
         ("saving", "succeeded", "saved"),
     )
@@ -143,7 +143,7 @@ def _took(times: Mapping[str, datetime]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `0.4 s`, `42 s`, `3 min 20 s`, `1 h 5 min`."""
+    """Format seconds for a person: `0.4 s`, `42 s`, `3 min 20 s`, `1 h 5 min`."""
     if seconds < 10:
         return f"{max(seconds, 0):.1f} s"
     whole = round(seconds)
@@ -154,68 +154,68 @@ def duration(seconds: float) -> str:
 
 
 def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
-    """The page of a batch: what is missing and why, then the videos as pictures, then those without one.
+    """Render the page of a batch: the missing videos with reasons, then pictures, then videos without a picture.
 
     Args:
-        report: What became of each request.
-        posters: Small pictures of the videos that are there, by request key; those that fit are shown.
+        report: The outcomes of the batch.
+        posters: Small pictures of the saved videos, by request key. The page shows those that fit.
     """
-    there = [video for video in report.videos if video.outcome in _THERE]
-    missing = sorted((video for video in report.videos if video.outcome not in _THERE), key=_urgency)
+    saved = [video for video in report.videos if video.outcome in _IN_BUCKET]
+    missing = sorted((video for video in report.videos if video.outcome not in _IN_BUCKET), key=_severity)
     lines = [f"**{escaped(report.summary)}**"]
     if missing:
-        lines += ["", *map(_missing, missing[:_MOST_ROWS]), *_left(len(missing) - _MOST_ROWS)]
-    shown_rows = _LINE * min(len(there), _MOST_ROWS)
-    wrong = [video for video in there if video.differs]
-    if wrong:
-        lines += ["", "These videos differ from what was asked for:", ""]
-        lines += [f"- {escaped(v.name, 80)}: {escaped(v.differs, 200)}" for v in wrong[:_MOST_ROWS]]
-        lines += _left(len(wrong) - _MOST_ROWS)
-    pictured = _that_fit(there, posters, MOST_GALLERY - sum(map(len, lines)) - shown_rows)
+        lines += ["", *map(_missing_item, missing[:_MAX_ROWS]), *_more(len(missing) - _MAX_ROWS)]
+    differing = [video for video in saved if video.differs]
+    if differing:
+        lines += ["", "These videos differ from their requests:", ""]
+        lines += [f"- {escaped(v.name, 80)}: {escaped(v.differs, 200)}" for v in differing[:_MAX_ROWS]]
+        lines += _more(len(differing) - _MAX_ROWS)
+    table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
+    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size)
     if pictured:
         lines += ["", *_grid(list(pictured.values()))]
-    plain = [video for video in there if video.key not in pictured]
+    plain = [video for video in saved if video.key not in pictured]
     if plain:
-        rest = [
-            (_state(v), escaped(v.name, 80), _cell(v.video or ""), f"{v.credits_charged:g}") for v in plain[:_MOST_ROWS]
+        rows = [
+            (_state(v), escaped(v.name, 80), _cell(v.video or ""), f"{v.credits_charged:g}") for v in plain[:_MAX_ROWS]
         ]
-        lines += ["", *_table(("State", "Video", "Where", "Credits"), rest, numbers=1), *_left(len(plain) - len(rest))]
+        lines += ["", *_table(("State", "Video", "Where", "Credits"), rows, numbers=1), *_more(len(plain) - len(rows))]
     return "\n".join(lines)
 
 
 def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> str:
-    """The page of a story: the joined film, then its shots."""
-    lines = [moving.inlined(report.title), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
+    """Render the page of a story: the joined film, then its shots."""
+    lines = [moving.embed(report.title), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
     lines += [f"**{escaped(report.title, 200)}**", ""]
     if report.film:
-        made = (
+        size = (
             f"{report.duration_seconds:.1f} s, {report.size_bytes:,} bytes"
             if report.duration_seconds
             else "length unknown"
         )
-        how = "joined without encoding anew" if report.is_copy else "joined by encoding all of them once"
-        lines += ["```", report.film, "```", "", f"{escaped(made)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
+        how = "joined without re-encoding" if report.is_copy else "joined by encoding all shots once"
+        lines += ["```", report.film, "```", "", f"{escaped(size)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
     return "\n".join([*lines, gallery(report.shots, posters)])
 
 
-def _missing(video: VideoOutcome) -> str:
-    """An item of a list: reasons are long, and the cells of a table do not wrap in the first UI."""
+def _missing_item(video: VideoOutcome) -> str:
+    """Return a list item. Reasons are long, and table cells do not wrap in the first UI."""
     spent = f", {video.credits_charged:g} credits" if video.credits_charged else ""
     task = f", Loova task {_cell(video.task_id)}" if video.task_id else ""
     why = f": {escaped(video.reason, 300)}" if video.reason else ""
     return f"- **{_state(video)}** {escaped(video.name, 80)}{spent}{task}{why}"
 
 
-def _that_fit(
+def _picture_cells(
     videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int
 ) -> dict[str, tuple[str, str, str]]:
-    """The cells of the videos that have a picture, as far as there is room, by request key."""
+    """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
     for video in videos:
         poster = posters.get(video.key)
         if poster is None:
             continue
-        cell = poster.inlined(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}"
+        cell = poster.embed(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
             break
@@ -224,7 +224,7 @@ def _that_fit(
 
 
 def _grid(cells: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Pictures in columns, each with its text below."""
+    """Return a table of pictures, each with its text below."""
     columns = min(_COLUMNS, len(cells))
     rows: list[Sequence[str]] = []
     for start in range(0, len(cells), columns):
@@ -235,7 +235,7 @@ def _grid(cells: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
-    """The batch as rows of a table that sorts, those that need a person first. Prefect's UI shows them as text."""
+    """Return the batch as the rows of a table artifact, most severe first. Prefect's UI shows the cells as text."""
     return [
         {
             "state": video.outcome.replace("_", " "),
@@ -247,18 +247,18 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
             "loova task": video.task_id or "",
             "key": video.key,
         }
-        for video in sorted(report.videos, key=_urgency)[:_MOST_ROWS]
+        for video in sorted(report.videos, key=_severity)[:_MAX_ROWS]
     ]
 
 
 def doubts_page(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] = ()) -> str:
-    """The jobs that wait for a person, each with the commands to decide, and what could not be looked at, by key."""
+    """Render the jobs in doubt with the commands to decide, and the jobs that could not be read, by key."""
     page = "\n\n".join(map(_doubt, jobs))
     if not problems:
         return page or "No job is in doubt."
-    rows = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in problems[:_MOST_ROWS]]
-    told = ["### These jobs have problems, and may wait for a person too", "", *rows, *_left(len(problems) - len(rows))]
-    return "\n\n".join(filter(None, [page, "\n".join(told)]))
+    rows = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in problems[:_MAX_ROWS]]
+    lines = ["### These jobs have problems, and may be in doubt too", "", *rows, *_more(len(problems) - len(rows))]
+    return "\n\n".join(filter(None, [page, "\n".join(lines)]))
 
 
 def _doubt(job: JobInDoubt) -> str:
@@ -274,7 +274,7 @@ def _doubt(job: JobInDoubt) -> str:
 
 
 def credits_page(report: CreditsReport) -> str:
-    """The account's credits, and what was spent by day, model and deployment."""
+    """Render the account's credits, and the spending by day, model and deployment."""
     rows = [
         (
             str(one.day),
@@ -284,27 +284,27 @@ def credits_page(report: CreditsReport) -> str:
             f"{one.credits:g}",
             f"{one.unsettled:g}",
         )
-        for one in report.days[:_MOST_ROWS]
+        for one in report.days[:_MAX_ROWS]
     ]
     table = _table(("Day", "Model", "Deployment", "Videos", "Credits", "May change"), rows, numbers=3)
-    problems = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in report.problems[:_MOST_ROWS]]
-    told = ["", "Counted at their estimate:", "", *problems, *_left(len(report.problems) - len(problems))]
-    return "\n".join(
-        [escaped(report.summary), "", *table, *_left(len(report.days) - len(rows)), *(told if problems else [])]
-    )
+    lines = [escaped(report.summary), "", *table, *_more(len(report.days) - len(rows))]
+    if report.problems:
+        problems = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in report.problems[:_MAX_ROWS]]
+        lines += ["", "Counted at their estimate:", "", *problems, *_more(len(report.problems) - len(problems))]
+    return "\n".join(lines)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
-    """A markdown table; the last columns may be numbers."""
+    """Return a markdown table whose last columns hold numbers."""
     align = ["---"] * (len(head) - numbers) + ["---:"] * numbers
     return [f"| {' | '.join(row)} |" for row in (head, align, *rows)]
 
 
-def _left(count: int) -> list[str]:
+def _more(count: int) -> list[str]:
     return ["", f"{count:,} more are not shown."] if count > 0 else []
 
 
-def _urgency(video: VideoOutcome) -> int:
+def _severity(video: VideoOutcome) -> int:
     return get_args(Outcome).index(video.outcome)
 
 
@@ -317,5 +317,5 @@ def _price(video: VideoOutcome) -> str:
 
 
 def _cell(value: str) -> str:
-    """A value that can be copied where it is harmless, such as a URI or a checksum."""
+    """Return a harmless value, such as a URI or a checksum, as code that people can copy."""
     return f"`{value}`" if re.fullmatch(r"[\w./:-]+", value, re.ASCII) else escaped(value)

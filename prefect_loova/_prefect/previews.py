@@ -1,4 +1,4 @@
-"""Make the pictures of a saved video and show it in the Prefect UI. Never a reason to fail a paid job."""
+"""Make the pictures of a saved video and show it in the Prefect UI. A failure never fails a paid job."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
+from prefect_loova._concurrency import map_bounded
 from prefect_loova._prefect.artifacts import publish_video
 from prefect_loova._prefect.lineage import record_asset
 from prefect_loova._prefect.links import links_to
 from prefect_loova._prefect.pages import MOST_POSTERS, Picture
 from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.reports import BatchReport
+from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
 from prefect_loova.store.reader import S3File
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 Preview = Literal["moving", "still", "none"]
 """What the page of a video shows.
 
-`moving`: an animated picture of at most 256 KiB, which Prefect's database then holds. `still`: a small picture of at
-most 16 KiB. `none`: no pictures are made. The first two put the same pictures beside the video in the bucket.
+`moving`: an animated picture of at most 256 KiB, stored in Prefect's database. `still`: a small picture of at most
+16 KiB. `none`: no picture. The first two also save the pictures beside the video in the bucket.
 """
 
-_LOADS_AT_ONCE = 8
-_MOST_SECONDS = 180.0  # an S3 server that does not answer; decoding alone is bounded
-# Decoding takes a processor and some 100 MiB: one video at a time, beside the pool that S3's requests wait in.
+_CONCURRENT_LOADS = 8
+_MAX_SECONDS = 180.0  # in case S3 does not respond; decoding has its own limit
+# Decoding takes a CPU and about 100 MiB: one video at a time, outside of the thread pool of S3 requests.
 _DECODER = ThreadPoolExecutor(1, thread_name_prefix="loova-preview")
 
 log = logging.getLogger(__name__)
@@ -47,46 +48,43 @@ async def show_video(
     player_seconds: int = 0,
     upload_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Show a saved video in the current run, and let the current Prefect task have made it.
+    """Show a saved video in the current run, and record it as an asset of the current task.
 
     Args:
         jobs: The API and the bucket.
         saved: The video.
-        made: Whether the current Prefect task brought it into the bucket.
-        is_new: Whether it was saved just now, so that there are no pictures of it yet.
+        made: Whether the current task saved it to the bucket.
+        is_new: Whether it was saved just now, so it has no pictures yet.
         preview: What its page shows.
-        player_seconds: How long a link in its page plays the video, in seconds; 0 for no such link.
+        player_seconds: How long the page's link to play the video is valid, in seconds; 0 for no link.
         upload_options: boto3's `ExtraArgs`, for the pictures.
     """
     object_key = saved.video.removeprefix(jobs.records.uri(""))
     picture = None
     if preview != "none":
-        picture = await _picture(jobs, saved, object_key, preview, upload_options, look=not is_new)
+        picture = await _picture(jobs, saved, object_key, preview, upload_options, is_new=is_new)
     try:
         links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
         await publish_video(saved, picture, links)
         record_asset(saved, made=made)
-    except Exception as error:  # credentials that cannot be renewed just now, for one
+    except Exception as error:  # for example, credentials that cannot be renewed
         log.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
 
 
 async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
-    """The small pictures of the first videos of a batch that are there, by request key."""
-    turn, found = asyncio.Semaphore(_LOADS_AT_ONCE), dict[str, Picture]()
+    """Load the small pictures of the first saved videos of a batch, by request key."""
 
-    async def load(key: str, video: str) -> None:
+    async def load(video: VideoOutcome) -> Picture | None:
         try:
-            async with turn:
-                data = await load_thumbnail(jobs.records, video.removeprefix(jobs.records.uri("")))
+            data = await load_thumbnail(jobs.records, str(video.video).removeprefix(jobs.records.uri("")))
         except Exception as error:
-            log.debug("%s: no small picture (%s)", video, redact(error))
-        else:
-            if data is not None:
-                found[key] = Picture(data, "image/jpeg")
+            log.debug("%s: no small picture (%s)", video.video, redact(error))
+            return None
+        return Picture(data, "image/jpeg") if data is not None else None
 
-    there = [(one.key, one.video) for one in report.videos if one.outcome in ("saved", "reused") and one.video]
-    await asyncio.gather(*(load(key, video) for key, video in there[:MOST_POSTERS]))
-    return found
+    saved = [video for video in report.videos if video.outcome in ("saved", "reused") and video.video][:MOST_POSTERS]
+    pictures = await map_bounded(load, saved, _CONCURRENT_LOADS)
+    return {video.key: picture for video, picture in zip(saved, pictures, strict=True) if picture is not None}
 
 
 async def _picture(
@@ -96,14 +94,14 @@ async def _picture(
     preview: Preview,
     options: Mapping[str, Any] | None,
     *,
-    look: bool,
+    is_new: bool,
 ) -> Picture | None:
-    """The picture of a video, made now if it was not made before; `look` says whether it may have been."""
+    """Load the picture of a video, or make it if it does not exist."""
     try:
-        if look and (found := await _found(jobs, object_key, preview)):
-            return found
-        async with asyncio.timeout(_MOST_SECONDS):
-            made = await asyncio.get_running_loop().run_in_executor(_DECODER, _made, jobs, object_key)
+        if not is_new and (stored := await _load_picture(jobs, object_key, preview)):
+            return stored
+        async with asyncio.timeout(_MAX_SECONDS):
+            made = await asyncio.get_running_loop().run_in_executor(_DECODER, _make_previews, jobs, object_key)
         await save_previews(jobs.records, object_key, made, upload_options=options)
     except Exception as error:
         log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, redact(error))
@@ -111,7 +109,7 @@ async def _picture(
     return Picture(made.thumbnail, "image/jpeg") if preview == "still" else Picture(made.moving, made.moving_type)
 
 
-async def _found(jobs: VideoJobs, object_key: str, preview: Preview) -> Picture | None:
+async def _load_picture(jobs: VideoJobs, object_key: str, preview: Preview) -> Picture | None:
     if preview == "still":
         thumbnail = await load_thumbnail(jobs.records, object_key)
         return Picture(thumbnail, "image/jpeg") if thumbnail else None
@@ -119,8 +117,8 @@ async def _found(jobs: VideoJobs, object_key: str, preview: Preview) -> Picture 
     return Picture(*moving) if moving else None
 
 
-def _made(jobs: VideoJobs, object_key: str) -> Previews:
-    from prefect_loova.video.thumbnails import make_previews  # noqa: PLC0415  (decoders load when they are used)
+def _make_previews(jobs: VideoJobs, object_key: str) -> Previews:
+    from prefect_loova.video.thumbnails import make_previews  # noqa: PLC0415  (load decoders on first use)
 
     with S3File(jobs.records.s3, jobs.records.bucket, object_key) as video:
         return make_previews(video)

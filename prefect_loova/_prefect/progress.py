@@ -1,4 +1,4 @@
-"""Bars in the Prefect UI while a video is waited for, and while a batch runs. Never a reason to fail a job."""
+"""Progress bars in the Prefect UI, for one video and for a batch. A failure never fails a job."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.results import Submission
 
 _BATCH_SECONDS = 5.0
-_USUAL_SECONDS = 240.0
+_TYPICAL_SECONDS = 240.0
 
 
 class ProgressBar:
-    """One progress artifact of the current run; outside of a run, nothing.
+    """A progress artifact of the current run. Outside of a run it does nothing.
 
     Args:
         key: The artifact's key.
-        every: The fewest seconds between two calls of Prefect's API.
-        api_seconds: The longest that a call may take: a server that is away must not hold up the next look.
+        every: The least time between two calls of Prefect's API, in seconds.
+        api_seconds: The timeout of a call, in seconds. A slow server must not delay the next poll.
         clock: Monotonic seconds.
     """
 
@@ -47,12 +47,12 @@ class ProgressBar:
         self._next = -math.inf
 
     async def show(self, percent: float, description: str, *, now: bool = False) -> None:
-        """Show how far it is.
+        """Update the bar.
 
         Args:
             percent: From 0 to 100.
-            description: What a person reads beside it.
-            now: Whether it must not be left out for coming soon after another one.
+            description: The text beside the bar.
+            now: Whether to update it even if the last update was a moment ago.
         """
         if self._clock() < self._next and not now:
             return
@@ -68,61 +68,61 @@ class ProgressBar:
                 else:
                     await aupdate_progress_artifact(self._artifact, percent, description=description)
         except Exception as error:
-            get_run_logger().debug("the artifact %s was not made (%s)", self._key, redact(error))
+            get_run_logger().debug("the artifact %s was not created (%s)", self._key, redact(error))
 
 
 class VideoProgress:
-    """The bar of one video. Loova tells no progress: it nears its end as time goes by, and the text says how long."""
+    """The progress bar of one video. Loova reports no progress, so the bar shows the elapsed time."""
 
     def __init__(self, submission: Submission) -> None:
         self._task_id = submission.task_id
         self._bar = ProgressBar(artifact_key("progress", submission.key))
-        self._shown = False
+        self._is_shown = False
 
     async def on_poll(self, waited: float, status: str) -> None:
-        """Loova was looked at, and the task has not ended.
+        """Update the bar after a poll of a running task.
 
         Args:
-            waited: Seconds since this run began to wait.
-            status: What Loova said.
+            waited: Seconds since this run started to wait.
+            status: The status that Loova returned.
         """
-        self._shown = True
-        told = f"{escaped(status, 40)} for {duration(waited)}, Loova task {escaped(self._task_id)}"
-        await self._bar.show(95 * -math.expm1(-waited / _USUAL_SECONDS), told)
+        self._is_shown = True
+        description = f"{escaped(status, 40)} for {duration(waited)}, Loova task {escaped(self._task_id)}"
+        await self._bar.show(95 * -math.expm1(-waited / _TYPICAL_SECONDS), description)
 
-    async def ended(self, how: str) -> None:
-        """It is over; a bar that was never shown stays away."""
-        if self._shown:
-            await self._bar.show(100, f"{how}, Loova task {escaped(self._task_id)}", now=True)
+    async def end(self, result: str) -> None:
+        """Complete the bar. Do not create one that was never shown."""
+        if self._is_shown:
+            await self._bar.show(100, f"{result}, Loova task {escaped(self._task_id)}", now=True)
 
 
 @asynccontextmanager
 async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], None]]:
-    """A bar of a batch as long as it runs; yields what hears of each outcome.
+    """Show a progress bar while a batch runs, and yield a function that counts an outcome.
 
     Args:
-        total: How many videos there are.
+        total: How many videos the batch has.
     """
     bar, counts, changed = ProgressBar("loova-batch-progress", every=0), Counter[str](), asyncio.Event()
 
-    def heard(outcome: VideoOutcome) -> None:
+    def count(outcome: VideoOutcome) -> None:
         counts[outcome.outcome.replace("_", " ")] += 1
         changed.set()
 
     async def show() -> None:
-        told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-        await bar.show(100 * counts.total() / max(total, 1), f"{counts.total()} of {total} videos: {told or 'begun'}")
+        summary = ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "started"
+        await bar.show(100 * counts.total() / max(total, 1), f"{counts.total()} of {total} videos: {summary}")
 
-    async def keep_showing() -> None:
+    async def keep_updated() -> None:
         while True:
             changed.clear()
             await show()
             await asyncio.sleep(_BATCH_SECONDS)
             await changed.wait()
 
-    showing = asyncio.create_task(keep_showing())
+    updates = asyncio.create_task(keep_updated())
     try:
-        yield heard
+        yield count
     finally:
-        showing.cancel()
+        updates.cancel()
     await show()

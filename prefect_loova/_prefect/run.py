@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from prefect_loova.jobs.local_files import LocalFiles
 
 
 def run_identity() -> dict[str, str]:
+    """Return what a job record keeps about the current run."""
     known = {
         "host": socket.gethostname(),
         "process": os.getpid(),
@@ -29,9 +31,9 @@ def run_identity() -> dict[str, str]:
 
 
 def _root_run() -> str | None:
-    """The run that a person or a schedule started: a subflow is another run each time that its parent is retried.
+    """Return the run that a person or a schedule started. A subflow gets a new run each time its parent is retried.
 
-    In a subflow Prefect's API is asked for it, once; that it does not answer is no reason to fail a job.
+    In a subflow this asks Prefect's API, once. A failure does not fail the job.
     """
     run = flow_run.id
     try:
@@ -47,24 +49,35 @@ def _root_of(run: str) -> str:
 
 
 def local_files() -> LocalFiles:
-    """The local files that the parameters of this run may name: in a run of a deployment, whose parameters anybody
-    with the UI may give, those below the working directory only."""
+    """Return the local files that the parameters of this run may name.
+
+    Anybody with the UI can set the parameters of a deployment's run. They may name files below the working directory
+    only.
+    """
     return LocalFiles(within=Path.cwd()) if deployment_name() else LocalFiles()
 
 
 def deployment_name() -> str | None:
-    """The deployment of this run, or of the one that started it."""
+    """Return the deployment of this run, or of the run that started it."""
     context, run = FlowRunContext.get(), flow_run.id
     known = context.flow_run if context else None
-    is_a_root = known and not known.deployment_id and not known.parent_task_run_id
-    # A worker's process has the run of the deployment in its environment, also for flows that it calls without context.
-    if run is None or (is_a_root and "PREFECT__FLOW_RUN_ID" not in os.environ):
+    is_root = known and not known.deployment_id and not known.parent_task_run_id
+    if run is None or (is_root and not _process_run()):
         return None
     return _deployment_of(run)
 
 
+def _process_run() -> str | None:
+    """Return the run that a worker started this process for. Flows that lost their context belong to it too.
+
+    Outside of every context, Prefect's public `flow_run.id` reads it from the worker's environment variables.
+    """
+    run: str | None = contextvars.Context().run(lambda: flow_run.id)
+    return run
+
+
 @lru_cache(maxsize=64)
 def _deployment_of(run: str) -> str | None:
-    """For a run without one, Prefect would ask its API each time, and everything in this process would wait."""
+    """Cache the deployment: for a run without one, Prefect asks its API each time and blocks the event loop."""
     name: str | None = deployment.name
     return name

@@ -1,4 +1,4 @@
-"""Ask a person in the Prefect UI about a job in doubt: the flow run is suspended until a form is answered."""
+"""Suspend a flow run until a person decides about a job in doubt, in a form in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -19,55 +19,56 @@ from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTrans
 from prefect_loova.jobs.decide import decide
 from prefect_loova.models.job_record import Decision
 
-_MOST_QUESTIONS = 20
+_MAX_QUESTIONS = 20
+_CANNOT_SUSPEND = "on_in_doubt='suspend' is not possible here (%s), so the run fails instead"
 
 
 class DecisionForm(RunInput):
-    """What shall become of a job in doubt?"""
+    """The decision about a job in doubt."""
 
     decision: Literal["adopt", "submit-again", "give-up"] = Field(
         title="Decision",
-        description="adopt: the task is in the Loova dashboard. submit-again: it is not, and a second payment is "
-        "risked. give-up: no video is wanted any more.",
+        description="adopt: the task is in the Loova dashboard. submit-again: it is not, and you risk a second "
+        "payment. give-up: you do not want the video any more.",
     )
-    task_id: str = Field("", title="Loova task", description="Only to adopt: its id in the dashboard.")
-    who: str = Field(min_length=1, title="Who decides", description="Your name; it stays in the job record.")
-    why: str = Field("", title="Why", description="What you saw; it stays in the job record.")
+    task_id: str = Field("", title="Loova task", description="Only for adopt: its id in the dashboard.")
+    who: str = Field(min_length=1, title="Who decides", description="Your name; the job record stores it.")
+    why: str = Field("", title="Why", description="What you saw; the job record stores it.")
     force: bool = Field(
         False,
-        title="Adopt it all the same",
-        description="Only to adopt a task that contradicts what was sent; say why.",
+        title="Adopt it anyway",
+        description="Only for adopt, if the task contradicts the request; say why.",
     )
 
 
 async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> None:
-    """Suspend the flow run until a person has decided about a job in doubt, and carry the decision out.
+    """Suspend the flow run until a person has decided about a job in doubt, and apply the decision.
 
-    The question's key names the request and the attempt. Prefect's own keys count calls in a process; after the run is
-    resumed, they would hand the answer about one job to another.
+    The form's key contains the request and the attempt. Prefect's default keys count the calls in a process; after the
+    run is resumed, they would apply the decision about one job to another.
 
     Args:
-        doubt: What is known of the job.
-        credentials: The block with the API key.
+        doubt: The error of the job.
+        credentials: The block with the Loova API key.
         bucket: The block of the bucket with the job record.
-        prefix: Where in the bucket, below the block's own folder.
+        prefix: The prefix in the bucket, below the block's own folder.
 
     Raises:
-        InDoubtError: `doubt`, where Prefect cannot suspend this run; the log says why.
+        InDoubtError: `doubt`, if Prefect cannot suspend this run; the log says why.
     """
     logger = get_run_logger()
     obstacle = _obstacle()
     if obstacle:
-        logger.warning("on_in_doubt='suspend' cannot be done here (%s), so the run fails instead", obstacle)
+        logger.warning(_CANNOT_SUSPEND, obstacle)
         raise doubt
     problem = ""
-    for question in range(_MOST_QUESTIONS):
-        form = DecisionForm.with_initial_data(description=_described(doubt, problem))
+    for question in range(_MAX_QUESTIONS):
+        form = DecisionForm.with_initial_data(description=_description(doubt, problem))
         key = f"loova-{doubt.key}-{doubt.attempt}-{question}"
         try:
             answer = await asuspend_flow_run(wait_for_input=form, key=key)
-        except RuntimeError as refused:
-            logger.warning("on_in_doubt='suspend' cannot be done here (%s), so the run fails instead", refused)
+        except RuntimeError as error:
+            logger.warning(_CANNOT_SUSPEND, error)
             raise doubt from None
         decision = Decision(what=answer.decision, who=answer.who, when=datetime.now(UTC), why=answer.why)
         try:
@@ -76,9 +77,9 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
                 await decide(jobs, str(doubt.key), decision, task_id, attempt=doubt.attempt, force=answer.force)
         except (InvalidRequestError, TaskNotFoundError) as error:
             problem = str(error)
-            logger.warning("the decision cannot be carried out: %s", problem)
+            logger.warning("the decision cannot be applied: %s", problem)
         except InvalidTransitionError as error:
-            logger.info("%s: going on with what is there", error.message)
+            logger.info("%s: continuing with the job as it is", error.message)
             return
         else:
             logger.info("job %s: %s, decided by %s", doubt.key, answer.decision, answer.who)
@@ -87,7 +88,7 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
 
 
 def _obstacle() -> str | None:
-    """Why Prefect would not suspend this run, or None."""
+    """Return why Prefect cannot suspend this run, or None."""
     context = FlowRunContext.get()
     if TaskRunContext.get() is not None:
         return "it runs in a task"
@@ -100,8 +101,8 @@ def _obstacle() -> str | None:
     return None
 
 
-def _described(doubt: InDoubtError, problem: str) -> str:
+def _description(doubt: InDoubtError, problem: str) -> str:
     look, *commands = doubt.next_steps
-    told = [f"**{escaped(problem)}**"] if problem else []
-    told += [escaped(doubt.message), escaped(look), "Outside of this form:"]
-    return "\n\n".join([*told, "```\n" + "\n".join(commands) + "\n```"])
+    lines = [f"**{escaped(problem)}**"] if problem else []
+    lines += [escaped(doubt.message), escaped(look), "Without this form:"]
+    return "\n\n".join([*lines, "```\n" + "\n".join(commands) + "\n```"])

@@ -1,45 +1,45 @@
-"""A cell of a list as people write it: several media in one cell, and numbers as a spreadsheet saves them."""
+"""Read a cell of a list: several media in one cell, and numbers as a spreadsheet saves them."""
 
 from __future__ import annotations
 
 import re
 
-HOW = 'a name with spaces needs quotes within the cell ("my cat.png"), or use JSON lines (.jsonl)'
-"""How to write what a cell cannot hold bare."""
+CELL_HINT = 'a name with spaces needs quotes within the cell ("my cat.png"), or use JSON lines (.jsonl)'
+"""How to write a name with spaces."""
 
 _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»"}
 _COMMA = re.compile(r",(?=\s|$)|(?<=[.]\w\w),|(?<=[.]\w\w\w),|(?<=[.]\w\w\w\w),")
 _AFTER_QUOTE = re.compile(r"[\s,#]")
 _MARK = re.compile(r"#[^\s,]+|")
-_MOST = 20
+_MAX_MEDIA = 20
 _WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})([.,]0{1,2})?")
 
 
 def split_media(cell: str) -> list[str]:
-    """The media that a cell names, separated by white space or by commas; those in quotes may hold either.
+    """Return the media that a cell names. White space or commas separate them; a name in quotes may contain both.
 
-    A comma within a URL is a part of it, unless white space or another URL follows. A backslash is a backslash.
+    A comma in a URL is part of it, unless white space or another URL follows. A backslash has no special meaning.
 
     Args:
-        cell: What is in the cell.
+        cell: The text of the cell.
 
     Raises:
-        ValueError: A quote is not closed, or something is glued to it.
+        ValueError: A quote is not closed, or text follows it directly.
     """
     media, left = list[str](), cell
     while left := left.lstrip().removeprefix(",").lstrip():
-        if len(media) > _MOST:  # the rules refuse so many, whatever they are
+        if len(media) > _MAX_MEDIA:  # the request refuses so many
             return [*media, *left.split()]
-        found, left = _quoted(left) if left[0] in _QUOTES else _bare(left)
-        if found:
-            media.append(found)
+        name, left = _quoted(left) if left[0] in _QUOTES else _bare(left)
+        if name:
+            media.append(name)
     return media
 
 
 def parse_whole_number(cell: str) -> int | str:
-    """A whole number where the cell holds one, also as `5.0` or `5,0`; else the text, for the rules to refuse."""
-    found = _WHOLE_NUMBER.fullmatch(cell)
-    return int(found[1]) if found else cell
+    """Return the whole number of a cell, also of `5.0` or `5,0`; else its text, which the request then refuses."""
+    match = _WHOLE_NUMBER.fullmatch(cell)
+    return int(match[1]) if match else cell
 
 
 def _quoted(text: str) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def _quoted(text: str) -> tuple[str, str]:
     if end < 0 and text[0] == "'":
         return _bare(text)  # an apostrophe
     if end < 0:
-        raise ValueError(f"a quote is not closed: {HOW}")
+        raise ValueError(f"a quote is not closed: {CELL_HINT}")
     mark = _MARK.match(text, end + 1)
     assert mark is not None  # noqa: S101
     return text[1:end] + mark[0], text[mark.end() :]
@@ -67,5 +67,5 @@ def _bare(text: str) -> tuple[str, str]:
 
 
 def _cut_at_space(text: str) -> tuple[str, str, str]:
-    found = re.search(r"\s", text)
-    return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
+    space = re.search(r"\s", text)
+    return (text, "", "") if space is None else (text[: space.start()], space[0], text[space.end() :])

@@ -1,4 +1,4 @@
-"""The account's credits, and what was spent by day, model and deployment: what the job records add up to."""
+"""Report the account's credits, and the spending by day, model and deployment, from the job records."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from prefect_loova.store.budget import AttemptCost, today
 
 
 async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> CreditsReport:
-    """Add up what was spent, by day, model and deployment.
+    """Add up the spending by day, model and deployment.
 
     Args:
         jobs: The API and the bucket.
-        days: How many days to look back, today included (UTC).
+        days: How many days to include, up to today (UTC).
         low_below: The credits below which the balance is low.
 
     Raises:
         AuthenticationError: Loova does not accept the API key.
-        StorageError: The days may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        StorageError: The credentials may not list the bucket (`s3:ListBucket`), or S3 cannot be reached.
     """
     available = (await jobs.loova.get_credits()).available
-    sums: dict[tuple[date, str, str], list[AttemptCost]] = {}
+    costs: dict[tuple[date, str, str], list[AttemptCost]] = {}
     problems: dict[str, str] = {}
-    # Tomorrow as well: S3's clock, whose day counts, may be ahead of this machine's.
+    # Include tomorrow: S3's clock decides the day, and may be ahead of this machine's.
     for back in range(-1, days):
-        for spent in await jobs.budget.costs_on(today() - timedelta(days=back)):
-            if spent.problem:
-                problems[spent.key] = spent.problem
-            sums.setdefault((spent.day, spent.model, spent.deployment), []).append(spent)
+        for cost in await jobs.budget.costs_on(today() - timedelta(days=back)):
+            if cost.problem:
+                problems[cost.key] = cost.problem
+            costs.setdefault((cost.day, cost.model, cost.deployment), []).append(cost)
     return CreditsReport(
         api_origin=jobs.loova.origin,
         available=available,
@@ -39,11 +39,11 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
                 day=day,
                 model=model,
                 deployment=deployment,
-                videos=len(found),
-                credits=sum(one.credits for one in found),
-                unsettled=sum(one.credits for one in found if not one.settled),
+                videos=len(group),
+                credits=sum(cost.credits for cost in group),
+                unsettled=sum(cost.credits for cost in group if not cost.settled),
             )
-            for (day, model, deployment), found in sorted(sums.items(), reverse=True)
+            for (day, model, deployment), group in sorted(costs.items(), reverse=True)
         ),
         problems=tuple(problems.items()),
     )

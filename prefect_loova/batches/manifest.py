@@ -1,6 +1,6 @@
-"""A list of videos as people keep it: CSV or JSON lines, columns named like the request's fields.
+"""Read a list of videos, in CSV or JSON lines, and write the report of a batch.
 
-Everything that is wrong is told at once, by line and column, before anything is spent.
+The reader collects all problems, by line and column, before anything is spent.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
 
 MAX_ROWS = 10_000
-"""The most rows of a manifest by default."""
+"""The default limit of rows."""
 
 MAX_BYTES = 64 * 1024**2
 """The largest manifest, in bytes."""
 
 COLUMNS = tuple(VideoRequest.model_fields)
-"""The columns that a manifest may have."""
+"""The columns of a manifest: the fields of a request."""
 
 _LISTS = ("image_urls", "audio_urls", "video_urls")
 _NUMBERS = ("duration", "take")
@@ -38,71 +38,72 @@ _BROKEN_FORMULAS = ("#REF!", "#NAME?", "#VALUE!", "#N/A", "#DIV/0!", "#NULL!", "
 
 
 def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> list[VideoRequest]:
-    """The requests of a manifest, one for each row, in its order.
+    """Read the requests of a manifest, one for each row, in order.
 
-    A `.csv` has a header with column names, separated by commas, semicolons or tabs; several media in a cell are
-    separated by spaces or commas, and those with spaces are in quotes; an empty cell is the default. A `.jsonl` has one
-    object a line; null is the default.
+    A `.csv` file starts with a header of column names. Commas, semicolons or tabs separate the columns. Spaces or
+    commas separate several media in one cell, and quotes enclose a name with spaces. An empty cell means the default.
+    A `.jsonl` file has one object per line; null means the default.
 
     Args:
         content: The file, in UTF-8, with or without a BOM.
-        name: Its name; the ending tells the format.
-        max_rows: The most rows to take.
+        name: Its name. The ending decides the format.
+        max_rows: The most rows to accept.
 
     Raises:
-        InvalidRequestError: Everything that is wrong with it, by line and column.
+        InvalidRequestError: The file has problems; the error lists all of them, by line and column.
     """
-    text = _decoded(content, name)
+    source = f"manifest: {redact(name, 200)}"
+    text = _decode(content, source)
     if name.lower().endswith((".csv", ".tsv")):
-        rows = _csv_rows(text, name)
+        rows = _csv_rows(text, source)
     elif name.lower().endswith((".jsonl", ".ndjson")):
         rows = _json_rows(text)
     else:
-        raise InvalidRequestError(f"manifest: {redact(name, 200)} was given: must end with .csv or .jsonl")
+        raise InvalidRequestError(f"{source} was given: must end with .csv or .jsonl")
     requests, problems, count = [], [], 0
     for line, row in rows:
         count += 1
         if count > max_rows:
-            raise InvalidRequestError(f"manifest: {redact(name, 200)} has over {max_rows:,} rows (max_rows)")
+            raise InvalidRequestError(f"{source} has over {max_rows:,} rows (max_rows)")
         if isinstance(row, str):
             problems.append(f"line {line}: {row}")
             continue
         try:
             requests.append(VideoRequest.model_validate(row))
         except ValidationError as error:
-            found = str(InvalidRequestError.from_validation(error)).splitlines()
-            problems += [f"line {line}: {problem}" for problem in found]
+            row_problems = str(InvalidRequestError.from_validation(error)).splitlines()
+            problems += [f"line {line}: {problem}" for problem in row_problems]
     if problems:
-        head = f"manifest: {redact(name, 200)} has {len(problems):,} problems in {count:,} rows; nothing was started"
+        head = f"{source} has {len(problems):,} problems in {count:,} rows; nothing was started"
         raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     if not requests:
-        raise InvalidRequestError(f"manifest: {redact(name, 200)} has no rows")
+        raise InvalidRequestError(f"{source} has no rows")
     return requests
 
 
-def _decoded(content: bytes, name: str) -> str:
+def _decode(content: bytes, source: str) -> str:
     if len(content) > MAX_BYTES:
-        raise InvalidRequestError(f"manifest: {redact(name, 200)} has over {MAX_BYTES:,} bytes")
+        raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         hint = "; it looks like UTF-16: save it as UTF-8" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise InvalidRequestError(f"manifest: {redact(name, 200)} is not UTF-8 at byte {error.start:,}{hint}") from None
+        raise InvalidRequestError(f"{source} is not UTF-8 at byte {error.start:,}{hint}") from None
 
 
-def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line number, and the fields that the row gives, or what is wrong with it."""
+def _csv_rows(text: str, source: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield the line number of each row, and its fields or its problem."""
     csv.field_size_limit(1024**2)
-    told, skipped = _SEPARATOR_LINE.match(text), 0
-    if told:
-        text, skipped = text[told.end() :], 1
-    separator = told[1] if told else _separator(text)
+    separator_line, skipped = _SEPARATOR_LINE.match(text), 0
+    if separator_line:
+        text, skipped = text[separator_line.end() :], 1
+    separator = separator_line[1] if separator_line else _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise InvalidRequestError(f"manifest: {redact(name, 200)}, line {1 + skipped}: {redact(error)}") from None
-    columns = _checked_header(header or [], name, 1 + skipped)
+        raise InvalidRequestError(f"{source}, line {1 + skipped}: {redact(error)}") from None
+    columns = _check_header(header or [], f"{source}, line {1 + skipped}")
     while True:
         line = reader.line_num + 1 + skipped
         try:
@@ -118,19 +119,19 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any] | str]
 
 
 def _separator(text: str) -> str:
-    """What separates the columns, by the header: the mark between the most column names, else a comma."""
+    """Return the separator that yields the most known column names in the header; a comma by default."""
     header = [text.partition("\n")[0].partition("\r")[0]]
 
-    def names(mark: str) -> int:
+    def known_columns(mark: str) -> int:
         with suppress(csv.Error):
             return sum(cell.strip() in COLUMNS for cells in csv.reader(header, delimiter=mark) for cell in cells)
         return 0
 
-    return max(_SEPARATORS, key=names)
+    return max(_SEPARATORS, key=known_columns)
 
 
-def _checked_header(header: list[str], name: str, line: int) -> list[str]:
-    """The columns by name; one without a name is there for the empty cells that Excel adds."""
+def _check_header(header: list[str], source: str) -> list[str]:
+    """Return the column names. A column without a name is allowed for the empty cells that Excel adds."""
     columns = [column.strip() for column in header]
     problems = []
     for column in filter(None, columns):
@@ -138,14 +139,13 @@ def _checked_header(header: list[str], name: str, line: int) -> list[str]:
             close = get_close_matches(column.lower(), COLUMNS, 1)
             problems.append(f"unknown column {redact(repr(column), 80)}" + (f" (is it {close[0]}?)" if close else ""))
         elif columns.count(column) > 1:
-            problems.append(f"column {column} stands there twice")
+            problems.append(f"column {column} is given twice")
     if "prompt" not in columns:
-        problems.append("there is no column prompt")
+        problems.append("the column prompt is missing")
     if problems:
-        told = "; ".join(dict.fromkeys(problems))
         raise InvalidRequestError(
-            f"manifest: {redact(name, 200)}, line {line}: {told}. Columns are {', '.join(COLUMNS)}, separated by "
-            "commas, semicolons or tabs"
+            f"{source}: {'; '.join(dict.fromkeys(problems))}. Columns are {', '.join(COLUMNS)}, separated by commas, "
+            "semicolons or tabs"
         )
     return columns
 
@@ -163,7 +163,7 @@ def _fields(columns: list[str], cells: list[str]) -> dict[str, Any] | str:
         if not column:
             return f"{redact(repr(value), 80)} was given in a column without a name"
         if value.startswith("=") or value in _BROKEN_FORMULAS:
-            return f"{column}: {redact(repr(value), 80)} was given: a formula, or what is left of one, not its value"
+            return f"{column}: {redact(repr(value), 80)} was given: it is a formula or an error of one, not a value"
         if column in _LISTS:
             try:
                 fields[column] = split_media(value)
@@ -181,9 +181,9 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content, object_pairs_hook=each_once)
+            row = json.loads(content, object_pairs_hook=unique_fields)
         except (ValueError, RecursionError) as error:
-            yield line, f"no JSON object of a request: {redact(error, 200)}"
+            yield line, f"not a JSON object: {redact(error, 200)}"
             continue
         if not isinstance(row, dict):
             yield line, f"{redact(content, 80)} was given: must be an object"
@@ -191,15 +191,15 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield line, {field: value for field, value in row.items() if value is not None or field not in COLUMNS}
 
 
-def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of these pairs, for a parser.
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of the pairs that a parser found.
 
     Raises:
-        ValueError: A field stands there twice.
+        ValueError: A field is given twice.
     """
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a field stands there twice")
+        raise ValueError("a field is given twice")
     return fields
 
 
@@ -217,24 +217,24 @@ REPORTED = (
 
 
 def report_as_csv(report: BatchReport) -> bytes:
-    """The report of a batch as CSV, in which no cell is a formula."""
+    """Return the report of a batch as CSV, in which no cell is a formula."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(REPORTED)
     for video in report.videos:
         cells = {name: getattr(video, name) for name in REPORTED} | {"rows": " ".join(map(str, video.rows))}
-        writer.writerow([_harmless(cells[name]) for name in REPORTED])
+        writer.writerow([_text_cell(cells[name]) for name in REPORTED])
     return file.getvalue().encode()
 
 
 def report_name(manifest: str) -> str:
-    """Where the report of a manifest goes: beside it, `prompts.csv` to `prompts.report.csv`."""
+    """Return the name of the report beside a manifest: `prompts.report.csv` for `prompts.csv`."""
     stem, _, _ = manifest.rpartition(".")
     return f"{stem}.report.csv"
 
 
-def _harmless(value: object) -> object:
-    """A cell that a spreadsheet shows as text."""
+def _text_cell(value: object) -> object:
+    """Return a cell that a spreadsheet shows as text or as a number, never as a formula."""
     if isinstance(value, int | float):
         return value
     text = redact("" if value is None else value, 1000)

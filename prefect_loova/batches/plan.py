@@ -1,4 +1,4 @@
-"""Many videos as one order: merge, price and admit them before the first submit, and say what became of each."""
+"""Plan a batch: admit it as a whole before the first submit, and build the outcome of each video."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefect_loova.errors import (
-    BudgetError,
-    InDoubtError,
-    LoovaError,
-    WaitTimeoutError,
-    redact,
-)
+from prefect_loova.errors import BudgetError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import Outcome, VideoOutcome
@@ -24,20 +18,20 @@ from prefect_loova.models.transitions import JobState
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """One video of a batch, as it stands before the batch begins.
+    """One video of a batch, as its job record describes it when the batch starts.
 
     Attributes:
-        request: The video to be made.
-        rows: Where it stands in the list that was given, counted from 1.
-        state: Its job record's state, or None where it has none.
-        price: What it may cost this run yet, in credits.
+        request: The video to make.
+        rows: Its positions in the given list, counted from 1.
+        state: The state of its job record, or None if it has none.
+        price: What this run may still spend on it, in credits.
         spent: What an earlier process of the same run spent on it, in credits.
-        submission: The purchase that was made already.
-        reason: Why nothing can be done about it by this run.
-        video: Where the record says that the video is, as an s3:// URI.
-        size_bytes: How large the record says that it is.
-        differs: How the video differs from what was asked for.
-        links: The same request by other signed links, which had other keys in earlier versions.
+        submission: The earlier purchase.
+        reason: Why this run can do nothing about it.
+        video: The s3:// URI of the video in the record.
+        size_bytes: The size of the video in the record.
+        differs: How the video differs from the request.
+        links: The same request with other signed links, which had other keys in earlier versions.
     """
 
     request: VideoRequest
@@ -53,7 +47,13 @@ class PlannedVideo:
     links: tuple[VideoRequest, ...] = ()
 
     def outcome_of(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
-        """What became of it."""
+        """Return an outcome of this video.
+
+        Args:
+            outcome: Which outcome.
+            reason: Why there is no video.
+            facts: Fields of the outcome to set.
+        """
         known: dict[str, object] = {}
         if self.submission:
             known = {"task_id": self.submission.task_id, "video": self.video, "differs": self.differs}
@@ -72,7 +72,7 @@ class PlannedVideo:
         )
 
     def saved_outcome(self, saved: SavedVideo, charged: float) -> VideoOutcome:
-        """Its outcome once the video is in the bucket."""
+        """Return the outcome of a video that is in the bucket."""
         return self.outcome_of(
             "reused" if saved.reused and not charged else "saved",
             video=saved.video,
@@ -81,8 +81,14 @@ class PlannedVideo:
             credits_charged=charged,
         )
 
+    def current_outcome(self) -> VideoOutcome:
+        """Return the outcome of a video that is bought, or that this run cannot buy, without another step."""
+        if self.submission is not None:
+            return self.outcome_of("reused" if self.state == "saved" else "submitted")
+        return self.outcome_of("in_doubt" if self.state == "in_doubt" else "failed", self.reason)
+
     def failure(self, error: Exception, charged: float) -> VideoOutcome:
-        """Its outcome after an error."""
+        """Return the outcome of a video after an error."""
         outcome: Outcome = "failed"
         if isinstance(error, InDoubtError):
             outcome = "in_doubt"
@@ -97,49 +103,49 @@ class PlannedVideo:
 
 @dataclass
 class RunBudget:
-    """The hard stop of one run: what is spent and what is still possible never exceed it together.
+    """The hard limit of one run. Spent and reserved credits together never exceed it.
 
     Attributes:
-        most: The credits that the run may spend, or None for no bound.
-        spent: What is spent or reserved, in credits.
+        most: The credits that the run may spend, or None for no limit.
+        spent: The credits that are spent or reserved.
     """
 
     most: float | None
     spent: float = 0.0
 
     def take(self, credits: float) -> bool:
-        """Reserve credits for a submit, if they are left."""
+        """Reserve credits for a submit, and return whether enough are left."""
         if self.most is not None and credits and self.spent + credits > self.most:
             return False
         self.spent += credits
         return True
 
     def settle(self, reserved: float, charged: float) -> None:
-        """Put what was charged in the place of what was reserved."""
+        """Replace reserved credits by those that were charged."""
         self.spent += charged - reserved
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch that was admitted.
+    """An admitted batch.
 
     Attributes:
-        orders: What is to be done, each request once.
-        budget: What it may cost.
+        videos: The videos, each request once.
+        budget: What the batch may cost.
     """
 
-    orders: tuple[PlannedVideo, ...]
+    videos: tuple[PlannedVideo, ...]
     budget: RunBudget = field(default_factory=lambda: RunBudget(None))
 
     @property
     def price(self) -> float:
-        """What the whole batch may cost yet, in credits."""
-        return sum(order.price for order in self.orders)
+        """What the batch may still cost, in credits."""
+        return sum(planned.price for planned in self.videos)
 
 
-def price_table(orders: Sequence[PlannedVideo]) -> str:
-    """What a batch would cost, as a markdown table that reads as plain text too."""
-    groups = Counter((o.request.model, o.request.duration, bool(o.request.video_urls), o.price) for o in orders)
+def price_table(videos: Sequence[PlannedVideo]) -> str:
+    """Return the price of a batch as a markdown table that is readable as plain text too."""
+    groups = Counter((v.request.model, v.request.duration, bool(v.request.video_urls), v.price) for v in videos)
     rows = [
         f"| {model} | {seconds} s | {'yes' if reference else 'no'} | {count} | {price:g} | {count * price:g} |"
         for (model, seconds, reference, price), count in sorted(groups.items())
@@ -148,15 +154,15 @@ def price_table(orders: Sequence[PlannedVideo]) -> str:
         "| Model | Duration | Reference video | Videos | Credits each | Credits |",
         "|---|---:|---|---:|---:|---:|",
     ]
-    total = sum(order.price for order in orders)
-    there = sum(order.submission is not None for order in orders)
-    told = f"Up to {format_credits(total)}; {there} of {len(orders)} videos are bought already, and cost nothing."
-    return "\n".join([*head, *rows, "", told])
+    total = sum(planned.price for planned in videos)
+    bought = sum(planned.submission is not None for planned in videos)
+    summary = f"Up to {format_credits(total)}; {bought} of {len(videos)} videos are already bought and cost nothing."
+    return "\n".join([*head, *rows, "", summary])
 
 
 async def admit(
     jobs: VideoJobs,
-    orders: Sequence[PlannedVideo],
+    videos: Sequence[PlannedVideo],
     *,
     max_credits: float | None = None,
     keep_credits: float = 0.0,
@@ -166,30 +172,32 @@ async def admit(
 
     Args:
         jobs: The API and the bucket.
-        orders: What `pricing.priced` returned.
-        max_credits: The credits that the run may spend, or None for no bound.
-        keep_credits: The credits that must be left in the account.
-        over_budget: What to do when the batch may cost more. `refuse`: nothing is started. `stop`: as many are started
-            as are certain to fit, in the order given.
+        videos: The result of `price_videos`.
+        max_credits: The credits that the run may spend, or None for no limit.
+        keep_credits: The credits to keep in the account.
+        over_budget: What to do if the batch may cost more. `refuse`: start nothing. `stop`: make the videos that
+            certainly fit, in the given order.
 
     Raises:
-        BudgetError: The batch may cost more than that.
+        BudgetError: The batch may cost more, and `over_budget` is `refuse`.
         AuthenticationError: Loova does not accept the API key.
-        UnexpectedResponseError: The balance cannot be had.
+        UnexpectedResponseError: Loova did not return the balance.
     """
-    price, spent = sum(order.price for order in orders), sum(order.spent for order in orders)
+    price, spent = sum(planned.price for planned in videos), sum(planned.spent for planned in videos)
     if not price:
-        return Plan(tuple(orders), RunBudget(max_credits, spent))
+        return Plan(tuple(videos), RunBudget(max_credits, spent))
     available = (await jobs.loova.get_credits()).available
-    new = sum(bool(order.price) for order in orders)
-    told = f"{new} of {len(orders)} videos are to be bought, for up to {format_credits(price)}"
     problems = []
     if max_credits is not None and spent + price > max_credits:
-        before = f", and {spent:g} are spent by this run already" if spent else ""
+        before = f", and this run has already spent {spent:g}" if spent else ""
         problems.append(f"max_credits: {max_credits:g} was given{before}")
     if price > available - keep_credits:
         problems.append(f"keep_credits: {keep_credits:g} was given, and the account has {available:,.10g} credits")
     if problems and over_budget == "refuse":
-        raise BudgetError(f"{told}; nothing was started. {'. '.join(problems)}")
+        new = sum(bool(planned.price) for planned in videos)
+        raise BudgetError(
+            f"{new} of {len(videos)} videos are to be bought, for up to {format_credits(price)}; nothing was started. "
+            f"{'. '.join(problems)}"
+        )
     most = available - keep_credits + spent
-    return Plan(tuple(orders), RunBudget(most if max_credits is None else min(most, max_credits), spent))
+    return Plan(tuple(videos), RunBudget(most if max_credits is None else min(most, max_credits), spent))

@@ -1,9 +1,8 @@
-"""Work a batch off: as many videos at once as there are places, each place passed on from video to video.
+"""Run a batch: as many videos at the same time as there are slots, and each slot passes from video to video.
 
-A lane is one place. It holds a slot (of a limit that others share) from its first submit to its last generation, so
-that a slot passes from video to video inside a run. Waiting for what already runs takes no place, saving takes none
-either. One bad video does not stop the others; what no later one can escape (a wrong key, no credits for its price,
-three answers in a row that this batch lost) does.
+A lane holds one slot of a shared limit from its first submit to its last generation. Waiting for a task that already
+runs needs no slot, and neither does saving. One bad video does not stop the others. The batch stops for errors that
+would hit the rest too: a wrong API key, no credits for a price, three lost answers in a row.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from prefect_loova._cancellation import task_group
+from prefect_loova._concurrency import map_bounded
 from prefect_loova.batches.plan import Plan, PlannedVideo
 from prefect_loova.errors import (
     AuthenticationError,
@@ -31,43 +31,43 @@ from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 
-_WAITS_AT_ONCE = 24
-_SAVES_AT_ONCE = 3  # each takes some 40 MiB
-_TOO_DEAR = (InsufficientCreditsError, BudgetError)
-_DOUBTS_IN_A_ROW = 3
+_CONCURRENT_WAITS = 24
+_CONCURRENT_SAVES = 3  # each takes about 40 MiB
+_TOO_EXPENSIVE = (InsufficientCreditsError, BudgetError)
+_MAX_LOST_ANSWERS = 3  # in a row
 
 
 @dataclass(frozen=True)
 class BatchSteps:
-    """The steps of one video, as the caller runs them.
+    """The steps of one video.
 
     Attributes:
         submit: Buy it, or find the purchase.
         wait: Wait until it is made.
-        save: Bring it into the bucket.
-        is_there: Whether a video that was saved before is still in the bucket.
-        slot: A place in a limit that others share; entered before a lane's first submit.
+        save: Save it to the bucket.
+        is_stored: Return whether an earlier video is still in the bucket.
+        slot: Hold a slot of a shared limit; a lane enters it before its first submit.
     """
 
     submit: Callable[[VideoRequest], Awaitable[Submission]]
     wait: Callable[[Submission], Awaitable[VideoTask]]
     save: Callable[[Submission], Awaitable[SavedVideo]]
-    is_there: Callable[[PlannedVideo], Awaitable[bool]]
+    is_stored: Callable[[PlannedVideo], Awaitable[bool]]
     slot: Callable[[], AbstractAsyncContextManager[None]]
 
 
 async def run_batch(
     plan: Plan, steps: BatchSteps, *, slots: int, notify: Callable[[VideoOutcome], None] = lambda _: None
 ) -> BatchReport:
-    """Make all videos of a plan, and say what became of each.
+    """Make all videos of a plan, and report the outcome of each.
 
     Args:
-        plan: What was admitted.
-        steps: How one video is made.
-        places: How many may be generated at once.
-        tell: Hears of each outcome as it comes.
+        plan: The admitted batch.
+        steps: How to make one video.
+        slots: How many videos may be generated at the same time.
+        notify: Called with each outcome.
     """
-    return await _BatchRun(plan, steps, notify).to_the_end(slots)
+    return await _BatchRun(plan, steps, notify).run(slots)
 
 
 @dataclass
@@ -75,64 +75,63 @@ class _BatchRun:
     plan: Plan
     steps: BatchSteps
     notify: Callable[[VideoOutcome], None]
-    stopped: str = ""
-    refused: tuple[float, str] = (math.inf, "")
-    doubts: int = 0
+    stop_reason: str = ""
+    refused_price: float = math.inf
+    refusal: str = ""
+    lost_answers: int = 0
     queue: deque[PlannedVideo] = field(init=False)
     outcomes: dict[str, VideoOutcome] = field(default_factory=dict)
-    saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SAVES_AT_ONCE))
+    saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT_SAVES))
 
-    async def to_the_end(self, slots: int) -> BatchReport:
-        self.queue = deque(order for order in self.plan.orders if order.price)
-        known = deque(order for order in self.plan.orders if not order.price)
+    async def run(self, slots: int) -> BatchReport:
+        self.queue = deque(planned for planned in self.plan.videos if planned.price)
+        free = [planned for planned in self.plan.videos if not planned.price]
         async with task_group() as group:
             for _ in range(min(slots, len(self.queue))):
-                group.create_task(self._lane(group))
-            for _ in range(min(_WAITS_AT_ONCE, len(known))):
-                group.create_task(self._look_after(known))
-        return BatchReport(videos=tuple(self.outcomes[order.request.key] for order in self.plan.orders))
+                group.create_task(self._run_lane(group))
+            group.create_task(map_bounded(self._finish, free, _CONCURRENT_WAITS))
+        return BatchReport(videos=tuple(self.outcomes[planned.request.key] for planned in self.plan.videos))
 
-    async def _lane(self, group: asyncio.TaskGroup) -> None:
-        async with AsyncExitStack() as held:
-            holds = False
+    async def _run_lane(self, group: asyncio.TaskGroup) -> None:
+        async with AsyncExitStack() as stack:
+            has_slot = False
             while self.queue:
-                order = self.queue.popleft()
-                if self._is_not_started(order):
+                planned = self.queue.popleft()
+                if self._skip(planned):
                     continue
-                if not holds:
-                    await held.enter_async_context(self.steps.slot())
-                    holds = True
-                    if self._is_not_started(order):  # what the other lanes met meanwhile
+                if not has_slot:
+                    await stack.enter_async_context(self.steps.slot())
+                    has_slot = True
+                    if self._skip(planned):  # another lane met an error meanwhile
                         continue
-                if not self.plan.budget.take(order.price):
+                if not self.plan.budget.take(planned.price):
                     reason = f"the budget of {self.plan.budget.most:g} credits would be exceeded"
-                    self._note(order, order.outcome_of("not_started", reason))
+                    self._note(planned, planned.outcome_of("not_started", reason))
                     continue
-                made = await self._bought_and_made(order)
-                if made is not None:
-                    group.create_task(self._saved(order, *made))
+                purchase = await self._make(planned)
+                if purchase is not None:
+                    group.create_task(self._save(planned, *purchase))
 
-    def _is_not_started(self, order: PlannedVideo) -> bool:
-        """Whether an earlier one has shown that this one need not be tried; it is noted then."""
-        price, reason = self.refused
-        reason = self.stopped or (reason if order.price >= price else "")
+    def _skip(self, planned: PlannedVideo) -> bool:
+        """Skip a video, and note why, if an earlier error would hit it too."""
+        reason = self.stop_reason or (self.refusal if planned.price >= self.refused_price else "")
         if reason:
-            self._note(order, order.outcome_of("not_started", reason))
+            self._note(planned, planned.outcome_of("not_started", reason))
         return bool(reason)
 
-    async def _bought_and_made(self, order: PlannedVideo) -> tuple[Submission, float] | None:
-        """Returns the purchase and what it cost this run, or None where it came to nothing."""
-        budget, charged = self.plan.budget, order.price
+    async def _make(self, planned: PlannedVideo) -> tuple[Submission, float] | None:
+        """Buy a video and wait for it. Return the purchase and its cost for this run, or None after an error."""
+        budget, charged = self.plan.budget, planned.price
         try:
-            submission = await self.steps.submit(order.request)
+            submission = await self.steps.submit(planned.request)
             charged = _charged(submission)
-            budget.settle(order.price, charged)
-            self.doubts = 0
+            budget.settle(planned.price, charged)
+            self.lost_answers = 0
         except Exception as error:
-            charged = 0.0 if _is_free(error) else order.price
-            budget.settle(order.price, charged)
-            self._learn_from(error, order)
-            self._note(order, order.failure(error, order.spent + charged))
+            charged = 0.0 if _cost_nothing(error) else planned.price
+            budget.settle(planned.price, charged)
+            self._learn_from(error, planned)
+            self._note(planned, planned.failure(error, planned.spent + charged))
             return None
         try:
             if submission.state == "submitted":
@@ -141,56 +140,55 @@ class _BatchRun:
                     budget.settle(charged, task.credits_cost)
                     charged = task.credits_cost
         except Exception as error:
-            self._note(order, order.failure(error, order.spent + charged))
+            self._note(planned, planned.failure(error, planned.spent + charged))
             return None
-        return submission, order.spent + charged
+        return submission, planned.spent + charged
 
-    def _learn_from(self, error: Exception, order: PlannedVideo) -> None:
-        """What one refusal says about the rest of the batch."""
+    def _learn_from(self, error: Exception, planned: PlannedVideo) -> None:
+        """Decide whether an error of one submit stops others."""
         if isinstance(error, AuthenticationError):
-            self.stopped = self.stopped or f"an earlier one of this batch was refused: {redact(error.why)}"
-        if isinstance(error, _TOO_DEAR) and order.price < self.refused[0]:
-            self.refused = order.price, f"one of this price was refused: {redact(error.why)}"
+            self.stop_reason = self.stop_reason or f"an earlier one of this batch was refused: {redact(error.why)}"
+        if isinstance(error, _TOO_EXPENSIVE) and planned.price < self.refused_price:
+            self.refused_price = planned.price
+            self.refusal = f"one of this price was refused: {redact(error.why)}"
         if isinstance(error, InDoubtError) and not error.found:
-            self.doubts += 1
-            if self.doubts >= _DOUBTS_IN_A_ROW:
-                self.stopped = (
-                    self.stopped or f"{self.doubts} answers in a row were lost, the last one: {redact(error.why)}"
+            self.lost_answers += 1
+            if self.lost_answers >= _MAX_LOST_ANSWERS:
+                self.stop_reason = self.stop_reason or (
+                    f"{self.lost_answers} answers in a row were lost, the last one: {redact(error.why)}"
                 )
 
-    async def _saved(self, order: PlannedVideo, submission: Submission, charged: float) -> None:
+    async def _save(self, planned: PlannedVideo, submission: Submission, charged: float) -> None:
         async with self.saves:
             try:
-                self._note(order, order.saved_outcome(await self.steps.save(submission), charged))
+                self._note(planned, planned.saved_outcome(await self.steps.save(submission), charged))
             except Exception as error:
-                self._note(order, order.failure(error, charged))
+                self._note(planned, planned.failure(error, charged))
 
-    async def _look_after(self, known: deque[PlannedVideo]) -> None:
-        """What costs nothing any more: bought already, or nothing that this run may decide."""
-        while known:
-            order = known.popleft()
-            submission = order.submission
-            if submission is None:
-                self._note(order, order.outcome_of("in_doubt" if order.state == "in_doubt" else "failed", order.reason))
-                continue
-            try:
-                if submission.state == "saved" and await self.steps.is_there(order):
-                    self._note(order, order.outcome_of("saved" if order.spent else "reused"))
-                    continue
-                if submission.state == "submitted":
-                    await self.steps.wait(submission)
-            except Exception as error:
-                self._note(order, order.failure(error, order.spent))
-                continue
-            await self._saved(order, submission, order.spent)
+    async def _finish(self, planned: PlannedVideo) -> None:
+        """Finish a video that costs nothing: it is bought, or this run cannot buy it."""
+        submission = planned.submission
+        if submission is None:
+            self._note(planned, planned.current_outcome())
+            return
+        try:
+            if submission.state == "saved" and await self.steps.is_stored(planned):
+                self._note(planned, planned.outcome_of("saved" if planned.spent else "reused"))
+                return
+            if submission.state == "submitted":
+                await self.steps.wait(submission)
+        except Exception as error:
+            self._note(planned, planned.failure(error, planned.spent))
+            return
+        await self._save(planned, submission, planned.spent)
 
-    def _note(self, order: PlannedVideo, outcome: VideoOutcome) -> None:
-        self.outcomes[order.request.key] = outcome
+    def _note(self, planned: PlannedVideo, outcome: VideoOutcome) -> None:
+        self.outcomes[planned.request.key] = outcome
         self.notify(outcome)
 
 
-def _is_free(error: Exception) -> bool:
-    """Whether a submit that ended so surely cost nothing; an attempt that failed before was paid before."""
+def _cost_nothing(error: Exception) -> bool:
+    """Return whether a failed submit certainly cost nothing. An attempt that failed earlier was paid earlier."""
     return isinstance(error, LoovaError) and (error.credits_spent == "no" or isinstance(error, TaskFailedError))
 
 

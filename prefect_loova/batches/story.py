@@ -1,4 +1,4 @@
-"""Make the shots of a storyboard: what each one needs, and chains of shots that continue each other."""
+"""Make the shots of a storyboard: plan each shot, and run chains of shots that continue each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget
-from prefect_loova.batches.pricing import as_recorded
+from prefect_loova.batches.pricing import plan_video
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.batches.storyboard import Shot, Storyboard
 from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError, first_lines, redact
@@ -19,16 +19,16 @@ from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 
-_DOUBTS = 3
+_MAX_LOST_ANSWERS = 3
 
 
 @dataclass
 class StoryPlan:
-    """What is known of each shot, by its number."""
+    """The state of each shot, by its number."""
 
     shots: dict[int, Shot]
     max_paid_attempts: int
-    orders: dict[int, PlannedVideo] = field(default_factory=dict)
+    videos: dict[int, PlannedVideo] = field(default_factory=dict)
     saved: dict[int, SavedVideo] = field(default_factory=dict)
     outcomes: dict[int, VideoOutcome] = field(default_factory=dict)
 
@@ -36,147 +36,149 @@ class StoryPlan:
     async def of(
         cls, jobs: VideoJobs, board: Storyboard, preparing: MediaPreparer, *, max_paid_attempts: int = 1
     ) -> StoryPlan:
-        """Look at every shot as far as it is known: one that goes on is known once the shot before is there."""
+        """Plan every shot. A shot that continues another one has a job record only if that one is saved."""
         own = await preparing.prepare_all([shot.own_media for shot in board.shots], called="shot")
         shots = {shot.number: shot.with_media(media) for shot, media in zip(board.shots, own, strict=True)}
-        state = cls(shots, max_paid_attempts)
+        plan = cls(shots, max_paid_attempts)
         for chain in board.chains():
-            known = True
+            is_before_saved = True
             for shot in chain:
-                known = known and await state.look_ahead(jobs, preparing, shot.number)
-                if not known and shot.number not in state.orders:
+                is_before_saved = is_before_saved and await plan.plan_ahead(jobs, preparing, shot.number)
+                if not is_before_saved and shot.number not in plan.videos:
                     request = shots[shot.number].request
-                    state.orders[shot.number] = PlannedVideo(request, (shot.number,), price=request.estimate_credits())
-        await state.check_media(jobs)
-        return state
+                    plan.videos[shot.number] = PlannedVideo(request, (shot.number,), price=request.estimate_credits())
+        await plan.check_media(jobs)
+        return plan
 
-    async def look_ahead(self, jobs: VideoJobs, preparing: MediaPreparer, number: int) -> bool:
-        """Look at a shot before the story begins; tells whether it is there, so that the next one can be looked at.
+    async def plan_ahead(self, jobs: VideoJobs, preparing: MediaPreparer, number: int) -> bool:
+        """Plan a shot before the story starts, and return whether it is saved.
 
-        That the frame which it begins with cannot be had is told when its turn comes, and ends no other chain.
+        If its first frame cannot be read, the run reports that later, and other chains are made.
         """
         try:
-            await self.look(jobs, number, await preparing.prepare(self.request(number)))
+            await self.plan_shot(jobs, number, await preparing.prepare(self.request(number)))
         except InvalidRequestError:
             return False
         return number in self.saved
 
     async def check_media(self, jobs: VideoJobs) -> None:
-        """Look at the URLs of all shots that are to be bought, before the first one is paid for.
+        """Check the media URLs of all shots to buy, before the first one is paid for.
 
         Raises:
-            InvalidRequestError: All that is wrong with them, by shot and field.
+            InvalidRequestError: Some URLs have problems; the error lists all of them, by shot and field.
         """
         problems = list[str]()
-        for number, order in self.orders.items():
-            if order.price:
-                problems += [f"shot {number}: {line}" for line in await _problems(jobs, self.shots[number].own_media)]
+        for number, planned in self.videos.items():
+            if planned.price:
+                problems += [
+                    f"shot {number}: {line}" for line in await _media_problems(jobs, self.shots[number].own_media)
+                ]
         if problems:
             raise InvalidRequestError("\n".join(first_lines(problems)))
 
     def request(self, number: int) -> VideoRequest:
-        """What is asked for in a shot, once the shot that it goes on from is there."""
+        """Return the request of a shot. If it continues another one, that one must be saved."""
         shot = self.shots[number]
-        return shot.after(self.saved[number - 1]) if shot.goes_on else shot.request
+        return shot.after(self.saved[number - 1]) if shot.continues else shot.request
 
-    async def look(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
-        """The order of a shot, by the job record of its prepared request."""
-        order = await as_recorded(jobs, PlannedVideo(request, (number,)), self.max_paid_attempts)
-        if order.submission is not None and order.state == "saved":
+    async def plan_shot(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
+        """Plan a shot by the job record of its prepared request."""
+        planned = await plan_video(jobs, PlannedVideo(request, (number,)), self.max_paid_attempts)
+        if planned.submission is not None and planned.state == "saved":
             try:
-                found = await saving.find_saved(jobs, order.submission)
+                saved = await saving.find_saved(jobs, planned.submission)
             except StorageError as error:
                 if error.transient:
                     raise
-                found, order = None, replace(order, reason=f"its video cannot be looked at: {redact(error)}")
-            if found is not None:
-                self.saved[number] = found
-        self.orders[number] = order
-        return order
+                saved, planned = None, replace(planned, reason=f"its video cannot be read: {redact(error)}")
+            if saved is not None:
+                self.saved[number] = saved
+        self.videos[number] = planned
+        return planned
 
     def outcome(self, shot: Shot, reason: str) -> VideoOutcome:
-        """What is known of a shot that this run did not make."""
-        order = self.orders[shot.number]
+        """Return the outcome of a shot that this run did not make.
+
+        Args:
+            shot: The shot.
+            reason: Why the run did not start it.
+        """
+        planned = self.videos[shot.number]
         if shot.number in self.saved:
-            return order.saved_outcome(self.saved[shot.number], order.spent)
-        if order.submission is not None:
-            return order.outcome_of("failed" if order.reason else "submitted", order.reason)
-        if order.state == "in_doubt":
-            return order.outcome_of("in_doubt", order.reason)
-        if not order.price:
-            return order.outcome_of("failed", order.reason)
-        key = order.request.key if order.request.is_prepared else ""
+            return planned.saved_outcome(self.saved[shot.number], planned.spent)
+        if planned.submission is not None:
+            return planned.outcome_of("failed" if planned.reason else "submitted", planned.reason)
+        if planned.state == "in_doubt" or not planned.price:
+            return planned.current_outcome()
         return VideoOutcome(
-            key=key,
-            name=order.request.name,
-            rows=order.rows,
+            key=planned.request.key if planned.request.is_prepared else "",
+            name=planned.request.name,
+            rows=planned.rows,
             outcome="not_started",
             reason=reason,
-            credits_estimate=order.price,
+            credits_estimate=planned.price,
         )
 
 
 @dataclass
 class StoryRun:
-    """One run of a story: its shots are made in chains, as far as slots, budget and answers allow."""
+    """One run of a story. It makes the chains of shots as slots, budget and lost answers allow."""
 
     jobs: VideoJobs
-    state: StoryPlan
+    plan: StoryPlan
     budget: RunBudget
     steps: BatchSteps
     prepare: Callable[[VideoRequest], Awaitable[VideoRequest]]
     slots: asyncio.Semaphore
     notify: Callable[[int, VideoOutcome], None]
-    doubts: int = 0
+    lost_answers: int = 0
 
-    async def chain(self, chain: list[Shot]) -> None:
-        """Make shots that go on from each other, one after the other."""
+    async def run_chain(self, chain: list[Shot]) -> None:
+        """Make shots that continue each other, one after the other."""
         for shot in chain:
             number, before = shot.number, shot.number - 1
-            if shot.goes_on and before not in self.state.saved:
-                told = f"it goes on from shot {before}, which is not there"
-                self._note(number, self.state.outcome(shot, told))
+            if shot.continues and before not in self.plan.saved:
+                outcome = self.plan.outcome(shot, f"it continues shot {before}, which is missing")
             else:
-                self._note(number, await self._made(shot))
+                outcome = await self._make(shot)
+            self.plan.outcomes[number] = outcome
+            self.notify(number, outcome)
 
-    async def _made(self, shot: Shot) -> VideoOutcome:
+    async def _make(self, shot: Shot) -> VideoOutcome:
         number = shot.number
         try:
-            order = self.state.orders[number]
-            if not order.request.is_prepared:
-                before = order.spent
-                order = await self.state.look(self.jobs, number, await self.prepare(self.state.request(number)))
-                self.budget.spent += order.spent - before
+            planned = self.plan.videos[number]
+            if not planned.request.is_prepared:
+                before = planned.spent
+                request = await self.prepare(self.plan.request(number))
+                planned = await self.plan.plan_shot(self.jobs, number, request)
+                self.budget.spent += planned.spent - before
         except Exception as error:
-            return self.state.outcome(shot, f"its first frame could not be had, nothing was bought: {redact(error)}")
-        if number in self.state.saved:
-            return order.saved_outcome(self.state.saved[number], order.spent)
+            return self.plan.outcome(shot, f"its first frame cannot be read, nothing was bought: {redact(error)}")
+        if number in self.plan.saved:
+            return planned.saved_outcome(self.plan.saved[number], planned.spent)
 
         async def save(submission: Submission) -> SavedVideo:
-            self.state.saved[number] = saved = await self.steps.save(submission)
+            self.plan.saved[number] = saved = await self.steps.save(submission)
             return saved
 
         async with self.slots:
-            if order.price and self.doubts >= _DOUBTS:
-                told = f"{self.doubts} answers were lost, so it was not bought: decide on those, and run it again"
-                return self.state.outcome(shot, told)
+            if planned.price and self.lost_answers >= _MAX_LOST_ANSWERS:
+                reason = f"{self.lost_answers} answers were lost, so it was not bought: decide on those, and run again"
+                return self.plan.outcome(shot, reason)
             steps = replace(self.steps, submit=self._submit, save=save)
-            report = await run_batch(Plan((order,), self.budget), steps, slots=1)
+            report = await run_batch(Plan((planned,), self.budget), steps, slots=1)
         return report.videos[0]
 
     async def _submit(self, request: VideoRequest) -> Submission:
         try:
             return await self.steps.submit(request)
         except InDoubtError as error:
-            self.doubts += not error.found
+            self.lost_answers += not error.found
             raise
 
-    def _note(self, number: int, outcome: VideoOutcome) -> None:
-        self.state.outcomes[number] = outcome
-        self.notify(number, outcome)
 
-
-async def _problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:
+async def _media_problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:
     try:
         jobs.loova.check(request)
     except InvalidRequestError as error:

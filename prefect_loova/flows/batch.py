@@ -1,6 +1,6 @@
-"""The flows of many videos: of a list that a flow has, and of one in a file."""
+"""The flows of many videos: from a list of requests, and from a list in a file."""
 
-# No `from __future__ import annotations` here, as in flows.py.
+# No `from __future__ import annotations`: see `flows/video.py`.
 
 from typing import Annotated, Any
 
@@ -52,36 +52,51 @@ async def generate_videos(
     concurrency_limit: str = LIMIT,
     preview: Preview = "still",
 ) -> BatchReport:
-    """Make many videos on Loova, each paid once, and save them in the bucket.
+    """Make many videos on Loova, pay for each once, and save them to the bucket.
 
-    The batch is priced and admitted as a whole before the first submit. Duplicates are one video; what is saved
-    already costs nothing. One bad video does not stop the others.
+    The whole batch is priced and admitted before the first submit. Duplicate requests are one video, and a video that
+    is already saved costs nothing. One bad video does not stop the others.
 
     Args:
-        requests: The videos to be made.
+        requests: The videos to make.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
-        max_credits: The credits that this run may spend: a hard stop. None for no bound.
-        keep_credits: The credits that must be left in the account.
-        over_budget: What to do when the batch may cost more than that. `refuse`: nothing is started. `stop`: as many
-            videos are made as are certain to fit, in the order given.
-        on_failure: Whether the run fails at its end when videos are missing. `raise`: yes. `report`: no, the report
-            tells.
-        wait: Whether to wait for the videos and save them. If not, they are queued, as many are submitted as there are
-            places, and the run ends; the scheduled flow `collect_videos` does the rest.
+        prefix: The prefix in the bucket, below the block's own folder.
+        max_credits: The credits that this run may spend, a hard limit. None for no limit.
+        keep_credits: The credits to keep in the account.
+        over_budget: What to do if the batch may cost more than that. `refuse`: start nothing. `stop`: make the videos
+            that certainly fit, in the given order.
+        on_failure: What to do if videos are missing at the end. `raise`: the run fails. `report`: the run succeeds, and
+            the report says what is missing.
+        wait: Whether to wait for the videos and save them. If not, the run queues them, submits as many as there are
+            free slots, and ends. The scheduled flow `collect_videos` does the rest.
         max_wait: Seconds to wait for each video.
         poll_seconds: The longest first pause between polls, in seconds.
-        max_paid_attempts: How often each request may be bought in all, when Loova fails to make it.
+        max_paid_attempts: How many times each request may be bought in total, if Loova fails to make the video.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
-        concurrency_limit: The Prefect global concurrency limit that says how many are made at once, in all runs
-            together; made with 6 if it is missing.
+        concurrency_limit: The Prefect global concurrency limit. Its value is how many videos all runs together make at
+            the same time. It is created with 6 if it does not exist.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+
+    Returns:
+        The outcome of each request.
 
     Raises:
         BudgetError: The batch as a whole was refused; nothing was bought.
-        BatchError: Videos are missing at the end, and `on_failure` is `raise`. Its `report` tells which.
+        BatchError: Videos are missing, and `on_failure` is `raise`. Its `report` says which.
+
+    Example:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, generate_videos
+
+        async def main() -> str:
+            credentials, bucket = await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova")
+            requests = [VideoRequest(prompt=prompt, duration=4) for prompt in ("a boat", "a kite")]
+            report = await generate_videos(requests, credentials, bucket, max_credits=200)
+            return report.summary
+        ```
     """
     batch = Batch(
         location=Location(credentials, bucket, prefix),
@@ -123,39 +138,56 @@ async def generate_from_manifest(
     preview: Preview = "still",
     media_folder: str | None = None,
 ) -> BatchReport:
-    """Make the videos of a list, CSV or JSON lines; only those that are not there yet are paid.
+    """Make the videos of a list in CSV or JSON lines, and pay only for those that are missing.
 
-    The columns are named like a request's fields: prompt, model, ratio, duration, and so on. Everything that is wrong
-    with the list is told at once, before anything is spent. A report is written beside it (`prompts.report.csv`).
+    The columns have the names of a request's fields: prompt, model, ratio, duration, and so on. All problems of the
+    list are reported together, before anything is spent. The run writes a report beside the list
+    (`prompts.report.csv`).
 
     Args:
-        manifest: The list: a local path, or an `s3://` URI that the bucket's credentials may read. Ends with `.csv` or
-            `.jsonl`.
+        manifest: The list: a local path, or an `s3://` URI that the bucket's credentials may read. It ends with `.csv`
+            or `.jsonl`.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
+        prefix: The prefix in the bucket, below the block's own folder.
         dry_run: Show the price table and spend nothing.
-        max_credits: The credits that this run may spend: a hard stop. None for no bound.
-        keep_credits: The credits that must be left in the account.
-        over_budget: What to do when the batch may cost more than that. `refuse`: nothing is started. `stop`: as many
-            videos are made as are certain to fit, in the order given.
-        on_failure: Whether the run fails at its end when videos are missing. `raise`: yes. `report`: no, the report
-            tells.
-        wait: Whether to wait for the videos and save them; else `collect_videos` does the rest.
+        max_credits: The credits that this run may spend, a hard limit. None for no limit.
+        keep_credits: The credits to keep in the account.
+        over_budget: What to do if the batch may cost more than that. `refuse`: start nothing. `stop`: make the videos
+            that certainly fit, in the given order.
+        on_failure: What to do if videos are missing at the end. `raise`: the run fails. `report`: the run succeeds, and
+            the report says what is missing.
+        wait: Whether to wait for the videos and save them. If not, `collect_videos` does the rest.
         max_wait: Seconds to wait for each video.
         poll_seconds: The longest first pause between polls, in seconds.
-        max_paid_attempts: How often each request may be bought in all, when Loova fails to make it.
-        max_rows: The most rows to take.
+        max_paid_attempts: How many times each request may be bought in total, if Loova fails to make the video.
+        max_rows: The most rows to accept.
         upload_options: boto3's `ExtraArgs` of an upload.
-        concurrency_limit: The Prefect global concurrency limit that says how many are made at once.
+        concurrency_limit: The Prefect global concurrency limit. Its value is how many videos are made at the same time.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
-        media_folder: The folder in which the local files must lie that the list names. A list from S3 may name none
-            unless this is given, and its relative paths begin here; those of a local list begin beside it.
+        media_folder: The folder of the local files that the list names. A list in S3 may name local files only if you
+            set it, and relative paths start there. In a local list they start at the list's own folder.
+
+    Returns:
+        The outcome of each request.
 
     Raises:
-        InvalidRequestError: Everything that is wrong with the list, by line and column.
+        InvalidRequestError: The list has problems; the error lists all of them, by line and column.
         BudgetError: The batch as a whole was refused; nothing was bought.
-        BatchError: Videos are missing at the end, and `on_failure` is `raise`. Its `report` tells which.
+        BatchError: Videos are missing, and `on_failure` is `raise`. Its `report` says which.
+
+    Example:
+        ```python
+        from pathlib import Path
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, generate_from_manifest
+
+        async def main() -> str:
+            Path("prompts.csv").write_text("prompt,duration\\na boat,4\\na kite,4\\n")
+            credentials, bucket = await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova")
+            report = await generate_from_manifest("prompts.csv", credentials, bucket, dry_run=True)
+            return report.left_to_buy
+        ```
     """
     source = Manifest(manifest, bucket)
     requests = read_manifest(await source.read(), manifest, max_rows=max_rows)

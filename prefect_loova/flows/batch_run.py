@@ -1,4 +1,4 @@
-"""Run a batch within a flow run: admit it, work it off with Prefect tasks or queue it, show what became of it."""
+"""Run a batch in a flow run: admit it, make the videos with Prefect tasks or queue them, and show the outcomes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect_loova._prefect.lineage import tag_this_run, tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
-from prefect_loova.batches.pricing import is_there, price_videos
+from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.errors import BatchError, first_lines
 from prefect_loova.jobs import save as saving
@@ -33,15 +33,15 @@ from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
-"""Whether a run fails at its end when videos are missing."""
+"""Whether a run with missing videos fails (`raise`) or only reports them (`report`)."""
 
 OverBudget = Literal["refuse", "stop"]
-"""What to do when a batch may cost more than it is allowed to: start nothing, or as many as are certain to fit."""
+"""What to do if a batch may cost more than allowed: start nothing, or make the videos that certainly fit."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How a batch is made; the fields are the parameters of `generate_videos`, which explains them."""
+    """The options of a batch. They are the parameters of `generate_videos`, which explains them."""
 
     location: Location
     max_credits: float | None = None
@@ -59,16 +59,16 @@ class Batch:
     local: LocalFiles = field(default_factory=LocalFiles)
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
-        """Show what the batch would cost, in the log and as an artifact. Spends nothing."""
+        """Show the price of the batch in the log and as an artifact. Spends nothing."""
         async with self.location.open() as jobs:
             requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(requests)
-            orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
-        for order in orders:
-            warn_about_references(order.request)
-        table = price_table(orders)
+            videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            for planned in videos:
+                warn_about_references(planned.request)
+        table = price_table(videos)
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
-        report = BatchReport(videos=tuple(_as_it_stands(order) for order in orders))
+        report = BatchReport(videos=tuple(map(_dry_run_outcome, videos)))
         for video in report.videos:
             if video.outcome in ("failed", "in_doubt"):
                 _log_outcome(video)
@@ -77,63 +77,63 @@ class Batch:
     async def make(
         self,
         requests: Sequence[VideoRequest],
-        report_to: Callable[[BatchReport], Awaitable[None]] | None = None,
+        write_report: Callable[[BatchReport], Awaitable[None]] | None = None,
     ) -> BatchReport:
         """Make the videos of all requests, or queue them.
 
         Args:
-            requests: The videos to be made.
-            report_to: Gets the report before it is decided whether the run fails.
+            requests: The videos to make.
+            write_report: Called with the report before this method decides whether the run fails.
 
         Raises:
             BudgetError: The batch as a whole was refused.
-            BatchError: Videos are missing at the end, and `on_failure` is `raise`.
+            BatchError: Videos are missing, and `on_failure` is `raise`.
         """
         logger = get_run_logger()
         async with self.location.open() as jobs:
             await jobs.records.check_conditional_writes()
             requests = await MediaPreparer(jobs, self.local).prepare_all(requests)
-            orders = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             plan = await admit(
                 jobs,
-                orders,
+                videos,
                 max_credits=self.max_credits,
                 keep_credits=self.keep_credits,
                 over_budget=self.over_budget,
             )
             logger.info(
-                "%d videos, each once: %d are there, %d are to be bought for up to %s",
-                len(orders),
-                sum(order.submission is not None for order in orders),
-                sum(bool(order.price) for order in orders),
+                "%d different videos: %d are already bought, %d are to be bought for up to %s",
+                len(videos),
+                sum(planned.submission is not None for planned in videos),
+                sum(bool(planned.price) for planned in videos),
                 format_credits(plan.price),
             )
             if self.wait:
-                report = await self._worked_off(jobs, plan)
+                report = await self._make_all(jobs, plan)
             else:
-                report = await self._detached(jobs, plan.orders, plan.budget.take)
+                report = await self._queue_all(jobs, plan)
             logger.info(report.summary)
             await publish_batch(report, await posters(jobs, report))
-        if report_to is not None:
-            await report_to(report)
+        if write_report is not None:
+            await write_report(report)
         on_their_way = 0 if self.wait else report.count("submitted", "queued")
         if self.on_failure == "raise" and report.count("saved", "reused") + on_their_way < report.count():
             raise BatchError(
-                _what_failed(report), report=report, credits_spent="yes" if report.credits_charged else "no"
+                _missing_videos(report), report=report, credits_spent="yes" if report.credits_charged else "no"
             )
         return report
 
-    async def _worked_off(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
-        free = await slot_count(self.concurrency_limit)
-        with tagged({order.request.model for order in plan.orders}) as made:
-            await tag_this_run(made)
-            async with batch_progress(len(plan.orders)) as heard:
+    async def _make_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
+        slots = max(1, await slot_count(self.concurrency_limit))
+        with tagged({planned.request.model for planned in plan.videos}) as run_tags:
+            await tag_this_run(run_tags)
+            async with batch_progress(len(plan.videos)) as count:
 
                 def notify(outcome: VideoOutcome) -> None:
                     _log_outcome(outcome)
-                    heard(outcome)
+                    count(outcome)
 
-                return await run_batch(plan, self.steps(jobs), slots=max(free, 1), notify=notify)
+                return await run_batch(plan, self.steps(jobs), slots=slots, notify=notify)
 
     def steps(self, jobs: VideoJobs) -> BatchSteps:
         """The steps of one video, as Prefect tasks."""
@@ -151,13 +151,12 @@ class Batch:
             return submission
 
         async def save(submission: Submission) -> SavedVideo:
-            options, most = self.upload_options, self.max_bytes
             saved: SavedVideo = await save_video(
                 submission,
                 credentials=credentials,
                 bucket=bucket,
-                upload_options=options,
-                max_bytes=most,
+                upload_options=self.upload_options,
+                max_bytes=self.max_bytes,
                 max_wait=self.max_wait,
                 preview=self.preview,
             )
@@ -171,73 +170,67 @@ class Batch:
                 bucket=bucket,
                 max_wait=self.max_wait,
                 poll_seconds=self.poll_seconds,
-                show_progress=False,  # the batch has a bar
+                show_progress=False,  # the batch has one
             ),
             save=save,
-            is_there=partial(is_there, jobs),
+            is_stored=partial(is_stored, jobs),
             slot=partial(slot, self.concurrency_limit),
         )
 
-    async def _detached(
-        self, jobs: VideoJobs, orders: Sequence[PlannedVideo], take: Callable[[float], bool]
-    ) -> BatchReport:
-        """Queue what is to be bought, and submit at once what there are places for."""
-        wanted = [order for order in orders if order.price and take(order.price)]
-        await enqueue(jobs, [order.request for order in wanted], max_paid_attempts=self.max_paid_attempts)
-        found = await collect(
+    async def _queue_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
+        """Queue the videos to buy, and submit as many at once as there are free slots."""
+        wanted = [planned for planned in plan.videos if planned.price and plan.budget.take(planned.price)]
+        await enqueue(jobs, [planned.request for planned in wanted], max_paid_attempts=self.max_paid_attempts)
+        collected = await collect(
             jobs,
             slots=await slot_count(self.concurrency_limit),
             upload_options=self.upload_options,
             max_bytes=self.max_bytes,
         )
-        queued = {order.request.key for order in wanted}
-        return BatchReport(videos=tuple(_left(order, order.request.key in queued, found) for order in orders))
+        queued = {planned.request.key for planned in wanted}
+        return BatchReport(
+            videos=tuple(_queued_outcome(video, video.request.key in queued, collected) for video in plan.videos)
+        )
 
 
-def _as_it_stands(order: PlannedVideo) -> VideoOutcome:
-    if order.submission is not None:
-        return order.outcome_of("reused" if order.state == "saved" else "submitted")
-    if order.price:
-        return order.outcome_of("not_started", "a dry run")
-    return order.outcome_of("in_doubt" if order.state == "in_doubt" else "failed", order.reason)
+def _dry_run_outcome(planned: PlannedVideo) -> VideoOutcome:
+    return planned.outcome_of("not_started", "a dry run") if planned.price else planned.current_outcome()
 
 
-def _left(order: PlannedVideo, queued: bool, found: CollectedVideos) -> VideoOutcome:
-    """What became of one request of a detached batch so far."""
-    key = order.request.key
-    bought = next((one for one in found.submitted if one.key == key), None)
-    failed = next((reason for one, reason in found.failed if one == key), None)
-    saved = next((one for one in found.saved if one.key == key), None)
+def _queued_outcome(planned: PlannedVideo, is_queued: bool, collected: CollectedVideos) -> VideoOutcome:
+    """Return the outcome of one video of a detached batch."""
+    key = planned.request.key
+    bought = next((one for one in collected.submitted if one.key == key), None)
+    failure = next((reason for one, reason in collected.failed if one == key), None)
+    saved = next((one for one in collected.saved if one.key == key), None)
     if bought is not None:
         cost = budget_credits(bought.credits_estimate, bought.credits_cost, settled=False)
-        return order.outcome_of("submitted", task_id=bought.task_id, credits_charged=order.spent + cost)
+        return planned.outcome_of("submitted", task_id=bought.task_id, credits_charged=planned.spent + cost)
     if saved is not None:
-        return order.saved_outcome(saved, order.spent)
-    if failed is not None:
-        return order.outcome_of("failed", failed)
-    doubt = next((one for one in found.in_doubt if one.key == key), None)
-    if order.state == "in_doubt" or doubt is not None:
-        maybe = doubt.credits_estimate if doubt is not None and queued else 0.0
-        reason = order.reason or "the answer to its submit is lost: a person decides (resolve_job)"
-        return order.outcome_of("in_doubt", reason, credits_charged=order.spent + maybe)
-    if queued:
-        return order.outcome_of("queued", next((reason for one, reason in found.problems if one == key), ""))
-    if order.submission is not None:
-        return order.outcome_of("reused" if order.state == "saved" else "submitted")
-    if order.price:
-        return order.outcome_of("not_started", "max_credits or keep_credits would be exceeded")
-    return order.outcome_of("failed", order.reason)
+        return planned.saved_outcome(saved, planned.spent)
+    if failure is not None:
+        return planned.outcome_of("failed", failure)
+    doubt = next((one for one in collected.in_doubt if one.key == key), None)
+    if planned.state == "in_doubt" or doubt is not None:
+        risked = doubt.credits_estimate if doubt is not None and is_queued else 0.0
+        reason = planned.reason or "the answer to its submit is lost: a person has to decide (resolve_job)"
+        return planned.outcome_of("in_doubt", reason, credits_charged=planned.spent + risked)
+    if is_queued:
+        return planned.outcome_of("queued", next((reason for one, reason in collected.problems if one == key), ""))
+    if planned.price:
+        return planned.outcome_of("not_started", "max_credits or keep_credits would be exceeded")
+    return planned.current_outcome()
 
 
 def _log_outcome(outcome: VideoOutcome) -> None:
-    told = outcome.video or outcome.reason
+    result = outcome.video or outcome.reason
     if outcome.differs:
-        told = f"{told}, which differs from what was asked for: {outcome.differs}"
+        result = f"{result}, which differs from the request: {outcome.differs}"
     is_good = outcome.outcome in ("saved", "reused") and not outcome.differs
     log = get_run_logger().info if is_good else get_run_logger().warning
-    log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), told)
+    log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result)
 
 
-def _what_failed(report: BatchReport) -> str:
-    missing = [video for video in report.videos if video.outcome not in ("saved", "reused")]
-    return "\n".join([report.summary, *first_lines([video.line for video in missing], 10)])
+def _missing_videos(report: BatchReport) -> str:
+    missing = [video.line for video in report.videos if video.outcome not in ("saved", "reused")]
+    return "\n".join([report.summary, *first_lines(missing, 10)])

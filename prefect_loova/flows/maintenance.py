@@ -1,6 +1,6 @@
-"""The flows that look after jobs: finish what other runs left, report the credits, resolve what is in doubt."""
+"""The flows that maintain jobs: finish the jobs of other runs, report the credits, and resolve jobs in doubt."""
 
-# No `from __future__ import annotations` here, as in flows.py.
+# No `from __future__ import annotations`: see `flows/video.py`.
 
 import getpass
 from datetime import UTC, datetime
@@ -40,39 +40,52 @@ async def collect_videos(
     concurrency_limit: str = LIMIT,
     preview: Preview = "still",
 ) -> CollectedVideos:
-    """Finish what other runs left: save the videos that are made, submit what is queued, report what is in doubt.
+    """Finish the jobs of other runs: save videos that are made, submit queued requests, and report jobs in doubt.
 
-    Made for a schedule of every minute or so: it looks at each open job once, and ends. Several at once are harmless.
+    Schedule it every minute or so. It checks each open job once, and ends. Several runs at the same time are safe.
 
     Args:
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
-        key: Only this job, by its key, the beginning of its key, or its Loova task; nothing is submitted then.
+        prefix: The prefix in the bucket, below the block's own folder.
+        key: Collect only this job: its key, the beginning of its key, or its Loova task. Then nothing is submitted.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
-        concurrency_limit: The Prefect global concurrency limit whose value says how many may run at Loova at once.
+        concurrency_limit: The Prefect global concurrency limit. Its value is how many tasks may run at Loova.
         preview: What the page of each saved video shows: `moving`, `still`, or `none`.
+
+    Returns:
+        The videos and jobs that this run found.
 
     Raises:
         InvalidRequestError: No open job has this key or task.
-        StorageError: The index of open jobs may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        StorageError: The credentials may not list the bucket (`s3:ListBucket`), or S3 cannot be reached.
+
+    Example:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, collect_videos
+
+        async def main() -> str:
+            collected = await collect_videos(await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova"))
+            return collected.summary
+        ```
     """
     logger = get_run_logger()
     async with Location(credentials, bucket, prefix).open() as jobs:
-        found = await collect(
+        collected = await collect(
             jobs,
             slots=await slot_count(concurrency_limit),
             key=key,
             upload_options=upload_options,
             max_bytes=max_bytes,
         )
-    logger.info(found.summary)
-    for failed, reason in found.failed:
+    logger.info(collected.summary)
+    for failed, reason in collected.failed:
         logger.warning("job %s: %s", failed, reason)
-    if found.in_doubt or found.problems:
-        await publish_jobs_in_doubt(found.in_doubt, found.problems)
-    for saved in found.saved:
+    if collected.in_doubt or collected.problems:
+        await publish_jobs_in_doubt(collected.in_doubt, collected.problems)
+    for saved in collected.saved:
         try:
             await show_video(
                 saved,
@@ -82,9 +95,9 @@ async def collect_videos(
                 preview=preview,
                 upload_options=upload_options,
             )
-        except Exception as error:  # it is saved: no reason to fail, nor to leave the others without their pages
+        except Exception as error:  # the video is saved, and the others need their pages
             logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
-    return found
+    return collected
 
 
 @flow(name="report-credits")
@@ -95,20 +108,34 @@ async def report_credits(
     days: Annotated[int, Field(ge=1, le=366)] = 30,
     low_below: Annotated[float, Field(ge=0)] = 1000.0,
 ) -> CreditsReport:
-    """Show the account's credits, and what was spent by day, model and deployment, from the job records.
+    """Show the account's credits, and the spending by day, model and deployment, from the job records.
 
-    Sends the event `loova.credits.low` when the balance is below a threshold.
+    The flow sends the event `loova.credits.low` if the balance is below a threshold.
 
     Args:
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
-        days: How many days to look back, today included (UTC).
+        prefix: The prefix in the bucket, below the block's own folder.
+        days: How many days to include, up to today (UTC).
         low_below: The credits below which the balance is low.
+
+    Returns:
+        The balance, and the spending.
 
     Raises:
         AuthenticationError: Loova does not accept the API key.
-        StorageError: The days may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        StorageError: The credentials may not list the bucket (`s3:ListBucket`), or S3 cannot be reached.
+
+    Example:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, report_credits
+
+        async def main() -> float:
+            credentials, bucket = await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova")
+            report = await report_credits(credentials, bucket, days=7, low_below=500)
+            return report.available
+        ```
     """
     async with Location(credentials, bucket, prefix).open() as jobs:
         report = await credits_report(jobs, days=days, low_below=low_below)
@@ -134,32 +161,46 @@ async def resolve_job(
     why: str = "",
     force: bool = False,
 ) -> list[JobInDoubt]:
-    """List the jobs in doubt, after carrying out what a person decided about one of them.
+    """List the jobs in doubt, or record a person's decision about one of them.
 
-    After a decision, ask for the same request again to go on with it.
+    After a decision, run the same request again to continue with it.
 
     Args:
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
+        prefix: The prefix in the bucket, below the block's own folder.
         key: The job's key, or its beginning.
-        decision: `list`: none. `adopt`: its task is in the Loova dashboard. `submit-again`: it is not, and a second
-            payment is risked. `give-up`: no video is wanted any more. `take-back`: the task that was adopted is not
-            this job's; the job is in doubt again.
-        task_id: Only to adopt: the Loova task.
-        attempt: The attempt decided about; the one in doubt (or with an adopted task), if not given.
-        who: Who decides; the user of the process, if not given. It stays in the record.
-        why: What the person saw. It stays in the record.
-        force: Only to adopt: take the task although what Loova says of it contradicts what was sent. `why` must say
-            the reason.
+        decision: `list`: decide nothing. `adopt`: the task is in the Loova dashboard. `submit-again`: it is not, and
+            you risk a second payment. `give-up`: you do not want the video any more. `take-back`: the adopted task
+            belongs to another job, so the job is in doubt again.
+        task_id: The Loova task to adopt.
+        attempt: The attempt to decide about. By default the one in doubt, or the one with an adopted task.
+        who: Who decides. By default the user of the process. The record stores it.
+        why: What the person saw. The record stores it.
+        force: Adopt the task although it contradicts the request. `why` must give the reason.
+
+    Returns:
+        The jobs in doubt.
 
     Raises:
-        InvalidRequestError: A key without a decision, a decision without a key, or as `doubt.decide` says.
-        TaskNotFoundError: Loova does not know the task to adopt. The job is as it was.
+        InvalidRequestError: Only one of `key` and `decision` is given, or the decision cannot be applied.
+        TaskNotFoundError: Loova does not know the task to adopt. The job is unchanged.
         InvalidTransitionError: The job, or this attempt of it, is not in doubt.
+
+    Example:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, resolve_job
+
+        async def main() -> int:
+            jobs = await resolve_job(await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova"))
+            for job in jobs:
+                print(job.evidence, *job.next_steps, sep="\\n")
+            return len(jobs)
+        ```
     """
     if bool(key) != (decision != "list"):
-        raise InvalidRequestError("key, decision: give both to decide about a job, or none to list the jobs in doubt")
+        raise InvalidRequestError("key, decision: give both to decide about a job, or neither to list jobs in doubt")
     async with Location(credentials, bucket, prefix).open() as jobs:
         if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
@@ -170,7 +211,9 @@ async def resolve_job(
         except StorageError as error:
             if decision == "list":
                 raise
-            get_run_logger().warning("it is decided, but what is left cannot be listed: %s", error)
+            get_run_logger().warning(
+                "the decision is recorded, but the other jobs in doubt cannot be listed: %s", error
+            )
             return []
     await publish_jobs_in_doubt(waiting.in_doubt, waiting.problems)
     return waiting.in_doubt

@@ -23,7 +23,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
-from prefect_loova.batches.film import join_shots
+from prefect_loova.batches.film import JoinedFilm, join_shots
 from prefect_loova.batches.plan import RunBudget, admit, price_table
 from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import Storyboard, read_storyboard
@@ -42,74 +42,65 @@ from prefect_loova.tasks import RETRIES, prepare_media
 
 @dataclass(frozen=True)
 class Story:
-    """How a story is made: like a batch, and in chains of shots that go on from each other.
+    """A story and the options to make it.
 
     Attributes:
-        board: What is told.
-        batch: How each shot is made.
+        board: The storyboard.
+        batch: How to make each shot.
     """
 
     board: Storyboard
     batch: Batch
 
     async def dry_run(self) -> StoryReport:
-        """Show what the story would cost. Spends nothing, and puts nothing into the bucket."""
+        """Show the price of the story. Spends nothing, and uploads nothing."""
         async with self.batch.location.open() as jobs:
-            state = await self._plan(jobs, upload=False)
-        for order in state.orders.values():
-            warn_about_references(order.request)
-        table = price_table(list(state.orders.values()))
+            plan = await self._plan(jobs, upload=False)
+            for planned in plan.videos.values():
+                warn_about_references(planned.request)
+        table = price_table(list(plan.videos.values()))
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
-        return self._report([state.outcome(shot, "a dry run") for shot in self.board.shots])
+        return self._report([plan.outcome(shot, "a dry run") for shot in self.board.shots])
 
     async def make(self) -> StoryReport:
-        """Make all shots, each paid once, and join them.
+        """Make all shots, pay for each once, and join them.
 
         Raises:
-            InvalidRequestError: All that is wrong with the shots' media.
+            InvalidRequestError: The shots' media have problems; the error lists all of them.
             BudgetError: The story as a whole was refused; nothing was bought.
-            BatchError: Shots are missing at the end.
+            BatchError: Shots are missing, or they could not be joined.
         """
         logger = get_run_logger()
         async with self.batch.location.open() as jobs:
             await jobs.records.check_conditional_writes()
-            state = await self._plan(jobs)
-            orders = list(state.orders.values())
-            plan = await admit(jobs, orders, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits)
-            logger.info(
-                "%s: %d shots, %d are there, the others cost up to %s",
-                redact(self.board.title, 80),
-                len(orders),
-                len(state.saved),
-                format_credits(plan.price),
+            plan = await self._plan(jobs)
+            videos = list(plan.videos.values())
+            admitted = await admit(
+                jobs, videos, max_credits=self.batch.max_credits, keep_credits=self.batch.keep_credits
             )
-            outcomes = await self._shots(jobs, state, plan.budget)
+            logger.info(
+                "%s: %d shots, %d are in the bucket, the others cost up to %s",
+                redact(self.board.title, 80),
+                len(videos),
+                len(plan.saved),
+                format_credits(admitted.price),
+            )
+            outcomes = await self._make_shots(jobs, plan, admitted.budget)
             report, problem = self._report(outcomes), None
-            if len(state.saved) == len(self.board.shots):
+            if len(plan.saved) == len(self.board.shots):
                 try:
-                    report = report.with_film(await self._film(state))
+                    film = await self._join_shots(plan)
+                    report = report.with_film(film.model_dump())
                 except Exception as error:
                     problem = error
             logger.info(report.summary)
             await self._show(jobs, report)
         if report.film is None:
-            told = _not_joined(report, problem) if problem else _what_failed(report)
+            message = _join_failure(report, problem) if problem else _missing_shots(report)
             spent = "yes" if report.shots.credits_charged else "no"
-            raise BatchError(told, report=report.shots, credits_spent=spent) from problem
+            raise BatchError(message, report=report.shots, credits_spent=spent) from problem
         return report
-
-    async def _film(self, state: StoryPlan) -> dict[str, Any]:
-        videos = [state.saved[shot.number] for shot in self.board.shots]
-        location = self.batch.location
-        film: dict[str, Any] = await _join(
-            videos,
-            credentials=location.credentials,
-            bucket=location.bucket,
-            prefix=location.prefix,
-            upload_options=self.batch.upload_options,
-        )
-        return film
 
     async def _plan(self, jobs: VideoJobs, *, upload: bool = True) -> StoryPlan:
         preparing = MediaPreparer(jobs, self.batch.local, upload=upload)
@@ -118,39 +109,46 @@ class Story:
     def _report(self, outcomes: list[VideoOutcome]) -> StoryReport:
         return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)))
 
-    async def _shots(self, jobs: VideoJobs, state: StoryPlan, budget: RunBudget) -> list[VideoOutcome]:
-        free = max(1, await slot_count(self.batch.concurrency_limit))
-        location = self.batch.location
-        prepare = partial(
-            prepare_media, credentials=location.credentials, bucket=location.bucket, prefix=location.prefix
-        )
-        with tagged({shot.request.model for shot in self.board.shots}) as made:
-            await tag_this_run(made)
-            async with batch_progress(len(self.board.shots)) as heard, task_group() as group:
+    async def _make_shots(self, jobs: VideoJobs, plan: StoryPlan, budget: RunBudget) -> list[VideoOutcome]:
+        slots = asyncio.Semaphore(max(1, await slot_count(self.batch.concurrency_limit)))
+        prepare = partial(prepare_media, **self._blocks)
+        with tagged({shot.request.model for shot in self.board.shots}) as run_tags:
+            await tag_this_run(run_tags)
+            async with batch_progress(len(self.board.shots)) as count, task_group() as group:
 
                 def notify(number: int, outcome: VideoOutcome) -> None:
                     _log_shot(number, outcome)
-                    heard(outcome)
+                    count(outcome)
 
-                run = StoryRun(jobs, state, budget, self.batch.steps(jobs), prepare, asyncio.Semaphore(free), notify)
+                run = StoryRun(jobs, plan, budget, self.batch.steps(jobs), prepare, slots, notify)
                 for chain in self.board.chains():
-                    group.create_task(run.chain(chain))
-        return [state.outcomes[shot.number] for shot in self.board.shots]
+                    group.create_task(run.run_chain(chain))
+        return [plan.outcomes[shot.number] for shot in self.board.shots]
+
+    async def _join_shots(self, plan: StoryPlan) -> JoinedFilm:
+        videos = [plan.saved[shot.number] for shot in self.board.shots]
+        film: JoinedFilm = await _join(videos, **self._blocks, upload_options=self.batch.upload_options)
+        return film
+
+    @property
+    def _blocks(self) -> dict[str, Any]:
+        location = self.batch.location
+        return {"credentials": location.credentials, "bucket": location.bucket, "prefix": location.prefix}
 
     async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
         moving = None
         try:
             if report.film:
-                found = await load_moving(jobs.records, report.film.removeprefix(jobs.records.uri("")))
-                moving = Picture(*found) if found else None
+                preview = await load_moving(jobs.records, report.film.removeprefix(jobs.records.uri("")))
+                moving = Picture(*preview) if preview else None
             pictures = await posters(jobs, report.shots)
         except Exception as error:
-            get_run_logger().warning("the story has no pictures in its page (%s)", redact(error))
+            get_run_logger().warning("the story's page has no pictures (%s)", redact(error))
             pictures = {}
         await publish_story(report, moving, pictures)
 
 
-def _joins() -> str:
+def _join_run_name() -> str:
     return f"join {len(task_run.parameters['videos'])} shots"
 
 
@@ -158,7 +156,7 @@ def _joins() -> str:
     name="join-shots",
     description="Join the shots of a story into one film in the bucket.",
     tags={"loova"},
-    task_run_name=_joins,
+    task_run_name=_join_run_name,
     **RETRIES,
     cache_policy=NO_CACHE,
 )
@@ -169,7 +167,7 @@ async def _join(
     bucket: S3Bucket,
     prefix: str,
     upload_options: dict[str, Any] | None,
-) -> dict[str, Any]:
+) -> JoinedFilm:
     async with Location(credentials, bucket, prefix).open() as jobs:
         return await join_shots(jobs, videos, upload_options=upload_options)
 
@@ -180,17 +178,17 @@ def _log_shot(number: int, outcome: VideoOutcome) -> None:
     log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), result)
 
 
-def _not_joined(report: StoryReport, problem: Exception) -> str:
+def _join_failure(report: StoryReport, problem: Exception) -> str:
     return (
         f"{report.summary}\nAll shots are paid for and in the bucket, but they could not be joined: "
-        f"{redact(problem)}\nRun the same storyboard again: it buys none of them again, and joins them"
+        f"{redact(problem)}\nRun the same storyboard again: it joins them, and buys nothing"
     )
 
 
-def _what_failed(report: StoryReport) -> str:
+def _missing_shots(report: StoryReport) -> str:
     missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
-    told = [f"shot {one.rows[0]}, {one.line}" for one in missing]
-    return "\n".join([report.summary, *first_lines(told, 10)])
+    lines = [f"shot {one.rows[0]}, {one.line}" for one in missing]
+    return "\n".join([report.summary, *first_lines(lines, 10)])
 
 
 def _storyboard_name() -> str:
@@ -215,32 +213,48 @@ async def generate_storyboard(
     preview: Preview = "still",
     media_folder: str | None = None,
 ) -> StoryReport:
-    """Make a story of several shots and join them into one film; a shot may go on from the one before.
+    """Make a story of several shots and join them into one film. A shot may continue the shot before it.
 
-    Each shot is paid once: running it again goes on where an earlier run ended, and a changed shot is made anew, with
-    those that go on from it.
+    Each shot is paid once: if you run the storyboard again, it continues where the earlier run ended. If you change a
+    shot, that shot and those that continue it are made again.
 
     Args:
         storyboard: The shots: a local `.yaml` or `.json` file, or its `s3://` URI.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records, shots and films.
-        prefix: Where in the bucket, below the block's own folder.
+        prefix: The prefix in the bucket, below the block's own folder.
         dry_run: Show the price table and spend nothing.
-        max_credits: The credits that this run may spend: a hard stop. None for no bound.
-        keep_credits: The credits that must be left in the account.
+        max_credits: The credits that this run may spend, a hard limit. None for no limit.
+        keep_credits: The credits to keep in the account.
         max_wait: Seconds to wait for each shot.
         poll_seconds: The longest first pause between polls, in seconds.
-        max_paid_attempts: How often each shot may be bought in all, when Loova fails to make it.
+        max_paid_attempts: How many times each shot may be bought in total, if Loova fails to make it.
         upload_options: boto3's `ExtraArgs` of an upload.
-        concurrency_limit: The Prefect global concurrency limit that says how many shots are made at once.
+        concurrency_limit: The Prefect global concurrency limit. Its value is how many shots are made at the same time.
         preview: What the page of each shot shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
-        media_folder: The folder in which the local files must lie that the shots name. A storyboard from S3 may name
-            none unless this is given, and its relative paths begin here; those of a local one begin beside it.
+        media_folder: The folder of the local files that the shots name. A storyboard in S3 may name local files only
+            if you set it, and relative paths start there. In a local storyboard they start at its own folder.
+
+    Returns:
+        The outcome of each shot, and the film.
 
     Raises:
-        InvalidRequestError: Everything that is wrong with the storyboard, by shot and field.
+        InvalidRequestError: The storyboard has problems; the error lists all of them, by shot and field.
         BudgetError: The story as a whole was refused; nothing was bought.
-        BatchError: Shots are missing at the end.
+        BatchError: Shots are missing, or they could not be joined.
+
+    Example:
+        ```python
+        from pathlib import Path
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, generate_storyboard
+
+        async def main() -> str | None:
+            Path("boat.yaml").write_text("shots: [{prompt: a boat, duration: 4}, {prompt: fog, continue: true}]")
+            credentials, bucket = await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova")
+            report = await generate_storyboard("boat.yaml", credentials, bucket, max_credits=200)
+            return report.film
+        ```
     """
     source = Manifest(storyboard, bucket, what="storyboard")
     board = read_storyboard(await source.read(), storyboard)

@@ -1,8 +1,8 @@
-"""The flow of one video. Those of many are in `batch_flows`, of stories in `story_flow`, each read when it is used."""
+"""The flow of one video."""
 
-# No `from __future__ import annotations` here: Prefect hands a served flow to its process by value, and annotations
-# that are strings lose the names that they stand for. And no `result_serializer`: with it Prefect keeps results,
-# and the retry of a parent takes those of its subflows by the order of their calls, whatever was asked for.
+# No `from __future__ import annotations`: Prefect pickles a served flow by value, and string annotations then lose the
+# names that they refer to. No `result_serializer`: with it Prefect persists results, and when a parent flow is retried,
+# it replays those of its subflows in the order of the calls, whatever their parameters are.
 
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
@@ -54,40 +54,63 @@ async def generate_video(
     preview: Preview = "moving",
     player_link_seconds: Annotated[int, Field(ge=0, le=604_800)] = 0,
 ) -> SavedVideo | Submission:
-    """Make one video on Loova, paid once, and save it in the bucket.
+    """Make one video on Loova, pay for it once, and save it to the bucket.
 
-    Running it again with the same request never pays again: it finds the video, or goes on where an earlier run ended.
+    If you run the same request again, you do not pay again: the run finds the video, or continues where the earlier
+    run ended.
 
     Args:
-        request: The video to be made.
+        request: The video to make.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
-        prefix: Where in the bucket, below the block's own folder.
-        max_wait: Seconds to wait in all.
+        prefix: The prefix in the bucket, below the block's own folder.
+        max_wait: Seconds to wait in total.
         poll_seconds: The longest first pause between polls, in seconds.
-        max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
+        max_paid_attempts: How many times this request may be bought in total, if Loova fails to make the video.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
-        on_in_doubt: What to do when the answer to the submit is lost. `raise`: the run fails, and the error says what
-            to do. `suspend`: the run is suspended, asks for the decision with a form in the Prefect UI, and goes on;
-            where Prefect cannot suspend (subflows, tasks, runs without a deployment), it fails and the log says why.
-        concurrency_limit: The Prefect global concurrency limit that spaces submits out between runs; made with 6 if it
-            is missing, not used if the name is empty or no Prefect server is served.
-        wait: Whether to wait for the video and save it. If not, the run ends after the submit with its `Submission`,
-            and the scheduled flow `collect_videos` saves the video.
+        on_in_doubt: What to do if the answer to the submit is lost. `raise`: the run fails, and the error says how to
+            decide. `suspend`: the run is suspended until a person decides in a form in the Prefect UI, then continues.
+            Prefect cannot suspend subflows, tasks and runs without a deployment; they fail, and the log says why.
+        concurrency_limit: The Prefect global concurrency limit that spaces out the submits of all runs. It is created
+            with 6 if it does not exist. It is not used if the name is empty, or without a Prefect server.
+        wait: Whether to wait for the video and save it. If not, the run ends after the submit and returns its
+            `Submission`, and the scheduled flow `collect_videos` saves the video.
         preview: What the video's page in the Prefect UI shows. `moving`: an animated picture of at most 256 KiB.
-            `still`: a small picture. `none`: no pictures are made.
-        player_link_seconds: For how long the page has a link that plays the video, in seconds; whoever sees the page
-            can use it. 0 for no such link.
+            `still`: a small picture. `none`: no picture.
+        player_link_seconds: How long the page's link to play the video is valid, in seconds. Everybody who sees the
+            page can use it. 0 for no link.
+
+    Returns:
+        The saved video, or the submission if `wait` is false.
+
+    Raises:
+        RejectedError: Loova rejected the request; nothing was bought.
+        InDoubtError: The video may have been bought; a person has to decide.
+        TaskFailedError: Loova could not make the video.
+        WaitTimeoutError: The video is not made yet. Run the same request again to continue.
+        TransferError: The video could not be saved. Run the same request again.
+
+    Example:
+        ```python
+        from prefect_aws import S3Bucket
+        from prefect_loova import LoovaCredentials, VideoRequest, generate_video
+
+        async def main() -> str:
+            credentials, bucket = await LoovaCredentials.aload("loova"), await S3Bucket.aload("loova")
+            request = VideoRequest(prompt="a boat at sunset", duration=4)
+            saved = await generate_video(request, credentials, bucket)
+            return saved.video
+        ```
     """
     deadline = Deadline(max_wait)
-    with tagged([request.model]) as made:
-        await tag_this_run(made)
+    with tagged([request.model]) as run_tags:
+        await tag_this_run(run_tags)
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as stack:
             if wait and is_shared(concurrency_limit) and not await _is_bought(request, credentials, bucket, prefix):
-                await held.enter_async_context(slot(concurrency_limit, max_wait=max_wait))
+                await stack.enter_async_context(slot(concurrency_limit, max_wait=max_wait))
             while True:
                 try:
                     submission: Submission = await submit_video(
@@ -127,13 +150,13 @@ async def generate_video(
 
 
 async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> bool:
-    """Whether there is nothing to submit: waiting for what runs already needs no slot."""
+    """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
     async with Location(credentials, bucket, prefix).open() as jobs:
         try:
             await jobs.records.check_conditional_writes()
             stored = await find_record(jobs.records, request)
         except StorageError as error:
             if error.transient:
-                return False  # the submit is a task, which Prefect tries again
+                return False  # Prefect retries the submit
             raise
     return stored is not None and stored.record.state in PURCHASED

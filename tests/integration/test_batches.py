@@ -243,7 +243,7 @@ async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(cap
             return "went on"
 
     assert await waits() == "went on"
-    assert "no slot of the concurrency limit full came free in 1 s: submitting without one" in caplog.text
+    assert "no slot of the concurrency limit full became free in 1 s: submitting without one" in caplog.text
 
 
 async def test_a_waiter_behind_another_one_ends_at_its_own_max_wait():
@@ -280,7 +280,7 @@ async def test_no_slot_within_max_wait_is_an_error_before_anything_is_bought():
         async with concurrency("taken", lease_duration=60), slot("taken", max_wait=0):
             raise AssertionError("it went on")
 
-    with pytest.raises(WaitTimeoutError, match=r"taken was had within max_wait \(0 s\).*nothing was bought"):
+    with pytest.raises(WaitTimeoutError, match=r"taken was free within max_wait \(0 s\).*nothing was bought"):
         await waits()
 
 

@@ -94,7 +94,7 @@ async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loov
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
         await run(REQUEST, place, on_in_doubt="suspend")
-    assert "cannot be done here (the run has no deployment)" in caplog.text
+    assert "is not possible here (the run has no deployment)" in caplog.text
 
     @flow
     async def outer() -> None:
@@ -108,7 +108,7 @@ async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loov
         with pytest.raises(InDoubtError):
             await other()
     for reason in ("it is a subflow", "it runs in a task"):
-        assert f"cannot be done here ({reason})" in caplog.text
+        assert f"is not possible here ({reason})" in caplog.text
     assert loova.ledger["totals"]["posted"] == 1
 
 
@@ -226,7 +226,7 @@ async def test_the_run_shows_names_tags_and_artifacts_and_no_secret(place, loova
     everything = json.dumps(
         [one.model_dump(mode="json") for one in (inner, *mine, *artifacts, *logs)], default=str, ensure_ascii=False
     )
-    report = next(str(one.data) for one in artifacts if "Asked for" in str(one.data))
+    report = next(str(one.data) for one in artifacts if "Request key" in str(one.data))
     rest = re.sub(r"^!\[.*\]\(data:image[^)]*\)$", "", report, flags=re.MULTILINE)
     assert "<b>" not in rest and "**" not in rest and "](" not in rest
     assert request.name.endswith(" 9:16 4s")

@@ -44,7 +44,7 @@ async def test_its_blocks_are_stored_and_stored_again(simulated):
 async def test_real_blocks_are_left_as_they_are(simulated, real):
     name = f"real-{uuid4().hex[:8]}"
     await real.asave(name, overwrite=True)
-    with pytest.raises(InvalidRequestError, match=f"'{name}' is there that is not simulated: give another name"):
+    with pytest.raises(InvalidRequestError, match=f"'{name}' exists that is not simulated: give another name"):
         await store_blocks(simulated, name)
     assert (await type(real).aload(name)).model_dump() == real.model_dump()
     other = S3Bucket if isinstance(real, LoovaCredentials) else LoovaCredentials

@@ -205,7 +205,7 @@ async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
             return await shown_at(silent, lambda: ProgressBar("loova-hung", api_seconds=0.5).show(50.0, "half of it"))
 
     assert await shows() < 5
-    assert "the artifact loova-prices was not made" in caplog.text
+    assert "the artifact loova-prices was not created" in caplog.text
 
 
 async def test_a_link_that_cannot_be_signed_fails_no_saved_video(place, bucket, request_of, caplog):

@@ -211,7 +211,7 @@ async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(sto
         await make(story, place)
     outcomes = [shot.outcome for shot in caught.value.report.videos]
     assert outcomes == ["saved", "failed", "not_started", "saved"]
-    assert "it goes on from shot 2, which is not there" in str(caught.value)
+    assert "it continues shot 2, which is missing" in str(caught.value)
     assert loova.ledger["totals"]["billed"] == 3
     loova.clear_faults()
     report = await make(story, place, max_paid_attempts=2)
@@ -234,10 +234,10 @@ async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_no
         credits_cost=1,
         reused=False,
     )
-    state = StoryPlan({2: shot}, 1, orders={2: PlannedVideo(shot.request, (2,), price=60.0)}, saved={1: before})
+    state = StoryPlan({2: shot}, 1, videos={2: PlannedVideo(shot.request, (2,), price=60.0)}, saved={1: before})
     unused = cast("Any", None)
     run = StoryRun(unused, state, RunBudget(None), unused, unreachable, asyncio.Semaphore(1), lambda _: None)
-    outcome = await run._made(shot)
+    outcome = await run._make(shot)
     assert (outcome.outcome, outcome.credits_charged) == ("not_started", 0)
     assert "nothing was bought: S3 is away" in outcome.reason
 

@@ -83,7 +83,7 @@ def test_the_page_of_a_video_says_what_it_cost_and_where_it_is(
 def test_a_story_is_its_film_moving_and_its_shots(stage: Environment, page: Page, ui: str, film: str) -> None:
     page.goto(stage.address(ui, f"/artifacts/artifact/{film}"))
     expect(page.get_by_text("16.0 s, ")).to_be_visible()
-    expect(page.get_by_text("joined without encoding anew")).to_be_visible()
+    expect(page.get_by_text("joined without re-encoding")).to_be_visible()
     assert re.search(r"_storyboards/[0-9a-f]{64}/video\.mp4", page.get_by_text("_storyboards").first.inner_text())
     pictures = shown_pictures(page, 5)
     assert [natural for natural, _ in pictures] == [320, 240, 240, 240, 240]

@@ -14,7 +14,7 @@ import pytest
 
 from prefect_loova.batches.credits import credits_report
 from prefect_loova.batches.plan import PlannedVideo, admit
-from prefect_loova.batches.pricing import is_there, price_videos
+from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.batches.story import StoryPlan
 from prefect_loova.batches.storyboard import Shot
@@ -111,7 +111,7 @@ def steps(jobs: VideoJobs) -> BatchSteps:
         submit=partial(submit_video, jobs),
         wait=partial(wait_for_video, jobs, max_wait=5, poll_seconds=0.05),
         save=save,
-        is_there=partial(is_there, jobs),
+        is_stored=partial(is_stored, jobs),
         slot=nullcontext,
     )
 
@@ -214,7 +214,7 @@ async def test_a_story_ends_one_chain_of_shots_only_at_a_record_that_is(poison: 
     shots = [Shot(number, request.model_dump(mode="json")) for number, request in enumerate([BAD, GOOD[0]])]
     state = StoryPlan({shot.number: shot for shot in shots}, 1)
     async with worker(place) as jobs:
-        bad, good = [await state.look(jobs, shot.number, shot.request) for shot in shots]
+        bad, good = [await state.plan_shot(jobs, shot.number, shot.request) for shot in shots]
         report = await run_batch(await admit(jobs, [bad, good]), steps(jobs), slots=1)
     assert (bad.price, good.price) == (0, PRICE)
     assert [one.outcome for one in report.videos] == ["failed", "saved"]
@@ -230,10 +230,10 @@ async def test_a_saved_shot_whose_video_may_not_be_looked_at_is_named(place: Pla
         place.proxy.inject(NetworkFault(what="answer", status=403, matching="^HEAD .*video.mp4", times=FOR_EVER))
         shot = Shot(1, GOOD[0].model_dump(mode="json"))
         state = StoryPlan({1: shot}, 1)
-        await state.look(jobs, 1, shot.request)
+        await state.plan_shot(jobs, 1, shot.request)
     outcome = state.outcome(shot, "a dry run")
     assert (outcome.outcome, outcome.credits_charged) == ("failed", 0)
-    assert "its video cannot be looked at" in outcome.reason
+    assert "its video cannot be read" in outcome.reason
 
 
 @pytest.mark.parametrize("poison", ["corrupt", "of a newer format", "nested deeply"])

@@ -100,7 +100,7 @@ def test_the_page_of_a_video_shows_it_moving_and_says_what_it_is_and_what_it_cos
         "720 x 1280, 5.0 s, 1,234,567 bytes",
         "80 credits ($2.56 to $6.40); estimate 75",
         "by this run",
-        "waiting for its turn 2.0 s, generating 3 min 20 s, saving 3.5 s",
+        "waiting to submit 2.0 s, generating 3 min 20 s, saving 3.5 s",
         "2026-11-25 04:03:25 UTC",
         "task-1",
         "ab" * 32,
@@ -112,7 +112,7 @@ def test_the_page_of_a_video_shows_it_moving_and_says_what_it_is_and_what_it_cos
 def test_a_video_paid_before_and_without_a_cost_says_so() -> None:
     page = video_page(saved(reused=True, credits_cost=None))
     assert "| Paid | by an earlier run |" in page
-    assert "Loova named no cost; estimate 75" in page
+    assert "Loova returned no cost; estimate 75" in page
 
 
 def test_links_stand_in_the_page_only_where_there_are_any() -> None:
@@ -211,7 +211,7 @@ def test_a_video_that_differs_from_its_request_says_so_on_its_page_and_on_that_o
     report = BatchReport(videos=(outcome(0), outcome(1, differs=DIFFERS)))
     page = plain(gallery(report, {}))
     assert page.count(DIFFERS) == 1
-    assert "These videos differ from what was asked for" in page
+    assert "These videos differ from their requests" in page
     assert [row["reason"] for row in outcome_rows(report)] == ["", DIFFERS]
     assert "differ from" not in gallery(BatchReport(videos=(outcome(0),)), {})
 

@@ -80,8 +80,8 @@ def test_the_line_of_a_row_is_where_it_begins_in_the_file():
     [
         ("Prompt,ratio", "unknown column 'Prompt' (is it prompt?)"),
         ("prompt,aspect", "unknown column 'aspect'"),
-        ("ratio", "there is no column prompt"),
-        ("prompt,prompt", "column prompt stands there twice"),
+        ("ratio", "the column prompt is missing"),
+        ("prompt,prompt", "column prompt is given twice"),
         ("prompt;aspect", "unknown column 'aspect'"),
         ("prompt\taspect", "unknown column 'aspect'"),
     ],
@@ -96,21 +96,21 @@ def test_a_wrong_header_is_refused_and_the_columns_are_named(header, says):
 def test_a_formula_is_not_a_prompt(cell):
     escaped = cell.replace('"', '""')
     assert "line 2: prompt" in (told := refused(f'prompt\n"{escaped}"\n'))
-    assert "a formula, or what is left of one" in told
+    assert "it is a formula or an error of one, not a value" in told
 
 
 @pytest.mark.parametrize(
     ("content", "name", "says"),
     [
         ("prompt\n", "list.csv", "has no rows"),
-        ("", "list.csv", "there is no column prompt"),
+        ("", "list.csv", "the column prompt is missing"),
         ("", "list.jsonl", "has no rows"),
         ("[]\n{}\n{", "list.jsonl", "line 1: [] was given: must be an object"),
         ('{"prompt": "a", "promt": "b"}', "list.jsonl", "line 1: promt"),
         ("prompt\na,b\n", "list.csv", "line 2: 2 cells for 1 columns"),
         ("prompt,duration\na\n", "list.csv", "line 2: 1 cells for 2 columns"),
-        ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "a field stands there twice"),
-        ("[" * 100_000, "list.jsonl", "line 1: no JSON object of a request"),
+        ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "a field is given twice"),
+        ("[" * 100_000, "list.jsonl", "line 1: not a JSON object"),
         ('prompt\n"a', "list.csv", "line 2: unexpected end of data"),
         ("prompt\na", "list.xlsx", "must end with .csv or .jsonl"),
         ("prompt\na".encode("utf-16"), "list.csv", "is not UTF-8 at byte 0; it looks like UTF-16"),

@@ -77,7 +77,7 @@ class Loova:
         await asyncio.sleep(5)
         return saved(submitted)
 
-    async def is_there(self, order: PlannedVideo) -> bool:
+    async def is_stored(self, order: PlannedVideo) -> bool:
         return not self.gone
 
     @asynccontextmanager
@@ -90,7 +90,7 @@ class Loova:
 
     @property
     def steps(self) -> BatchSteps:
-        return BatchSteps(submit=self.submit, wait=self.wait, save=self.save, is_there=self.is_there, slot=self.slot)
+        return BatchSteps(submit=self.submit, wait=self.wait, save=self.save, is_stored=self.is_stored, slot=self.slot)
 
 
 def submission(request: VideoRequest, state: str = "submitted", reused: bool = False, cost: float | None = None):

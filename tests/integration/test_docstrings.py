@@ -1,0 +1,95 @@
+"""Each public task, flow and block has an example in its docstring, and the example runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from prefect.blocks.core import Block
+
+import prefect_loova
+from prefect_loova import VideoRequest, generate_storyboard, submit_video
+from prefect_loova.command import Place
+from prefect_loova.simulator import LoovaSimulator
+from tests.integration.conftest import block_of
+
+pytestmark = [
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.one_s3_server,
+    pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
+]
+
+PAID = {"a boat at sunset": ("wait_for_video", "save_video", "generate_video"), "a boat": ("generate_videos",)}
+PAID["a kite"] = PAID["a boat"]
+
+RESULTS = {
+    "LoovaCredentials": r"https://api\.loova\.ai.*",
+    "collect_videos": "nothing to do",
+    "generate_from_manifest": r"2 videos, 2 to be bought for up to 120 credits .*",
+    "generate_storyboard": r"s3://.+/_storyboards/.+/video\.mp4",
+    "generate_video": r"s3://.+/video\.mp4",
+    "generate_videos": r"2 videos: 2 reused; .*",
+    "get_credits": r"10000\.0",
+    "prepare_media": "[0-9a-f]{64}",
+    "report_credits": r"10000\.0",
+    "resolve_job": "0",
+    "save_video": r"s3://.+/video\.mp4",
+    "submit_video": r"sim[\w-]+",
+    "wait_for_video": "succeeded",
+}
+"""What each example returns."""
+
+
+def docstring(name: str) -> str:
+    public = getattr(prefect_loova, name)
+    return inspect.getdoc(getattr(public, "fn", public)) or ""
+
+
+def example(name: str) -> Callable[[], Coroutine[Any, Any, Any]]:
+    """The function `main` of an example."""
+    code = re.search(r"^Example:\n.*?```python\n(.*?)^ *```", docstring(name), re.DOTALL | re.MULTILINE)
+    assert code is not None, f"{name} has no example"
+    names: dict[str, Any] = {"__name__": name}
+    exec(compile(inspect.cleandoc(code[1]), name, "exec"), names)
+    main: Callable[[], Coroutine[Any, Any, Any]] = names["main"]
+    return main
+
+
+@pytest.fixture
+async def stored(place: Place, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The blocks under the name of the examples, and the files that examples or earlier runs need."""
+    lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
+    await place.credentials.save("loova", overwrite=True)
+    await lister.save("loova", overwrite=True)
+    Image.linear_gradient("L").resize((640, 360)).save(tmp_path / "cat.png")
+    (tmp_path / "boat.yaml").write_text("shots: [{prompt: a boat, duration: 4}, {prompt: fog, continue: true}]")
+    monkeypatch.chdir(tmp_path)
+    return place._replace(bucket=lister)
+
+
+def test_each_public_task_flow_and_block_has_an_example():
+    public = {name: getattr(prefect_loova, name) for name in prefect_loova.__all__}
+    named = {
+        name
+        for name, value in public.items()
+        if hasattr(value, "with_options") or (isinstance(value, type) and issubclass(value, Block))
+    }
+    assert named == set(RESULTS)
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+async def test_the_example_of_a_docstring_runs(name: str, stored: Place, loova: LoovaSimulator):
+    for prompt, examples in PAID.items():
+        if name in examples:  # an earlier run paid for it, so the first poll finds it finished
+            request = VideoRequest(prompt=prompt, duration=4)
+            await submit_video(request, credentials=stored.credentials, bucket=stored.bucket)
+    if name == "generate_storyboard":
+        await generate_storyboard("boat.yaml", stored.credentials, stored.bucket, poll_seconds=0.1)
+    billed = loova.ledger["totals"]["billed"]
+    assert re.fullmatch(RESULTS[name], str(await example(name)()))
+    assert loova.ledger["totals"]["billed"] - billed == (name == "submit_video")
