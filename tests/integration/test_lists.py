@@ -88,7 +88,7 @@ async def test_an_outage_while_a_list_is_read_is_a_storage_error_and_may_be_trie
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
-        with pytest.raises(StorageError, match=r"manifest: s3://my-videos/list.csv: no answer") as failed:
+        with pytest.raises(StorageError, match=r"manifest: s3://my-videos/list.csv: no response") as failed:
             await Manifest("s3://my-videos/list.csv", block(endpoint)).read()
     assert failed.value.transient
 

@@ -19,7 +19,7 @@ from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.batches.story import StoryPlan
 from prefect_loova.batches.storyboard import Shot
 from prefect_loova.errors import BudgetError, InDoubtError, InvalidRequestError, StorageError
-from prefect_loova.flows.batch_run import _as_it_stands, _left
+from prefect_loova.flows.batch_run import _dry_run_outcome, _queued_outcome
 from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import find_doubts
@@ -142,7 +142,7 @@ async def test_a_batch_makes_its_good_videos_beside_a_record_that_is(poison: str
     assert report.videos[1].key == BAD.key
     assert report.videos[1].credits_charged == counts
     assert "its job record cannot be read, so it is not submitted" in report.videos[1].reason
-    assert _as_it_stands(bad).outcome == _left(bad, False, CollectedVideos()).outcome == "failed"
+    assert _dry_run_outcome(bad).outcome == _queued_outcome(bad, False, CollectedVideos()).outcome == "failed"
     assert place.workers.bytes_of(f"loova/{BAD.key}/record.json") == body
 
 
