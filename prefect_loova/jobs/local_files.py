@@ -1,4 +1,4 @@
-"""Which local files a request may name."""
+"""The local files that a request may use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from prefect_loova.models.media import MediaError
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """Which local files may be read for a request.
+    """The local files that a request may use.
 
     Attributes:
-        allowed: Whether any may.
-        base: What relative paths begin at; the working directory, if not given.
-        within: The folder that all must lie in, links followed; any, if not given.
-        hint: What to say where there is no such file.
+        allowed: Whether local files may be read at all.
+        base: The folder of relative paths; by default the working directory.
+        within: The folder that must contain all files, after symbolic links are resolved; by default any folder.
+        hint: A hint for the error about a missing file.
     """
 
     allowed: bool = True
@@ -25,21 +25,21 @@ class LocalFiles:
     hint: str = "a URL begins with https://, an object in S3 with s3://"
 
     def find(self, path: str) -> Path:
-        """The file of a path.
+        """Return the resolved path of a file.
 
         Raises:
-            MediaError: Says why it may not be read.
+            MediaError: The file does not exist or may not be read.
         """
         if not self.allowed:
             raise MediaError("what comes from S3 may not read local files, unless media_folder allows it")
         try:
             base = self.base or Path.cwd()
-            whole = (base / Path(path).expanduser()).resolve()
-            if "\\" in path and not whole.exists():  # as Windows writes a path
-                whole = (base / Path(path.replace("\\", "/")).expanduser()).resolve()
-            if self.within is not None and not whole.is_relative_to(self.within.resolve()):
+            resolved = (base / Path(path).expanduser()).resolve()
+            if "\\" in path and not resolved.exists():  # a Windows path
+                resolved = (base / Path(path.replace("\\", "/")).expanduser()).resolve()
+            if self.within is not None and not resolved.is_relative_to(self.within.resolve()):
                 raise MediaError(f"it lies outside of {self.within}, and only files in there may be read")
-            whole.stat()
+            resolved.stat()
         except (OSError, RuntimeError):
             raise MediaError(f"there is no such file ({self.hint})") from None
-        return whole
+        return resolved

@@ -1,8 +1,7 @@
-"""Find out what a request's media are, so that it has a key: the step before `submitting`.
+"""Read the content of a request's media, which its key depends on. This is the step before the claim.
 
-Local files are put into the bucket, once for each content, under `{prefix}/_media/{sha256}.png`; so is a frame that is
-taken out of a video. Objects in S3 stay where they are. What is wrong with the media is told all together, before
-anything is spent.
+A local file is uploaded once per content, to `{prefix}/_media/{sha256}.png`. A frame taken from a video is uploaded
+there too. Objects in S3 stay where they are. All problems with the media are reported together, before any purchase.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
+from prefect_loova._concurrency import map_bounded
 from prefect_loova.errors import (
     InvalidRequestError,
     RecordMismatchError,
@@ -27,19 +28,19 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
-from prefect_loova.jobs.media_objects import MEDIA, as_media_error, check_content, inspect, open_object
+from prefect_loova.jobs.media_objects import MEDIA, as_media_error, check_content, inspect_object, open_object
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error
 from prefect_loova.models.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.records import KeyClosedError, is_key
 
-_REQUESTS_AT_ONCE = 8
+_CONCURRENT_REQUESTS = 8
 
 log = logging.getLogger(__name__)
 
 
 class LocalFile(NamedTuple):
-    """A local file that was read whole."""
+    """A local file and its SHA-256, in hex digits."""
 
     content: bytes
     sha256: str
@@ -47,54 +48,54 @@ class LocalFile(NamedTuple):
 
 @dataclass
 class MediaPreparer:
-    """Prepares requests, each medium once, however many requests name it.
+    """Prepares requests. A medium of several requests is read once.
 
     Attributes:
         jobs: The API and the bucket.
-        local: Which local files may be read.
-        upload: Whether to put into the bucket what Loova is to load; a dry run does not.
+        local: The local files that may be read.
+        upload: Whether to upload local files and frames. A dry run does not.
     """
 
     jobs: VideoJobs
     local: LocalFiles = field(default_factory=LocalFiles)
     upload: bool = True
-    _known: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
+    _file_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def prepare_all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
-        """The same requests, prepared.
+        """Return the requests with the content of all their media known.
 
         Args:
-            requests: The videos to be made.
-            called: What one of them is called in errors.
+            requests: The requests.
+            called: The word for a request in errors.
 
         Raises:
-            InvalidRequestError: All that is wrong with their media, by request and field.
+            InvalidRequestError: Lists the problems with the media, by request and field.
             StorageError: The bucket cannot be read or written.
         """
         if all(request.is_prepared for request in requests):
             return list(requests)
-        turn, problems = asyncio.Semaphore(_REQUESTS_AT_ONCE), dict[int, list[str]]()
+        problems = dict[int, list[str]]()
 
-        async def one(number: int, request: VideoRequest) -> VideoRequest:
-            async with turn:
-                try:
-                    return await self.prepare(request)
-                except InvalidRequestError as error:
-                    problems[number] = error.message.splitlines()
-                    return request
+        async def prepare(numbered: tuple[int, VideoRequest]) -> VideoRequest:
+            number, request = numbered
+            try:
+                return await self.prepare(request)
+            except InvalidRequestError as error:
+                problems[number] = error.message.splitlines()
+                return request
 
-        prepared = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests, 1)))
+        prepared = await map_bounded(prepare, enumerate(requests, 1), _CONCURRENT_REQUESTS)
         if problems:
-            told = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
-            raise InvalidRequestError("\n".join(first_lines(told)))
+            lines = [f"{called} {number}: {line}" for number in sorted(problems) for line in problems[number]]
+            raise InvalidRequestError("\n".join(first_lines(lines)))
         return prepared
 
     async def prepare(self, request: VideoRequest) -> VideoRequest:
-        """The same request, with the content of all of its media known.
+        """Return the request with the content of all its media known.
 
         Raises:
-            InvalidRequestError: All that is wrong with its media, by field.
+            InvalidRequestError: Lists the problems with the media, by field.
             StorageError: The bucket cannot be read or written.
         """
         if request.is_prepared:
@@ -104,60 +105,60 @@ class MediaPreparer:
         for name, kind in KINDS.items():
             for number, text in enumerate(getattr(request, name)):
                 try:
-                    media[name].append(await self._prepared(kind, text))
+                    media[name].append(await self._identify(kind, text))
                 except MediaError as error:
                     problems.append(medium_error(name, number, text, error))
         if problems:
             raise InvalidRequestError("\n".join(problems))
         return request.model_copy(update={name: tuple(texts) for name, texts in media.items()})
 
-    async def _prepared(self, kind: Kind, text: str) -> str:
+    async def _identify(self, kind: Kind, text: str) -> str:
+        """Return the text of the medium with its content known."""
         medium = Medium.read(text)
         if medium.identity is not None:
             return text
-        known = self._known.get((kind, text))
-        if known is None:
-            known = self._known[kind, text] = asyncio.create_task(self._look_at(kind, medium))
-        return await asyncio.shield(known)
+        task = self._tasks.get((kind, text))
+        if task is None:
+            task = self._tasks[kind, text] = asyncio.create_task(self._pin(kind, medium))
+        return await asyncio.shield(task)
 
-    async def _look_at(self, kind: Kind, medium: Medium) -> str:
-        if medium.source == "disk":
-            return str(await self._from_disk(kind, medium))
-        return str(await self._from_s3(kind, medium))
+    async def _pin(self, kind: Kind, medium: Medium) -> str:
+        return str(await (self._from_disk if medium.source == "disk" else self._from_s3)(kind, medium))
 
     async def _from_disk(self, kind: Kind, medium: Medium) -> Medium:
         path = self.local.find(medium.location)
-        holds: Kind = "video" if medium.frame else kind
-        async with self._reading:  # one at a time: each is held in memory
-            file = await asyncio.to_thread(_read, path, self.jobs.media.most(holds))
-            if problem := content_problem(file.content[:HEAD_BYTES], len(file.content), holds, self.jobs.media):
+        file_kind: Kind = "video" if medium.frame else kind
+        async with self._file_lock:  # one file in memory at a time
+            file = await asyncio.to_thread(_read, path, self.jobs.media.most(file_kind))
+            head = file.content[:HEAD_BYTES]
+            if problem := content_problem(head, len(file.content), file_kind, self.jobs.media):
                 raise MediaError(problem)
             pinned = medium.pinned(f"sha256={file.sha256}")
             if medium.frame:
                 return await self._frame(pinned, lambda: BytesIO(file.content))
-            media_type = sent_type(file.content[:HEAD_BYTES], kind)
+            media_type = sent_type(head, kind)
             await self._decode(kind, pinned, media_type, lambda: BytesIO(file.content))
             object_key = self.jobs.records.object_key(MEDIA, f"{file.sha256}{TAKEN[media_type]}")
-            await self._put(object_key, file.content, media_type)
+            await self._upload(object_key, file.content, media_type)
             return pinned.pinned(pinned.digest, self.jobs.records.uri(object_key))
 
     async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
-        holds: Kind = "video" if medium.frame else kind
+        records, file_kind = self.jobs.records, "video" if medium.frame else kind
         if not medium.digest:
-            look = await asyncio.to_thread(inspect, self.jobs.records, medium, holds, self.jobs.media)
-            sha256 = await self._saved_here(medium, look.size)
-            medium = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={look.etag.strip(chr(34))}")
+            inspected = await asyncio.to_thread(inspect_object, records, medium, file_kind, self.jobs.media)
+            sha256 = await self._sha256_of_job(medium, inspected.size)
+            pinned = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={inspected.etag.strip(chr(34))}")
             if not medium.frame:
-                pinned, media_type = medium, sent_type(look.head, kind)
-                await self._decode(
-                    kind, medium, media_type, lambda: open_object(self.jobs.records.s3, pinned, look=look)
-                )
+                media_type = sent_type(inspected.head, kind)
+                source = partial(open_object, records.s3, pinned, inspected=inspected)
+                await self._decode(kind, pinned, media_type, source)
+            medium = pinned
         if not medium.frame:
             return medium
-        return await self._frame(medium, lambda: open_object(self.jobs.records.s3, medium))
+        return await self._frame(medium, partial(open_object, records.s3, medium))
 
-    async def _saved_here(self, medium: Medium, size: int) -> str | None:
-        """The SHA-256 of a video of this size that a job record below this prefix knows."""
+    async def _sha256_of_job(self, medium: Medium, size: int) -> str | None:
+        """Return the SHA-256 of a video that a job record below this prefix has, if the size matches."""
         bucket, object_key = medium.bucket_and_key
         prefix = self.jobs.records.prefix
         key = object_key.removeprefix(f"{prefix}/" if prefix else "").partition("/")[0]
@@ -170,28 +171,27 @@ class MediaPreparer:
                 return None
             if error.transient:
                 raise
-            # Another identity would be another request, which is paid again.
+            # Pinning by ETag instead would change the request's key, and the video would be bought again.
             raise MediaError(f"its job record cannot be read: {error.message}") from None
         videos = [attempt.video for attempt in stored.record.attempts if attempt.video] if stored else []
-        known = ((video.object_key, video.size_bytes, video.sha256) for video in videos)
-        return next((sha256 for *place, sha256 in known if place == [object_key, size]), None)
+        return next((one.sha256 for one in videos if (one.object_key, one.size_bytes) == (object_key, size)), None)
 
     async def _frame(self, video: Medium, source: Callable[[], BytesIO | RawIOBase]) -> Medium:
-        """A frame of a pinned video as an object of its own; what is there already is not taken again."""
+        """Upload a frame of a pinned video, unless it is uploaded already, and return it as a medium."""
         object_key = self.jobs.records.object_key(MEDIA, f"{video.frame_id}.png")
         frame = Medium("s3", self.jobs.records.uri(object_key), digest=f"frame={video.frame_id}")
         if not self.upload or await self.jobs.records.object_size(object_key, denied_is_missing=True):
             return frame
 
-        def taken() -> bytes:
-            from prefect_loova.video.frames import frame_of  # noqa: PLC0415  (decoders load when they are used)
+        def decode() -> bytes:
+            from prefect_loova.video.frames import frame_of  # noqa: PLC0415  (loads the decoders)
 
             assert video.frame is not None  # noqa: S101
             with source() as file:
                 return frame_of(file, video.frame)
 
         try:
-            png = await asyncio.to_thread(taken)
+            png = await asyncio.to_thread(decode)
         except UnusableVideoError as error:
             raise MediaError(error.message) from None
         except StorageError as error:
@@ -203,29 +203,29 @@ class MediaPreparer:
         self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
     ) -> None:
         if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
-            log.warning("%s: %s; going on", medium.location, doubt)
+            log.warning("%s: %s; continuing", medium.location, doubt)
 
-    async def _put(self, object_key: str, content: bytes, media_type: str) -> None:
+    async def _upload(self, object_key: str, content: bytes, media_type: str) -> None:
         if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
             await self.jobs.records.put_bytes(object_key, content, media_type)
 
 
-def _read(path: Path, most: int) -> LocalFile:
-    """A local file, whole, or a byte more than `most` of it.
+def _read(path: Path, max_bytes: int) -> LocalFile:
+    """Read a local file, up to one byte more than `max_bytes`.
 
     Raises:
-        MediaError: Says why it cannot be used.
+        MediaError: The file cannot be read, is not a regular file, or changed meanwhile.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for whoever writes into it
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise MediaError("it is a directory" if path.is_dir() else "it is no regular file")
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise MediaError(f"it cannot be read ({error.strerror})") from None
-    is_whole = len(content) == min(before.st_size, most + 1)
+    is_whole = len(content) == min(before.st_size, max_bytes + 1)
     if not is_whole or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise MediaError("it changed while it was read: try again when it is written")
     return LocalFile(content, hashlib.sha256(content).hexdigest())

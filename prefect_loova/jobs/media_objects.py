@@ -1,4 +1,4 @@
-"""Reference media that are objects in S3, judged by what they hold."""
+"""Check reference media in S3 by their content."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MEDIA = "_media"
-"""Where media that are made reachable stand, below the prefix, each named by its content."""
+"""The folder below the prefix for uploaded media. Each object is named by its content."""
 
-_PIECE = 1024**2
+_BLOCK_BYTES = 1024**2
 
 
 class InspectedObject(NamedTuple):
-    """What an object is.
+    """An object, as `inspect_object` read it.
 
     Attributes:
         head: Its first bytes.
         size: Its length in bytes.
-        etag: Of the version that was looked at, with its quotes.
-        version: The id of that version, where the bucket keeps versions.
+        etag: The ETag of the inspected version, with its quotes.
+        version: The id of that version, in a versioned bucket.
     """
 
     head: bytes
@@ -39,34 +39,34 @@ class InspectedObject(NamedTuple):
     version: str | None
 
 
-def inspect(records: JobRecords, medium: Medium, holds: Kind, rules: MediaRules) -> InspectedObject:
-    """Look at an object by its first bytes.
+def inspect_object(records: JobRecords, medium: Medium, kind: Kind, rules: MediaRules) -> InspectedObject:
+    """Read the first bytes of an object and check its type and size.
 
     Args:
         records: The bucket.
-        medium: The object; where it is pinned by its ETag, that has to be the same.
-        holds: What it has to be.
+        medium: The object. If it is pinned by its ETag, the ETag must match.
+        kind: The kind that its content must be.
         rules: The limits for media.
 
     Raises:
-        MediaError: It is not there, may not be read, has changed, or is something else.
-        StorageError: S3 does not answer; trying again may help.
+        MediaError: The object is missing, may not be read, has changed, or has the wrong type or size.
+        StorageError: S3 does not respond. You can retry.
     """
     with open_object(records.s3, medium, block_bytes=HEAD_BYTES) as file:
-        look = InspectedObject(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
-    if problem := content_problem(look.head, look.size, holds, rules):
+        inspected = InspectedObject(file.read(HEAD_BYTES) or b"", file.size, file.etag, file.version)
+    if problem := content_problem(inspected.head, inspected.size, kind, rules):
         raise MediaError(problem)
-    return look
+    return inspected
 
 
-def check_pin(records: JobRecords, medium: Medium) -> None:
-    """Make sure that an object is what its pin says, where the pin is no ETag: `inspect` compares those.
+def check_digest(records: JobRecords, medium: Medium) -> None:
+    """Check that an object has the content of its digest. `inspect_object` checks ETags.
 
-    What this package put below `_media/` is named by its content. Any other object is read whole.
+    Objects below `_media/` are named by their content. Other objects are read completely.
 
     Raises:
-        MediaError: It is something else.
-        StorageError: S3 does not answer; trying again may help.
+        MediaError: The object has other content.
+        StorageError: S3 does not respond. You can retry.
     """
     name, _, value = medium.digest.partition("=")
     own = records.uri(records.object_key(MEDIA, ""))
@@ -75,10 +75,10 @@ def check_pin(records: JobRecords, medium: Medium) -> None:
     if name == "frame":
         raise MediaError(f"only a frame that was taken here is pinned so: it must be in {own}")
     digest = hashlib.sha256()
-    with open_object(records.s3, medium, block_bytes=_PIECE) as file:
+    with open_object(records.s3, medium) as file:
         try:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
         except StorageError as error:
             raise as_media_error(error) from None
     if digest.hexdigest() != value:
@@ -88,34 +88,34 @@ def check_pin(records: JobRecords, medium: Medium) -> None:
 def check_content(
     decoded: set[tuple[Kind, str | None]],
     medium: Medium,
-    holds: Kind,
+    kind: Kind,
     media_type: str,
     source: Callable[[], BytesIO | RawIOBase],
 ) -> str:
-    """Decode as much of a medium as `probe` does; once in this process for each content.
+    """Decode a medium as far as `probe` does, once in this process for each content.
 
     Args:
-        decoded: The contents that were decoded before; this one is added.
-        medium: The medium; its content is known.
-        holds: What it has to be.
-        media_type: What its first bytes say.
-        source: Opens it.
+        decoded: The contents that were decoded before. This one is added.
+        medium: A medium with known content.
+        kind: The kind that it must be.
+        media_type: The media type from its first bytes.
+        source: Opens the medium.
 
     Returns:
-        What could not be known, for a warning; empty where nothing is in doubt.
+        A warning about something that could not be checked, or an empty string.
 
     Raises:
-        MediaError: It is surely no such medium, or has changed meanwhile.
-        StorageError: S3 does not answer; trying again may help.
+        MediaError: The medium is certainly not of this kind, or has changed.
+        StorageError: S3 does not respond. You can retry.
     """
-    content = holds, medium.identity
-    if content in decoded or medium.digest.startswith("frame="):  # frames are made here
+    content = kind, medium.identity
+    if content in decoded or medium.digest.startswith("frame="):  # this package made the frame
         return ""
-    from prefect_loova.video.probe import probe  # noqa: PLC0415  (decoders load when they are used)
+    from prefect_loova.video.probe import probe  # noqa: PLC0415  (loads the decoders)
 
     try:
         with source() as file:
-            doubt = probe(file, holds, media_type)
+            doubt = probe(file, kind, media_type)
     except StorageError as error:
         raise as_media_error(error) from None
     decoded.add(content)
@@ -123,36 +123,38 @@ def check_content(
 
 
 def open_object(
-    s3: S3Client, medium: Medium, *, block_bytes: int = _PIECE, look: InspectedObject | None = None
+    s3: S3Client, medium: Medium, *, block_bytes: int = _BLOCK_BYTES, inspected: InspectedObject | None = None
 ) -> S3File:
-    """An object for reading.
+    """Open an object for reading.
 
     Args:
         s3: The client that reads it.
         medium: The object.
-        block_bytes: What one request asks for.
-        look: The look that was had at it: it has to be the same object still.
+        block_bytes: The bytes of one request.
+        inspected: The object as it was inspected. It must not have changed.
 
     Raises:
-        MediaError: It is not there, may not be read, is not the one that its ETag says, or has changed since the look.
-        StorageError: S3 does not answer; trying again may help.
+        MediaError: The object is missing, may not be read, or has another ETag.
+        StorageError: S3 does not respond. You can retry.
     """
     bucket, key = medium.bucket_and_key
     try:
         file = S3File(s3, bucket, key, block_bytes=block_bytes)
     except StorageError as error:
         raise as_media_error(error) from None
+    problem = ""
     if medium.etag not in (None, file.etag):
+        problem = "the object has changed since its ETag was read: make a new request"
+    elif inspected is not None and inspected.etag != file.etag:
+        problem = "the object changed while it was read"
+    if problem:
         file.close()
-        raise MediaError("the object has changed since it was looked at: ask again, for another request")
-    if look is not None and look.etag != file.etag:
-        file.close()
-        raise MediaError("the object changed while it was read")
+        raise MediaError(problem)
     return file
 
 
 def as_media_error(error: StorageError) -> Exception:
-    """What an object that cannot be read means for a request: bad input, unless trying again may help."""
+    """Return the error to raise if an object cannot be read: a MediaError, unless a retry may help."""
     if error.transient:
         return error
     if error.http_status in (403, 404):

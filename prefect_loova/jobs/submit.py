@@ -1,15 +1,16 @@
-"""Buy one video, once: the paid POST and the two writes of the job record that guard it.
+"""Buy one video, once: the paid POST and the two writes of the job record around it.
 
-The record says `submitting` before the POST and holds the task id right after it; between the two nobody guesses.
+The record says `submitting` before the POST and has the task id right after it. A worker that finds `submitting` never
+assumes that the POST was or was not sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Unpack
 
 from prefect_loova._cancellation import run_uncancelled
 from prefect_loova._signals import defer_sigterm
@@ -30,79 +31,79 @@ from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.doubt import doubt_error, expire_submission
 from prefect_loova.jobs.former_keys import close_former_key, find_record
 from prefect_loova.jobs.media_delivery import SubmitPayload, deliver_media
-from prefect_loova.models.job_record import PURCHASED, JobRecord, with_purchase
+from prefect_loova.models.job_record import PURCHASED, AttemptFields, JobRecord, with_purchase
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.results import Submission
+from prefect_loova.models.results import Submission, VideoTask
 from prefect_loova.models.transitions import JobState, MoveName
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 
 _PURCHASE_TRIES = 8
 _CLAIMS: dict[JobState, MoveName] = {"claimed": "take_over", "rejected": "claim_again", "failed": "buy_again"}
-_CONFLICTS_AT_ONCE = 3
-"""After so many conflicts in a row the deadline counts; before, one more look tells who was faster."""
-_DELIVERY_SECONDS = 60.0
-"""For how long a look at the media is good."""
+_FREE_CONFLICTS = 3
+"""How many conflicts in a row are retried even after the deadline, to find the purchase of the other worker."""
+_PAYLOAD_SECONDS = 60.0
+"""Seconds after which the media are checked again."""
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 async def submit_video(
     jobs: VideoJobs, request: VideoRequest, *, max_wait: float = MAX_WAIT, max_paid_attempts: int = 1
 ) -> Submission:
-    """Buy the video, or find the purchase that somebody made already.
+    """Buy the video, or find an existing purchase.
 
     Args:
         jobs: The API and the bucket.
-        request: The video to be made; `preparing` makes it one whose media are known.
-        max_wait: Seconds to wait for a free place at Loova or for another worker on the same request.
-        max_paid_attempts: How often this request may be bought in all, when Loova fails to make it.
+        request: The request. `MediaPreparer` makes the content of its media known first.
+        max_wait: Seconds to wait for a free slot at Loova or for another worker with the same request.
+        max_paid_attempts: How many times this request may be bought if Loova fails to make the video.
 
     Raises:
-        InvalidRequestError: Refused before anything was sent.
-        StorageError: The bucket cannot carry a job record.
-        BudgetError: It would go over the day's budget; nothing was sent.
-        RejectedError: Loova said no; nothing was bought.
-        InDoubtError: It may have been bought; a person decides.
-        TaskFailedError: It was bought before, and Loova could not make it.
-        AbandonedError: A person gave it up.
-        WaitTimeoutError: Another worker is still at it.
+        InvalidRequestError: The request is invalid; nothing was sent.
+        StorageError: The bucket cannot hold a job record.
+        BudgetError: The request exceeds the day's budget; nothing was sent.
+        RejectedError: Loova refused the request; nothing was bought.
+        InDoubtError: The video may be bought. A person has to decide.
+        TaskFailedError: The video was bought before, and Loova failed to make it.
+        AbandonedError: A person gave the job up.
+        WaitTimeoutError: Another worker is still submitting the request.
     """
     jobs.loova.check(request)
     deadline = Deadline(max_wait, jobs.clock)
     await jobs.records.check_conditional_writes()
-    refusals, conflicts, delivered = 0, 0, 0.0
-    delivery: SubmitPayload | None = None
+    refusals, conflicts, checked_at = 0, 0, 0.0
+    payload: SubmitPayload | None = None
     while True:
         stored = await find_record(jobs.records, request)
         key = stored.record.key if stored else request.key
         if stored is not None and stored.record.state in PURCHASED:
             return jobs.submission(stored.record, reused=True)
         try:
-            # Before the media, so that nothing that is wrong with them hides a job in doubt.
+            # Before the media check, so that no problem with the media hides a doubt.
             if stored is None or await _is_claimable(jobs, stored, max_paid_attempts):
-                # Before the claim, because what is wrong with the media must leave no job behind.
-                if delivery is None or jobs.clock() - delivered > _DELIVERY_SECONDS:
-                    told = delivery is not None
-                    delivery, delivered = await deliver_media(jobs, request, max_wait=max_wait, told=told), jobs.clock()
-                claim = await _claim(jobs, request, stored, max_paid_attempts)
-                record = await _run_uncancelled(partial(_buy, jobs, delivery, claim))
+                # Before the claim, so that a problem with the media leaves no job behind.
+                if payload is None or jobs.clock() - checked_at > _PAYLOAD_SECONDS:
+                    payload = await deliver_media(jobs, request, max_wait=max_wait, is_repeated=payload is not None)
+                    checked_at = jobs.clock()
+                stored, stop = await _claim(jobs, request, stored, max_paid_attempts), asyncio.Event()
+                with defer_sigterm(stop.set):
+                    record = await run_uncancelled(_buy(jobs, payload, stored, stop), partial(_stop_submit, stop))
                 return jobs.submission(record, reused=False)
             late: LoovaError = _held_by_another_worker(jobs, stored.record)
             pause = jobs.times.look_again
         except RecordConflictError:
             conflicts += 1
             late, pause = jobs.records.conflict_error(key, conflicts), backoff(conflicts - 1, most=30.0)
-            if conflicts <= _CONFLICTS_AT_ONCE:
+            if conflicts <= _FREE_CONFLICTS:
                 await jobs.sleep(min(pause, jobs.times.look_again))
                 continue
         except TooManyRunningTasksError as refusal:
             late, pause = refusal, min(backoff(refusals, first=5.0, most=60.0), deadline.left)
             refusals += 1
-            log.info("Loova has no free place; asking again in %.0f s, for %.0f s at most", pause, deadline.left)
-        except SuspendedError as stopped:
-            late, pause = stopped, jobs.times.look_again
-            log.warning("%s: %s; beginning again", key, stopped)
+            log.info("Loova has no free slot; retrying in %.0f s, for at most %.0f s", pause, deadline.left)
+        except SuspendedError as suspended:
+            late, pause = suspended, jobs.times.look_again
+            log.warning("%s: %s; retrying", key, suspended)
         except (RejectedError, NotSentError):
             await jobs.records.unindex(key)
             raise
@@ -114,10 +115,10 @@ async def submit_video(
 
 
 async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int) -> bool:
-    """Whether a job that is not bought may be claimed: not while another worker may have it.
+    """Return whether this worker may claim the job. It may not while another worker may have it.
 
     Raises:
-        LoovaError: It is in doubt, was given up, or has failed as often as it may be bought.
+        LoovaError: The job is in doubt or given up, or was bought `max_paid_attempts` times.
     """
     if stored.record.submitting_attempt is not None:
         stored = await expire_submission(jobs, stored)
@@ -128,7 +129,7 @@ async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts
     if doubt is not None:
         raise await doubt_error(jobs, record, doubt.number)
     if any(attempt.state == "abandoned" for attempt in record.attempts):
-        raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to have the video after all")
+        raise AbandonedError(f"{jobs.name(record)} was given up; ask for another take to get the video after all")
     if record.state == "claimed" and stored.age < jobs.times.take_over_after:
         return False
     if not record.may_buy(max_paid_attempts):
@@ -139,8 +140,8 @@ async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts
 def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutError:
     seconds = (record.current.post_timeout_seconds or jobs.loova.submit_timeout) + jobs.times.doubt_after
     return WaitTimeoutError(
-        "another worker is submitting the same request. If it is dead, the job is in doubt, or free again, within "
-        f"{seconds:.0f} s: run this again",
+        "another worker is submitting the same request. If that worker has died, the job is free or in doubt within "
+        f"{seconds:.0f} s: run this again then",
         credits_spent="maybe",
     )
 
@@ -148,7 +149,7 @@ def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutEr
 async def _claim(
     jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
 ) -> StoredRecord:
-    """The right to buy what is free, at the price of today."""
+    """Claim the job at today's price, within the budget."""
     await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits()
     if stored is None:
@@ -158,27 +159,37 @@ async def _claim(
         await jobs.records.index(record)
         stored = await jobs.records.create(record)
         if max(jobs.clock() - before[0], jobs.wall() - before[1]) > jobs.times.forget_after / 2:
-            await jobs.records.index(record)  # a collector may have forgotten an entry that old
+            await jobs.records.index(record)  # a collector may have removed such an old entry
         return stored
-    move: MoveName = _CLAIMS[stored.record.state]
-    facts: dict[str, Any] = {"max_paid_attempts": max_paid_attempts, "by": jobs.by, "credits_estimate": price}
-    attempt = stored.record.move(move, **facts).current
+    move = partial(
+        stored.record.move,
+        _CLAIMS[stored.record.state],
+        max_paid_attempts=max_paid_attempts,
+        by=jobs.by,
+        credits_estimate=price,
+    )
+    attempt = move().current
     day = await jobs.budget.reserve(stored.record.key, attempt.number, attempt.refusals, price)
-    stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))
-    # After the claim, because whoever ended the job before may only now take it out of the index.
+    stored = await jobs.records.advance(stored, move(budget_day=day))
+    # After the claim, because the worker that ended the job may unindex it late.
     await jobs.records.index(stored.record)
     return stored
 
 
-async def _buy(jobs: VideoJobs, delivery: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
-    """The one paid POST, between the two writes that guard it."""
+def _stop_submit(stop: asyncio.Event) -> None:
+    stop.set()
+    log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
+
+
+async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
+    """Send the one paid POST, between the two writes of the record."""
     number = stored.record.current.number
-    seconds = jobs.loova.submit_seconds(delivery.files)
+    seconds = jobs.loova.submit_seconds(payload.files)
     stored, is_fresh = await _begin(jobs, stored, number, seconds, await jobs.balance())
     try:
         if stop.is_set():
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
-        task = await jobs.loova.submit_video(delivery.request, delivery.files, is_fresh=is_fresh)
+        task = await jobs.loova.submit_video(payload.request, payload.files, is_fresh=is_fresh)
     except (RejectedError, NotSentError) as error:
         await _record_answer(jobs, stored, number, "refused", error)
         raise
@@ -187,10 +198,9 @@ async def _buy(jobs: VideoJobs, delivery: SubmitPayload, stored: StoredRecord, s
         if record.attempt(number).state == "in_doubt":
             jobs.notify("in_doubt", record, number)
         raise await doubt_error(jobs, record, number, error) from None
-    # Told before it is written: if S3 is slow or down, the log has it.
+    # Logged before the write, in case S3 is slow or down.
     log.info("Loova task %s is bought", task.task_id)
-    facts = {"trace_id": task.trace_id, "credits_cost": task.credits_cost}
-    record = await _record_purchase(jobs, stored, number, task.task_id, facts)
+    record = await _record_purchase(jobs, stored, number, task)
     if stop.is_set():
         log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
     return record
@@ -199,17 +209,17 @@ async def _buy(jobs: VideoJobs, delivery: SubmitPayload, stored: StoredRecord, s
 async def _begin(
     jobs: VideoJobs, stored: StoredRecord, number: int, seconds: float, balance: float | None
 ) -> tuple[StoredRecord, Callable[[], bool]]:
-    """Write `submitting`; returns whether it is still so young that the POST may leave."""
-    facts: dict[str, Any] = {"post_timeout_seconds": seconds, "credits_before": balance, "by": jobs.by}
+    """Write `submitting`. Return the record, and a function that says whether the POST may still be sent."""
     for attempt in range(_PURCHASE_TRIES):
         before = jobs.clock(), jobs.wall()
 
         def age(before: tuple[float, float] = before) -> float:
             return max(jobs.clock() - before[0], jobs.wall() - before[1])
 
-        stored = await jobs.records.advance(stored, stored.record.move("begin", number, **facts))
+        record = stored.record.move("begin", number, post_timeout_seconds=seconds, credits_before=balance, by=jobs.by)
+        stored = await jobs.records.advance(stored, record)
         if age() <= jobs.times.fresh_for:
-            # Connecting may take longer than that. While the POST's own time runs, nobody doubts the job.
+            # Connecting may take longer. No worker doubts the job within the POST's own timeout.
             return stored, lambda: age() <= seconds
         log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
     slow = StorageError(f"{jobs.name(stored.record)}: S3 is too slow to submit safely", transient=True)
@@ -218,68 +228,76 @@ async def _begin(
 
 
 async def _record_answer(
-    jobs: VideoJobs, stored: StoredRecord, number: int, move: MoveName, error: LoovaError, **facts: Any
+    jobs: VideoJobs,
+    stored: StoredRecord,
+    number: int,
+    move: MoveName,
+    error: LoovaError,
+    **fields: Unpack[AttemptFields],
 ) -> JobRecord:
-    """Write what the answer to a submit was, when it bought nothing or nobody knows; the error goes before S3's."""
+    """Record a refused or lost submit. A failure of S3 is only logged, because the caller raises `error`."""
     tried = stored.record.attempt(number).refusals
+    answer: AttemptFields = {
+        "reason": error.why,
+        "refusals": tried + (move == "refused"),
+        "trace_id": error.trace_id,
+        **fields,
+    }
 
     def change(record: JobRecord) -> JobRecord:
         if record.attempt(number).refusals != tried:
-            return record  # noted already, and perhaps tried again by another worker: that try is not ours
-        refusals = tried + (move == "refused")
+            return record  # recorded already, and another worker may be retrying the attempt
         try:
-            return record.move(move, number, reason=error.why, refusals=refusals, trace_id=error.trace_id, **facts)
+            return record.move(move, number, **answer)
         except InvalidTransitionError:
             return record
 
     try:
         return (await _advance_or_change(jobs, stored, change)).record
     except StorageError as failure:
-        log.error("%s: the record could not be moved on (%s)", jobs.name(stored.record), failure)
+        log.error("%s: could not write the record (%s)", jobs.name(stored.record), failure)
         return stored.record
 
 
-async def _record_purchase(
-    jobs: VideoJobs, stored: StoredRecord, number: int, task_id: str, facts: dict[str, Any]
-) -> JobRecord:
-    """Make the task id durable, whatever happened to the record meanwhile."""
-    began = stored.record
-    # Whoever ended an earlier try, or gave this one up, may have taken the job out of the index meanwhile.
-    may_be_unlisted = number > 1 or began.attempt(number).refusals > 0
+async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, task: VideoTask) -> JobRecord:
+    """Make the task id durable, whatever state the record is in by now."""
+    before = stored.record
+    # A worker that ended an earlier try of this attempt may have unindexed the job.
+    may_be_unindexed = number > 1 or before.attempt(number).refusals > 0
 
     def change(record: JobRecord) -> JobRecord:
-        nonlocal may_be_unlisted
-        may_be_unlisted = may_be_unlisted or record is not began
-        return with_purchase(record, number, task_id, **facts)
+        nonlocal may_be_unindexed
+        may_be_unindexed = may_be_unindexed or record is not before
+        return with_purchase(record, number, task.task_id, trace_id=task.trace_id, credits_cost=task.credits_cost)
 
-    for attempt in range(_PURCHASE_TRIES):
+    for tries in range(_PURCHASE_TRIES):
         try:
-            noted = await _advance_or_change(jobs, stored, change)
-            bought = next(attempt for attempt in noted.record.attempts if attempt.task_id == task_id)
-            jobs.notify("submitted", noted.record, bought.number)
-            if may_be_unlisted:
-                await _index_again(jobs, noted.record)
-            return noted.record
+            record = (await _advance_or_change(jobs, stored, change)).record
+            bought = next(attempt for attempt in record.attempts if attempt.task_id == task.task_id)
+            jobs.notify("submitted", record, bought.number)
+            if may_be_unindexed:
+                await _index_again(jobs, record)
+            return record
         except StorageError as error:
             failure = error
-            log.error("task %s is paid for, but S3 does not take its id (%s); trying again", task_id, error)
-            await jobs.sleep(backoff(attempt, first=1.0))
+            log.error("task %s is paid for, but S3 does not store its id (%s); retrying", task.task_id, error)
+            await jobs.sleep(backoff(tries, first=1.0))
     message = (
-        f"Loova took the job, but S3 does not take its task id: keep it. {jobs.name(stored.record)} will be in "
-        f"doubt; resolve it with `adopt {task_id}`. S3 said: {failure.message}"
+        f"Loova accepted the job, but S3 does not store its task id: keep it. {jobs.name(stored.record)} will be in "
+        f"doubt; resolve it with `adopt {task.task_id}`. S3 error: {failure.message}"
     )
-    log.error("%s (task %s)", message, task_id)
-    raise StorageError(message, task_id=task_id, trace_id=facts.get("trace_id"), credits_spent="yes")
+    log.error("%s (task %s)", message, task.task_id)
+    raise StorageError(message, task_id=task.task_id, trace_id=task.trace_id, credits_spent="yes")
 
 
 async def _index_again(jobs: VideoJobs, record: JobRecord) -> None:
-    """Put a durable purchase into the index of open jobs; where S3 does not take it, the record still has it."""
+    """Index a purchase. A failure of S3 is only logged, because the record has the task id."""
     try:
         await jobs.records.index(record)
     except StorageError as error:
         log.error(
-            "%s may be missing in the index of open jobs (%s), so collectors may not see it; ask for the same request "
-            "again",
+            "%s may be missing from the index of open jobs (%s), so collectors may not find it; ask for the same "
+            "request again",
             jobs.name(record),
             error,
         )
@@ -292,15 +310,3 @@ async def _advance_or_change(
         return await jobs.records.advance(stored, change(stored.record))
     except RecordConflictError:
         return await jobs.records.change(stored.record.key, change)
-
-
-async def _run_uncancelled(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
-    """Run what must not be cut in the middle; a cancellation waits for its end, then goes on."""
-    stop = asyncio.Event()
-
-    def cancelled() -> None:
-        stop.set()
-        log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
-
-    with defer_sigterm(stop.set):
-        return await run_uncancelled(work(stop), cancelled)

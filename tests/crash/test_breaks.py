@@ -138,9 +138,8 @@ BREAKS = [
     Break(
         "a claim is taken over whatever the record says by now",
         "jobs/submit.py",
-        "stored = await jobs.records.advance(stored, stored.record.move(move, budget_day=day, **facts))",
-        "mine = stored.record.move(move, budget_day=day, **facts)\n"
-        "    stored = await jobs.records.change(stored.record.key, lambda _: mine)",
+        "stored = await jobs.records.advance(stored, move(budget_day=day))",
+        "mine = move(budget_day=day)\n    stored = await jobs.records.change(stored.record.key, lambda _: mine)",
         (TWO_WORKERS,),
         r"the record had \{'task-1'\}, and lost it",
     ),

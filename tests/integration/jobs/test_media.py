@@ -560,7 +560,7 @@ async def test_what_is_worth_a_warning_is_told_once_however_long_a_place_is_wait
         log.removeHandler(ear)
         log.setLevel(level)
     assert workers.totals["posted"] == 10
-    looked = [record for record in told if "cannot be looked at from here" in record.getMessage()]
+    looked = [record for record in told if "cannot be checked from here" in record.getMessage()]
     assert len(looked) > 2
     assert [record.levelname for record in looked] == ["WARNING"] + ["DEBUG"] * (len(looked) - 1)
     assert sum("@image2" in record.getMessage() for record in told) == 1
