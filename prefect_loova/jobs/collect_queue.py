@@ -1,9 +1,11 @@
-"""Submit what is queued, one entry after the other: what is wrong with one stops no other.
+"""Submit queued requests one after the other. A problem with one entry does not stop the others.
 
-An error is one of three kinds. It is about the way to Loova or S3: the rest waits for the next pass. It is about the
-entry: that one is reported and stays as it is, or ends as failed, and the next one has its turn. Or nobody knows: Loova
-refused it with a status that may mean either (403, say). Then the next one is tried, and if that is taken, the refusal
-was about the request.
+There are three kinds of errors:
+
+- The way to Loova or S3 is broken. The other entries wait for the next pass.
+- The entry is bad. It is reported and stays in the queue, or it ends as failed. The next entry is submitted.
+- The error may mean either, such as a refusal with HTTP 403. The next entry is submitted. If Loova accepts that one,
+  the refusal was about the first request.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.results import Submission
 from prefect_loova.store.records import StoredRecord
 
-_TOO_DEAR = (InsufficientCreditsError, BudgetError)
+_TOO_EXPENSIVE = (InsufficientCreditsError, BudgetError)
 _ABOUT_THE_REQUEST = (200, 400, 413, 422, 451)
-"""HTTP statuses of a refusal that another request may escape."""
+"""HTTP statuses of refusals that are about the request."""
 
-_STORAGE_ERRORS_IN_A_ROW = 3
-_SUSPECTS = 10
-"""How many refusals in a row that may be about the request or about the way to Loova end the submits of a pass."""
+_MAX_STORAGE_ERRORS = 3
+_MAX_SUSPECTS = 10
+"""How many refusals in a row that may mean either stop the submits of a pass."""
 
-_TOO_DEAR_IN_A_ROW = 200
-"""How many entries in a row are read in a pass only to see that each is too dear."""
+_MAX_SKIPPED = 200
+"""How many entries in a row a pass reads only to find that they are too expensive."""
 
 log = logging.getLogger(__name__)
 
@@ -50,67 +52,67 @@ class QueuePass:
 
     Args:
         jobs: The API and the bucket.
-        submit: Submits one queued request and does not wait.
-        found: What the pass has found so far; it is added to.
-        count: Adds a job in doubt and the places that it may hold.
-        problem: Adds what is wrong with a job.
+        submit: Submits one queued request without waiting.
+        report: The result of the pass so far. This adds to it.
+        count: Adds a job in doubt to the report, and its slots.
+        add_problem: Adds a problem with a job to the report.
 
     Attributes:
-        is_stopped: Whether the rest of the queue waits for the next pass.
+        is_stopped: Whether the other entries wait for the next pass.
     """
 
     def __init__(
         self,
         jobs: VideoJobs,
         submit: Callable[[QueuedRequest], Awaitable[Submission]],
-        found: CollectedVideos,
+        report: CollectedVideos,
         count: Callable[[StoredRecord], None],
-        problem: Callable[[str, Exception], None],
+        add_problem: Callable[[str, Exception], None],
     ) -> None:
         self.is_stopped = False
         self._jobs = jobs
         self._submit = submit
-        self._found = found
+        self._report = report
         self._count = count
-        self._problem = problem
-        self._too_dear = math.inf
-        self._passed_over = 0
+        self._add_problem = add_problem
+        self._too_expensive = math.inf
+        self._skipped = 0
         self._storage_errors = 0
         self._suspects: list[tuple[QueuedRequest, LoovaError]] = []
 
     async def submit(self, key: str) -> bool:
-        """Submit one queued job; returns whether it took a place."""
+        """Submit one queued request. Return whether a slot was taken."""
         try:
             entry = await read_queued(self._jobs, key)
             if entry is None:
-                return True  # another collector was faster, and has the place
-            if entry.request.estimate_credits() >= self._too_dear:
-                self._passed_over += 1
-                self.is_stopped = self._passed_over >= _TOO_DEAR_IN_A_ROW
+                return True  # another collector submitted it and took the slot
+            if entry.request.estimate_credits() >= self._too_expensive:
+                self._skipped += 1
+                self.is_stopped = self._skipped >= _MAX_SKIPPED
                 return False
-            self._passed_over = 0
+            self._skipped = 0
             return await self._buy(entry)
         except StorageError as error:
-            self._problem(key, error)
+            self._add_problem(key, error)
             self._storage_errors += error.transient
-            if self._storage_errors >= _STORAGE_ERRORS_IN_A_ROW:
+            if self._storage_errors >= _MAX_STORAGE_ERRORS:
                 self._stop(error)
         except Exception as error:
-            self._problem(key, error)
+            self._add_problem(key, error)
         return False
 
     async def _buy(self, entry: QueuedRequest) -> bool:
         try:
             submission = await self._submit(entry)
         except WaitTimeoutError:
-            return True  # another collector is at it
+            return True  # another collector is submitting it
         except (StorageError, RecordMismatchError):
-            raise  # the record cannot be used: it stays queued, and is reported
-        except _TOO_DEAR as error:
+            raise  # the record cannot be used: the entry stays in the queue and is reported
+        except _TOO_EXPENSIVE as error:
             log.warning("job %s waits: %s", entry.key, error)
-            self._too_dear = min(self._too_dear, entry.request.estimate_credits())
+            self._too_expensive = min(self._too_expensive, entry.request.estimate_credits())
         except (TooManyRunningTasksError, NotSentError) as error:
-            self._stop(error)  # whatever refuses this one refuses the next
+            self._stop(error)  # the next entry would fail too
         except InDoubtError as error:
             return await self._in_doubt(entry, error)
         except RejectedError as error:
@@ -126,21 +128,21 @@ class QueuePass:
         if submission.state in ("succeeded", "saved"):
             return False
         if not submission.reused:
-            self._found.submitted.append(submission)
+            self._report.submitted.append(submission)
             self._storage_errors = 0
             for suspect, error in self._suspects:
-                await self._failed(suspect, error)  # another request is taken: the refusal was about this one
+                await self._failed(suspect, error)  # Loova accepts other requests, so it refused this request
             self._suspects.clear()
-        self._found.running += 1
+        self._report.running += 1
         return True
 
     async def _in_doubt(self, entry: QueuedRequest, error: InDoubtError) -> bool:
         await self._dequeue(entry)
-        is_counted = any(job.key == entry.key for job in self._found.in_doubt)
+        is_counted = any(job.key == entry.key for job in self._report.in_doubt)
         if not is_counted:
             self._count(await self._jobs.records.expect(entry.key))
         if not error.found:
-            self._stop(error)  # one lost answer may be bad luck; the next pass goes on
+            self._stop(error)  # more answers may be lost; the next pass tries again
         return not is_counted
 
     async def _rejected(self, entry: QueuedRequest, error: RejectedError) -> None:
@@ -151,19 +153,19 @@ class QueuePass:
         if 401 in statuses or error.http_status is None or not 400 <= error.http_status < 500:
             self._stop(error)
             return
-        self._problem(entry.key, error)
+        self._add_problem(entry.key, error)
         self._suspects.append((entry, error))
-        if len(self._suspects) >= _SUSPECTS:
+        if len(self._suspects) >= _MAX_SUSPECTS:
             self._stop(error)
 
     async def _failed(self, entry: QueuedRequest, error: LoovaError) -> None:
         await self._dequeue(entry)
-        self._found.failed.append((entry.key, redact(error)))
+        self._report.failed.append((entry.key, redact(error)))
 
     async def _dequeue(self, entry: QueuedRequest) -> None:
         if await dequeue(self._jobs, entry):
-            self._found.queued -= 1
+            self._report.queued -= 1
 
     def _stop(self, error: Exception) -> None:
         self.is_stopped = True
-        log.warning("%d queued jobs wait: %s", self._found.queued, error)
+        log.warning("%d queued jobs wait: %s", self._report.queued, error)

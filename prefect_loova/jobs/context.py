@@ -1,6 +1,6 @@
-"""The tools that every step of a job works with.
+"""The context that every step of a job needs: the API, the bucket, and the times.
 
-A job goes through `submitting`, `waiting` and `saving`, in that order; each is one function over `VideoJobs`.
+The steps are `submit`, `wait` and `save`, in that order. Each is a function over `VideoJobs`.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from prefect_loova.store.budget import DailyBudget
 from prefect_loova.store.records import JobRecords
 
 MAX_WAIT = 4 * 3600.0
-"""How long to wait for a video by default, in seconds; a generation takes up to 3 hours under load."""
+"""The default time to wait for a video, in seconds. Under load a generation takes up to 3 hours."""
 
 BALANCE_SECONDS = 5.0
-"""How long a look at the credits may hold up a submit, in seconds."""
+"""The longest time that a submit waits for the account's balance, in seconds."""
 
 JobEvent = Literal["submitted", "succeeded", "saved", "failed", "in_doubt"]
-"""What may happen to a job that others want to hear of."""
+"""The events of a job that `VideoJobs.notify` reports."""
 
 log = logging.getLogger(__name__)
 
 
-def _ignore_event(happening: JobEvent, record: JobRecord, attempt: int) -> None:
-    """The core alone has nobody to tell."""
+def _ignore_event(event: JobEvent, record: JobRecord, attempt: int) -> None:
+    """Do nothing: the default for `notify`."""
 
 
 class JobTimes(BaseModel):
-    """When one worker may go on with what another one left, in seconds. The defaults are safe; see docs/decisions."""
+    """When a worker may continue another worker's job, in seconds. The defaults are safe; see docs/decisions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    take_over_after: float = Field(30.0, ge=0, description="Age of a claim that anybody may take over, in seconds.")
-    doubt_after: float = Field(30.0, ge=0, description="Seconds after a POST's timeout at which it is in doubt.")
+    take_over_after: float = Field(30.0, ge=0, description="Age of a claim that any worker may take over, in seconds.")
+    doubt_after: float = Field(30.0, ge=0, description="Seconds after a POST's timeout until the job is in doubt.")
     fresh_for: float = Field(5.0, gt=0, description="The most seconds between writing `submitting` and the POST.")
-    lease: float = Field(120.0, gt=0, description="Seconds for which a collector may save without renewing its lease.")
+    lease: float = Field(120.0, gt=0, description="Seconds for which a worker may save without renewing its lease.")
     may_run: float = Field(
         4 * 3600.0,
         ge=0,
         description="Seconds for which a task that gives no usable answer, or a job in doubt, counts as running.",
     )
     save_again_after: float = Field(
-        60.0, ge=0, description="Seconds until a collector saves again what could not be saved; doubled each time."
+        60.0, ge=0, description="Seconds until a collector retries a failed save; doubled with each failure."
     )
     forget_after: float = Field(
-        24 * 3600.0, ge=0, description="Age of an entry in the index of open jobs without a record, in seconds."
+        24 * 3600.0, ge=0, description="Age at which an index entry without a record is removed, in seconds."
     )
-    look_again: float = Field(2.0, gt=0, description="Seconds between looks at a record that another worker moves.")
+    look_again: float = Field(2.0, gt=0, description="Seconds between reads of a record that another worker writes.")
 
 
 class VideoJobs:
@@ -68,20 +68,20 @@ class VideoJobs:
 
     Args:
         loova: An entered client.
-        records: Where the job records are.
-        times: When to go on with what others left.
-        by: Who asks, for the people who read the record (host, flow run, deployment).
-        place: The arguments by which a command names this account and bucket.
-        max_credits_per_day: The credits that may be spent on one day below this prefix, or None for no budget.
-        media: What reference media may be, and how they reach Loova.
-        tell: Hears of each job that is submitted, made, saved, failed or in doubt, right after the record says so.
-        sleep: How to wait, in seconds.
-        clock: Monotonic seconds.
-        wall: Seconds by the wall clock; the later of the two decides whether a written record is still fresh, as one
-            of them stops while a machine is suspended.
+        records: The job records.
+        times: When to continue other workers' jobs.
+        by: The host, flow run and deployment, for people who read the record.
+        place: The command-line arguments that select this account and bucket.
+        max_credits_per_day: The credits that may be spent per day below this prefix; None for no budget.
+        media: The limits for reference media, and how Loova gets them.
+        notify: Called for each event of a job, right after the record was written.
+        sleep: Waits for a number of seconds.
+        clock: Returns monotonic seconds.
+        wall: Returns seconds of the wall clock. The later of the two clocks decides whether a written record is still
+            fresh, because one of them stops while a machine is suspended.
 
     Attributes:
-        decoded: The reference media that were decoded here and found good: what each is given as, and its identity.
+        decoded: The reference media that this process decoded: the kind and the identity of each.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class VideoJobs:
         self.decoded: set[tuple[Kind, str | None]] = set()
 
     async def balance(self) -> float | None:
-        """The account's credits as evidence for a person, or None where they cannot be had soon. Never an error."""
+        """Return the account's credits as evidence for a person, or None if Loova does not answer soon."""
         try:
             async with asyncio.timeout(BALANCE_SECONDS):
                 return (await self.loova.get_credits(tries=1)).available
         except (LoovaError, TimeoutError) as error:
-            log.debug("the balance is not known: %s", error)
+            log.debug("cannot get the balance: %s", error)
             return None
 
     def submission(self, record: JobRecord, number: int | None = None, *, reused: bool) -> Submission:
-        """The handle on an attempt that was bought; the one that counts, if no number is given."""
+        """Return the handle on an attempt with a Loova task; by default the attempt that counts."""
         attempt = record.current if number is None else record.attempt(number)
         assert attempt.task_id is not None  # noqa: S101
         return Submission(
@@ -141,16 +141,16 @@ class VideoJobs:
         )
 
     def name(self, record: JobRecord) -> str:
-        """The job's record, for a message."""
+        """Return the job's name for messages, with the URI of its record."""
         return f"job {self.records.uri(self.records.record_key(record.key))}"
 
     def failed(self, record: JobRecord, number: int | None = None) -> TaskFailedError:
-        """The error of an attempt that Loova ended without a video; the last such one, if no number is given."""
+        """Return the error for a failed attempt; by default the last one."""
         failed = [attempt for attempt in record.attempts if attempt.state == "failed"] or [record.current]
         attempt = failed[-1] if number is None else record.attempt(number)
         return TaskFailedError(
-            f"{self.name(record)}: Loova ended the task without a video. It is not bought again by itself: ask for "
-            f"another take, or allow max_paid_attempts={record.possibly_paid_attempts + 1}",
+            f"{self.name(record)}: Loova ended the task without a video. It is not bought again automatically: ask "
+            f"for another take, or allow max_paid_attempts={record.possibly_paid_attempts + 1}",
             task_id=attempt.task_id,
             trace_id=attempt.trace_id,
             loova_message=attempt.reason,

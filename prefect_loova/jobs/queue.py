@@ -1,12 +1,11 @@
-"""The queue of a detached batch: requests that a collector is to submit, as small objects of their own.
+"""The queue of detached batches: requests that a collector submits, each stored as a small object.
 
-They are under `{prefix}/_open/queued/`, beside the index of open jobs, so that a look at the open jobs costs the same
-however many are queued.
+The entries are under `{prefix}/_open/queued/`, beside the index of open jobs, so that reading the index takes no longer
+if many requests are queued.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
@@ -14,32 +13,32 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from prefect_loova._cancellation import task_group
+from prefect_loova._concurrency import map_bounded
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.store.records import is_key
 
 QUEUE = "_open/queued"
-"""Where a detached batch puts what a collector is to submit, below the prefix."""
+"""The folder of the queue, below the prefix."""
 
 FORMAT = 1
-"""The format of an entry. A newer one is refused, not misread."""
+"""The format of an entry. Entries with another format are refused."""
 
-_WRITES_AT_ONCE = 16
+_CONCURRENT_WRITES = 16
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class QueuedRequest:
-    """One entry of the queue, as it was read.
+    """One entry of the queue.
 
     Attributes:
         key: The request's key.
-        request: The video to be made.
-        max_paid_attempts: How often it may be bought in all, when Loova fails to make it.
-        etag: Of the entry: one that is queued again has another one.
+        request: The request.
+        max_paid_attempts: How many times it may be bought if Loova fails to make the video.
+        etag: The ETag of the entry. It changes if the request is queued again.
     """
 
     key: str
@@ -49,21 +48,20 @@ class QueuedRequest:
 
 
 async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1) -> None:
-    """Leave requests to a collector. Queued twice, a request is still bought once.
+    """Queue requests for a collector. A request that is queued twice is bought once.
 
     Raises:
-        InvalidRequestError: A media URL has a query: it may be a signature, which the queue must not hold.
+        InvalidRequestError: A media URL has a query. It may contain a signature, which is not stored.
         StorageError: The bucket cannot be written.
     """
     media = (url for one in requests for url in (*one.image_urls, *one.audio_urls, *one.video_urls))
-    lost = [redact(url, 120) for url in media if "?" in url]
-    if lost:
-        more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
+    with_query = [redact(url, 120) for url in media if "?" in url]
+    if with_query:
+        more = f" and {len(with_query) - 10} more" if len(with_query) > 10 else ""
         raise InvalidRequestError(
-            f"media: {', '.join(lost[:10])}{more}: a URL with a query may be signed, and is not queued; "
-            "run this batch with wait=True, or give URLs without one"
+            f"media: {', '.join(with_query[:10])}{more}: a URL with a query may be signed, and is not queued; "
+            "run this batch with wait=True, or use URLs without a query"
         )
-    turn = asyncio.Semaphore(_WRITES_AT_ONCE)
 
     async def put(request: VideoRequest) -> None:
         entry = {
@@ -71,32 +69,29 @@ async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid
             "api_origin": jobs.loova.origin,
             "request": request.model_dump(mode="json"),
             "max_paid_attempts": max_paid_attempts,
-            # Makes its ETag another one each time: who ends an earlier entry leaves this one alone.
+            # Makes the ETag unique, so that a collector that deletes an earlier entry does not delete this one.
             "entry_id": secrets.token_hex(8),
         }
-        async with turn:
-            await jobs.records.put_json(jobs.records.object_key(QUEUE, request.key), entry)
+        await jobs.records.put_json(jobs.records.object_key(QUEUE, request.key), entry)
 
-    async with task_group() as group:
-        for request in requests:
-            group.create_task(put(request))
+    await map_bounded(put, requests, _CONCURRENT_WRITES)
 
 
 async def queued_keys(jobs: VideoJobs) -> list[str]:
-    """The keys of what is queued, the one that waits longest first.
+    """Return the keys of the queued requests, the oldest entry first.
 
     Raises:
         StorageError: The queue may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
-    listed = [one for one in await jobs.records.list_objects(QUEUE) if is_key(one.name)]
-    return [one.name for one in sorted(listed, key=lambda one: (one.written, one.name))]
+    entries = [one for one in await jobs.records.list_objects(QUEUE) if is_key(one.name)]
+    return [one.name for one in sorted(entries, key=lambda one: (one.written, one.name))]
 
 
 async def read_queued(jobs: VideoJobs, key: str) -> QueuedRequest | None:
-    """One entry, or None where it is gone: another collector was faster.
+    """Return one entry, or None if another collector has removed it.
 
     Raises:
-        StorageError: It cannot be read, is no entry, or is for another API; it stays as it is.
+        StorageError: The entry cannot be read, is invalid, or is for another API. It is left unchanged.
     """
     name = jobs.records.object_key(QUEUE, key)
     entry = await jobs.records.get_json(name, denied_is_missing=False)
@@ -119,16 +114,17 @@ async def read_queued(jobs: VideoJobs, key: str) -> QueuedRequest | None:
 
 
 async def dequeue(jobs: VideoJobs, entry: QueuedRequest) -> bool:
-    """Delete an entry that is done with, unless it was queued again meanwhile; tells whether it is gone.
+    """Delete an entry unless its request was queued again. Return whether the queue no longer has the request.
 
     Raises:
         StorageError: The bucket cannot be read or written.
     """
     name = jobs.records.object_key(QUEUE, entry.key)
-    found = await jobs.records.get_json(name, denied_is_missing=False)
-    if found is not None and found[1] != entry.etag:
-        log.info("job %s: it was queued again meanwhile, and stays queued", entry.key)
+    latest = await jobs.records.get_json(name, denied_is_missing=False)
+    if latest is None:
+        return True
+    if latest[1] != entry.etag:
+        log.info("job %s: it was queued again and stays in the queue", entry.key)
         return False
-    if found is not None:
-        await jobs.records.delete(name)
+    await jobs.records.delete(name)
     return True

@@ -1,10 +1,9 @@
-"""Wait for a Loova task: poll it ever less often, and note its end in the job record."""
+"""Wait for a Loova task: poll it at growing intervals, and store its end in the job record."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from prefect_loova._timing import Deadline, PollSchedule
 from prefect_loova.errors import (
@@ -16,17 +15,18 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.models.job_record import JobRecord, is_cost
+from prefect_loova.models.job_record import AttemptFields, JobRecord, is_cost
 from prefect_loova.models.results import Submission, VideoTask
 from prefect_loova.models.transitions import MoveName
 
-_ODD_LOOKS = 3
+_UNUSABLE_POLLS = 3
+"""How many polls in a row may find no task, or no URL, before the wait ends."""
 
 log = logging.getLogger(__name__)
 
 
 async def ignore_poll(waited: float, status: str) -> None:
-    """Nobody wants to know how a wait goes on."""
+    """Do nothing: the default for `on_poll`."""
 
 
 async def wait_for_video(
@@ -37,20 +37,20 @@ async def wait_for_video(
     poll_seconds: float = 20.0,
     on_poll: Callable[[float, str], Awaitable[None]] = ignore_poll,
 ) -> VideoTask:
-    """Poll until the Loova task ends, and note the end in the record. A failed poll is not a failed video.
+    """Poll until the Loova task ends, and store the end in the record. A failed poll does not fail the video.
 
     Args:
         jobs: The API and the bucket.
-        submission: What `submit_video` returned.
-        max_wait: Seconds to wait in all; one last look is taken when they are over.
-        poll_seconds: The longest first pause between polls, in seconds; later ones grow with the time waited.
-        looked: Hears of each look at a task that has not ended: the seconds waited, and what Loova said.
+        submission: The result of `submit_video`.
+        max_wait: Seconds to wait in all. The last poll is after that time.
+        poll_seconds: The longest first pause between polls, in seconds. Later pauses grow with the time waited.
+        on_poll: Called after each poll of a running task with the seconds waited and Loova's status.
 
     Raises:
-        TaskFailedError: Loova ended the task without a video.
-        WaitTimeoutError: It still runs; calling again goes on waiting.
-        TaskNotFoundError: Loova does not know the task. The record stays as it is.
-        UnexpectedResponseError: It succeeded, but Loova shows no URL. The record stays as it is.
+        TaskFailedError: The Loova task ended without a video.
+        WaitTimeoutError: The task still runs. Call this again to wait longer.
+        TaskNotFoundError: Loova does not know the task. The record is unchanged.
+        UnexpectedResponseError: The task succeeded, but Loova reports no URL. The record is unchanged.
         AuthenticationError: Loova does not accept the API key.
     """
     if submission.state != "submitted":
@@ -66,10 +66,10 @@ async def wait_for_video(
     except BaseException as error:
         if isinstance(error, Exception):
             raise
-        # Cancelled, or a signal: Prefect raises its own exception wherever SIGTERM strikes.
+        # Cancelled, or a signal: Prefect raises an exception for SIGTERM in any task.
         log.warning(
-            "Loova task %s: waiting was cancelled. Loova has no cancel: the task goes on, and its credits are spent. "
-            "Ask for the same request again to have the video",
+            "Loova task %s: waiting was cancelled. Loova cannot cancel the task: it continues, and its credits are "
+            "spent. Ask for the same request again to get the video",
             submission.task_id,
         )
         raise
@@ -83,38 +83,43 @@ async def _poll(
     on_poll: Callable[[float, str], Awaitable[None]],
 ) -> VideoTask:
     deadline = Deadline(max_wait, jobs.clock)
-    odd, seen = 0, "submitted"
+    unusable, status = 0, "submitted"
     failed: LoovaError | None = None
     if not submission.reused:
         await jobs.sleep(min(schedule.pause(0), deadline.left))
     while True:
-        last_look = deadline.left <= 0
+        is_last = deadline.left <= 0
         try:
             task = await poll_once(jobs, submission.task_id)
         except (TaskNotFoundError, MissingVideoUrlError) as error:
-            odd += 1
-            if odd == _ODD_LOOKS or last_look:
+            unusable += 1
+            if unusable == _UNUSABLE_POLLS or is_last:
                 raise
             log.warning("task %s: %s", submission.task_id, error)
         except UnexpectedResponseError as error:
-            log.debug("task %s: a look failed: %s", submission.task_id, error)
-            seen, failed = "no answer", error
+            log.debug("task %s: a poll failed: %s", submission.task_id, error)
+            status, failed = "no answer", error
         else:
-            odd, seen, failed = 0, task.status or task.state, None
+            unusable, status, failed = 0, task.status or task.state, None
             if task.state != "running":
-                log.debug("task %s: %s", task.task_id, seen, extra={"ended": task.state})
+                log.debug("task %s: %s", task.task_id, status, extra={"ended": task.state})
                 return await record_end(jobs, submission, task)
-        if last_look:
+        if is_last:
             raise _still_running(submission, deadline.waited, failed)
         pause = min(schedule.pause(deadline.waited), deadline.left)
-        facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": seen, "pause": pause}
-        log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next look in %(pause).0f s", facts, extra=facts)
-        await on_poll(deadline.waited, seen)
+        facts = {"task_id": submission.task_id, "waited": deadline.waited, "status": status, "pause": pause}
+        log.debug("task %(task_id)s: %(status)s after %(waited).0f s, next poll in %(pause).0f s", facts, extra=facts)
+        await on_poll(deadline.waited, status)
         await jobs.sleep(pause)
 
 
 async def poll_once(jobs: VideoJobs, task_id: str) -> VideoTask:
-    """Look at a Loova task once; a success without a URL is an error, for there is no video in it."""
+    """Poll a Loova task once.
+
+    Raises:
+        MissingVideoUrlError: The task succeeded, but Loova reports no URL.
+        LoovaError: As `LoovaClient.get_task`.
+    """
     try:
         task = await jobs.loova.get_task(task_id)
     except LoovaError as error:
@@ -122,7 +127,7 @@ async def poll_once(jobs: VideoJobs, task_id: str) -> VideoTask:
         raise
     if task.state == "succeeded" and task.video_url is None:
         raise MissingVideoUrlError(
-            "Loova says that the task succeeded, but shows no video_url; the job stays open",
+            "Loova reports that the task succeeded, but no video_url; the job stays open",
             task_id=task_id,
             trace_id=task.trace_id,
             credits_spent="yes",
@@ -131,47 +136,46 @@ async def poll_once(jobs: VideoJobs, task_id: str) -> VideoTask:
 
 
 def check_task(jobs: VideoJobs, record: JobRecord, submission: Submission) -> None:
-    """Refuse to go on with a task that is no longer its attempt's, because a person took its adoption back.
+    """Raise if the submission's attempt no longer has its task, because a person took the adoption back.
 
     Raises:
-        InvalidTransitionError: It is not.
+        InvalidTransitionError: The attempt does not have the task.
     """
     attempt = record.attempt(submission.attempt)
     if attempt.task_id != submission.task_id:
         raise InvalidTransitionError(
-            f"{jobs.name(record)}: attempt {attempt.number} does not hold task {submission.task_id} any more: its "
-            "adoption was taken back. Ask for the same request again to see how it is now",
+            f"{jobs.name(record)}: attempt {attempt.number} no longer holds task {submission.task_id}: its adoption "
+            "was taken back. Ask for the same request again to get its current state",
             task_id=submission.task_id,
         )
 
 
 async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
-    """Note in the record what a poll showed as the end of a task.
+    """Store the end of a task in the record, and return the task.
 
     Raises:
-        TaskFailedError: It ended without a video.
+        TaskFailedError: The task ended without a video.
         InvalidTransitionError: A person took the adoption of the task back.
     """
-    # The cost that the submit named was early: without a final one, the larger of it and the price goes on counting.
-    facts: dict[str, Any] = {"cost_is_early": True}
+    # The cost in the submit answer was early. Without a final cost, the larger of it and the price still counts.
+    fields: AttemptFields = {"task_id": submission.task_id}
     if is_cost(task.credits_cost):
-        facts = {"credits_cost": task.credits_cost}
+        fields["credits_cost"] = task.credits_cost
+    else:
+        fields["cost_is_early"] = True
     if task.state == "failed":
-        facts["reason"] = task.error_message or task.status
-
-    moved = False
+        fields["reason"] = task.error_message or task.status
+    end: MoveName = "fail" if task.state == "failed" else "succeed"
+    is_moved = False
 
     def change(record: JobRecord) -> JobRecord:
-        nonlocal moved
+        nonlocal is_moved
         check_task(jobs, record, submission)
-        moved = record.attempt(submission.attempt).state == "submitted"
-        if not moved:
-            return record
-        end: MoveName = "fail" if task.state == "failed" else "succeed"
-        return record.move(end, submission.attempt, task_id=submission.task_id, **facts)
+        is_moved = record.attempt(submission.attempt).state == "submitted"
+        return record.move(end, submission.attempt, **fields) if is_moved else record
 
     stored = await jobs.records.change(submission.key, change)
-    if moved:
+    if is_moved:
         jobs.notify("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
     if task.state == "failed":
         await jobs.records.unindex(submission.key)
@@ -180,11 +184,11 @@ async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -
 
 
 def _still_running(submission: Submission, waited: float, failed: LoovaError | None) -> WaitTimeoutError:
-    happened = f"the task still ran after {waited:.0f} s"
+    problem = f"the task still ran after {waited:.0f} s"
     if failed is not None:
-        happened = f"whether the task still runs is not known after {waited:.0f} s: {failed.why} ({failed.request})"
+        problem = f"no poll showed after {waited:.0f} s whether the task still runs: {failed.why} ({failed.request})"
     return WaitTimeoutError(
-        f"{happened}. Nothing is lost: ask for the same request again to go on waiting",
+        f"{problem}. Nothing is lost: ask for the same request again to wait longer",
         task_id=submission.task_id,
         trace_id=submission.trace_id,
         credits_spent="yes",

@@ -1,7 +1,7 @@
-"""What an ISO base media file (mp4, mov, HEIC, AVIF, ...) holds, by the brands in its first box.
+"""The media type of an ISO base media file (mp4, mov, HEIC, AVIF, ...), by the brands in its first box.
 
-The brands are those of the MP4 registration authority (mp4ra.org), of ftyps.com, and of file(1), as far as they say
-what a file holds. A brand that is not here is *not known*, never an mp4: docs/decisions/0016-media-before-paying.md.
+The brands are from the MP4 registration authority (mp4ra.org), ftyps.com and file(1), if they identify a type. A brand
+that is not in this table is *unknown*; it does not mean mp4. See docs/decisions/0016-media-before-paying.md.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _TYPES = {brand.ljust(4).encode(): name for name, brands in _BRANDS.items() for 
 
 
 def brand_of(head: bytes) -> str:
-    """The major brand of an ISO base media file, to be shown; empty where its first box is no `ftyp`."""
+    """Return the major brand of an ISO base media file for messages, or an empty string without an `ftyp` box."""
     return head[8:12].decode("ascii", "replace") if head[4:8] == b"ftyp" else ""
 
 
 def type_by_brand(head: bytes) -> str | None:
-    """The media type of a file that begins with an `ftyp` box, or None where no brand of it is known.
+    """Return the media type of a file that begins with an `ftyp` box, or None if none of its brands is known.
 
-    The major brand decides. Where it is not known, the compatible brands do: an image's before a video's, as images
-    may name those of the container as well.
+    The major brand decides. If it is unknown, the compatible brands decide. Those of images come first, because an
+    image may also list the brands of its container.
 
     Args:
         head: The file's first bytes.
     """
     end = min(int.from_bytes(head[:4]), len(head))
     major, others = _type_of(head[8:12]), [_type_of(head[at : at + 4]) for at in range(16, end - 3, 4)]
-    if major == "image/heif":  # says how pictures are stored, not how they are coded
+    if major == "image/heif":  # the container of an image, not its codec
         return next((one for one in others if one and one.startswith("image/") and one != "image/heif"), major)
     if major:
         return major

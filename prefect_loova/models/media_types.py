@@ -1,7 +1,7 @@
-"""What a file is, by its first bytes and not by its name; and the rules for media that Seedance 2.0 takes.
+"""The media type of a file, by its first bytes and not by its name, and the limits for media of Seedance 2.0.
 
-Loova's pages name no types and no sizes. Those here are what other hosts of Seedance 2.0 print for it: JPEG, PNG,
-WebP, GIF, BMP and TIFF below 30 MB, MP4 and MOV below 50 MB, MP3 and WAV up to 15 MB.
+Loova documents no types and no sizes. These are the limits that other hosts of Seedance 2.0 document: JPEG, PNG, WebP,
+GIF, BMP and TIFF below 30 MB, MP4 and MOV below 50 MB, MP3 and WAV up to 15 MB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prefect_loova.models.media import Kind
 from prefect_loova.models.media_brands import brand_of, type_by_brand
 
 HEAD_BYTES = 4096
-"""How much of a file tells what it is."""
+"""How many of a file's first bytes identify its type."""
 
 TAKEN: dict[str, str] = {
     "image/jpeg": ".jpg",
@@ -28,7 +28,7 @@ TAKEN: dict[str, str] = {
     "audio/mpeg": ".mp3",
     "audio/wav": ".wav",
 }
-"""The media types that are sent on, and the ending of each."""
+"""The accepted media types and their file extensions."""
 
 _STARTS = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -63,30 +63,33 @@ _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 class MediaRules(BaseModel):
-    """What media may be, and how they reach Loova. Loova's pages name no sizes; these are other hosts' of Seedance."""
+    """The limits for media, and how Loova gets them. Loova documents no sizes; other hosts of Seedance do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_bytes: int = Field(30_000_000, gt=0, description="The largest image, in bytes.")
     video_bytes: int = Field(50_000_000, gt=0, description="The largest video, in bytes.")
     audio_bytes: int = Field(15_000_000, gt=0, description="The largest audio, in bytes.")
-    check_urls: bool = Field(True, description="Load the first bytes of media URLs before a video is paid for.")
+    check_urls: bool = Field(True, description="Download the first bytes of media URLs before a video is bought.")
     send: Literal["auto", "links", "files"] = Field(
         "auto",
-        description="How local files and S3 objects reach Loova. links: by presigned URLs. files: in the submit "
-        "itself, as a form. auto: by links, unless the S3 endpoint is on a private address and Loova is not.",
+        description="How Loova gets local files and S3 objects. links: by presigned URLs. files: in the form of the "
+        "submit. auto: by links, unless the S3 endpoint has a private address and Loova does not.",
     )
     link_seconds: int = Field(
-        86_400, gt=0, le=604_800, description="For how long a presigned URL is valid, in seconds; or twice the wait."
+        86_400,
+        gt=0,
+        le=604_800,
+        description="Seconds for which a presigned URL is valid, or twice the wait if that is longer.",
     )
 
     def most(self, kind: Kind) -> int:
-        """The largest medium of one kind, in bytes."""
+        """Return the largest size of one kind of medium, in bytes."""
         return {"image": self.image_bytes, "video": self.video_bytes, "audio": self.audio_bytes}[kind]
 
 
 def media_type_of(head: bytes) -> str | None:
-    """The media type of a file by its first bytes (`HEAD_BYTES` are enough), or None where they tell nothing."""
+    """Return the media type of a file by its first bytes (`HEAD_BYTES` are enough), or None if it is unknown."""
     for start, media_type in _STARTS.items():
         if head.startswith(start):
             return media_type
@@ -97,40 +100,39 @@ def media_type_of(head: bytes) -> str | None:
     if head[4:8] == b"ftyp":
         return type_by_brand(head)
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free") and len(head) >= 16:
-        return "video/quicktime"  # before there was `ftyp`
+        return "video/quicktime"  # QuickTime files older than `ftyp`
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "image/bmp"
     if len(head) >= 4 and head[0] == 0xFF:
         if head[1] & 0xF6 == 0xF0:
             return "audio/aac"
-        # MPEG audio: a version that there is, layer III, a bit rate and a sampling rate that there are.
+        # MPEG audio: a valid version, layer III, a valid bit rate and a valid sampling rate.
         if head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 0x08 and head[2] >> 4 != 0xF and head[2] & 0x0C != 0x0C:
             return "audio/mpeg"
     return None
 
 
 def sent_type(head: bytes, kind: Kind) -> str:
-    """The media type that a medium is sent with, once `content_problem` finds nothing: a video of a brand that is not
-    known is an mp4."""
+    """Return the media type to send with a medium that `content_problem` accepts. An unknown brand of video is mp4."""
     return media_type_of(head) or ("video/mp4" if kind == "video" else "application/octet-stream")
 
 
 def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> str | None:
-    """Why a file cannot be this kind of medium, or None.
+    """Return why a file cannot be this kind of medium, or None.
 
     Args:
-        head: Its first bytes.
+        head: The first bytes of the file.
         size: Its length in bytes.
-        kind: What it is to be.
-        rules: The largest media.
+        kind: The kind that it must be.
+        rules: The limits for media.
     """
     if not size:
         return "it is empty"
     most, media_type = rules.most(kind), media_type_of(head)
     article = "a" if kind == "video" else "an"
     if media_type is None and not (kind == "video" and brand_of(head)):
-        return f"its content is {_described(head)}, not {article} {kind}"
-    if media_type is None:  # whoever reads all of it finds out; see `unknown_brand`
+        return f"its content is {_describe(head)}, not {article} {kind}"
+    if media_type is None:  # decoding decides; see `unknown_brand`
         media_type = sent_type(head, kind)
     taken = [name.partition("/")[2] for name in TAKEN if name.startswith(f"{kind}/")]
     if media_type not in TAKEN and media_type.startswith(f"{kind}/"):
@@ -144,7 +146,7 @@ def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> st
 
 
 def unknown_brand(head: bytes, kind: Kind) -> str:
-    """What to tell of a video that only its first bytes are known of, where its brand says nothing; else empty."""
+    """Return a warning if the brand of a video is unknown, or an empty string. It needs only the first bytes."""
     if kind != "video" or not brand_of(head) or media_type_of(head):
         return ""
     return f"its brand {brand_of(head)!r} is not known here: it may be no video"
@@ -154,7 +156,7 @@ def _has_frames(media_type: str, kind: Kind) -> bool:
     return kind == "image" and media_type in ("video/mp4", "video/quicktime")
 
 
-def _described(head: bytes) -> str:
+def _describe(head: bytes) -> str:
     if brand := brand_of(head):
         return f"of the brand {brand!r}, which is not known here"
     start = head.lstrip()[:200].lower()
@@ -165,6 +167,6 @@ def _described(head: bytes) -> str:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else only the last character is cut
+        if error.start < len(head) - 3:  # otherwise only the last character is cut off
             return "of no known type"
     return "text" if b"\0" not in head else "of no known type"

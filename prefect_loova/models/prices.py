@@ -1,12 +1,11 @@
-"""The models of Loova and their prices, from its page pricing-and-limits."""
+"""Loova's models and prices (pricing-and-limits)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Model = Literal["seedance_2_0", "seedance_2_0_fast"]
-"""The models that Loova takes."""
-
+"""The models that Loova offers."""
 
 CREDITS_PER_SECOND: dict[tuple[Model, bool], float] = {
     ("seedance_2_0", True): 30,
@@ -14,14 +13,13 @@ CREDITS_PER_SECOND: dict[tuple[Model, bool], float] = {
     ("seedance_2_0_fast", True): 20,
     ("seedance_2_0_fast", False): 10,
 }
-"""Credits for a second of output, by model and whether a reference video is given (pricing-and-limits)."""
-
+"""Credits per second of output, by model and whether the request has a reference video (pricing-and-limits)."""
 
 USD_PER_CREDIT = (0.032, 0.080)
-"""What one credit costs in US dollars: in the largest and in the smallest pack (pricing-and-limits)."""
+"""The price of one credit in US dollars, in the largest and in the smallest pack (pricing-and-limits)."""
 
 
 def format_credits(credits: float) -> str:
-    """Credits, with what they cost in US dollars by the price table (pricing-and-limits)."""
+    """Return an amount of credits with its price range in US dollars (pricing-and-limits)."""
     low, high = (credits * rate for rate in USD_PER_CREDIT)
     return f"{credits:,.10g} credits (${low:,.2f} to ${high:,.2f})"

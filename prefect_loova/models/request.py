@@ -1,7 +1,6 @@
-"""What is asked of Loova, and what comes back: frozen values, and the prices.
+"""A request for one video: its fields, rules, key and price.
 
-The rules are those of Loova's pages create-seedance-2-video-task, get-task-status, check-api-credits and
-pricing-and-limits.
+The rules are from Loova's pages create-seedance-2-video-task and pricing-and-limits.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
 from prefect_loova.models.results import SavedVideo, Value, name_of
 
 FunctionMode = Literal["omni_reference", "first_last_frames"]
-"""How a request's media are used."""
+"""How Loova uses the media of a request."""
 
 Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"]
-"""Width to height."""
+"""The aspect ratio, width to height."""
 
 
 def _whole_number(value: Any) -> Any:
@@ -67,21 +66,21 @@ _Videos = Annotated[tuple[Annotated[str, _medium("video")], ...], _Several]
 
 
 STORED: Mapping[str, bool] = MappingProxyType({"was_stored": True})
-"""The validation context of a request that an earlier version may have stored: rules that came later are not asked."""
+"""The validation context for stored requests. An earlier version may have stored them, so newer rules are skipped."""
 
 
 class VideoRequest(Value):
-    """One video to be made: what Loova's submit call takes, and which take of it.
+    """A request for one video: the parameters of Loova's submit call, and a take number.
 
-    Two requests with the same `key` are the same video: the second one is never paid.
+    Two requests with the same `key` are the same video, which is bought only once.
 
     Raises:
-        pydantic.ValidationError: All violations together, each with field, value and rule.
+        pydantic.ValidationError: Lists all violations, each with field, value and rule.
     """
 
     prompt: str = Field(
         title="Prompt",
-        description="What the video shows; may refer to the media as @image1, @video1, @audio1.",
+        description="What the video shows. It may refer to the media as @image1, @video1, @audio1.",
         json_schema_extra={"format": "textarea"},
     )
     model: Model = Field("seedance_2_0", title="Model", description="The Seedance model; the fast one costs less.")
@@ -124,7 +123,7 @@ class VideoRequest(Value):
         strict=True,
         json_schema_extra={"minimum": 0},
         title="Take",
-        description="Another number is another video of the same request, paid anew.",
+        description="Each number is another video of the same request, bought separately.",
     )
 
     @model_validator(mode="wrap")
@@ -137,7 +136,7 @@ class VideoRequest(Value):
         try:
             request = handler(data)
         except ValidationError as error:
-            problems = [violation(found["loc"], found["msg"], found["input"]) for found in error.errors()]
+            problems = [violation(one["loc"], one["msg"], one["input"]) for one in error.errors()]
         known = {problem.get("loc") for problem in problems}
         problems += [
             problem
@@ -150,79 +149,79 @@ class VideoRequest(Value):
 
     @property
     def key(self) -> str:
-        """The identity of this video: a versioned SHA-256 over what decides it, as 64 hex digits.
+        """The identity of this video: a SHA-256 of the canonical request, as 64 hex digits.
 
         Raises:
-            InvalidRequestError: A medium's content is not known yet; `preparing` finds it out.
+            InvalidRequestError: The content of a medium is not known yet. `MediaPreparer` reads it.
         """
-        return _hashed(self.canonical())
+        return _sha256(self.canonical())
 
     @property
     def former_key(self) -> str | None:
-        """The key that this request had while fewer signatures were known, or None where it is the same.
+        """The key of this request in earlier versions, which knew fewer URL signatures, or None if it is the same.
 
-        A record under it may hold the purchase (docs/decisions/0015).
+        A record under it may have the purchase (docs/decisions/0015).
 
         Raises:
             InvalidRequestError: As `key`.
         """
-        before = _hashed(self.canonical(lambda medium: medium.former_identity))
-        return None if before == self.key else before
+        former = _sha256(self.canonical(lambda medium: medium.former_identity))
+        return None if former == self.key else former
 
     def canonical(self, identity: Callable[[Medium], str | None] = lambda medium: medium.identity) -> dict[str, Any]:
-        """What decides the video, in one form: media by their content, or by their URL without its signature."""
+        """Return the canonical request: media by their content, or by their URL without its signature."""
         body = self.body()
         for field, texts in self.media().items():
             body[field] = [_identity(f"{field}.{number}", text, identity) for number, text in enumerate(texts)]
         return {"version": 1, "take": self.take} | body
 
     def as_stored(self) -> dict[str, Any]:
-        """What a record may keep: all of it, but without any query of a media URL, which may be a signature."""
+        """Return the request for a record. Media URLs have no query, because a query may be a signature."""
         media = {field: [*map(redact_media, texts)] for field, texts in self.media().items()}
         return {"version": 1, "take": self.take} | self.body() | media
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the submit call (create-seedance-2-video-task)."""
+        """Return the JSON body of the submit call (create-seedance-2-video-task)."""
         return self.model_dump(mode="json", exclude={"take"})
 
     def media(self) -> dict[str, tuple[str, ...]]:
-        """The media by field."""
+        """Return the media by field."""
         return {field: getattr(self, field) for field in KINDS}
 
     @property
     def is_prepared(self) -> bool:
-        """Whether the content of all media is known, so that there is a key."""
+        """Whether the content of all media is known, which `key` needs."""
         return all(Medium.read(text).identity for texts in self.media().values() for text in texts)
 
     def unknown_references(self) -> list[str]:
-        """The `@` references of the prompt that name none of the media. For a warning: the syntax is not documented."""
+        """Return the prompt's `@` references to missing media, for a warning: their syntax is not documented."""
         return unknown_references(self.prompt, {KINDS[field]: len(texts) for field, texts in self.media().items()})
 
     def estimate_credits(self) -> float:
-        """The price by the table of pricing-and-limits, in credits. What Loova charges is the truth."""
+        """Return the price from the table of pricing-and-limits, in credits. Loova may charge another amount."""
         return self.duration * CREDITS_PER_SECOND[self.model, bool(self.video_urls)]
 
     @property
     def name(self) -> str:
-        """What is made, short enough for the name of a run: `a-futuristic-city 16:9 5s`."""
+        """A short name for run names: `a-futuristic-city 16:9 5s`."""
         return name_of(self.body() | {"take": self.take})
 
     def __repr_args__(self) -> Any:
-        """Leave the queries of media URLs out: they may be signatures."""
+        """Omit the queries of media URLs, which may be signatures."""
         fields = self.model_dump(mode="json")
         return [(name, [*map(redact_media, fields[name])] if name in KINDS else fields[name]) for name in fields]
 
 
-def _hashed(canonical: dict[str, Any]) -> str:
+def _sha256(canonical: dict[str, Any]) -> str:
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _identity(where: str, text: str, identity_of: Callable[[Medium], str | None]) -> str:
+def _identity(field: str, text: str, identity_of: Callable[[Medium], str | None]) -> str:
     identity = identity_of(Medium.read(text))
     if identity is None:
         raise InvalidRequestError(
-            f"{where}: {redact(repr(redact_media(text)), 120)} was given: its content is not known yet, and the "
+            f"{field}: {redact(repr(redact_media(text)), 120)} was given: its content is not known yet, and the "
             "request's key depends on it; the flows and submit_video read it (prefect_loova.jobs.media_identity)"
         )
     return identity
@@ -232,7 +231,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def violation(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDetails:
-    """What is wrong with one field, for pydantic: the value that was given, made fit to be shown, and the rule."""
+    """Return a violation for pydantic, with the redacted value and the rule."""
     if rule == "Field required":
         return InitErrorDetails(type=PydanticCustomError("video_request", "is missing"), loc=loc, input=None)
     if loc and loc[0] in KINDS and isinstance(value, str):
@@ -247,34 +246,34 @@ def violation(loc: tuple[int | str, ...], rule: str, value: Any) -> InitErrorDet
 
 
 def control_problem(text: str) -> str | None:
-    """What is wrong with the characters of a text that is paid for, or None.
+    """Return the problem with a text that contains control characters, or None.
 
-    Unicode's control characters (category Cc) are refused, but for tab, line feed and carriage return. All else is text
-    of some language: joiners, marks of direction, and the separators U+2028 and U+2029 too.
+    Unicode's control characters (category Cc) are refused, except tab, line feed and carriage return. Other characters
+    may belong to a language: joiners, direction marks, and the separators U+2028 and U+2029.
     """
-    found = _CONTROL.search(text)
-    if found is None:
+    match = _CONTROL.search(text)
+    if match is None:
         return None
     return (
-        f"must be text without control characters, but for tabs and new lines: U+{ord(found[0]):04X} is at character "
-        f"{found.start() + 1:,}"
+        f"must be text without control characters, but for tabs and new lines: U+{ord(match[0]):04X} is at character "
+        f"{match.start() + 1:,}"
     )
 
 
 def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> list[InitErrorDetails]:
-    """The rules that look at several fields, applied to raw input, so that they join the other violations.
+    """Return the violations of rules that need several fields. They apply to raw input, beside the other violations.
 
     Args:
-        data: The fields as they were given.
-        was_stored: Whether an earlier version took this request already: rules that came later are not asked then.
+        data: The raw fields.
+        was_stored: Whether an earlier version accepted this request. Newer rules are skipped then.
     """
 
-    def given(field: str) -> int:
+    def count(field: str) -> int:
         value = data.get(field, ())
         return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
 
     prompt, mode = data.get("prompt"), data.get("function_mode", "omni_reference")
-    images, audios, videos = given("image_urls"), given("audio_urls"), given("video_urls")
+    images, audios, videos = count("image_urls"), count("audio_urls"), count("video_urls")
     problems = []
     if isinstance(prompt, str) and not prompt.strip():
         problems.append(violation(("prompt",), "must not be blank", prompt))
@@ -283,16 +282,16 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
     for loc, text in [] if was_stored else _texts(data):
         if problem := control_problem(text):
             problems.append(violation(loc, problem, text))
-    for field, count, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
-        if count > most:
-            problems.append(violation((field,), f"at most {most} are allowed", f"{count} {KINDS[field]}s"))
+    for field, given, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
+        if given > most:
+            problems.append(violation((field,), f"at most {most} are allowed", f"{given} {KINDS[field]}s"))
     if mode == "first_last_frames":
         if not 1 <= images <= 2 and images <= 9:
             rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
             problems.append(violation(("image_urls",), rule, f"{images} images"))
-        for field, count in (("audio_urls", audios), ("video_urls", videos)):
-            if count:
-                problems.append(violation((field,), "first_last_frames takes images only", f"{count} {KINDS[field]}s"))
+        for field, given in (("audio_urls", audios), ("video_urls", videos)):
+            if given:
+                problems.append(violation((field,), "first_last_frames takes images only", f"{given} {KINDS[field]}s"))
     elif audios and not images and not videos:
         rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
         problems.append(violation(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))

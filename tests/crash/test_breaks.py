@@ -89,8 +89,8 @@ BREAKS = [
     Break(
         "a person's decision is written without comparing the attempt",
         "jobs/decide.py",
-        "which(jobs, record, number), decision=decision",
-        "which(jobs, record), decision=decision",
+        "which(jobs, record, number), **fields",
+        "which(jobs, record), **fields",
         (
             f"{JOBS}/test_doubt.py::test_a_decision_is_refused_if_another_person_decided_about_its_attempt_meanwhile"
             "[seaweedfs-give-up]",

@@ -123,7 +123,7 @@ async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(
         (task,) = loova.ledger["tasks"]
         async with asyncio.timeout(60):
             while not any(
-                f"{task['task_id']}: waiting was cancelled. Loova has no cancel" in log.message
+                f"{task['task_id']}: waiting was cancelled. Loova cannot cancel the task" in log.message
                 for log in await prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
             ):
                 await asyncio.sleep(0.25)

@@ -320,7 +320,7 @@ async def test_a_submit_whose_worker_is_gone_is_listed_as_soon_as_it_is_overdue(
     assert await listed(workers, PATIENT) == []
     assert workers.states == ["submitting"]
     (job,) = await listed(workers, AT_ONCE)
-    assert "the worker that submitted it is gone" in (job.reason or "")
+    assert "the worker that submitted it has died" in (job.reason or "")
     assert workers.states == ["in_doubt"]
 
 
