@@ -24,7 +24,8 @@ from prefect_loova.command import Parser, Place, in_place, run, say
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.decide import decide
 from prefect_loova.jobs.doubt import DoubtReport, find_doubts, job_in_doubt
-from prefect_loova.models.job_record import Decision, DecisionName, JobRecord
+from prefect_loova.models.attempts import Decision, DecisionName
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import JobInDoubt
 
 

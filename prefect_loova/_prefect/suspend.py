@@ -17,7 +17,7 @@ from prefect_loova._prefect.pages import escaped
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
 from prefect_loova.jobs.decide import decide
-from prefect_loova.models.job_record import Decision
+from prefect_loova.models.attempts import Decision
 
 _MAX_QUESTIONS = 20
 _CANNOT_SUSPEND = "on_in_doubt='suspend' is not possible here (%s), so the run fails instead"

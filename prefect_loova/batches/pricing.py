@@ -18,8 +18,9 @@ from prefect_loova.errors import (
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import describe_doubt
 from prefect_loova.jobs.former_keys import find_by_links
+from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.contradictions import differences
-from prefect_loova.models.job_record import PURCHASED, JobRecord
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 
 _CONCURRENT_READS = 16

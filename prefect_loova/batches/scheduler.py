@@ -26,7 +26,7 @@ from prefect_loova.errors import (
     TaskFailedError,
     redact,
 )
-from prefect_loova.models.job_record import budget_credits, is_cost
+from prefect_loova.models.attempts import budget_credits, is_cost
 from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask

@@ -25,7 +25,7 @@ from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import MediaPreparer
-from prefect_loova.models.job_record import budget_credits
+from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, VideoOutcome
 from prefect_loova.models.request import VideoRequest

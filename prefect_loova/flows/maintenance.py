@@ -23,7 +23,7 @@ from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.decide import decide
 from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import MAX_BYTES
-from prefect_loova.models.job_record import Decision
+from prefect_loova.models.attempts import Decision
 from prefect_loova.models.reports import CollectedVideos, CreditsReport
 from prefect_loova.models.results import JobInDoubt
 from prefect_loova.tasks import show_video

@@ -23,7 +23,7 @@ from prefect_loova.errors import InDoubtError, StorageError
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.former_keys import find_record
 from prefect_loova.jobs.save import MAX_BYTES
-from prefect_loova.models.job_record import PURCHASED
+from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.tasks import prepare_media, save_video, submit_video, wait_for_video

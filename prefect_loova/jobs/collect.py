@@ -32,7 +32,7 @@ from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submis
 from prefect_loova.jobs.queue import QueuedRequest, enqueue, queued_keys
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import poll_once, record_end
-from prefect_loova.models.job_record import Attempt
+from prefect_loova.models.attempts import Attempt
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.results import Submission
 from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
@@ -129,12 +129,7 @@ class _FailureCount:
 
 
 class _Pass:
-    """One pass over the open jobs and the queue.
-
-    Attributes:
-        report: The result so far.
-        refused: The error, if Loova refused the API key for a task.
-    """
+    """One pass over the open jobs and the queue. `refused` is the error if Loova refused the API key for a task."""
 
     def __init__(self, jobs: VideoJobs, upload_options: dict[str, Any], max_bytes: int, save_seconds: float) -> None:
         self.report = CollectedVideos()
@@ -150,9 +145,7 @@ class _Pass:
     async def process(self, key: str, entry_age: float = 0.0) -> None:
         """Read one job, and poll its running tasks once.
 
-        Args:
-            key: The request's key.
-            entry_age: The age of the job's entry in the index, in seconds by S3's clock.
+        `entry_age` is the age of the job's entry in the index, in seconds by S3's clock.
         """
         try:
             if self._s3.is_down:
@@ -254,8 +247,7 @@ class _Pass:
     async def save(self, *, is_requested: bool = False) -> None:
         """Save the finished videos, three at a time. Videos that failed before are last.
 
-        Args:
-            is_requested: Whether a person asked for this job: save at once, and without the time limit of a pass.
+        If a person requested the job, it is saved at once and without the time limit of a pass.
         """
         due = [one for one in self._finished if is_requested or not self._must_wait(*one)]
         due.sort(key=lambda one: one[1].save_failures)

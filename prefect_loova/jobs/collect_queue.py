@@ -48,17 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class QueuePass:
-    """The submits of one pass.
+    """The submits of one pass. If `is_stopped` is true, the other entries wait for the next pass.
 
-    Args:
-        jobs: The API and the bucket.
-        submit: Submits one queued request without waiting.
-        report: The result of the pass so far. This adds to it.
-        count: Adds a job in doubt to the report, and its slots.
-        add_problem: Adds a problem with a job to the report.
-
-    Attributes:
-        is_stopped: Whether the other entries wait for the next pass.
+    `submit` submits one request without waiting. `count` adds a job in doubt and its slots to the report, and
+    `add_problem` a problem with a job.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from prefect_loova.models.media import Kind
 from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.results import Submission
 from prefect_loova.store.budget import DailyBudget
-from prefect_loova.store.records import JobRecords
+from prefect_loova.store.records import JobRecords, RecordConflictError, StoredRecord
 
 MAX_WAIT = 4 * 3600.0
 """The default time to wait for a video, in seconds. Under load a generation takes up to 3 hours."""
@@ -38,6 +38,16 @@ log = logging.getLogger(__name__)
 
 def _ignore_event(event: JobEvent, record: JobRecord, attempt: int) -> None:
     """Do nothing: the default for `notify`."""
+
+
+async def advance_or_change(
+    records: JobRecords, stored: StoredRecord, change: Callable[[JobRecord], JobRecord]
+) -> StoredRecord:
+    """Apply a change to a record, or to its latest version if another worker wrote it in between."""
+    try:
+        return await records.advance(stored, change(stored.record))
+    except RecordConflictError:
+        return await records.change(stored.record.key, change)
 
 
 class JobTimes(BaseModel):

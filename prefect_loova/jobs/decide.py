@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
+from typing import cast
 
+from pydantic import ValidationError
+
+from prefect_loova._concurrency import map_bounded
 from prefect_loova.errors import InvalidRequestError, InvalidTransitionError, StorageError, redact
-from prefect_loova.jobs.adopt import check_adoption, find_holder
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import read_overdue, undecided_attempt
-from prefect_loova.models.job_record import AttemptFields, Decision, DecisionName, JobRecord
+from prefect_loova.models.attempts import AttemptFields, Decision
+from prefect_loova.models.contradictions import contradictions
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.transitions import MoveName
+from prefect_loova.store.records import is_key
+
+_CONCURRENT_READS = 16
+_MAX_RECORD_BYTES = 16 * 1024**2
 
 log = logging.getLogger(__name__)
-
-_MOVES: dict[DecisionName, MoveName] = {
-    "adopt": "adopt",
-    "submit-again": "submit_again",
-    "give-up": "give_up",
-    "take-back": "take_back",
-}
 
 
 async def decide(
@@ -61,12 +65,13 @@ async def decide(
     which = _adopted_attempt if decision.what == "take-back" else undecided_attempt
     number = which(jobs, stored.record, attempt)
     if task_id:
-        overruled = await check_adoption(jobs, stored.record, number, task_id, force=force)
+        overruled = await _check_adoption(jobs, stored.record, number, task_id, force=force)
         decision = decision.model_copy(update={"overruled": overruled or None})
     fields: AttemptFields = {"decision": decision, "task_id": task_id} if task_id else {"decision": decision}
+    move = cast("MoveName", decision.what.replace("-", "_"))
 
     def change(record: JobRecord) -> JobRecord:
-        return record.move(_MOVES[decision.what], which(jobs, record, number), **fields)
+        return record.move(move, which(jobs, record, number), **fields)
 
     if decision.what == "take-back":
         await jobs.records.index(stored.record)
@@ -81,6 +86,60 @@ async def decide(
     return stored.record
 
 
+async def _check_adoption(
+    jobs: VideoJobs, record: JobRecord, number: int, task_id: str, *, force: bool
+) -> tuple[str, ...]:
+    """Refuse a task that belongs to a job already, or contradicts the request and is not forced.
+
+    Return the contradictions that `force` overruled.
+    """
+    given = f"task_id: {redact(task_id, 120)} was given"
+    if any(attempt.task_id == task_id for attempt in record.attempts):
+        raise InvalidRequestError(f"{given}: this job has that task already")
+    task = await jobs.loova.get_task(task_id)
+    against = contradictions(task, record.request, record.attempt(number))
+    try:
+        keys = [name for name in await jobs.records.list_folders() if is_key(name)]
+    except StorageError as error:
+        if error.transient:
+            raise
+        against.append(
+            f"whether another job has the task cannot be known without listing the records ({error.message})"
+        )
+    else:
+        log.info("searching %d job records for the task", len(keys))
+        holder = await _find_holder(jobs, task_id, [key for key in keys if key != record.key])
+        if holder is not None:
+            raise InvalidRequestError(
+                f"{given}: job {holder} has that task. If its adoption was wrong, take it back first: "
+                f"python -m prefect_loova.resolve {holder} take-back {jobs.place}"
+            )
+    if against and not force:
+        raise InvalidRequestError(
+            f"{given}, and it does not look like this job's task: {'; '.join(against)}. Look in the Loova dashboard "
+            "again. If you are sure, decide again with force, and say why"
+        )
+    return tuple(against)
+
+
+async def _find_holder(jobs: VideoJobs, task_id: str, keys: Sequence[str]) -> str | None:
+    """Return the first of these keys whose job has a task. Records of all versions, and unreadable ones, count."""
+    needle = json.dumps(task_id, ensure_ascii=False).encode()
+
+    async def has_task(key: str) -> bool:
+        body = await jobs.records.get_bytes(jobs.records.record_key(key), _MAX_RECORD_BYTES)
+        if body is None or needle not in body:
+            return False
+        try:
+            record = JobRecord.model_validate_json(body)
+        except (ValidationError, ValueError, RecursionError):
+            return True  # the record contains the task id and cannot be read
+        return record.api_origin == jobs.loova.origin and any(attempt.task_id == task_id for attempt in record.attempts)
+
+    holders = await map_bounded(has_task, keys, _CONCURRENT_READS)
+    return next((key for key, has in zip(keys, holders, strict=True) if has), None)
+
+
 async def _take_back_duplicate(
     jobs: VideoJobs, record: JobRecord, number: int, task_id: str, decision: Decision
 ) -> None:
@@ -93,7 +152,7 @@ async def _take_back_duplicate(
     except StorageError as error:
         log.warning("cannot check whether another job adopts task %s at the same time: %s", task_id, error)
         return
-    holder = await find_holder(jobs, task_id, others)
+    holder = await _find_holder(jobs, task_id, others)
     if holder is None:
         return
     back = decision.model_copy(update={"what": "take-back", "why": f"job {holder} took the task at the same time"})

@@ -14,7 +14,8 @@ from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import backoff
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, LoovaError, redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.job_record import Attempt, JobRecord
+from prefect_loova.models.attempts import Attempt
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import JobInDoubt
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 
@@ -135,11 +136,7 @@ async def doubt_error(
 ) -> InDoubtError:
     """Return the error for a person, with the evidence and the commands that decide.
 
-    Args:
-        jobs: The API and the bucket.
-        record: The job's record.
-        number: The attempt in doubt.
-        cause: The error of the submit, if this run lost the answer.
+    `cause` is the error of the submit, if this run lost the answer.
     """
     job = describe_doubt(jobs, record, number, None if cause else await jobs.balance())
     return InDoubtError(

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
-from prefect_loova.models.job_record import FORMAT, PURCHASED, JobRecord
+from prefect_loova.models.attempts import PURCHASED
+from prefect_loova.models.job_record import FORMAT, JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.transitions import JobState
 from prefect_loova.store.records import JobRecords, KeyClosedError, RecordConflictError, StoredRecord
@@ -51,14 +52,9 @@ async def find_record(records: JobRecords, request: VideoRequest) -> StoredRecor
 async def find_by_links(
     records: JobRecords, requests: Sequence[VideoRequest]
 ) -> tuple[VideoRequest, StoredRecord | None]:
-    """Find the record of one video that is requested by several links, each of which may have a former key.
+    """Find the record of one video that several requests name by several links, each of which may have a former key.
 
-    Args:
-        records: The job records.
-        requests: The same video by each link. All requests have the same key.
-
-    Returns:
-        The request whose record counts, and that record. `find_record` finds the same record for that request.
+    Return the request whose record counts, and that record. `find_record` finds the same record for that request.
 
     Raises:
         StorageError: One of the records cannot be read.
@@ -82,11 +78,7 @@ async def close_former_key(
 ) -> None:
     """Close the former key of a request, so that no worker buys under it. Call it before the request is claimed.
 
-    Args:
-        records: The job records.
-        request: The request to be claimed.
-        stored: The result of `find_record` for it.
-        sleep: Waits between tries, for a number of seconds.
+    `stored` is the result of `find_record` for the request.
 
     Raises:
         RecordConflictError: A worker of an earlier version claimed the former key in between; read again.

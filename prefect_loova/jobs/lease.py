@@ -14,8 +14,9 @@ from typing import Any, TypeVar, Unpack
 
 from prefect_loova._cancellation import run_uncancelled
 from prefect_loova.errors import StorageError
-from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.job_record import Attempt, AttemptFields, JobRecord, Lease, StoredVideo
+from prefect_loova.jobs.context import VideoJobs, advance_or_change
+from prefect_loova.models.attempts import Attempt, AttemptFields, Lease, StoredVideo
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 from prefect_loova.transfer.copy import CopyResult
 
@@ -99,10 +100,7 @@ class SaveLease:
             self._check_held(record)
             return change(record)
 
-        try:
-            self._stored = await self._jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordConflictError:
-            self._stored = await self._jobs.records.change(self._stored.record.key, change_if_held)
+        self._stored = await advance_or_change(self._jobs.records, self._stored, change_if_held)
 
     def _with_lease(self, record: JobRecord, lease: Lease, **fields: Unpack[AttemptFields]) -> JobRecord:
         values: AttemptFields = {**fields, "task_id": self.attempt.task_id, "saving": lease}
@@ -131,22 +129,13 @@ class SaveLease:
             self._check_held(record)
             return record.move("save", self.attempt.number, task_id=self.attempt.task_id, video=video, saving=None)
 
-        try:
-            stored = await self._jobs.records.advance(self._stored, change(self._stored.record))
-        except RecordConflictError:
-            stored = await self._jobs.records.change(self._stored.record.key, change)
-        return stored.record, was_first
+        return (await advance_or_change(self._jobs.records, self._stored, change)).record, was_first
 
     async def release(self, **fields: Unpack[AttemptFields]) -> bool:
         """End the lease, so that other workers can save at once. If this fails, the lease expires.
 
-        The ended lease stays in the record, because the next holder aborts its upload if this worker could not.
-
-        Args:
-            fields: Fields of the attempt that describe the failure.
-
-        Returns:
-            False if another worker took the lease over.
+        The ended lease stays in the record, because the next holder aborts its upload if this worker could not. Return
+        False if another worker took the lease over. `fields` are those of the attempt that describe the failure.
         """
         ended = self._lease.model_copy(update={"seconds": 0.0})
         try:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO, RawIOBase
 from pathlib import Path
-from typing import NamedTuple
 
 from prefect_loova._concurrency import map_bounded
 from prefect_loova.errors import (
@@ -39,13 +38,6 @@ _CONCURRENT_REQUESTS = 8
 log = logging.getLogger(__name__)
 
 
-class LocalFile(NamedTuple):
-    """A local file and its SHA-256, in hex digits."""
-
-    content: bytes
-    sha256: str
-
-
 @dataclass
 class MediaPreparer:
     """Prepares requests. A medium of several requests is read once.
@@ -59,7 +51,7 @@ class MediaPreparer:
     jobs: VideoJobs
     local: LocalFiles = field(default_factory=LocalFiles)
     upload: bool = True
-    _tasks: dict[tuple[Kind, str], asyncio.Task[str]] = field(default_factory=dict)
+    _tasks: dict[tuple[Kind, str], asyncio.Task[Medium]] = field(default_factory=dict)
     _file_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def prepare_all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
@@ -119,27 +111,25 @@ class MediaPreparer:
             return text
         task = self._tasks.get((kind, text))
         if task is None:
-            task = self._tasks[kind, text] = asyncio.create_task(self._pin(kind, medium))
-        return await asyncio.shield(task)
-
-    async def _pin(self, kind: Kind, medium: Medium) -> str:
-        return str(await (self._from_disk if medium.source == "disk" else self._from_s3)(kind, medium))
+            pin = self._from_disk if medium.source == "disk" else self._from_s3
+            task = self._tasks[kind, text] = asyncio.create_task(pin(kind, medium))
+        return str(await asyncio.shield(task))
 
     async def _from_disk(self, kind: Kind, medium: Medium) -> Medium:
         path = self.local.find(medium.location)
         file_kind: Kind = "video" if medium.frame else kind
         async with self._file_lock:  # one file in memory at a time
-            file = await asyncio.to_thread(_read, path, self.jobs.media.most(file_kind))
-            head = file.content[:HEAD_BYTES]
-            if problem := content_problem(head, len(file.content), file_kind, self.jobs.media):
+            content, sha256 = await asyncio.to_thread(_read, path, self.jobs.media.most(file_kind))
+            if problem := content_problem(content[:HEAD_BYTES], len(content), file_kind, self.jobs.media):
                 raise MediaError(problem)
-            pinned = medium.pinned(f"sha256={file.sha256}")
+            pinned = medium.pinned(f"sha256={sha256}")
             if medium.frame:
-                return await self._frame(pinned, lambda: BytesIO(file.content))
-            media_type = sent_type(head, kind)
-            await self._decode(kind, pinned, media_type, lambda: BytesIO(file.content))
-            object_key = self.jobs.records.object_key(MEDIA, f"{file.sha256}{TAKEN[media_type]}")
-            await self._upload(object_key, file.content, media_type)
+                return await self._frame(pinned, lambda: BytesIO(content))
+            media_type = sent_type(content[:HEAD_BYTES], kind)
+            await self._decode(kind, pinned, media_type, lambda: BytesIO(content))
+            object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{TAKEN[media_type]}")
+            if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
+                await self.jobs.records.put_bytes(object_key, content, media_type)
             return pinned.pinned(pinned.digest, self.jobs.records.uri(object_key))
 
     async def _from_s3(self, kind: Kind, medium: Medium) -> Medium:
@@ -205,13 +195,9 @@ class MediaPreparer:
         if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
             log.warning("%s: %s; continuing", medium.location, doubt)
 
-    async def _upload(self, object_key: str, content: bytes, media_type: str) -> None:
-        if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
-            await self.jobs.records.put_bytes(object_key, content, media_type)
 
-
-def _read(path: Path, max_bytes: int) -> LocalFile:
-    """Read a local file, up to one byte more than `max_bytes`.
+def _read(path: Path, max_bytes: int) -> tuple[bytes, str]:
+    """Return the content of a local file, up to one byte more than `max_bytes`, and its SHA-256 in hex digits.
 
     Raises:
         MediaError: The file cannot be read, is not a regular file, or changed meanwhile.
@@ -228,4 +214,4 @@ def _read(path: Path, max_bytes: int) -> LocalFile:
     is_whole = len(content) == min(before.st_size, max_bytes + 1)
     if not is_whole or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise MediaError("it changed while it was read: try again when it is written")
-    return LocalFile(content, hashlib.sha256(content).hexdigest())
+    return content, hashlib.sha256(content).hexdigest()

@@ -40,13 +40,7 @@ class InspectedObject(NamedTuple):
 
 
 def inspect_object(records: JobRecords, medium: Medium, kind: Kind, rules: MediaRules) -> InspectedObject:
-    """Read the first bytes of an object and check its type and size.
-
-    Args:
-        records: The bucket.
-        medium: The object. If it is pinned by its ETag, the ETag must match.
-        kind: The kind that its content must be.
-        rules: The limits for media.
+    """Read the first bytes of an object and check its type and size, and its ETag if it is pinned by one.
 
     Raises:
         MediaError: The object is missing, may not be read, has changed, or has the wrong type or size.
@@ -92,17 +86,9 @@ def check_content(
     media_type: str,
     source: Callable[[], BytesIO | RawIOBase],
 ) -> str:
-    """Decode a medium as far as `probe` does, once in this process for each content.
+    """Decode a medium with known content as far as `probe` does, unless its content is in `decoded` already.
 
-    Args:
-        decoded: The contents that were decoded before. This one is added.
-        medium: A medium with known content.
-        kind: The kind that it must be.
-        media_type: The media type from its first bytes.
-        source: Opens the medium.
-
-    Returns:
-        A warning about something that could not be checked, or an empty string.
+    Return a warning about something that could not be checked, or an empty string.
 
     Raises:
         MediaError: The medium is certainly not of this kind, or has changed.
@@ -125,16 +111,10 @@ def check_content(
 def open_object(
     s3: S3Client, medium: Medium, *, block_bytes: int = _BLOCK_BYTES, inspected: InspectedObject | None = None
 ) -> S3File:
-    """Open an object for reading.
-
-    Args:
-        s3: The client that reads it.
-        medium: The object.
-        block_bytes: The bytes of one request.
-        inspected: The object as it was inspected. It must not have changed.
+    """Open an object for reading, with requests of `block_bytes`.
 
     Raises:
-        MediaError: The object is missing, may not be read, or has another ETag.
+        MediaError: The object is missing, may not be read, or has not the ETag of its pin or of its inspection.
         StorageError: S3 does not respond. You can retry.
     """
     bucket, key = medium.bucket_and_key

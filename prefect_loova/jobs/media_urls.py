@@ -28,11 +28,8 @@ async def url_problems(
 ) -> list[str]:
     """Return the problems with a request's media URLs, by field. If `rules.check_urls` is off, none are reported.
 
-    Args:
-        request: The request.
-        rules: The limits for media.
-        allow_private: Whether URLs may lead to private addresses, because the API's address is private.
-        warn: Logs a warning about a host that this machine cannot reach. Loova may reach it.
+    `warn` logs a host that this machine cannot reach, because Loova may reach it. URLs may lead to private addresses
+    only if the API's address is private (`allow_private`).
     """
     media = [(name, *one) for name in KINDS for one in enumerate(getattr(request, name))]
     urls = [one for one in media if Medium.read(one[2]).source == "web"]

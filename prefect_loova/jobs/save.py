@@ -23,8 +23,9 @@ from prefect_loova.errors import (
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.lease import SaveLease, stored_video
 from prefect_loova.jobs.wait import check_task, poll_once, record_end
+from prefect_loova.models.attempts import Attempt, AttemptFields, StoredVideo
 from prefect_loova.models.contradictions import differences
-from prefect_loova.models.job_record import Attempt, AttemptFields, JobRecord, StoredVideo
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 from prefect_loova.store.records import RecordConflictError
 from prefect_loova.transfer.copy import CopyResult, Target, copy_video
@@ -189,14 +190,7 @@ async def _transfer(
 ) -> CopyResult:
     """Abort the uploads of the last holder of the lease and copy the video.
 
-    Args:
-        jobs: The API and the bucket.
-        lease: The lease on saving the video.
-        submission: The result of `submit_video`.
-        target: The object to write.
-        unchecked: Gets the entry of content that is not a whole mp4 and is kept beside the target.
-        max_bytes: The largest video to accept, in bytes.
-        max_seconds: Seconds for each copy.
+    Content that is not a whole mp4 is kept beside the target, and its entry is added to `unchecked`.
     """
     s3, attempt = jobs.records.s3, lease.attempt
     beside = replace(

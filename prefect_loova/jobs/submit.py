@@ -27,11 +27,12 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
-from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
+from prefect_loova.jobs.context import MAX_WAIT, VideoJobs, advance_or_change
 from prefect_loova.jobs.doubt import doubt_error, expire_submission
 from prefect_loova.jobs.former_keys import close_former_key, find_record
 from prefect_loova.jobs.media_delivery import SubmitPayload, deliver_media
-from prefect_loova.models.job_record import PURCHASED, AttemptFields, JobRecord, with_purchase
+from prefect_loova.models.attempts import PURCHASED, AttemptFields
+from prefect_loova.models.job_record import JobRecord, with_purchase
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission, VideoTask
 from prefect_loova.models.transitions import JobState, MoveName
@@ -253,7 +254,7 @@ async def _record_answer(
             return record
 
     try:
-        return (await _advance_or_change(jobs, stored, change)).record
+        return (await advance_or_change(jobs.records, stored, change)).record
     except StorageError as failure:
         log.error("%s: could not write the record (%s)", jobs.name(stored.record), failure)
         return stored.record
@@ -272,41 +273,25 @@ async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, t
 
     for tries in range(_PURCHASE_TRIES):
         try:
-            record = (await _advance_or_change(jobs, stored, change)).record
-            bought = next(attempt for attempt in record.attempts if attempt.task_id == task.task_id)
-            jobs.notify("submitted", record, bought.number)
-            if may_be_unindexed:
-                await _index_again(jobs, record)
-            return record
+            record = (await advance_or_change(jobs.records, stored, change)).record
+            break
         except StorageError as error:
             failure = error
             log.error("task %s is paid for, but S3 does not store its id (%s); retrying", task.task_id, error)
             await jobs.sleep(backoff(tries, first=1.0))
-    message = (
-        f"Loova accepted the job, but S3 does not store its task id: keep it. {jobs.name(stored.record)} will be in "
-        f"doubt; resolve it with `adopt {task.task_id}`. S3 error: {failure.message}"
-    )
-    log.error("%s (task %s)", message, task.task_id)
-    raise StorageError(message, task_id=task.task_id, trace_id=task.trace_id, credits_spent="yes")
-
-
-async def _index_again(jobs: VideoJobs, record: JobRecord) -> None:
-    """Index a purchase. A failure of S3 is only logged, because the record has the task id."""
-    try:
-        await jobs.records.index(record)
-    except StorageError as error:
-        log.error(
-            "%s may be missing from the index of open jobs (%s), so collectors may not find it; ask for the same "
-            "request again",
-            jobs.name(record),
-            error,
+    else:
+        message = (
+            f"Loova accepted the job, but S3 does not store its task id: keep it. {jobs.name(stored.record)} will be "
+            f"in doubt; resolve it with `adopt {task.task_id}`. S3 error: {failure.message}"
         )
-
-
-async def _advance_or_change(
-    jobs: VideoJobs, stored: StoredRecord, change: Callable[[JobRecord], JobRecord]
-) -> StoredRecord:
-    try:
-        return await jobs.records.advance(stored, change(stored.record))
-    except RecordConflictError:
-        return await jobs.records.change(stored.record.key, change)
+        log.error("%s (task %s)", message, task.task_id)
+        raise StorageError(message, task_id=task.task_id, trace_id=task.trace_id, credits_spent="yes")
+    bought = next(attempt for attempt in record.attempts if attempt.task_id == task.task_id)
+    jobs.notify("submitted", record, bought.number)
+    if may_be_unindexed:
+        try:
+            await jobs.records.index(record)
+        except StorageError as error:
+            missing = "may be missing from the index of open jobs, so collectors may not find it"
+            log.error("%s %s; ask for the same request again: %s", jobs.name(record), missing, error)
+    return record

@@ -15,7 +15,8 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.models.job_record import AttemptFields, JobRecord, is_cost
+from prefect_loova.models.attempts import AttemptFields, is_cost
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission, VideoTask
 from prefect_loova.models.transitions import MoveName
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect_loova.errors import redact
-from prefect_loova.models.job_record import Attempt, StoredVideo, is_cost
+from prefect_loova.models.attempts import Attempt, StoredVideo, is_cost
 from prefect_loova.models.results import VideoTask
 
 CLOCK_SECONDS = 15 * 60.0
@@ -22,10 +22,7 @@ _MAX_RATIO_ERROR = 0.08
 def contradictions(task: VideoTask, request: Mapping[str, Any], attempt: Attempt) -> list[str]:
     """Return the reasons why a task cannot be the one that this attempt's lost submit created.
 
-    Args:
-        task: The task. A field that Loova does not report contradicts nothing.
-        request: The request, as in the job record.
-        attempt: The attempt in doubt.
+    `request` is the request in the job record. A field that Loova does not report contradicts nothing.
     """
     reasons = []
     asked = str(request.get("model", ""))

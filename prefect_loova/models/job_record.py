@@ -20,45 +20,9 @@ from datetime import UTC, date, datetime
 from typing import Any, Self, Unpack, get_args
 
 from prefect_loova.errors import InvalidTransitionError, redact
-from prefect_loova.models.attempts import (
-    OPEN,
-    PURCHASED,
-    SETTLED,
-    Attempt,
-    AttemptFields,
-    Decision,
-    DecisionName,
-    Lease,
-    PurchaseFields,
-    Stored,
-    StoredVideo,
-    TakenBack,
-    budget_credits,
-    is_cost,
-)
+from prefect_loova.models.attempts import PURCHASED, Attempt, AttemptFields, Decision, PurchaseFields, Stored, TakenBack
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.transitions import MOVES, JobState, MoveName
-
-__all__ = [
-    "FORMAT",
-    "MOVES",
-    "OPEN",
-    "PURCHASED",
-    "SETTLED",
-    "Attempt",
-    "AttemptFields",
-    "Decision",
-    "DecisionName",
-    "JobRecord",
-    "Lease",
-    "MoveName",
-    "StoredVideo",
-    "TakenBack",
-    "budget_credits",
-    "is_cost",
-    "moves_as_markdown",
-    "with_purchase",
-]
 
 FORMAT = 1
 """The format of a record. Records with a newer format are refused."""

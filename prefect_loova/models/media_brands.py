@@ -45,9 +45,6 @@ def type_by_brand(head: bytes) -> str | None:
 
     The major brand decides. If it is unknown, the compatible brands decide. Those of images come first, because an
     image may also list the brands of its container.
-
-    Args:
-        head: The file's first bytes.
     """
     end = min(int.from_bytes(head[:4]), len(head))
     major, others = _type_of(head[8:12]), [_type_of(head[at : at + 4]) for at in range(16, end - 3, 4)]

@@ -118,14 +118,7 @@ def sent_type(head: bytes, kind: Kind) -> str:
 
 
 def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> str | None:
-    """Return why a file cannot be this kind of medium, or None.
-
-    Args:
-        head: The first bytes of the file.
-        size: Its length in bytes.
-        kind: The kind that it must be.
-        rules: The limits for media.
-    """
+    """Return why a file cannot be this kind of medium, by its first bytes and its length in bytes, or None."""
     if not size:
         return "it is empty"
     most, media_type = rules.most(kind), media_type_of(head)

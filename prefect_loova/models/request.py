@@ -263,9 +263,7 @@ def control_problem(text: str) -> str | None:
 def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> list[InitErrorDetails]:
     """Return the violations of rules that need several fields. They apply to raw input, beside the other violations.
 
-    Args:
-        data: The raw fields.
-        was_stored: Whether an earlier version accepted this request. Newer rules are skipped then.
+    If an earlier version accepted and stored the request (`was_stored`), newer rules are skipped.
     """
 
     def count(field: str) -> int:

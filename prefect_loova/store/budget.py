@@ -26,7 +26,8 @@ from datetime import UTC, date, datetime
 from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import Clock, backoff
 from prefect_loova.errors import BudgetError, StorageError, redact
-from prefect_loova.models.job_record import SETTLED, Attempt, JobRecord, is_cost
+from prefect_loova.models.attempts import SETTLED, Attempt, is_cost
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.store.records import JobRecords
 
 MOST_SKEW = 15 * 60.0

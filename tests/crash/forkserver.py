@@ -30,7 +30,7 @@ from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
-from prefect_loova.models.job_record import Decision
+from prefect_loova.models.attempts import Decision
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.records import JobRecords
 

@@ -40,7 +40,8 @@ from prefect_loova.jobs.doubt import job_in_doubt
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
-from prefect_loova.models.job_record import Decision, JobRecord, with_purchase
+from prefect_loova.models.attempts import Decision
+from prefect_loova.models.job_record import JobRecord, with_purchase
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
 from tests.support.s3_servers import moto

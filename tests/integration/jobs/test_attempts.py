@@ -14,7 +14,8 @@ from prefect_loova.errors import InDoubtError, InvalidTransitionError, LoovaErro
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.models.job_record import Attempt, Decision, JobRecord
+from prefect_loova.models.attempts import Attempt, Decision
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import today
 from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, Workers, until

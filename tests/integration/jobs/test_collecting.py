@@ -9,7 +9,8 @@ import pytest
 
 from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
 from prefect_loova.jobs.collect import collect, enqueue
-from prefect_loova.models.job_record import JobRecord, Lease
+from prefect_loova.models.attempts import Lease
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.simulator import LoovaSimulator

@@ -20,7 +20,8 @@ from prefect_loova.errors import (
     VideoUrlRefusedError,
     WaitTimeoutError,
 )
-from prefect_loova.models.job_record import JobRecord, Lease
+from prefect_loova.models.attempts import Lease
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.workers import (

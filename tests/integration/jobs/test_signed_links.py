@@ -19,7 +19,8 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.attempts import Decision
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission
 from tests.integration.jobs.workers import AT_ONCE, PATIENT, TIMES, Workers, through, until

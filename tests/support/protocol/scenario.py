@@ -11,7 +11,7 @@ from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.decide import decide
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.models.job_record import Decision, DecisionName
+from prefect_loova.models.attempts import Decision, DecisionName
 from tests.support.protocol.roles import Node, Role
 from tests.support.protocol.runs import FOR_EVER, POST_TICKS, Work
 from tests.support.protocol.world import REQUEST, Answer, Call, World

@@ -34,7 +34,8 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import BALANCE_SECONDS, JobTimes, VideoJobs
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.models.job_record import Decision, JobRecord
+from prefect_loova.models.attempts import Decision
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked

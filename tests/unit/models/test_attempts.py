@@ -13,8 +13,10 @@ import pytest
 
 from prefect_loova.batches.plan import PlannedVideo
 from prefect_loova.batches.pricing import plan_from_record
+from prefect_loova.errors import InvalidTransitionError
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.job_record import Attempt, Decision, InvalidTransitionError, JobRecord, budget_credits
+from prefect_loova.models.attempts import Attempt, Decision, budget_credits
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.budget import Reservation, _attempt_costs
 

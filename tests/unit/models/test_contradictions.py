@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
+from prefect_loova.models.attempts import Attempt, StoredVideo
 from prefect_loova.models.contradictions import contradictions, differences
-from prefect_loova.models.job_record import Attempt, StoredVideo
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import VideoTask
 from prefect_loova.transfer.mp4 import Mp4Check

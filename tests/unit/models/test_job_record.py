@@ -10,21 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_loova.models.job_record import (
-    MOVES,
-    OPEN,
-    PURCHASED,
-    Attempt,
-    Decision,
-    InvalidTransitionError,
-    JobRecord,
-    Lease,
-    MoveName,
-    StoredVideo,
-    with_purchase,
-)
+from prefect_loova.errors import InvalidTransitionError
+from prefect_loova.models.attempts import OPEN, PURCHASED, Attempt, Decision, Lease, StoredVideo
+from prefect_loova.models.job_record import JobRecord, with_purchase
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.transitions import JobState
+from prefect_loova.models.transitions import MOVES, JobState, MoveName
 
 # Others share this machine: slow is not wrong.
 
