@@ -1,4 +1,4 @@
-"""Videos and images, read by PyAV: frames, thumbnails, probes, and films joined into one.
+"""Reads videos and images with PyAV: frames, previews, probes, and several videos joined into one.
 
 It may use `models`. Only this folder and the simulator import `av`.
 """

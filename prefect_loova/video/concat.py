@@ -1,10 +1,10 @@
-"""Several mp4 films joined into one: by copying where they are of one make, else by encoding all of them once (PyAV).
+"""Joins several mp4 videos into one (PyAV): copies them if they are alike, else encodes all of them once.
 
-Copied films keep every picture as it was. Films of different sizes, codecs or parameter sets cannot follow each other
-in one track, so they are all encoded as the first one is shaped. Either way a film begins when the picture of the one
-before it ends; sound that is longer or shorter than its picture is cut, or followed by a gap.
+Copied videos keep every frame as it was. Videos of different sizes, codecs or parameter sets cannot share a track, so
+all are encoded in the size and frame rate of the first one. Each video starts when the picture of the one before it
+ends. Sound that is longer than its picture is cut; shorter sound is followed by a gap.
 
-The result grows in a file on disk, not in memory. It takes one thread or two and blocks; call it with
+The result is written to a file on disk, not to memory. Joining uses up to two threads and blocks: call it with
 `asyncio.to_thread`.
 """
 
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from prefect_loova.errors import UnusableVideoError
-from prefect_loova.video.concat_copy import CannotCopyError, CopyJoin
-from prefect_loova.video.concat_encode import EncodeJoin
+from prefect_loova.video.concat_copy import CannotCopyError, CopyConcat, copy_timescale
+from prefect_loova.video.concat_encode import EncodeConcat
+from prefect_loova.video.concat_output import Mp4Writer
 from prefect_loova.video.concat_traits import Traits, traits_of
 from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video
 
@@ -30,14 +31,14 @@ _CHUNK = 1024**2
 
 @dataclass(frozen=True)
 class JoinedVideo:
-    """What films were joined into.
+    """Facts about the joined video.
 
     Attributes:
         duration_seconds: The length of the picture.
-        width: As it is shown, upright and with square pixels.
-        height: As it is shown.
-        has_sound: Whether there is a track of sound.
-        is_copy: Whether the films were copied; else they were encoded anew.
+        width: The width in a player: upright, with square pixels.
+        height: The height in a player.
+        has_sound: Whether it has an audio track.
+        is_copy: Whether the videos were copied; else they were encoded again.
     """
 
     duration_seconds: float
@@ -48,72 +49,78 @@ class JoinedVideo:
 
 
 def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max_seconds: float = 600.0) -> JoinedVideo:
-    """Join films, in order, into one mp4 with its index in front. The same films give the same bytes.
+    """Join videos, in order, into one mp4 with its index first. The same videos give the same bytes.
 
-    Films are copied where all of them are H.264 or all HEVC, with the same parameter sets, shape and turn, and all
-    with AAC of one kind or all without sound. Else all are encoded: H.264 of the size and frame rate of the first,
-    other shapes between black bars; AAC, with silence where a film has no sound.
+    Videos are copied if all are H.264 or all HEVC, with the same parameter sets, size and rotation, and all have the
+    same kind of AAC or no sound. Else all are encoded: H.264 in the size and frame rate of the first video, with black
+    bars around other shapes, and AAC, with silence for a video without sound.
 
     Args:
-        videos: Each an mp4 that can be read and sought.
-        out: Where to write. Nothing is written before the whole result is there.
-        max_seconds: The most seconds that this may take.
+        videos: Seekable mp4 files.
+        out: The output. Nothing is written before the result is complete.
+        max_seconds: The most seconds that joining may take.
+
+    Returns:
+        Facts about the joined video.
 
     Raises:
-        UnusableVideoError: One of them is no whole video or larger than the bounds of `film`, or all of it takes too
-            long. The message names the film, counted from 1.
-        StorageError: As a video raises it, where it is an `s3_file.S3File`.
+        UnusableVideoError: A video is incomplete or over the bounds of `decoder`, or joining takes too long. The
+            message names the video, counted from 1.
+        StorageError: A video that is a `store.reader.S3File` raised it.
     """
     if not videos:
-        raise UnusableVideoError("the films cannot be joined: there are none")
-    deadline = TimeLimit(max_seconds)
+        raise UnusableVideoError("the videos cannot be joined: there are none")
+    time_limit = TimeLimit(max_seconds)
     traits = []
     for number in range(len(videos)):
-        with _numbered(videos, number, deadline) as film:
-            film.check_index()
-            traits.append(traits_of(film))
+        with _open_numbered(videos, number, time_limit) as video:
+            video.check_index()
+            traits.append(traits_of(video))
     with tempfile.TemporaryDirectory(prefix="loova-join-") as folder:
         path = Path(folder) / "joined.mp4"
-        joined = _copied(videos, path, traits, deadline) or _encoded(videos, path, traits, deadline)
+        joined = _copy(videos, path, traits, time_limit) or _encode(videos, path, traits, time_limit)
         with path.open("rb") as file:
             shutil.copyfileobj(file, out, _CHUNK)
     return joined
 
 
-def _copied(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: TimeLimit
+def _copy(
+    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], time_limit: TimeLimit
 ) -> JoinedVideo | None:
-    """None where one of the films turns out not to be for copying."""
+    """Join by copying. Return None if the videos cannot be copied."""
     first = traits[0]
     if any((one.picture, one.sound) != (first.picture, first.sound) for one in traits):
         return None
     try:
-        with _numbered(videos, 0, deadline) as film:
-            join = CopyJoin(path, film, traits)
-        with join:
+        with Mp4Writer(path, video_track_timescale=str(copy_timescale(traits))) as output:
+            with _open_numbered(videos, 0, time_limit) as video:
+                concat = CopyConcat(output, video, traits)
             for number in range(len(videos)):
-                with _numbered(videos, number, deadline) as film:
-                    join.add(film)
+                with _open_numbered(videos, number, time_limit) as video:
+                    concat.add(video)
     except CannotCopyError:
         return None
-    return JoinedVideo(float(join.seconds), *first.shown, has_sound=first.sound is not None, is_copy=True)
+    return JoinedVideo(float(concat.seconds), *first.size, has_sound=first.sound is not None, is_copy=True)
 
 
-def _encoded(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], deadline: TimeLimit
+def _encode(
+    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], time_limit: TimeLimit
 ) -> JoinedVideo:
-    join = EncodeJoin(path, traits)
-    with join:
+    with Mp4Writer(path) as output:
+        concat = EncodeConcat(output, traits)
         for number, one in enumerate(traits):
-            with _numbered(videos, number, deadline) as film:
-                join.add(film, one)
-    return JoinedVideo(float(join.seconds), *join.size, has_sound=join.has_sound, is_copy=False)
+            with _open_numbered(videos, number, time_limit) as video:
+                concat.add(video, one)
+        concat.finish()
+    return JoinedVideo(float(concat.seconds), *concat.size, has_sound=concat.has_sound, is_copy=False)
 
 
 @contextmanager
-def _numbered(videos: Sequence[BinaryIO | io.RawIOBase], number: int, deadline: TimeLimit) -> Iterator[VideoReader]:
+def _open_numbered(
+    videos: Sequence[BinaryIO | io.RawIOBase], number: int, time_limit: TimeLimit
+) -> Iterator[VideoReader]:
     try:
-        with open_video(videos[number], deadline) as film:
-            yield film
+        with open_video(videos[number], time_limit) as video:
+            yield video
     except DecodeError as error:
-        raise UnusableVideoError(f"the films cannot be joined: film {number + 1}: {error}") from None
+        raise UnusableVideoError(f"the videos cannot be joined: video {number + 1}: {error}") from None

@@ -1,125 +1,109 @@
-"""Films of any make joined by encoding all of them once, as the first one is shaped (PyAV)."""
+"""Joins any videos by encoding all of them once, in the size and frame rate of the first one (PyAV)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from av import AudioFrame, AudioStream, VideoFrame, VideoStream
 from av.audio.fifo import AudioFifo
 from av.audio.resampler import AudioResampler
-from av.container import OutputContainer
 from av.video.reformatter import Colorspace
 
-from prefect_loova.video.concat_output import close, new_mp4, write
+from prefect_loova.video.concat_output import Mp4Writer
 from prefect_loova.video.concat_traits import Traits
 from prefect_loova.video.decoder import DecodeError, VideoReader, pts_of
 from prefect_loova.video.images import Canvas, canvas_matrix
 from prefect_loova.video.tone_mapping import sdr
 
-# The number of threads changes the bytes, so it is not that of the machine's processors.
+# The number of threads changes the bytes, so it must not depend on the machine.
 _PICTURE_OPTIONS = {"crf": "18", "preset": "veryfast", "threads": "2", "flags": "+bitexact"}
-_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_USUAL_RATE = 48_000
-_BITS_A_CHANNEL = 96_000
-_SILENCE = 4096
-_JITTER = Fraction(1, 1000)
-_TAGS = {Colorspace.ITU709: (1, 1, 1), Colorspace.ITU601: (6, 6, 6)}  # matrix, primaries, transfer, as H.264 has them
+_SAMPLE_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_USUAL_SAMPLE_RATE = 48_000
+_BITS_PER_CHANNEL = 96_000
+_SILENCE_SAMPLES = 4096
+_JITTER_SECONDS = Fraction(1, 1000)
+_TAGS = {Colorspace.ITU709: (1, 1, 1), Colorspace.ITU601: (6, 6, 6)}  # H.264's matrix, primaries and transfer
 
 
-class EncodeJoin:
-    """A film in the making; `add` one after the other, inside a `with`.
+class EncodeConcat:
+    """Appends videos to an output by encoding. Call `finish` at the end.
 
     Args:
-        path: Where to write.
-        traits: Of all films. The first one gives the size and the frame rate.
+        output: The output.
+        traits: The traits of all videos. The first one decides the size and the frame rate.
 
     Attributes:
-        seconds: How long it is by now.
         size: Width and height in pixels.
-        has_sound: Whether any film has sound.
+        has_sound: Whether any video has sound.
     """
 
-    def __init__(self, path: Path, traits: Sequence[Traits]) -> None:
-        width, height = traits[0].shown
+    def __init__(self, output: Mp4Writer, traits: Sequence[Traits]) -> None:
+        width, height = traits[0].size
         self.size = width + width % 2, height + height % 2
         self.has_sound = any(one.sound for one in traits)
-        output = new_mp4(path)
         self._output = output
-        self._rate = traits[0].rate
-        self._pictures = self._picture_track()
-        self._sound = _Sound(output, [one for one in traits if one.sound]) if self.has_sound else None
-        self._frames = 0
-        self._lasts = Fraction(0)
+        self._fps = traits[0].fps
+        self._pictures = self._add_picture_track()
+        self._sound = _SoundTrack(output, [one for one in traits if one.sound]) if self.has_sound else None
+        self._frame_count = 0
+        self._exact_seconds = Fraction(0)
 
     @property
     def seconds(self) -> Fraction:
-        """How long it is by now."""
-        return self._frames / self._rate
+        """Return the length of the output so far."""
+        return self._frame_count / self._fps
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError) if error else nullcontext():
-            try:
-                if not error:
-                    write(self._output, self._pictures.encode(None))
-                    if self._sound:
-                        self._sound.finish()
-            finally:
-                close(self._output)
-
-    def add(self, film: VideoReader, traits: Traits) -> None:
-        """Encode a film behind those before it.
+    def add(self, video: VideoReader, traits: Traits) -> None:
+        """Encode a video at the end of the output.
 
         Raises:
-            FilmError: It is damaged or cut short, or the time is up.
+            DecodeError: The video is damaged or cut short, or the time is up.
         """
-        track = film.sound()
-        begin, first = self.seconds, self._frames
-        # What says less than it has is not shown for ever.
-        most = first + ceil(film.seconds * self._rate) + 1
-        canvas = Canvas(self.size, traits.shown, traits.steps)
+        sound = video.sound()
+        begin, first = self.seconds, self._frame_count
+        # Bounds the output for a video whose last frame comes far later than its duration says.
+        max_frames = first + ceil(video.seconds * self._fps) + 1
+        canvas = Canvas(self.size, traits.size, traits.rotation)
         if self._sound:
-            self._sound.begin(begin - film.start * film.tick, begin + film.seconds)
-        shown: VideoFrame | None = None
-        end = film.start
-        for packet in film.container.demux(*([film.track, track] if track else [film.track])):
-            film.deadline.check()
-            if packet.stream is film.track:
+            self._sound.begin(begin - video.start * video.tick, begin + video.seconds)
+        current: VideoFrame | None = None
+        end = video.start
+        for packet in video.container.demux(*([video.track, sound] if sound else [video.track])):
+            video.time_limit.check()
+            if packet.stream is video.track:
                 for frame in packet.decode():
                     assert isinstance(frame, VideoFrame)  # noqa: S101
-                    film.check(frame)
-                    due = (pts_of(frame) - film.start) * film.tick
-                    while shown is not None and self._frames < most and self._middle(first) < due:
-                        self._show(shown)
+                    video.check_frame(frame)
+                    due = (pts_of(frame) - video.start) * video.tick
+                    while current is not None and self._frame_count < max_frames and self._next_middle(first) < due:
+                        self._write_frame(current)
                     end = pts_of(frame) + (frame.duration or 0)
-                    shown = canvas.drawn(sdr(frame))
+                    current = canvas.draw(sdr(frame))
             elif self._sound:
-                for sound in packet.decode():
-                    assert isinstance(sound, AudioFrame)  # noqa: S101
-                    self._sound.add(sound)
-        film.check_index()
-        film.check_end(end)
-        if shown is None:
-            raise DecodeError("there is no picture in it")
-        self._lasts += film.lasts(end)
-        while self._frames < max(round(self._lasts * self._rate), first + 1):
-            film.deadline.check()
-            self._show(shown)
+                for piece in packet.decode():
+                    assert isinstance(piece, AudioFrame)  # noqa: S101
+                    self._sound.add(piece)
+        video.check_index()
+        video.check_end(end)
+        if current is None:
+            raise DecodeError("it has no picture")
+        self._exact_seconds += video.exact_seconds(end)
+        while self._frame_count < max(round(self._exact_seconds * self._fps), first + 1):
+            video.time_limit.check()
+            self._write_frame(current)
         if self._sound:
             self._sound.end(self.seconds)
 
-    def _picture_track(self) -> VideoStream:
-        stream = self._output.add_stream("libx264", rate=self._rate, options=_PICTURE_OPTIONS)
+    def finish(self) -> None:
+        """Write what the encoders still hold."""
+        self._output.write(self._pictures.encode(None))
+        if self._sound:
+            self._sound.finish()
+
+    def _add_picture_track(self) -> VideoStream:
+        stream = self._output.container.add_stream("libx264", rate=self._fps, options=_PICTURE_OPTIONS)
         assert isinstance(stream, VideoStream)  # noqa: S101
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv420p"
@@ -128,88 +112,88 @@ class EncodeJoin:
         encoder.color_range = 1
         return stream
 
-    def _middle(self, first: int) -> Fraction:
-        """Of the time for which the next frame is shown, in seconds from the beginning of its film."""
-        return (self._frames - first + Fraction(1, 2)) / self._rate
+    def _next_middle(self, first: int) -> Fraction:
+        """Return the middle of the next output frame's time, in seconds from the start of the current video."""
+        return (self._frame_count - first + Fraction(1, 2)) / self._fps
 
-    def _show(self, frame: VideoFrame) -> None:
-        frame.pts, frame.time_base = self._frames, 1 / self._rate
-        frame.pict_type = 0  # else the encoder takes over which frames were keyframes
-        write(self._output, self._pictures.encode(frame))
-        self._frames += 1
+    def _write_frame(self, frame: VideoFrame) -> None:
+        frame.pts, frame.time_base = self._frame_count, 1 / self._fps
+        frame.pict_type = 0  # else the encoder makes keyframes where the input has them
+        self._output.write(self._pictures.encode(frame))
+        self._frame_count += 1
 
 
-class _Sound:
-    """The track of sound: each film's own in its time, silence where there is none."""
+class _SoundTrack:
+    """The audio track: the sound of each video in its time, and silence elsewhere."""
 
-    def __init__(self, output: OutputContainer, traits: Sequence[Traits]) -> None:
+    def __init__(self, output: Mp4Writer, traits: Sequence[Traits]) -> None:
         self._output = output
-        self._rate = traits[0].sound_rate if traits[0].sound_rate in _RATES else _USUAL_RATE
+        self._rate = traits[0].sound_rate if traits[0].sound_rate in _SAMPLE_RATES else _USUAL_SAMPLE_RATE
         self._layout = "mono" if all(one.channels == 1 for one in traits) else "stereo"
-        stream = output.add_stream("aac", rate=self._rate, options={"flags": "+bitexact"})
+        stream = output.container.add_stream("aac", rate=self._rate, options={"flags": "+bitexact"})
         assert isinstance(stream, AudioStream)  # noqa: S101
         stream.codec_context.layout = self._layout
         stream.codec_context.format = "fltp"
-        stream.codec_context.bit_rate = _BITS_A_CHANNEL * (1 if self._layout == "mono" else 2)
+        stream.codec_context.bit_rate = _BITS_PER_CHANNEL * (1 if self._layout == "mono" else 2)
         self._stream = stream
         self._written = 0
         self._offset = self._limit = Fraction(0)
         self._resampler = self._new_resampler()
 
     def begin(self, offset: Fraction, limit: Fraction) -> None:
-        """Turn to the next film.
+        """Start the next video.
 
         Args:
-            offset: What to add to its times, in seconds.
-            limit: When its picture ends, in seconds of the whole.
+            offset: What to add to its timestamps, in seconds.
+            limit: When its picture ends, in seconds of the output.
         """
         self._offset, self._limit = offset, limit
         self._resampler = self._new_resampler()
 
     def add(self, sound: AudioFrame) -> None:
-        """Write decoded sound in its time; what comes before or after its film is cut."""
+        """Write decoded sound. Parts before or after its video are cut."""
         for piece in self._resampler.resample(sound):
             self._place(piece)
 
     def end(self, seconds: Fraction) -> None:
-        """Fill up to the end of the film's picture with silence."""
+        """Write silence up to the end of the video's picture."""
         for piece in self._resampler.resample(None):
             self._place(piece)
-        self._silence(round(seconds * self._rate))
+        self._write_silence(round(seconds * self._rate))
 
     def finish(self) -> None:
-        """Write what the encoder still has."""
-        write(self._output, self._stream.encode(None))
+        """Write what the encoder still holds."""
+        self._output.write(self._stream.encode(None))
 
     def _new_resampler(self) -> AudioResampler:
         return AudioResampler("fltp", self._layout, self._rate)
 
     def _place(self, piece: AudioFrame) -> None:
         if piece.pts is None or piece.time_base is None:
-            raise DecodeError("its sound has no time")
+            raise DecodeError("its sound has no timestamp")
         begin = round((piece.pts * piece.time_base + self._offset) * self._rate)
-        if abs(begin - self._written) <= _JITTER * self._rate:
+        if abs(begin - self._written) <= _JITTER_SECONDS * self._rate:
             begin = self._written
         limit = round(self._limit * self._rate)
-        self._silence(min(begin, limit))
+        self._write_silence(min(begin, limit))
         early = max(0, self._written - begin)
         left = min(piece.samples - early, limit - self._written)
         if left <= 0:
             return
         if early or left < piece.samples:
-            store = AudioFifo()
+            fifo = AudioFifo()
             piece.pts = None
-            store.write(piece)
+            fifo.write(piece)
             if early:
-                store.read(early)
-            cut = store.read(left)
+                fifo.read(early)
+            cut = fifo.read(left)
             assert cut is not None  # noqa: S101
             piece = cut
         self._write(piece)
 
-    def _silence(self, until: int) -> None:
+    def _write_silence(self, until: int) -> None:
         while self._written < until:
-            frame = AudioFrame("fltp", self._layout, min(_SILENCE, until - self._written))
+            frame = AudioFrame("fltp", self._layout, min(_SILENCE_SAMPLES, until - self._written))
             frame.sample_rate = self._rate
             for plane in frame.planes:
                 plane.update(bytes(plane.buffer_size))
@@ -218,4 +202,4 @@ class _Sound:
     def _write(self, frame: AudioFrame) -> None:
         frame.pts, frame.time_base = self._written, Fraction(1, self._rate)
         self._written += frame.samples
-        write(self._output, self._stream.encode(frame))
+        self._output.write(self._stream.encode(frame))

@@ -1,10 +1,12 @@
-"""The file that films are joined into, on this machine's disk."""
+"""Writes the mp4 file of joined videos to the local disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from av import Packet
 from av.container import OutputContainer
@@ -12,37 +14,48 @@ from av.container import open as av_open
 from av.error import FFmpegError
 
 
-def new_mp4(path: Path, **options: str) -> OutputContainer:
-    """A new mp4, with its index in front and nothing in it that differs from time to time.
+class Mp4Writer:
+    """A new mp4, as a context manager. Its index comes first, and the same packets give the same bytes.
 
     Args:
-        path: Where to write.
-        options: Further ones of FFmpeg's muxer.
-    """
-    output = av_open(path, "w", format="mp4", options={"movflags": "faststart", "fflags": "+bitexact"} | options)
-    assert isinstance(output, OutputContainer)  # noqa: S101
-    return output
+        path: The file to write.
+        options: More options for FFmpeg's muxer.
 
-
-def write(output: OutputContainer, packets: Packet[Any] | Sequence[Packet[Any]]) -> None:
-    """Write packets to it.
+    Attributes:
+        container: The container, to add streams to.
 
     Raises:
-        OSError: They cannot be written, as on a full disk. It is no fault of a film that is being read.
+        OSError: The block ended, and the rest of the file cannot be written.
     """
-    try:
-        output.mux(packets)
-    except FFmpegError as error:
-        raise OSError(error.errno, f"the joined film cannot be written: {error.strerror}") from None
+
+    def __init__(self, path: Path, **options: str) -> None:
+        container = av_open(path, "w", format="mp4", options={"movflags": "faststart", "fflags": "+bitexact"} | options)
+        assert isinstance(container, OutputContainer)  # noqa: S101
+        self.container = container
+
+    def write(self, packets: Packet[Any] | Sequence[Packet[Any]]) -> None:
+        """Write packets.
+
+        Raises:
+            OSError: They cannot be written, for example because the disk is full. No input video is at fault.
+        """
+        try:
+            self.container.mux(packets)
+        except FFmpegError as error:
+            raise _write_error(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError) if error else nullcontext():
+            try:
+                self.container.close()
+            except FFmpegError as failure:
+                raise _write_error(failure) from None
 
 
-def close(output: OutputContainer) -> None:
-    """Write what is left, and the index.
-
-    Raises:
-        OSError: As `write` does.
-    """
-    try:
-        output.close()
-    except FFmpegError as error:
-        raise OSError(error.errno, f"the joined film cannot be written: {error.strerror}") from None
+def _write_error(error: FFmpegError) -> OSError:
+    return OSError(error.errno, f"the joined video cannot be written: {error.strerror}")

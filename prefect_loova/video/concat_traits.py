@@ -1,4 +1,4 @@
-"""What of a film decides how it can be joined to others."""
+"""The traits of a video that decide how it can be joined to others."""
 
 from __future__ import annotations
 
@@ -9,68 +9,67 @@ from typing import Any
 from av import AudioStream
 
 from prefect_loova.video.decoder import DecodeError, VideoReader
-from prefect_loova.video.images import Steps, rotation
+from prefect_loova.video.images import RotationFilters, rotation_filters
 
-_SLOWEST, _FASTEST = Fraction(10), Fraction(120)
-_USUAL = Fraction(24)
+_MIN_FPS, _MAX_FPS = Fraction(10), Fraction(120)
+_USUAL_FPS = Fraction(24)
 
 
 @dataclass(frozen=True)
 class Traits:
-    """A film's make.
+    """The traits of one video.
 
     Attributes:
-        shown: Width and height as a player shows it, in pixels.
-        steps: What brings its frames upright.
-        tick: The length of a tick of the picture track, in seconds.
-        rate: Frames a second, from 10 to 120.
-        picture: All that has to be the same for its pictures to follow another film's in one track.
-        sound: The same of its sound; None where it has none.
+        size: Width and height in a player, in pixels.
+        rotation: The filters that turn its frames upright.
+        tick: The length of a tick of the video track, in seconds.
+        fps: Frames a second, from 10 to 120.
+        picture: Everything that must be equal for its frames to follow another video's in one track.
+        sound: The same for its sound; None without sound.
         sound_rate: Samples a second; 0 without sound.
-        channels: Of the sound; 0 without sound.
+        channels: The channels of its sound; 0 without sound.
     """
 
-    shown: tuple[int, int]
-    steps: Steps
+    size: tuple[int, int]
+    rotation: RotationFilters
     tick: Fraction
-    rate: Fraction
+    fps: Fraction
     picture: tuple[object, ...]
     sound: tuple[object, ...] | None
     sound_rate: int
     channels: int
 
 
-def traits_of(film: VideoReader) -> Traits:
-    """Look at a film; its first frame is decoded.
+def traits_of(video: VideoReader) -> Traits:
+    """Return the traits of a video. Decodes its first frame.
 
     Raises:
-        FilmError: It has none, or is out of the bounds.
+        DecodeError: It has no frame, or is out of the bounds.
     """
-    sound = film.sound()
-    frame = next(iter(film.container.decode(film.track)), None)
+    sound = video.sound()
+    frame = next(iter(video.container.decode(video.track)), None)
     if frame is None:
-        raise DecodeError("there is no picture in it")
-    film.check(frame)
-    steps = rotation(frame)
-    found: Any = frame.side_data.get("DISPLAYMATRIX")
-    matrix = b"" if found is None else bytes(found)
-    decoder = film.track.codec_context
+        raise DecodeError("it has no picture")
+    video.check_frame(frame)
+    rotation = rotation_filters(frame)
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    decoder = video.track.codec_context
     picture = (
         decoder.name,
         decoder.extradata,
         (decoder.width, decoder.height),
         (frame.width, frame.height),
         frame.format.name,
-        film.track.sample_aspect_ratio or Fraction(1),
-        matrix,
+        video.track.sample_aspect_ratio or Fraction(1),
+        b"" if matrix is None else bytes(matrix),
         (decoder.color_range, decoder.color_primaries, decoder.color_trc, decoder.colorspace),
     )
-    rate = film.track.guessed_rate or film.track.average_rate or _USUAL
+    fps = video.track.guessed_rate or video.track.average_rate or _USUAL_FPS
     return Traits(
-        film.shown_size(frame, steps),
-        tuple(steps),
-        film.tick,
-        min(max(rate, _SLOWEST), _FASTEST).limit_denominator(1001),
+        video.display_size(frame, rotation),
+        rotation,
+        video.tick,
+        min(max(fps, _MIN_FPS), _MAX_FPS).limit_denominator(1001),
         picture,
         _sound_traits(sound) if sound else None,
         sound.codec_context.sample_rate if sound else 0,

@@ -1,6 +1,6 @@
-"""An mp4 from elsewhere, opened for decoding within bounds: what is read, decoded and kept is limited (PyAV).
+"""Opens an mp4 from outside for decoding (PyAV). Size, duration and pixels are bounded.
 
-It blocks: call what uses it with `asyncio.to_thread`.
+It blocks: call it with `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import BinaryIO
 
-from av import AudioStream, VideoFrame, VideoStream
+from av import AudioCodecContext, AudioStream, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.container import open as av_open
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 
 from prefect_loova.errors import redact
-from prefect_loova.video.images import Steps, swaps_axes
+from prefect_loova.video.images import RotationFilters, swaps_axes
 
 MAX_SECONDS = 3600.0
 """The longest video, in seconds."""
@@ -27,27 +28,27 @@ MAX_BYTES = 2 * 1024**3
 """The largest file, in bytes."""
 
 MAX_PIXELS = 4096 * 2304
-"""The most pixels of a frame, as coded and as shown."""
+"""The most pixels of a frame, as coded and as displayed."""
 
 MAX_SIDE = 8192
-"""The longest side of a frame, as coded and as shown, in pixels."""
+"""The longest side of a frame, as coded and as displayed, in pixels."""
 
 CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
 _SOUND_CODECS = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "flac", "alac", "pcm_s16le", "pcm_s16be"})
 _THREADS = 2
-_CUT_SHORT = Fraction(53, 54)  # a whole film shows frames for longer than this part of the time that it says
+_WHOLE = Fraction(53, 54)  # the frames of a whole video cover more than this part of its duration
 _ROUNDING = Fraction(2, 1000)
 
 
 class DecodeError(Exception):
-    """Why a film cannot be used. Who opened it makes an error of its own of it, which says what for."""
+    """A video cannot be used. The caller raises its own error, which adds what for."""
 
 
 class TimeLimit:
-    """A moment on the clock of this process, from now.
+    """A point in time on the monotonic clock.
 
     Args:
-        seconds: How long.
+        seconds: How long from now.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -55,86 +56,85 @@ class TimeLimit:
         self._end = time.monotonic() + seconds
 
     def check(self) -> None:
-        """Go on.
+        """Check that the time is not up.
 
         Raises:
-            FilmError: The time is up.
+            DecodeError: It is.
         """
         if time.monotonic() >= self._end:
             raise DecodeError(f"it took longer than {self._seconds:g} s")
 
 
 class VideoReader:
-    """The picture track of an opened mp4, within the bounds. Times are in ticks of the track.
+    """The video track of an open mp4, within the bounds. Times are in ticks of the track.
 
     Attributes:
-        container: What it was opened from.
-        track: The picture track.
+        container: The container.
+        track: The video track.
+        time_limit: When to stop.
         tick: The length of a tick, in seconds.
         start: When the first frame is shown, in ticks.
-        duration: How long frames are shown, in ticks, as the file says it.
+        duration: How long frames are shown, in ticks, by the file's own account.
         seconds: The same, in seconds.
 
     Raises:
-        FilmError: It is out of the bounds.
+        DecodeError: The video is out of the bounds.
     """
 
-    def __init__(self, container: InputContainer, size_bytes: int, deadline: TimeLimit) -> None:
+    def __init__(self, container: InputContainer, size_bytes: int, time_limit: TimeLimit) -> None:
         self.container = container
-        self.deadline = deadline
+        self.time_limit = time_limit
         self._size_bytes = size_bytes
         track = container.streams.best("video")
         if not isinstance(track, VideoStream):
-            raise DecodeError("there is no picture in it")
+            raise DecodeError("it has no picture")
         self.track = track
         decoder = track.codec_context
         if decoder is None or decoder.name not in CODECS:
-            codec = redact(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
-            raise DecodeError(f"its pictures are {codec}, which is not decoded here")
+            raise DecodeError(unsupported_codec("video", decoder))
         _check_size(decoder.width, decoder.height)
-        # Again for the decoder, as the size may change on the way.
+        # The decoder needs the limit too, as the size may change between frames.
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
         if not track.time_base:
-            raise DecodeError("it has no clock")
+            raise DecodeError("its video track has no time base")
         self.tick: Fraction = track.time_base
         self.start = track.start_time or 0
-        self.duration = track.duration or self._measured()
+        self.duration = track.duration or self._measure_duration()
         self.seconds = self.duration * self.tick
         if not 0 < self.seconds <= MAX_SECONDS:
-            raise DecodeError(f"it says that it lasts {float(self.seconds):,.0f} s; {MAX_SECONDS:,.0f} s are the most")
+            raise DecodeError(f"its duration is {float(self.seconds):,.0f} s; at most {MAX_SECONDS:,.0f} s are allowed")
 
-    def check(self, frame: VideoFrame) -> None:
-        """Go on with a decoded frame.
+    def check_frame(self, frame: VideoFrame) -> None:
+        """Check a decoded frame, and the time.
 
         Raises:
-            FilmError: It is damaged or too large, or the time is up.
+            DecodeError: The frame is damaged or too large, or the time is up.
         """
-        self.deadline.check()
+        self.time_limit.check()
         _check_size(frame.width, frame.height)
         if frame.is_corrupt:
-            raise DecodeError("a frame in it is damaged")
+            raise DecodeError("a frame is damaged")
 
     def sound(self) -> AudioStream | None:
-        """The track that a player plays; None where there is none.
+        """Return the audio track that a player plays, if any.
 
         Raises:
-            FilmError: It is out of the bounds.
+            DecodeError: The track is out of the bounds.
         """
         track = self.container.streams.best("audio")
         if not isinstance(track, AudioStream):
             return None
         decoder = track.codec_context
         if decoder is None or decoder.name not in _SOUND_CODECS:
-            codec = redact(decoder.name, 40) if decoder else "in a format unknown to FFmpeg"
-            raise DecodeError(f"its sound is {codec}, which is not decoded here")
+            raise DecodeError(unsupported_codec("audio", decoder))
         rate, channels = decoder.sample_rate, decoder.channels
         if not track.time_base or not 4000 <= rate <= 192_000 or not 1 <= channels <= 16:
-            raise DecodeError(f"its sound has {rate:,} samples a second of {channels:,} channels")
+            raise DecodeError(f"its audio has {channels:,} channels with {rate:,} samples a second")
         return track
 
-    def lasts(self, last_end: int) -> Fraction:
-        """How long it shows frames, in seconds; exact where the file has it rounded to the clock of another track.
+    def exact_seconds(self, last_end: int) -> Fraction:
+        """Return the duration in seconds, without the rounding of a file that uses the clock of another track.
 
         Args:
             last_end: When the last frame ends, in ticks.
@@ -143,43 +143,45 @@ class VideoReader:
         return measured if abs(measured - self.seconds) <= _ROUNDING else self.seconds
 
     def check_index(self) -> None:
-        """Look whether the frames that the index knows by now lie within the file.
+        """Check that all frames in the index are inside the file.
+
+        A fragmented file adds to its index while it is read, so check it again at the end.
 
         Raises:
-            FilmError: It is cut short.
+            DecodeError: The file is cut short.
         """
-        if any(entry.pos + entry.size > self._size_bytes for entry in self.track.index_entries):
+        if is_index_truncated(self.track, self._size_bytes):
             raise DecodeError("it is cut short")
 
     def check_end(self, end: int) -> None:
-        """Look whether the frames last as long as the file says.
+        """Check that the frames cover the duration of the file.
 
         Args:
             end: When the last frame ends, in ticks.
 
         Raises:
-            FilmError: It is cut short.
+            DecodeError: The file is cut short.
         """
-        if end - self.start < self.duration * _CUT_SHORT:
-            raise self.cut_short(end)
+        if end - self.start < self.duration * _WHOLE:
+            raise self.truncated_error(end)
 
-    def cut_short(self, end: int) -> DecodeError:
-        """What to raise where the frames end at this tick, and more were promised."""
-        shown_seconds = float((end - self.start) * self.tick)
-        return DecodeError(f"it ends after {shown_seconds:.1f} of {float(self.seconds):.1f} s: it is cut short")
+    def truncated_error(self, end: int) -> DecodeError:
+        """Return the error for a video whose last frame ends too early, at this tick."""
+        seconds = float((end - self.start) * self.tick)
+        return DecodeError(f"it ends after {seconds:.1f} of {float(self.seconds):.1f} s: it is cut short")
 
-    def shown_size(self, frame: VideoFrame, steps: Steps) -> tuple[int, int]:
-        """Width and height as a player shows a frame: turned upright, with square pixels."""
-        wide = self.track.sample_aspect_ratio or Fraction(1)
-        size = max(1, round(frame.width * wide)), frame.height
+    def display_size(self, frame: VideoFrame, rotation: RotationFilters) -> tuple[int, int]:
+        """Return width and height of a frame in a player: upright, with square pixels."""
+        aspect = self.track.sample_aspect_ratio or Fraction(1)
+        size = max(1, round(frame.width * aspect)), frame.height
         _check_size(*size)
-        return (size[1], size[0]) if swaps_axes(steps) else size
+        return (size[1], size[0]) if swaps_axes(rotation) else size
 
-    def _measured(self) -> int:
-        """The duration of a fragmented mp4 that does not say it: all packets are read, none is decoded."""
+    def _measure_duration(self) -> int:
+        """Return the duration of a fragmented mp4 without one: reads all packets, and decodes none."""
         end = self.start
         for packet in self.container.demux(self.track):
-            self.deadline.check()
+            self.time_limit.check()
             if packet.pts is not None:
                 end = max(end, packet.pts + (packet.duration or 0))
         self.container.seek(self.start, stream=self.track)
@@ -187,52 +189,73 @@ class VideoReader:
 
 
 @contextmanager
-def open_video(video: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> Iterator[VideoReader]:
-    """Open a film. What FFmpeg raises inside the block becomes a `DecodeError`.
+def open_video(video: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> Iterator[VideoReader]:
+    """Open a video. Errors of FFmpeg inside the block become a `DecodeError`.
 
     Args:
-        video: An mp4 that can be read and sought.
-        deadline: When to stop.
+        video: A seekable mp4.
+        time_limit: When to stop.
 
     Raises:
-        FilmError: It is no mp4, it is out of the bounds, or it cannot be decoded.
+        DecodeError: It is not an mp4, is out of the bounds, or cannot be decoded.
     """
     size = video.seek(0, io.SEEK_END)
-    video.seek(0)
     if not size:
         raise DecodeError("the file is empty")
     if size > MAX_BYTES:
-        raise DecodeError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
+        raise DecodeError(f"it has {size:,} bytes; at most {MAX_BYTES:,} are allowed")
     try:
-        # Only the mp4 demuxer: others, such as playlists, open further files.
-        container = av_open(video, format="mp4", metadata_errors="replace")
+        container = open_container(video, "mp4")
     except (FFmpegError, ValueError) as error:
-        raise DecodeError(f"it is no mp4, or its index is missing ({_reason(error)})") from None
-    assert isinstance(container, InputContainer)  # noqa: S101
+        raise DecodeError(f"it is not an mp4, or its index is missing ({reason_of(error)})") from None
     try:
         with container:
-            yield VideoReader(container, size, deadline)
+            yield VideoReader(container, size, time_limit)
     except (FFmpegError, ValueError, OverflowError) as error:
-        raise DecodeError(f"it cannot be decoded ({_reason(error)})") from None
+        raise DecodeError(f"it cannot be decoded ({reason_of(error)})") from None
+
+
+def open_container(file: BinaryIO | io.RawIOBase, demuxer: str) -> InputContainer:
+    """Open a file with this demuxer only. Other demuxers, such as those of playlists, open more files."""
+    file.seek(0)
+    container = av_open(file, format=demuxer, metadata_errors="replace")
+    assert isinstance(container, InputContainer)  # noqa: S101
+    return container
 
 
 def pts_of(frame: VideoFrame) -> int:
-    """When a frame is shown, in ticks.
+    """Return when a frame is shown, in ticks.
 
     Raises:
-        FilmError: It does not say it.
+        DecodeError: The frame has no timestamp.
     """
     if frame.pts is None:
-        raise DecodeError("a frame in it has no time")
+        raise DecodeError("a frame has no timestamp")
     return frame.pts
+
+
+def is_index_truncated(track: VideoStream, size_bytes: int) -> bool:
+    """Return whether the index lists frames beyond the end of the file."""
+    return any(entry.pos + entry.size > size_bytes for entry in track.index_entries)
+
+
+def is_too_large(width: int, height: int) -> bool:
+    """Return whether a picture of this size is over the bounds."""
+    return width * height > MAX_PIXELS or max(width, height) > MAX_SIDE
+
+
+def unsupported_codec(kind: str, decoder: VideoCodecContext | AudioCodecContext | None) -> str:
+    """Return the message for a codec that is not decoded here."""
+    return f"its {kind} codec ({redact(decoder.name, 40) if decoder else 'unknown to FFmpeg'}) is not supported here"
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of an error of FFmpeg or PyAV, redacted and in one line."""
+    return redact(error.strerror if isinstance(error, FFmpegError) else error, 200)
 
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise DecodeError("its picture has no size")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+    if is_too_large(width, height):
         raise DecodeError(f"its picture is {width:,} x {height:,} pixels, which is too large")
-
-
-def _reason(error: Exception) -> str:
-    return redact(error.strerror if isinstance(error, FFmpegError) else error, 200)

@@ -1,7 +1,7 @@
-"""Pictures out of decoded frames: turned, scaled, and encoded as JPEG, PNG, animated WebP or GIF, by PyAV.
+"""Rotates and scales decoded frames, and encodes them as JPEG, PNG, animated WebP or GIF (PyAV).
 
-Every function is pure and holds one small graph or encoder at a time. A *picture* here is a frame in yuv420p with
-BT.601 colours, as JPEG and WebP both have them, upright and with square pixels.
+Every function is pure and holds one small graph or encoder at a time. A *picture* is an upright frame with square
+pixels, in yuv420p with BT.601 colours, as JPEG and WebP use them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from av.filter.context import FilterContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-Steps = Sequence[tuple[str, str]]
-"""Filters and their arguments, in order."""
+RotationFilters = tuple[tuple[str, str], ...]
+"""The names and arguments of the FFmpeg filters that turn a frame upright, in order."""
 
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -35,7 +35,7 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _FULL_RANGE = 2
-# Without these the result depends on the processor, and colours are off by several steps.
+# Without these flags the result depends on the processor, and colours are off by several steps.
 EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -45,40 +45,41 @@ EXACT = (
 )
 
 
-def rotation(frame: VideoFrame) -> Steps:
-    """What brings a decoded frame upright, by the display matrix of its container. Only right angles count."""
+def rotation_filters(frame: VideoFrame) -> RotationFilters:
+    """Return the filters that turn a decoded frame upright, by its display matrix. Only right angles count."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return ()
     right_x, right_y, _, down_x, down_y, *_ = struct.unpack_from("9i", bytes(matrix))
     if abs(right_y) + abs(down_x) > abs(right_x) + abs(down_y):
         direction = {(True, False): "clock", (False, True): "cclock", (True, True): "cclock_flip"}
-        return [("transpose", f"dir={direction.get((right_y > 0, down_x > 0), 'clock_flip')}")]
-    return [(flip, "") for flip, negative in (("hflip", right_x < 0), ("vflip", down_y < 0)) if negative]
+        return (("transpose", f"dir={direction.get((right_y > 0, down_x > 0), 'clock_flip')}"),)
+    return tuple((flip, "") for flip, negative in (("hflip", right_x < 0), ("vflip", down_y < 0)) if negative)
 
 
-def swaps_axes(steps: Steps) -> bool:
-    """Whether these turns swap width and height."""
-    return any(name == "transpose" for name, _ in steps)
+def swaps_axes(rotation: RotationFilters) -> bool:
+    """Return whether a rotation swaps width and height."""
+    return any(name == "transpose" for name, _ in rotation)
 
 
-def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Width and height that fit a square of `long_side` pixels, never larger than they were."""
+def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Return the largest size of this ratio in a square of `long_side` pixels, at most the given size."""
     scale = min(Fraction(1), Fraction(long_side, max(width, height)))
     return max(2, round(width * scale)), max(2, round(height * scale))
 
 
-def scaled(frame: VideoFrame, size: tuple[int, int], steps: Steps = ()) -> VideoFrame:
-    """A picture of exactly this size.
+def scale(frame: VideoFrame, size: tuple[int, int], rotation: RotationFilters = ()) -> VideoFrame:
+    """Return a picture of exactly this size.
 
     Args:
         frame: A decoded frame, or a picture.
-        size: Width and height in pixels, after the turns.
-        steps: The turns.
+        size: Width and height in pixels, after the rotation.
+        rotation: The rotation to apply.
     """
-    width, height = reversed(size) if swaps_axes(steps) else size
-    matrix, colour_range = colours(frame)
-    # No graph for whole frames: graphs are reference cycles, and keep their memory until the garbage is collected.
+    width, height = _unrotated(size, rotation)
+    matrix, colour_range = colour_properties(frame)
+    # Full-size frames never enter a graph: graphs are reference cycles, which keep their memory until the garbage
+    # collector runs.
     small = frame.reformat(
         width,
         height,
@@ -89,39 +90,38 @@ def scaled(frame: VideoFrame, size: tuple[int, int], steps: Steps = ()) -> Video
         dst_color_range=ColorRange.MPEG,
         interpolation=Interpolation.AREA,
     )
-    return _filtered([small], steps)[0] if steps else small
+    return _filter([small], rotation)[0] if rotation else small
 
 
 class Canvas:
-    """Brings the frames of a film to one size: upright, and fitted between black bars.
+    """Draws the frames of a video at one size: upright, with black bars where the shape differs.
 
     Args:
-        size: Width and height of what is made, in pixels, both even.
-        shown: Width and height of the film as a player shows it.
-        steps: Its turns.
+        size: Width and height of the result, in pixels, both even.
+        display_size: Width and height of the video in a player.
+        rotation: The rotation of the video.
     """
 
-    def __init__(self, size: tuple[int, int], shown: tuple[int, int], steps: Steps) -> None:
+    def __init__(self, size: tuple[int, int], display_size: tuple[int, int], rotation: RotationFilters) -> None:
         width, height = size
-        scale = min(Fraction(width, shown[0]), Fraction(height, shown[1]))
-        # Bars of less than two pixels are none: sizes are rounded.
+        factor = min(Fraction(width, display_size[0]), Fraction(height, display_size[1]))
+        # No bars of less than two pixels: these come from rounded sizes.
         inner = [
-            whole if whole - part * scale < 2 else max(2, round(part * scale / 2) * 2)
-            for whole, part in zip(size, shown, strict=True)
+            whole if whole - part * factor < 2 else max(2, round(part * factor / 2) * 2)
+            for whole, part in zip(size, display_size, strict=True)
         ]
-        self._lying = swaps_axes(steps)
-        self._inner = inner[0], inner[1]
-        bars = [("pad", f"{width}:{height}:{(width - inner[0]) // 4 * 2}:{(height - inner[1]) // 4 * 2}:black")]
-        self._steps = [*steps, *(bars if self._inner != size else [])]
+        self._unrotated_size = _unrotated((inner[0], inner[1]), rotation)
+        bars = ("pad", f"{width}:{height}:{(width - inner[0]) // 4 * 2}:{(height - inner[1]) // 4 * 2}:black")
+        self._filters = (*rotation, bars) if (inner[0], inner[1]) != size else rotation
         self._matrix = canvas_matrix(size)
         self._graph: Graph | None = None
-        self._drawn = 0
+        self._frame_count = 0
 
-    def drawn(self, frame: VideoFrame) -> VideoFrame:
-        """A decoded frame in yuv420p, in the limited range of `canvas_matrix`; itself, where it is that already."""
-        width, height = reversed(self._inner) if self._lying else self._inner
-        matrix, colour_range = colours(frame)
-        fitted_frame = frame.reformat(
+    def draw(self, frame: VideoFrame) -> VideoFrame:
+        """Return a decoded frame in yuv420p, with limited range and `canvas_matrix`. May return the frame itself."""
+        width, height = self._unrotated_size
+        matrix, colour_range = colour_properties(frame)
+        inner = frame.reformat(
             width,
             height,
             "yuv420p",
@@ -131,43 +131,39 @@ class Canvas:
             dst_color_range=ColorRange.MPEG,
             interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
         )
-        if not self._steps:
-            return fitted_frame
+        if not self._filters:
+            return inner
         if self._graph is None:
-            self._graph = _chain(fitted_frame, self._steps)
-        # It may be the decoded frame itself, which keeps its time.
-        pts, fitted_frame.pts = fitted_frame.pts, self._drawn
-        self._drawn += 1
-        self._graph.push(fitted_frame)
-        fitted_frame.pts = pts
-        made = self._graph.pull()
-        assert isinstance(made, VideoFrame)  # noqa: S101
-        return made
+            self._graph = _chain(inner, self._filters)
+        _push(self._graph, inner, self._frame_count)
+        self._frame_count += 1
+        drawn = self._graph.pull()
+        assert isinstance(drawn, VideoFrame)  # noqa: S101
+        return drawn
 
 
 def canvas_matrix(size: tuple[int, int]) -> Colorspace:
-    """The matrix of what a `Canvas` of this size makes, and what a player takes for it without a tag."""
+    """Return the colour matrix of a `Canvas` of this size, which is also what players assume without a tag."""
     return Colorspace.ITU709 if min(size) >= 720 else Colorspace.ITU601
 
 
-def colours(frame: VideoFrame) -> tuple[Colorspace, ColorRange]:
-    """The matrix and the range that a player takes for a decoded frame."""
-    # Without a tag, HD is BT.709 and the rest is BT.601: players agree on that.
-    untagged = Colorspace.ITU709 if min(frame.width, frame.height) >= 720 else Colorspace.ITU601
+def colour_properties(frame: VideoFrame) -> tuple[Colorspace, ColorRange]:
+    """Return the colour matrix and the range that a player assumes for a decoded frame."""
+    untagged = canvas_matrix((frame.width, frame.height))
     full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
     return _MATRICES.get(int(frame.colorspace), untagged), ColorRange.JPEG if full else ColorRange.MPEG
 
 
-def png(frame: VideoFrame, size: tuple[int, int], steps: Steps) -> bytes:
-    """A PNG of a decoded frame, in RGB of 8 bits: nothing is lost but what RGB has no place for.
+def png(frame: VideoFrame, size: tuple[int, int], rotation: RotationFilters) -> bytes:
+    """Encode a decoded frame as a PNG, in 8-bit RGB.
 
     Args:
         frame: A decoded frame.
-        size: Width and height in pixels, after the turns.
-        steps: The turns.
+        size: Width and height in pixels, after the rotation.
+        rotation: The rotation to apply.
     """
-    width, height = reversed(size) if swaps_axes(steps) else size
-    matrix, colour_range = colours(frame)
+    width, height = _unrotated(size, rotation)
+    matrix, colour_range = colour_properties(frame)
     rgb = frame.reformat(
         width,
         height,
@@ -178,30 +174,18 @@ def png(frame: VideoFrame, size: tuple[int, int], steps: Steps) -> bytes:
         interpolation=EXACT,
         threads=1,
     )
-    upright = _filtered([rgb], steps)[0] if steps else rgb
-    encoder = CodecContext.create("png", "w")
-    assert isinstance(encoder, VideoCodecContext)  # noqa: S101
-    encoder.width, encoder.height, encoder.pix_fmt = upright.width, upright.height, "rgb24"
-    encoder.time_base, encoder.thread_count = Fraction(1), 1
-    encoder.options = {"pred": "mixed", "flags": "+bitexact"}
-    upright.pts, upright.time_base = 0, Fraction(1)
-    return b"".join(bytes(packet) for packet in [*encoder.encode(upright), *encoder.encode(None)])
+    return _encode(_filter([rgb], rotation)[0] if rotation else rgb, "png", {"pred": "mixed"})
 
 
 def sheet(pictures: Sequence[VideoFrame]) -> VideoFrame:
-    """One picture with all of these, which are of one size, in rows of as many as there are rows, or one more."""
+    """Return one picture with all of these, which have one size, in a grid that is as square as possible."""
     columns = next(side for side in count(1) if side * side >= len(pictures))
     rows = -(-len(pictures) // columns)
-    return _filtered(pictures, [("tile", f"layout={columns}x{rows}:padding=0:color=black")])[0]
+    return _filter(pictures, (("tile", f"layout={columns}x{rows}:padding=0:color=black"),))[0]
 
 
 def jpeg(picture: VideoFrame, quantizer: int) -> bytes:
-    """A JPEG; the quantizer goes from 2 (best) to 31 (smallest)."""
-    encoder = CodecContext.create("mjpeg", "w")
-    assert isinstance(encoder, VideoCodecContext)  # noqa: S101
-    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, "yuvj420p"
-    encoder.time_base, encoder.thread_count = Fraction(1), 1
-    encoder.options = {"qmin": str(quantizer), "qmax": str(quantizer), "flags": "+bitexact"}
+    """Encode a picture as a JPEG. The quantizer goes from 2 (best) to 31 (smallest)."""
     full = picture.reformat(
         format="yuvj420p",
         src_colorspace=Colorspace.ITU601,
@@ -209,23 +193,22 @@ def jpeg(picture: VideoFrame, quantizer: int) -> bytes:
         src_color_range=ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
     )
-    full.pts, full.time_base = 0, Fraction(1)
-    return b"".join(bytes(packet) for packet in [*encoder.encode(full), *encoder.encode(None)])
+    return _encode(full, "mjpeg", {"qmin": str(quantizer), "qmax": str(quantizer)})
 
 
 def webp(pictures: Sequence[VideoFrame], rate: Fraction, quality: int) -> bytes:
-    """An animated WebP that loops for ever, of pictures of one size.
+    """Encode pictures of one size as an animated WebP that loops forever.
 
     Args:
-        pictures: In order.
+        pictures: The pictures in order.
         rate: Pictures a second.
         quality: From 0 (smallest) to 100 (best).
     """
-    return _animated(pictures, "webp", "libwebp_anim", rate, {"quality": str(quality)})
+    return _encode_animation(pictures, "webp", "libwebp_anim", rate, {"quality": str(quality)})
 
 
 def gif(pictures: Sequence[VideoFrame], rate: Fraction) -> bytes:
-    """An animated GIF that loops for ever, of pictures of one size, with the 256 colours that suit them best."""
+    """Encode pictures of one size as an animated GIF that loops forever, with the best 256 colours for them."""
     graph, source = _graph(pictures[0])
     split, palette, use = graph.add("split"), graph.add("palettegen"), graph.add("paletteuse")
     sink = graph.add("buffersink")
@@ -235,10 +218,21 @@ def gif(pictures: Sequence[VideoFrame], rate: Fraction) -> bytes:
     palette.link_to(use, 0, 1)
     use.link_to(sink)
     graph.configure()
-    return _animated(_run(graph, pictures), "gif", "gif", rate, {})
+    return _encode_animation(_run(graph, pictures), "gif", "gif", rate, {})
 
 
-def _animated(
+def _encode(frame: VideoFrame, codec: str, options: dict[str, str]) -> bytes:
+    """Encode one frame as an image."""
+    encoder = CodecContext.create(codec, "w")
+    assert isinstance(encoder, VideoCodecContext)  # noqa: S101
+    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, frame.format.name
+    encoder.time_base, encoder.thread_count = Fraction(1), 1
+    encoder.options = options | {"flags": "+bitexact"}
+    frame.pts, frame.time_base = 0, Fraction(1)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+
+
+def _encode_animation(
     pictures: Sequence[VideoFrame], container: str, codec: str, rate: Fraction, options: dict[str, str]
 ) -> bytes:
     file = io.BytesIO()
@@ -255,13 +249,18 @@ def _animated(
     return file.getvalue()
 
 
-def _filtered(frames: Sequence[VideoFrame], steps: Steps) -> list[VideoFrame]:
-    return _run(_chain(frames[0], steps), frames)
+def _unrotated(size: tuple[int, int], rotation: RotationFilters) -> tuple[int, int]:
+    """Return a size as it was before the rotation."""
+    return (size[1], size[0]) if swaps_axes(rotation) else size
 
 
-def _chain(frame: VideoFrame, steps: Steps) -> Graph:
+def _filter(frames: Sequence[VideoFrame], filters: Sequence[tuple[str, str]]) -> list[VideoFrame]:
+    return _run(_chain(frames[0], filters), frames)
+
+
+def _chain(frame: VideoFrame, filters: Sequence[tuple[str, str]]) -> Graph:
     graph, source = _graph(frame)
-    graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in steps), graph.add("buffersink"))
+    graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in filters), graph.add("buffersink"))
     graph.configure()
     return graph
 
@@ -275,15 +274,20 @@ def _graph(frame: VideoFrame) -> tuple[Graph, FilterContext]:
 
 def _run(graph: Graph, frames: Iterable[VideoFrame]) -> list[VideoFrame]:
     for number, frame in enumerate(frames):
-        pts, frame.pts = frame.pts, number
-        graph.push(frame)
-        frame.pts = pts
+        _push(graph, frame, number)
     graph.push(None)
-    made: list[VideoFrame] = []
+    pictures: list[VideoFrame] = []
     while True:
         try:
             picture = graph.pull()
         except (BlockingIOError, EOFError):
-            return made
+            return pictures
         assert isinstance(picture, VideoFrame)  # noqa: S101
-        made.append(picture)
+        pictures.append(picture)
+
+
+def _push(graph: Graph, frame: VideoFrame, number: int) -> None:
+    """Push a frame into a graph with a timestamp of its own. The caller's frame keeps its timestamp."""
+    pts, frame.pts = frame.pts, number
+    graph.push(frame)
+    frame.pts = pts

@@ -1,8 +1,8 @@
-"""Whether a reference medium can be decoded, found out before a video is paid for (PyAV).
+"""Checks that a reference medium can be decoded, before a video is paid for (PyAV).
 
-What is surely no such medium is an error. What cannot be known here, such as pictures of a codec that PyAV's FFmpeg
-lacks, is a doubt, to be warned of: Loova may take it. What is read, decoded and kept is bounded, as the file comes
-from elsewhere. It blocks: call it with `asyncio.to_thread`.
+A medium that is certainly broken is an error. Where this is unknown, for example for a codec that PyAV's FFmpeg lacks,
+the result is a doubt to warn about: Loova may accept the medium. The file comes from outside, so what is read, decoded
+and kept is bounded. It blocks: call it with `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from av import AudioFrame, AudioStream, CodecContext, Packet, VideoFrame, VideoStream
-from av import open as av_open
 from av.container import InputContainer
 from av.error import ArgumentError, EOFError, FFmpegError, MemoryError, NotImplementedError, PatchWelcomeError
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 
-from prefect_loova.errors import redact
 from prefect_loova.models.media import Kind, MediaError
-from prefect_loova.video.decoder import CODECS, MAX_PIXELS, MAX_SIDE, DecodeError, TimeLimit
-from prefect_loova.video.truncation import ends_early, gif_pictures
+from prefect_loova.video.decoder import (
+    CODECS,
+    MAX_PIXELS,
+    DecodeError,
+    TimeLimit,
+    is_index_truncated,
+    is_too_large,
+    open_container,
+    reason_of,
+    unsupported_codec,
+)
+from prefect_loova.video.truncation import gif_pictures, is_truncated
 
 MAX_IMAGE_PIXELS = 6000 * 6000
-"""The most pixels of an image that is decoded here; of a larger one only the first bytes are known."""
+"""The most pixels of an image that is decoded. Of a larger image only the first bytes are checked."""
 
 _DECODERS = {
     "image/png": "png",
@@ -36,81 +44,78 @@ _DECODERS = {
     "image/bmp": "bmp",
     "image/tiff": "tiff",
 }
-# FFmpeg decodes all that these have, but for moving WebP; of BMP and TIFF some kinds are missing in it.
+# FFmpeg decodes all images of these types, except animated WebP. It lacks some kinds of BMP and TIFF.
 _COMPLETE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-_LENIENT = frozenset({"image/png", "image/gif", "image/bmp"})  # what is missing at their end, FFmpeg overlooks
+_LENIENT = frozenset({"image/png", "image/gif", "image/bmp"})  # FFmpeg ignores a missing end
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 _DEMUXERS = {"audio/mpeg": "mp3", "audio/wav": "wav"}
 _SOUND_CODECS = frozenset(
     {"mp3", "mp3float", "adpcm_ms", "adpcm_ima_wav", "adpcm_g726", "gsm_ms", "aac", "ac3", "flac"}
 )
-_PACKETS = 300
-_HEAVY = threading.Lock()  # one image at a time: its pixels may take 280 MB
+_MAX_PACKETS = 300
+_one_image = threading.Lock()  # the pixels of one image may take 280 MB
 
+# Errors of FFmpeg that do not show that a medium is broken.
 _UNKNOWABLE = (ArgumentError, MemoryError, NotImplementedError, PatchWelcomeError)
 
 
 def probe(file: BinaryIO | io.RawIOBase, kind: Kind, media_type: str, *, max_seconds: float = 20.0) -> str:
-    """Decode a medium as far as it takes to know that it can be decoded: images whole, else the first of it.
+    """Decode a medium to check it: an image completely, a video or audio up to its first whole frame.
 
     Args:
-        file: The medium; it can be read and sought.
-        kind: What it is given as.
-        media_type: What its first bytes say that it is, of this kind.
-        max_seconds: The most seconds that this may take, but for one picture or block of sound at a time.
+        file: The medium, seekable.
+        kind: The kind of medium that the request declares.
+        media_type: The media type by its first bytes, of this kind.
+        max_seconds: The most seconds that this may take, without the time for one picture or one frame of audio.
 
     Returns:
-        What could not be known, for a warning; empty where nothing is in doubt.
+        A doubt to warn about; empty without one.
 
     Raises:
-        MediaError: It is surely no such medium. Says why.
-        StorageError: As `file` raises it, where it is an `s3_file.S3File`.
+        MediaError: The medium is certainly broken. The message says why.
+        StorageError: A file that is a `store.reader.S3File` raised it.
     """
-    deadline = TimeLimit(max_seconds)
+    time_limit = TimeLimit(max_seconds)
     try:
         if kind == "image":
-            return _probed_image(_whole(file), media_type)
+            file.seek(0)
+            return _probe_image(file.read() or b"", media_type)
         if kind == "video":
-            return _probed_video(file, deadline)
-        return _probed_audio(file, media_type, deadline)
+            return _probe_video(file, time_limit)
+        return _probe_audio(file, media_type, time_limit)
     except DecodeError as error:
-        return f"it could not be looked at: {error}"
+        return f"it could not be checked: {error}"
     except _UNKNOWABLE as error:
-        return f"it is not decoded here ({_reason(error)})"
+        return f"it cannot be checked here ({reason_of(error)})"
     except FFmpegError as error:
-        raise MediaError(f"it is damaged: it cannot be read ({_reason(error)})") from None
+        raise MediaError(f"it is damaged: it cannot be read ({reason_of(error)})") from None
 
 
-def _whole(file: BinaryIO | io.RawIOBase) -> bytes:
-    file.seek(0)
-    return file.read() or b""
-
-
-def _probed_image(content: bytes, media_type: str) -> str:
+def _probe_image(content: bytes, media_type: str) -> str:
     if media_type not in _DECODERS:
-        return f"{media_type} is not decoded here"
+        return f"{media_type} cannot be checked here"
     is_jpeg = media_type == "image/jpeg"
-    failure = _failure(content, media_type, _STRICT if is_jpeg else {})
-    if (failure or media_type in _LENIENT) and ends_early(media_type, content):
+    problem = _image_problem(content, media_type, _STRICT if is_jpeg else {})
+    if (problem or media_type in _LENIENT) and is_truncated(media_type, content):
         raise MediaError("it is cut short: its picture does not end")
-    if _moves(content, media_type):
-        return "it is a moving picture, and Loova does not document what it makes of one"
-    if not failure:
+    if _is_animated(content, media_type):
+        return "it is an animation, and Loova does not document how it uses one"
+    if not problem:
         return ""
-    if is_jpeg and not _failure(content, media_type, {}):
-        return f"it is decoded with errors ({failure})"
+    if is_jpeg and not _image_problem(content, media_type, {}):
+        return f"it is decoded with errors ({problem})"
     if media_type in _COMPLETE:
-        raise MediaError(f"it is damaged: its picture cannot be decoded ({failure})")
-    return f"it is not decoded here ({failure})"
+        raise MediaError(f"it is damaged: its picture cannot be decoded ({problem})")
+    return f"it cannot be checked here ({problem})"
 
 
-def _failure(content: bytes, media_type: str, options: dict[str, str]) -> str:
-    """Why the first picture cannot be decoded; empty where it can."""
+def _image_problem(content: bytes, media_type: str, options: dict[str, str]) -> str:
+    """Return why the first picture of an image cannot be decoded; empty if it can."""
     decoder = CodecContext.create(_DECODERS[media_type], "r")
     assert isinstance(decoder, VideoCodecContext)  # noqa: S101
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(MAX_IMAGE_PIXELS)} | options
-    with _HEAVY:
+    with _one_image:
         try:
             frames = decoder.decode(Packet(content))
             with suppress(EOFError):
@@ -118,11 +123,11 @@ def _failure(content: bytes, media_type: str, options: dict[str, str]) -> str:
         except _UNKNOWABLE:
             raise
         except FFmpegError as error:
-            return _reason(error)
+            return reason_of(error)
         return "" if frames else "no picture"
 
 
-def _moves(content: bytes, media_type: str) -> bool:
+def _is_animated(content: bytes, media_type: str) -> bool:
     if media_type == "image/gif":
         return len(gif_pictures(content)) > 1
     if media_type == "image/png":
@@ -130,91 +135,82 @@ def _moves(content: bytes, media_type: str) -> bool:
     return media_type == "image/webp" and content[12:16] == b"VP8X" and bool(content[20] & 0x02)
 
 
-def _probed_video(file: BinaryIO | io.RawIOBase, deadline: TimeLimit) -> str:
+def _probe_video(file: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
-    with _opened(file, "mp4", "mp4 or mov, or its index is missing") as container:
+    with _open(file, "mp4", "it is not an mp4 or mov, or its index is missing") as container:
         track = next((one for one in container.streams.video if not one.disposition & Disposition.attached_pic), None)
         if track is None:
             if container.streams.audio:
-                raise MediaError("it has sound, and no picture: it is not a video")
+                raise MediaError("it has sound but no picture: it is not a video")
             raise MediaError("it has no picture, or its index is missing: it is cut short, or not a video")
         _check_index(track, size)
         decoder = track.codec_context
         if decoder is None or decoder.name not in CODECS:
-            codec = redact(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
-            return f"its pictures are {codec}, which is not decoded here"
-        if decoder.width * decoder.height > MAX_PIXELS or max(decoder.width, decoder.height) > MAX_SIDE:
-            return f"its pictures are {decoder.width:,} x {decoder.height:,} pixels, which are not decoded here"
+            return unsupported_codec("video", decoder)
+        if is_too_large(decoder.width, decoder.height):
+            return f"its picture is {decoder.width:,} x {decoder.height:,} pixels, which is too large to check here"
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
-        doubt = _first(container, track, deadline)
+        doubt = _decode_first(container, track, time_limit)
         _check_index(track, size)
         return doubt
 
 
-def _probed_audio(file: BinaryIO | io.RawIOBase, media_type: str, deadline: TimeLimit) -> str:
+def _probe_audio(file: BinaryIO | io.RawIOBase, media_type: str, time_limit: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(8) or b""
-    name = _DEMUXERS.get(media_type, "mp3")
-    with _opened(file, name, f"{name} that can be read") as container:
+    demuxer = _DEMUXERS.get(media_type, "mp3")
+    with _open(file, demuxer, f"it cannot be read as {demuxer}") as container:
         if not container.streams.audio:
-            raise MediaError("it has no sound: it is not an audio")
+            raise MediaError("it has no sound: it is not audio")
         track = container.streams.audio[0]
         decoder = track.codec_context
         if decoder is None or not (decoder.name.startswith("pcm_") or decoder.name in _SOUND_CODECS):
-            codec = redact(decoder.name, 40) if decoder else "of a codec unknown to FFmpeg"
-            return f"its sound is {codec}, which is not decoded here"
-        if doubt := _first(container, track, deadline):
+            return unsupported_codec("audio", decoder)
+        if doubt := _decode_first(container, track, time_limit):
             return doubt
-    says = int.from_bytes(head[4:8], "little") + 8
-    if head[:4] == b"RIFF" and size < says < 2**31:
-        return f"it says that it has {says:,} bytes, and has {size:,}: it may be cut short"
+    declared = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"RIFF" and size < declared < 2**31:
+        return f"it has {size:,} of the {declared:,} bytes that it declares: it may be cut short"
     return ""
 
 
-def _first(container: InputContainer, track: VideoStream | AudioStream, deadline: TimeLimit) -> str:
-    """Decode until there is a first picture or block of sound that is whole.
+def _decode_first(container: InputContainer, track: VideoStream | AudioStream, time_limit: TimeLimit) -> str:
+    """Decode up to the first whole frame. Return a doubt if none is found soon.
 
     Raises:
-        ValueError: There is none in all of it.
+        MediaError: The whole track has none.
     """
     what = "picture" if isinstance(track, VideoStream) else "sound"
-    failure, number = "", 0
+    reason = ""
     for number, packet in enumerate(container.demux(track)):
-        deadline.check()
-        if number >= _PACKETS:
-            return f"none of its first {_PACKETS} packets is a whole {what}"
+        time_limit.check()
+        if number >= _MAX_PACKETS:
+            return f"none of its first {_MAX_PACKETS} packets holds a whole {what}"
         try:
             frames = packet.decode()
         except _UNKNOWABLE:
             raise
-        except FFmpegError as error:  # a film that was cut begins with what refers to pictures before
-            failure = f" ({_reason(error)})"
+        except FFmpegError as error:  # the first frames of a trimmed video may depend on earlier ones
+            reason = f" ({reason_of(error)})"
             continue
         if any(isinstance(frame, VideoFrame | AudioFrame) and not frame.is_corrupt for frame in frames):
             return ""
-    raise MediaError(f"it is damaged: no {what} of it can be decoded{failure}")
+    raise MediaError(f"it is damaged: no {what} can be decoded{reason}")
 
 
 @contextmanager
-def _opened(file: BinaryIO | io.RawIOBase, demuxer: str, wanted: str) -> Iterator[InputContainer]:
-    file.seek(0)
+def _open(file: BinaryIO | io.RawIOBase, demuxer: str, problem: str) -> Iterator[InputContainer]:
     try:
-        # This demuxer only: others, such as playlists, open further files.
-        container = av_open(file, format=demuxer, metadata_errors="replace")
+        container = open_container(file, demuxer)
     except _UNKNOWABLE:
         raise
     except FFmpegError as error:
-        raise MediaError(f"it is no {wanted} ({_reason(error)})") from None
-    assert isinstance(container, InputContainer)  # noqa: S101
+        raise MediaError(f"{problem} ({reason_of(error)})") from None
     with container:
         yield container
 
 
 def _check_index(track: VideoStream, size: int) -> None:
-    if any(entry.pos + entry.size > size for entry in track.index_entries):
-        raise MediaError("it is cut short: pictures that its index names are missing")
-
-
-def _reason(error: FFmpegError) -> str:
-    return redact(error.strerror, 200)
+    if is_index_truncated(track, size):
+        raise MediaError("it is cut short: frames in its index are missing")

@@ -1,11 +1,11 @@
-"""Pictures of a video for people: a poster, a contact sheet, a thumbnail and a short moving preview (PyAV).
+"""Makes pictures of a video: a poster, a contact sheet, a thumbnail and a short moving preview (PyAV).
 
-The video's time is cut into 27 equal parts, and the frame shown in the middle of each is a *sample*. All of them, 9 a
-second, are the moving preview; each third one is in the contact sheet of 3 by 3; the one in the sheet's middle, which
-is the middle of the video, is the poster and the thumbnail. A frame that is sampled twice is taken once.
+The duration of the video is divided into 27 equal parts. The frame in the middle of each part is a *sample*. The moving
+preview shows all samples, 9 a second. The contact sheet (3 by 3) shows every third sample. The poster and the thumbnail
+show the sample in the middle of the video. A frame that is sampled twice counts once.
 
-What is read, decoded and kept is bounded, as the file comes from elsewhere: see `film`. It all takes one thread
-and blocks; call it with `asyncio.to_thread`.
+The video comes from outside, so what is read, decoded and kept is bounded, as in `decoder`. It uses one thread and
+blocks: call it with `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,18 @@ from typing import BinaryIO, Literal
 from av import VideoFrame
 
 from prefect_loova.errors import PreviewError
-from prefect_loova.video.decoder import (
-    MAX_BYTES,  # noqa: F401  a bound of this module too
-    DecodeError,
-    TimeLimit,
-    VideoReader,
-    open_video,
-    pts_of,
-)
-from prefect_loova.video.images import Steps, fitted, gif, jpeg, rotation, scaled, sheet, webp
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video, pts_of
+from prefect_loova.video.images import RotationFilters, fit, gif, jpeg, rotation_filters, scale, sheet, webp
 from prefect_loova.video.tone_mapping import sdr
 
 MAX_DECODED = 1800
-"""A video of more frames than this is sampled at the keyframes before the 27 times, not at the times themselves."""
+"""A video with more frames than this is sampled at the keyframes before the 27 times, not at the exact times."""
 
 MOVING_BYTES = 190_000
-"""The largest moving preview by default: in base64 it is 253,336 characters, and with `data:image/webp;base64,` less
-than 256 KiB."""
+"""The default size limit of the moving preview, in bytes. As a base64 `data:` URL this is less than 256 KiB."""
 
 THUMBNAIL_BYTES = 12 * 1024
-"""The largest thumbnail."""
+"""The largest thumbnail, in bytes."""
 
 SAMPLES = 27
 PICTURES_A_SECOND = 9
@@ -53,16 +45,16 @@ _THUMBNAIL_TRIES = [(side, quantizer) for side in (THUMBNAIL_SIDE, 160, 96) for 
 
 @dataclass(frozen=True)
 class Previews:
-    """What was made of a video.
+    """The pictures of a video.
 
     Attributes:
-        poster: A JPEG of the frame in the middle, at most 1920 pixels long.
-        contact_sheet: A JPEG of nine frames in order, each at most 320 pixels long.
-        thumbnail: A JPEG of the frame in the middle, 240 pixels long, at most 12 KiB.
-        moving: The whole video in 3 seconds, or in its own time if it is shorter; it loops.
+        poster: A JPEG of the middle frame, with a longer side of at most 1920 pixels.
+        contact_sheet: A JPEG of nine frames in order, each with a longer side of at most 320 pixels.
+        thumbnail: A JPEG of the middle frame, with a longer side of at most 240 pixels, and at most 12 KiB.
+        moving: The whole video in 3 seconds, or in real time if it is shorter. It loops.
         moving_type: The media type of `moving`.
-        width: Of the video as it is shown, upright and with square pixels.
-        height: Of the video as it is shown.
+        width: The width of the video in a player: upright, with square pixels.
+        height: The height of the video in a player.
         duration_seconds: The length of the video.
     """
 
@@ -79,131 +71,133 @@ class Previews:
 def make_previews(
     video: BinaryIO | io.RawIOBase, *, moving_bytes: int = MOVING_BYTES, max_seconds: float = 60.0
 ) -> Previews:
-    """Look at a video and make pictures of it. The same video gives the same bytes.
+    """Make pictures of a video. The same video gives the same bytes.
 
     Args:
-        video: An mp4 that can be read and sought.
+        video: A seekable mp4.
         moving_bytes: The most bytes of the moving preview.
         max_seconds: The most seconds that this may take.
 
+    Returns:
+        The pictures.
+
     Raises:
-        PreviewError: It is no whole video, larger than the bounds of `film`, or takes too long.
-        StorageError: As `video` raises it, where it is an `s3_file.S3File`.
+        PreviewError: The video is incomplete or over the bounds of `decoder`, or this takes too long.
+        StorageError: A video that is a `store.reader.S3File` raised it.
     """
-    deadline = TimeLimit(max_seconds)
     try:
-        with open_video(video, deadline) as film:
-            return _look(film, moving_bytes, deadline)
+        with open_video(video, TimeLimit(max_seconds)) as reader:
+            return _make(reader, moving_bytes)
     except DecodeError as error:
-        raise PreviewError(f"no preview can be made of this video: {error}", credits_spent="yes") from None
+        raise PreviewError(f"no preview can be made of the video: {error}", credits_spent="yes") from None
 
 
-def _samples(film: VideoReader) -> Iterator[VideoFrame]:
-    """The 27 samples in order; one frame several times where there are fewer."""
-    times = [film.start + film.duration * (2 * part + 1) // (2 * SAMPLES) for part in range(SAMPLES)]
-    rate = film.track.average_rate or Fraction(30)
-    if film.track.frames <= MAX_DECODED and film.seconds * rate <= MAX_DECODED:
-        return _shown_at(film, times)
-    return _keyframes_before(film, times)
+def _samples(reader: VideoReader) -> Iterator[VideoFrame]:
+    """Yield the 27 samples in order. A short video yields the same frame several times."""
+    times = [reader.start + reader.duration * (2 * part + 1) // (2 * SAMPLES) for part in range(SAMPLES)]
+    rate = reader.track.average_rate or Fraction(30)
+    if reader.track.frames <= MAX_DECODED and reader.seconds * rate <= MAX_DECODED:
+        return _frames_at(reader, times)
+    return _keyframes_before(reader, times)
 
 
-def _shown_at(film: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
-    left = iter(times)
-    due = next(left, None)
+def _frames_at(reader: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
+    pending = iter(times)
+    due = next(pending, None)
     last: VideoFrame | None = None
-    # A track that says less than it has is not decoded for ever.
-    for frame in islice(film.container.decode(film.track), 2 * MAX_DECODED):
-        film.check(frame)
+    # Bounds the decoding of a track that holds more frames than it declares.
+    for frame in islice(reader.container.decode(reader.track), 2 * MAX_DECODED):
+        reader.check_frame(frame)
         while last is not None and due is not None and due < pts_of(frame):
             yield last
-            due = next(left, None)
+            due = next(pending, None)
         last = frame
         if due is None:
             return
     if last is None:
-        raise DecodeError("there is no picture in it")
+        raise DecodeError("it has no picture")
     end = pts_of(last) + (last.duration or 0)
     while due is not None:
         if due > end:
-            raise film.cut_short(end)
+            raise reader.truncated_error(end)
         yield last
-        due = next(left, None)
+        due = next(pending, None)
 
 
-def _keyframes_before(film: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
-    decoder = film.track.codec_context
-    known: tuple[int | None, VideoFrame] | None = None
+def _keyframes_before(reader: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
+    decoder = reader.track.codec_context
+    last: tuple[int | None, VideoFrame] | None = None
     for moment in times:
-        film.container.seek(moment, stream=film.track)
-        for packet in film.container.demux(film.track):
-            film.deadline.check()
+        reader.container.seek(moment, stream=reader.track)
+        for packet in reader.container.demux(reader.track):
+            reader.time_limit.check()
             if packet.is_keyframe and packet.size:
                 break
         else:
             raise DecodeError("it is cut short")
-        if known is None or known[0] != packet.pts:
+        if last is None or last[0] != packet.pts:
             frame = next(iter([*decoder.decode(packet), *decoder.decode(None)]), None)
             if frame is None:
-                raise DecodeError("a keyframe in it is no picture")
-            film.check(frame)
-            known = packet.pts, frame
-        yield known[1]
+                raise DecodeError("a keyframe contains no picture")
+            reader.check_frame(frame)
+            last = packet.pts, frame
+        yield last[1]
 
 
-def _look(film: VideoReader, moving_bytes: int, deadline: TimeLimit) -> Previews:
+def _make(reader: VideoReader, moving_bytes: int) -> Previews:
     cells: list[VideoFrame] = []
-    in_sheet: list[VideoFrame] = []
+    sheet_cells: list[VideoFrame] = []
     poster = thumbnail = b""
     width = height = 0
-    taken: VideoFrame | None = None
-    shown: VideoFrame | None = None
-    steps: Steps = ()
-    for number, frame in enumerate(_samples(film)):
-        if frame is not taken or shown is None:
+    sample: VideoFrame | None = None
+    picture: VideoFrame | None = None
+    rotation: RotationFilters = ()
+    for number, frame in enumerate(_samples(reader)):
+        if frame is not sample or picture is None:
             if not width:
-                # Once: a frame that was asked for its side data is kept until the garbage is collected.
-                steps = rotation(frame)
-                width, height = film.shown_size(frame, steps)
-            shown = sdr(frame)
-            cells.append(scaled(shown, fitted(width, height, CELL_SIDE), steps))
-            taken = frame
-        if number % 3 == 1 and not (in_sheet and in_sheet[-1] is cells[-1]):
-            in_sheet.append(cells[-1])
+                # Only once: reading the side data of a frame keeps it until the garbage collector runs.
+                rotation = rotation_filters(frame)
+                width, height = reader.display_size(frame, rotation)
+            sample, picture = frame, sdr(frame)
+            cells.append(scale(picture, fit(width, height, CELL_SIDE), rotation))
+        if number % 3 == 1 and not (sheet_cells and sheet_cells[-1] is cells[-1]):
+            sheet_cells.append(cells[-1])
         if number == SAMPLES // 2:
-            poster = jpeg(scaled(shown, fitted(width, height, POSTER_SIDE), steps), 4)
-            thumbnail = _thumbnail(shown, width, height, steps)
-    rate = max(Fraction(PICTURES_A_SECOND), len(cells) / film.seconds).limit_denominator(1000)
-    moving, moving_type = _moving(cells, rate, moving_bytes, deadline)
-    return Previews(
-        poster, jpeg(sheet(in_sheet), 4), thumbnail, moving, moving_type, width, height, float(film.seconds)
-    )
+            poster = jpeg(scale(picture, fit(width, height, POSTER_SIDE), rotation), 4)
+            thumbnail = _thumbnail(picture, width, height, rotation)
+    rate = max(Fraction(PICTURES_A_SECOND), len(cells) / reader.seconds).limit_denominator(1000)
+    moving, moving_type = _moving_preview(cells, rate, moving_bytes, reader.time_limit)
+    contact_sheet = jpeg(sheet(sheet_cells), 4)
+    return Previews(poster, contact_sheet, thumbnail, moving, moving_type, width, height, float(reader.seconds))
 
 
-def _thumbnail(frame: VideoFrame, width: int, height: int, steps: Steps) -> bytes:
+def _thumbnail(frame: VideoFrame, width: int, height: int, rotation: RotationFilters) -> bytes:
     for side, quantizer in _THUMBNAIL_TRIES:
-        made = jpeg(scaled(frame, fitted(width, height, side), steps), quantizer)
-        if len(made) <= THUMBNAIL_BYTES:
-            return made
-    raise DecodeError(f"no thumbnail of it fits {THUMBNAIL_BYTES:,} bytes")
+        thumbnail = jpeg(scale(frame, fit(width, height, side), rotation), quantizer)
+        if len(thumbnail) <= THUMBNAIL_BYTES:
+            return thumbnail
+    raise DecodeError(f"no thumbnail fits {THUMBNAIL_BYTES:,} bytes")
 
 
-def _moving(
-    cells: list[VideoFrame], rate: Fraction, most: int, deadline: TimeLimit
+def _moving_preview(
+    cells: list[VideoFrame], rate: Fraction, max_bytes: int, time_limit: TimeLimit
 ) -> tuple[bytes, Literal["image/webp", "image/gif"]]:
-    """The largest and then best WebP that fits; or a GIF of that size, where it takes fewer bytes still."""
+    """Return the largest, then best, WebP that fits, or a GIF of the same pictures if that is smaller."""
     for side, quality in _MOVING_TRIES:
-        deadline.check()
-        size = fitted(cells[0].width, cells[0].height, side)
-        pictures = [cell if (cell.width, cell.height) == size else scaled(cell, size) for cell in cells]
-        made = webp(pictures, rate, quality)
-        if len(made) <= most:
-            as_gif = gif(pictures, rate) if _suit_a_gif(pictures, rate, quality) else None
-            return (as_gif, "image/gif") if as_gif and len(as_gif) < len(made) else (made, "image/webp")
-    raise DecodeError(f"no moving preview of it fits {most:,} bytes")
+        time_limit.check()
+        size = fit(cells[0].width, cells[0].height, side)
+        pictures = [cell if (cell.width, cell.height) == size else scale(cell, size) for cell in cells]
+        as_webp = webp(pictures, rate, quality)
+        if len(as_webp) <= max_bytes:
+            as_gif = gif(pictures, rate) if _may_suit_gif(pictures, rate, quality) else None
+            return (as_gif, "image/gif") if as_gif and len(as_gif) < len(as_webp) else (as_webp, "image/webp")
+    raise DecodeError(f"no moving preview fits {max_bytes:,} bytes")
 
 
-def _suit_a_gif(pictures: list[VideoFrame], rate: Fraction, quality: int) -> bool:
-    """Whether one picture of them is not far larger as a GIF: those of a camera never are smaller, and all 27 of them
-    take as long as the WebP."""
+def _may_suit_gif(pictures: list[VideoFrame], rate: Fraction, quality: int) -> bool:
+    """Return whether one picture is not much larger as a GIF.
+
+    Pictures of a camera are always larger as a GIF, and encoding all 27 takes as long as the WebP.
+    """
     middle = [pictures[len(pictures) // 2]]
     return len(gif(middle, rate)) <= 2 * len(webp(middle, rate, quality))

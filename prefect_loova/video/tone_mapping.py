@@ -1,7 +1,7 @@
-"""HDR frames as SDR: what is encoded for bright screens (PQ and HLG), brought to the range of an ordinary picture.
+"""Converts HDR frames (PQ and HLG) to SDR.
 
-Reference white (203 cd/m2 in PQ, three quarters of the signal in HLG: ITU-R BT.2408) becomes white. What is brighter
-is clipped, and colours outside of BT.709 lose saturation, not their hue. swscale does it.
+Reference white (203 cd/m2 in PQ, 75% of the signal in HLG: ITU-R BT.2408) becomes white. Brighter values are clipped.
+Colours outside of BT.709 lose saturation and keep their hue. swscale does the conversion.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import threading
 from av import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from prefect_loova.video.images import EXACT, colours
+from prefect_loova.video.images import EXACT, colour_properties
 
 _HDR = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
 _PRIMARIES = frozenset(ColorPrimaries) - {ColorPrimaries.UNSPECIFIED}
-_NOT_SAID = 2
+_UNSPECIFIED = 2
 _BT2020 = 9
 
 
-class _Thread(threading.local):
+class _Local(threading.local):
     def __init__(self) -> None:
         self.reformatter = VideoReformatter()
 
 
-# It keeps the table of colours, which takes 2 s of processor time, for the next frame of this make.
-_thread = _Thread()
+# A reformatter keeps its colour table, which takes 2 s of CPU, for the next frame with the same properties.
+_local = _Local()
 
 
 def sdr(frame: VideoFrame) -> VideoFrame:
-    """A decoded frame in RGB of BT.709, where it is PQ or HLG; any other is returned as it is.
+    """Convert a decoded PQ or HLG frame to BT.709 RGB. Return any other frame unchanged.
 
     Args:
-        frame: A decoded frame. What it does not say of its colours is set to BT.2020 in it.
+        frame: A decoded frame. Unspecified colour properties of an HDR frame are set to BT.2020.
     """
     if frame.color_trc not in _HDR:
         return frame
     if frame.color_primaries not in _PRIMARIES:
         frame.color_primaries = ColorPrimaries.BT2020
-    if frame.colorspace == _NOT_SAID:
+    if frame.colorspace == _UNSPECIFIED:
         frame.colorspace = _BT2020
-    matrix, colour_range = colours(frame)
-    return _thread.reformatter.reformat(
+    matrix, colour_range = colour_properties(frame)
+    return _local.reformatter.reformat(
         frame,
         format="gbrp",
         src_colorspace=matrix,

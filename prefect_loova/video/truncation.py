@@ -1,23 +1,23 @@
-"""Whether an image's bytes end before its picture does, by its structure. Decoders differ in how much they notice."""
+"""Finds images that are cut short, by their structure. Decoders differ in how much of this they notice."""
 
 from __future__ import annotations
 
 import struct
 
 _TIFF_SIZES = {3: "H", 4: "I"}
-_TIFF_PARTS = {273: 279, 324: 325}  # where strips and tiles begin, and how long each is
+_TIFF_PARTS = {273: 279, 324: 325}  # the tags with offsets and with sizes, of strips and of tiles
 
 
-def ends_early(media_type: str, content: bytes) -> bool:
-    """Whether the bytes of a whole image surely are not all there; False where that cannot be told.
+def is_truncated(media_type: str, content: bytes) -> bool:
+    """Return whether an image is certainly cut short. False also means unknown.
 
     Args:
-        media_type: What the image is.
-        content: All of its bytes.
+        media_type: The media type of the image.
+        content: The whole file.
     """
     try:
         match media_type:
-            case "image/jpeg":  # no end of the image behind the begin of its last scan
+            case "image/jpeg":  # no end marker after the start of the last scan
                 return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
             case "image/webp":
                 return int.from_bytes(content[4:8], "little") + 8 > len(content)
@@ -29,14 +29,14 @@ def ends_early(media_type: str, content: bytes) -> bool:
             case "image/png":
                 return b"IEND" not in content
             case "image/tiff":
-                return _tiff_ends_early(content)
+                return _is_tiff_truncated(content)
     except (IndexError, struct.error):
         return True
     return False
 
 
 def gif_pictures(content: bytes) -> list[bool]:
-    """The pictures of a GIF, in order: whether each is all there."""
+    """Return for each picture of a GIF, in order, whether it is complete."""
     pictures: list[bool] = []
     at = 13 + _gif_table(content[10])
     while at < len(content) and content[at] in (0x21, 0x2C):
@@ -54,22 +54,22 @@ def _gif_table(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _tiff_ends_early(content: bytes) -> bool:
+def _is_tiff_truncated(content: bytes) -> bool:
     order = "<" if content[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", content, 4)
     (count,) = struct.unpack_from(f"{order}H", content, start)
     tags: dict[int, tuple[int, ...]] = {}
     for entry in range(count):
         at = start + 2 + 12 * entry
-        tag, kind, number = struct.unpack_from(f"{order}HHI", content, at)
-        if kind in _TIFF_SIZES and tag in {*_TIFF_PARTS, *_TIFF_PARTS.values()}:
-            form = f"{order}{number}{_TIFF_SIZES[kind]}"
-            place = at + 8 if struct.calcsize(form) <= 4 else struct.unpack_from(f"{order}I", content, at + 8)[0]
-            if place + struct.calcsize(form) > len(content):
+        tag, number_type, number = struct.unpack_from(f"{order}HHI", content, at)
+        if number_type in _TIFF_SIZES and tag in {*_TIFF_PARTS, *_TIFF_PARTS.values()}:
+            form = f"{order}{number}{_TIFF_SIZES[number_type]}"
+            offset = at + 8 if struct.calcsize(form) <= 4 else struct.unpack_from(f"{order}I", content, at + 8)[0]
+            if offset + struct.calcsize(form) > len(content):
                 return True
-            tags[tag] = struct.unpack_from(form, content, place)
+            tags[tag] = struct.unpack_from(form, content, offset)
     return any(
-        begin + length > len(content)
-        for begins, lengths in _TIFF_PARTS.items()
-        for begin, length in zip(tags.get(begins, ()), tags.get(lengths, ()), strict=False)
+        offset + size > len(content)
+        for offsets, sizes in _TIFF_PARTS.items()
+        for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False)
     )

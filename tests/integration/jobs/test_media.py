@@ -249,10 +249,10 @@ HEIC = b"\0\0\0\x18ftyphevx\0\0\0\0mif1heic\0\0\1\x2dmeta" + bytes(400)
     ("field", "content", "problem"),
     [
         ("image_urls", HALF, "it is cut short"),
-        ("video_urls", SOUND, "it has sound, and no picture: it is not a video"),
+        ("video_urls", SOUND, "it has sound but no picture: it is not a video"),
         ("video_urls", HEIC, "its content is image/heic, not a video"),
         ("video_urls", FILM[: len(FILM) // 2], "it is cut short, or not a video"),
-        ("audio_urls", WAV[:40], "it is no wav that can be read"),
+        ("audio_urls", WAV[:40], "it cannot be read as wav"),
     ],
     ids=["half a png", "sound as a video", "heic as a video", "half a film", "a wav without sound"],
 )
@@ -295,7 +295,7 @@ async def test_a_doubt_about_a_medium_is_a_warning_and_it_is_decoded_once(
             caplog.clear()
             for prompt in ("a cat", "another cat"):
                 await submit_video(jobs, await MediaPreparer(jobs).prepare(asked(medium, prompt=prompt)))
-            told = [record for record in logged(caplog) if "it is a moving picture" in record.getMessage()]
+            told = [record for record in logged(caplog) if "it is an animation" in record.getMessage()]
             assert len(told) == 1
     assert workers.totals["billed"] == 4
 

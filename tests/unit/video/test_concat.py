@@ -160,7 +160,7 @@ def heard_seconds(content: bytes) -> float:
 
 @pytest.mark.parametrize("options", [{"bf": "0", "g": "1"}, {"bf": "3", "g": "250"}, {"bf": "3", "g": "10"}])
 @pytest.mark.parametrize("counts", [(24,), (24, 12), (12, 1, 1, 30), (1, 1), (30, 2, 53), (10,) * 12])
-def test_copied_films_follow_each_other_frame_by_frame(counts: tuple[int, ...], options: dict[str, str]) -> None:
+def test_copied_videos_follow_each_other_frame_by_frame(counts: tuple[int, ...], options: dict[str, str]) -> None:
     sources = [film(count, **options) for count in counts]
     joined = join(*sources, is_copy=True)
     assert joined.numbers == [number for count in counts for number in range(count)]
@@ -169,7 +169,7 @@ def test_copied_films_follow_each_other_frame_by_frame(counts: tuple[int, ...], 
     assert joined.pictures == [picture for source in sources for picture in seen(source).pictures]
 
 
-def test_of_hevc_too() -> None:
+def test_hevc_videos_are_copied() -> None:
     options = {"x265-params": "log-level=none:pools=1:keyint=10:open-gop=0"}
     sources = [film(count, codec="libx265", **options) for count in (24, 13)]
     joined = join(*sources, is_copy=True)
@@ -181,20 +181,20 @@ def test_of_hevc_too() -> None:
 @pytest.mark.parametrize(
     "movflags", ["faststart", "frag_keyframe+empty_moov", "frag_every_frame+delay_moov", "dash+delay_moov"]
 )
-def test_fragments_and_whole_films_are_copied_alike(movflags: str) -> None:
+def test_fragmented_and_plain_videos_are_copied(movflags: str) -> None:
     joined = join(film(24, g="10"), film(24, movflags=movflags, g="10"), film(24, g="10"), is_copy=True)
     assert joined.numbers == [*range(24)] * 3
     assert joined.times == evenly(72)
 
 
-def test_films_with_other_clocks_are_copied() -> None:
+def test_videos_with_different_time_bases_are_copied() -> None:
     sources = [film(25, bf="3"), remuxed(film(25, bf="3"), video_track_timescale="90000"), film(25, bf="3")]
     joined = join(*sources, is_copy=True)
     assert joined.numbers == [*range(25)] * 3
     assert [float(time) for time in joined.times] == pytest.approx([float(time) for time in evenly(75)], abs=1e-5)
 
 
-def test_frames_keep_their_odd_times() -> None:
+def test_frames_keep_irregular_timestamps() -> None:
     joined = join(film(4, times=[0, 1, 7, 9], bf="0"), film(3, times=[0, 5, 6], bf="0"), is_copy=True)
     ends = 9 + 2  # the last frame stays as long as the one before it
     assert joined.times[:4] == [Fraction(time, FPS) for time in (0, 1, 7, 9)]
@@ -205,7 +205,7 @@ def test_frames_keep_their_odd_times() -> None:
 
 
 @pytest.mark.parametrize("is_copy", [True, False])
-def test_turned_films_stay_upright(is_copy: bool) -> None:
+def test_rotated_videos_stay_upright(is_copy: bool) -> None:
     turned = film(6, (96, 64), paint=films.bright_corner, rotated=90)
     other = turned if is_copy else film(6, (64, 96), paint=films.bright_corner)
     joined = join(turned, other, is_copy=is_copy)
@@ -218,7 +218,7 @@ def test_turned_films_stay_upright(is_copy: bool) -> None:
         assert corners == [[False, False, True, False]] * 6 + [[True, False, False, False]] * 6
 
 
-def test_films_that_are_turned_differently_are_encoded() -> None:
+def test_videos_with_different_rotations_are_encoded() -> None:
     sources = [film(6, (96, 64), paint=films.bright_corner, rotated=turned) for turned in (None, 180)]
     joined = join(*sources, is_copy=False)
     with av.open(io.BytesIO(joined.content)) as container:
@@ -227,7 +227,7 @@ def test_films_that_are_turned_differently_are_encoded() -> None:
     assert corners == [[True, False, False, False]] * 6 + [[False, False, False, True]] * 6
 
 
-def test_anamorphic_films() -> None:
+def test_anamorphic_videos_keep_their_shape() -> None:
     wide = film(6, (60, 48), sar=Fraction(4, 3))
     copied = join(wide, wide, is_copy=True)
     assert copied.made is not None and (copied.made.width, copied.made.height) == (80, 48)
@@ -251,7 +251,7 @@ def test_anamorphic_films() -> None:
     ],
     ids=["size", "hevc", "mpeg4", "format", "parameters", "references", "colours", "fragments"],
 )
-def test_films_of_another_make_are_all_encoded_once(other: bytes) -> None:
+def test_unlike_videos_are_all_encoded_once(other: bytes) -> None:
     for sources in ((film(24), other, film(12)), (other, film(12))):
         joined = join(*sources, is_copy=False)
         wanted = [number for source in sources for number in seen(source).numbers]
@@ -260,7 +260,7 @@ def test_films_of_another_make_are_all_encoded_once(other: bytes) -> None:
         assert joined.size == seen(sources[0]).size
 
 
-def test_one_film_that_cannot_be_copied_is_encoded() -> None:
+def test_one_video_that_cannot_be_copied_is_encoded() -> None:
     assert join(film(24, codec="mpeg4", qmax="2"), is_copy=False).numbers == [*range(24)]
 
 
@@ -287,7 +287,7 @@ def test_parameter_sets_repeated_between_the_frames_are_copied() -> None:
     assert join(repeated, film(12), is_copy=True).numbers == [*range(12)] * 2
 
 
-def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_film() -> None:
+def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_video() -> None:
     whole = bytearray(film(48, g="250", bf="2"))
     place = whole.index(b"elst") + 12
     whole[place : place + 8] = (1500).to_bytes(4, "big") + (1024 + 6 * 512).to_bytes(4, "big")
@@ -296,7 +296,7 @@ def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_film() -> None:
 
 
 @pytest.mark.parametrize("leading", [True, False])
-def test_a_film_that_was_cut_where_it_does_not_begin_afresh_is_not_copied(leading: bool) -> None:
+def test_a_video_whose_first_frame_depends_on_earlier_ones_is_not_copied(leading: bool) -> None:
     options = {"x265-params": "log-level=none:pools=1:keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0"}
     whole = film(36, codec="libx265", **options)
     cut = remuxed(whole, 2, leading)
@@ -308,7 +308,7 @@ def test_a_film_that_was_cut_where_it_does_not_begin_afresh_is_not_copied(leadin
     assert seen(out.getvalue()).numbers[-12:] == [*range(24, 36)]
 
 
-def test_a_length_that_is_rounded_to_milliseconds_shifts_nothing() -> None:
+def test_a_duration_rounded_to_milliseconds_shifts_nothing() -> None:
     rounded = bytearray(film(53))
     place = rounded.index(b"elst") + 12
     rounded[place : place + 4] = (53_000 // 24).to_bytes(4, "big")
@@ -316,13 +316,13 @@ def test_a_length_that_is_rounded_to_milliseconds_shifts_nothing() -> None:
     assert joined.times == evenly(12 * 53)
 
 
-def test_keyframes_of_the_films_are_not_keyframes_of_what_is_encoded() -> None:
+def test_keyframes_of_the_inputs_are_not_forced_on_the_output() -> None:
     joined = join(film(24, g="1"), film(24, (32, 32), g="1"), is_copy=False)
     with av.open(io.BytesIO(joined.content)) as container:
         assert sum(packet.is_keyframe for packet in container.demux(video=0) if packet.size) <= 4
 
 
-def test_a_slow_film_is_shown_in_its_own_time() -> None:
+def test_a_video_with_a_low_frame_rate_keeps_its_speed() -> None:
     slow = film(24, times=[2 * number for number in range(24)])
     joined = join(film(24, (96, 72)), slow, film(24), is_copy=False)
     held = len(joined.numbers) - 48 - 46  # the last frame stays as long as the file says
@@ -332,7 +332,7 @@ def test_a_slow_film_is_shown_in_its_own_time() -> None:
     assert joined.times == evenly(len(joined.numbers))
 
 
-def test_a_fast_film_is_shown_in_its_own_time() -> None:
+def test_a_video_with_a_high_frame_rate_keeps_its_speed() -> None:
     joined = join(film(24, (96, 72)), fast(48), film(24), is_copy=False)
     assert joined.numbers == [*range(24), *range(1, 49, 2), *range(24)]
     assert joined.times == evenly(72)
@@ -353,7 +353,7 @@ def fast(count: int) -> bytes:
     return file.getvalue()
 
 
-def test_other_shapes_stand_between_black_bars() -> None:
+def test_other_shapes_get_black_bars() -> None:
     white = lambda frame, _: films.fill(frame, (235, 128, 128))  # noqa: E731
     joined = join(*(film(3, size, paint=white) for size in ((128, 64), (64, 64), (128, 32))), is_copy=False)
     assert joined.size == (128, 64)
@@ -371,7 +371,7 @@ def test_odd_sizes_become_even() -> None:
     assert join(film(3, (65, 49), pix_fmt="yuv444p"), film(3), is_copy=False).size == (66, 50)
 
 
-def test_colours_stay_when_films_of_different_matrices_are_encoded() -> None:
+def test_colours_stay_when_videos_of_different_matrices_are_encoded() -> None:
     hd = film(2, (1280, 720), paint=lambda frame, _: films.fill(frame, (102, 99, 178)), preset="ultrafast")
     sd = film(2, (64, 36), paint=lambda frame, _: films.fill(frame, (109, 94, 179)))
     joined = join(hd, sd, is_copy=False)
@@ -416,7 +416,7 @@ def test_sound_of_another_length_than_its_picture_shifts_nothing(length: float, 
 
 
 @pytest.mark.parametrize("is_copy", [True, False])
-def test_sound_from_before_the_picture_is_not_heard(is_copy: bool) -> None:
+def test_sound_before_the_picture_is_cut(is_copy: bool) -> None:
     late = beeping(24, 1.5, 0.1, 0.9, picture_from=12)
     other = late if is_copy else beeping(24, 1.5, 0.1, 0.9, picture_from=12, bf="0", refs="1")
     out = io.BytesIO()
@@ -429,7 +429,7 @@ def test_sound_from_before_the_picture_is_not_heard(is_copy: bool) -> None:
         assert min(packet.pts for packet in container.demux(audio=0) if packet.size) >= -2 * 1024
 
 
-def test_films_with_and_without_sound_are_encoded_with_silence_between() -> None:
+def test_videos_with_and_without_sound_are_encoded_with_silence_between() -> None:
     joined = join(
         film(24),
         beeping(24, 1, 0.5),
@@ -451,7 +451,7 @@ def test_sound_of_other_kinds_is_encoded() -> None:
         assert (container.streams.audio[0].rate, container.streams.audio[0].channels) == (48_000, 1)
 
 
-def test_silent_films_have_no_track_of_sound() -> None:
+def test_silent_videos_get_no_audio_track() -> None:
     for is_copy, other in ((True, film(6)), (False, film(6, (32, 32)))):
         joined = join(film(6), other, is_copy=is_copy)
         assert joined.made is not None and not joined.made.has_sound
@@ -460,7 +460,7 @@ def test_silent_films_have_no_track_of_sound() -> None:
 
 
 @pytest.mark.parametrize("is_copy", [True, False])
-def test_the_same_films_give_the_same_bytes(is_copy: bool) -> None:
+def test_the_same_videos_give_the_same_bytes(is_copy: bool) -> None:
     sources = [beeping(24, 1, 0.3), beeping(24, 1, 0.6) if is_copy else film(24, (96, 64), paint=films.noise)]
     assert join(*sources, is_copy=is_copy).content == join(*sources, is_copy=is_copy).content
 
@@ -472,35 +472,35 @@ NOISE = film(48, (160, 120), paint=films.noise, movflags="faststart", crf="30")
     ("bad", "reason"),
     [
         (b"", "the file is empty"),
-        (b"This is a text. " * 1000, "it is no mp4"),
-        (films.sound(1), "there is no picture in it"),
-        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), "png, which is not decoded here"),
+        (b"This is a text. " * 1000, "it is not an mp4"),
+        (films.sound(1), "it has no picture"),
+        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), r"video codec \(png\) is not supported"),
         (NOISE[: len(NOISE) // 2], "it is cut short"),
         (NOISE[:-1], "it is cut short"),
         (film(2, (8200, 16)), "too large"),
     ],
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else "",
 )
-def test_a_bad_film_is_named_by_its_number(bad: bytes, reason: str) -> None:
+def test_a_bad_video_is_named_by_its_number(bad: bytes, reason: str) -> None:
     good = film(6)
     for number in range(3):
         sources = [good, good]
         sources.insert(number, bad)
         out = io.BytesIO()
-        with pytest.raises(UnusableVideoError, match=f"^the films cannot be joined: film {number + 1}: .*{reason}"):
+        with pytest.raises(UnusableVideoError, match=f"^the videos cannot be joined: video {number + 1}: .*{reason}"):
             join_videos([io.BytesIO(source) for source in sources], out)
         assert not out.getvalue()
 
 
-def test_a_film_that_is_damaged_inside_is_named_when_it_is_encoded() -> None:
+def test_a_video_with_damaged_frames_is_named_when_it_is_encoded() -> None:
     disturbed = bytearray(NOISE)
     for place in range(len(NOISE) // 2, len(NOISE), 50):
         disturbed[place] ^= 0x55
-    with pytest.raises(UnusableVideoError, match=r"film 2: .*(damaged|cannot be decoded|cut short)"):
+    with pytest.raises(UnusableVideoError, match=r"video 2: .*(damaged|cannot be decoded|cut short)"):
         join(film(6), bytes(disturbed), is_copy=False)
 
 
-def test_no_films_at_all() -> None:
+def test_joining_no_videos_is_an_error() -> None:
     with pytest.raises(UnusableVideoError, match="there are none"):
         join_videos([], io.BytesIO())
 
@@ -510,7 +510,7 @@ def test_it_ends_when_the_time_is_up() -> None:
         join_videos([io.BytesIO(film(6))], io.BytesIO(), max_seconds=0)
 
 
-def test_what_a_file_raises_comes_out_as_it_is() -> None:
+def test_an_exception_of_a_file_is_raised_unchanged() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise LoovaError("the bucket burned down")
@@ -537,7 +537,7 @@ print((peaks[1] - peaks[0]) // 1024)
 
 
 @pytest.mark.parametrize("is_copy", [True, False])
-def test_many_films_take_no_more_memory_than_two(is_copy: bool, tmp_path: Path) -> None:
+def test_many_videos_take_no_more_memory_than_two(is_copy: bool, tmp_path: Path) -> None:
     large, small = tmp_path / "large.mp4", tmp_path / "small.mp4"
     large.write_bytes(film(48, (320, 180), paint=films.noise, crf="10" if is_copy else "30"))
     small.write_bytes(film(6))

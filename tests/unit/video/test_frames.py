@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prefect_loova.errors import LoovaError, UnusableVideoError
-from prefect_loova.video import decoder as film_module
-from prefect_loova.video import frames
+from prefect_loova.video import decoder, frames
 from prefect_loova.video.frames import frame_of
 from tests.support import films
 from tests.support.films import brightness, fill, film, luma, opened
@@ -57,12 +56,12 @@ def edited(video: bytes, *, shown_ms: int, from_tick: int) -> bytes:
     ],
     ids=["keyframes", "b-frames", "short-gops", "open-gops"],
 )
-def test_they_are_the_first_and_the_last(count: int, options: dict[str, str]) -> None:
+def test_the_first_and_the_last_frame_are_returned(count: int, options: dict[str, str]) -> None:
     assert numbers(film(count, **options)) == [0, count - 1]
 
 
 @pytest.mark.parametrize("codec", ["libx265", "mpeg4"])
-def test_of_other_codecs_too(codec: str) -> None:
+def test_other_codecs_are_read(codec: str) -> None:
     options = {"x265-params": "log-level=none:keyint=20:pools=1"} if codec == "libx265" else {"g": "20", "qmax": "2"}
     assert numbers(film(53, codec=codec, **options)) == [0, 52]
 
@@ -79,7 +78,7 @@ def test_of_other_codecs_too(codec: str) -> None:
     ],
 )
 @pytest.mark.parametrize("count", [1, 96])
-def test_the_index_may_stand_anywhere(movflags: str, count: int) -> None:
+def test_the_index_may_be_anywhere(movflags: str, count: int) -> None:
     assert numbers(film(count, movflags=movflags, g="10", bf="3")) == [0, count - 1]
 
 
@@ -89,17 +88,17 @@ def test_frames_that_an_edit_list_hides_are_not_shown() -> None:
     assert numbers(edited(whole, shown_ms=25 * 1000 // 24, from_tick=1024 + 5 * 512)) == [5, 29]
 
 
-def test_frames_at_odd_times() -> None:
+def test_frames_with_irregular_timestamps_are_found() -> None:
     assert numbers(film(6, times=[0, 1, 2, 50, 51, 99])) == [0, 5]
     assert numbers(film(30, times=[round(index**1.5) for index in range(30)], bf="3", g="7")) == [0, 29]
 
 
 @pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov"])
-def test_sound_that_goes_on_does_not_matter(movflags: str) -> None:
+def test_sound_longer_than_the_picture_does_not_matter(movflags: str) -> None:
     assert numbers(film(24, sound_seconds=3, movflags=movflags, g="5")) == [0, 23]
 
 
-def test_the_pixels_are_those_that_were_coded() -> None:
+def test_the_pixels_are_the_coded_ones() -> None:
     video = film(30, (160, 120), paint=films.noise, crf="18", g="7")
     with av.open(io.BytesIO(video)) as container:
         decoded = list(container.decode(video=0))
@@ -115,18 +114,18 @@ def test_the_pixels_are_those_that_were_coded() -> None:
         assert len(off) > 1000 and max(off) < 2
 
 
-def test_only_what_comes_after_the_last_keyframe_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_frames_after_the_last_keyframe_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
-    check = film_module.VideoReader.check
-    monkeypatch.setattr(film_module.VideoReader, "check", lambda self, frame: (checked.append(1), check(self, frame)))
+    check = decoder.VideoReader.check_frame
+    monkeypatch.setattr(decoder.VideoReader, "check_frame", lambda self, frame: (checked.append(1), check(self, frame)))
     look(film(96, g="10", bf="3", sc_threshold="0"), "last")
     assert len(checked) == 6
 
 
-def test_where_seeking_fails_all_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_frames_are_decoded_if_seeking_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = film(40, g="10")
     usual = frame_of(io.BytesIO(whole), "last")
-    monkeypatch.setattr(frames, "_after_last_keyframe", lambda *_: None)
+    monkeypatch.setattr(frames, "_from_last_keyframe", lambda *_: None)
     assert frame_of(io.BytesIO(whole), "last") == usual
 
 
@@ -145,7 +144,7 @@ def test_where_seeking_fails_all_is_decoded(monkeypatch: pytest.MonkeyPatch) -> 
         ((2048, 1152), None, None, (2048, 1152)),
     ],
 )
-def test_the_shape_is_what_a_player_shows(
+def test_the_shape_is_that_of_a_player(
     which: Which, size: tuple[int, int], rotated: int | None, sar: Fraction | None, shown: tuple[int, int]
 ) -> None:
     assert look(film(3, size, rotated=rotated, sar=sar, pix_fmt="yuv444p"), which).size == shown
@@ -165,7 +164,7 @@ def test_the_shape_is_what_a_player_shows(
         (270, True, "top left"),
     ],
 )
-def test_turned_and_mirrored(which: Which, rotated: int | None, mirrored: bool, corner: str) -> None:
+def test_rotation_and_mirroring_are_applied(which: Which, rotated: int | None, mirrored: bool, corner: str) -> None:
     picture = look(film(3, (96, 64), paint=films.bright_corner, rotated=rotated, mirrored=mirrored), which)
     bright = [
         f"{y} {x}"
@@ -190,7 +189,7 @@ def test_turned_and_mirrored(which: Which, rotated: int | None, mirrored: bool, 
         ((64, 48), {"colorspace": 1, "color_range": "pc"}, (100, 95, 185)),
     ],
 )
-def test_colours_are_those_that_a_player_shows(size: tuple[int, int], tags: dict, yuv: tuple[int, int, int]) -> None:
+def test_colours_are_those_of_a_player(size: tuple[int, int], tags: dict, yuv: tuple[int, int, int]) -> None:
     video = film(2, size, paint=lambda frame, _: fill(frame, yuv), **tags)
     for which in BOTH:
         assert look(video, which).getpixel((20, 20)) == pytest.approx((190, 80, 40), abs=3)
@@ -217,29 +216,29 @@ FRAGMENTS = film(96, (160, 120), paint=films.noise, movflags="frag_keyframe+empt
     ("video", "reason"),
     [
         (b"", "the file is empty"),
-        (b"This is a text. " * 1000, "no mp4"),
-        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "no mp4"),
-        (bytes(100_000), "no mp4"),
-        (film(3, container="matroska"), "no mp4"),
-        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), "png, which is not decoded here"),
-        (films.sound(1), "there is no picture"),
-        (VIDEO[:40], "no mp4|no picture"),
+        (b"This is a text. " * 1000, "not an mp4"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "not an mp4"),
+        (bytes(100_000), "not an mp4"),
+        (film(3, container="matroska"), "not an mp4"),
+        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), r"video codec \(png\) is not supported"),
+        (films.sound(1), "it has no picture"),
+        (VIDEO[:40], "not an mp4|no picture"),
         (VIDEO[: VIDEO.index(b"mdat") + 4], "cannot be decoded|no picture|cut short"),
         (VIDEO[: len(VIDEO) // 2], "cut short"),
         (VIDEO[:-1000], "cut short"),
         (VIDEO[:-1], "cut short"),
-        (film(96)[:-1000], "no mp4"),
+        (film(96)[:-1000], "not an mp4"),
         (film(2, (8200, 16)), "8,200 x 16 pixels, which is too large"),
         (film(1, (320, 320), sar=Fraction(100, 1)), "32,000 x 320 pixels, which is too large"),
     ],
     ids=range(15),
 )
-def test_what_is_no_whole_video_is_a_clear_error(which: Which, video: bytes, reason: str) -> None:
-    with pytest.raises(UnusableVideoError, match=f"^no frame can be taken: .*({reason})"):
+def test_an_incomplete_video_is_a_clear_error(which: Which, video: bytes, reason: str) -> None:
+    with pytest.raises(UnusableVideoError, match=f"^no frame can be taken from the video: .*({reason})"):
         look(video, which)
 
 
-def test_a_damaged_last_frame_is_not_taken() -> None:
+def test_a_damaged_last_frame_is_not_returned() -> None:
     disturbed = bytearray(VIDEO)
     for place in range(len(VIDEO) - 20_000, len(VIDEO), 50):
         disturbed[place] ^= 0x55
@@ -252,7 +251,7 @@ def test_fragments_that_are_cut_short_have_no_last_frame() -> None:
         look(FRAGMENTS[: len(FRAGMENTS) * 2 // 3], "last")
 
 
-def test_a_video_that_promises_more_than_it_has_has_no_last_frame() -> None:
+def test_a_video_with_a_false_duration_has_no_last_frame() -> None:
     promising = bytearray(VIDEO)
     struct.pack_into(">I", promising, VIDEO.index(b"mdhd") + 20, 960 * 512)
     struct.pack_into(">II", promising, VIDEO.index(b"stts") + 12, 960, 512)
@@ -268,7 +267,7 @@ def test_it_ends_when_the_time_is_up() -> None:
             look(VIDEO, which, max_seconds=0)
 
 
-def test_what_the_file_raises_comes_out_as_it_is() -> None:
+def test_an_exception_of_the_file_is_raised_unchanged() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise LoovaError("the bucket burned down")
@@ -283,7 +282,7 @@ SMALL = film(30, (32, 32), movflags="faststart", crf="40")
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(SMALL)))
-def test_whatever_is_in_the_file_it_is_a_picture_or_a_clear_error(changes: list[tuple[int, int]], length: int) -> None:
+def test_any_content_gives_a_picture_or_a_clear_error(changes: list[tuple[int, int]], length: int) -> None:
     video = bytearray(SMALL)
     for place, value in changes:
         video[place] = value
@@ -292,4 +291,4 @@ def test_whatever_is_in_the_file_it_is_a_picture_or_a_clear_error(changes: list[
             try:
                 look(bytes(content), which)
             except UnusableVideoError as error:
-                assert str(error).startswith("no frame can be taken: ")
+                assert str(error).startswith("no frame can be taken from the video: ")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_loova.errors import LoovaError, PreviewError
-from prefect_loova.video import thumbnails as preview
+from prefect_loova.video import decoder
 from prefect_loova.video.thumbnails import MAX_DECODED, SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
 from tests.support import films
 from tests.support.films import FPS, bright_corner, brightness, fill, film, grey, luma, moving_frames, opened
@@ -72,7 +72,7 @@ def durations(moving: bytes) -> list[int]:
     return found
 
 
-def test_a_video_shorter_than_three_seconds_is_shown_in_its_own_time() -> None:
+def test_a_video_shorter_than_three_seconds_plays_in_real_time() -> None:
     made = look(film(12, paint=lambda frame, number: fill(frame, (luma(8 * number), 128, 128))))
     assert [number_of(brightness(frame)) for frame in moving_frames(made.moving)] == list(range(0, 96, 8))
     assert sum(durations(made.moving)) == pytest.approx(500, abs=12)
@@ -99,7 +99,7 @@ def test_one_frame_makes_a_moving_preview_too() -> None:
     assert [number_of(brightness(frame)) for frame in moving_frames(made.moving)] == [0]
 
 
-def test_a_frame_that_stays_is_what_is_shown_at_that_time() -> None:
+def test_a_long_frame_is_sampled_while_it_is_shown() -> None:
     times = [*range(10), *range(60, 70)]  # the tenth stays from 0.4 to 2.5 of 2.9 s
     made = look(film(20, times=times))
     assert number_of(brightness(opened(made.poster))) == 9
@@ -108,14 +108,14 @@ def test_a_frame_that_stays_is_what_is_shown_at_that_time() -> None:
     assert 9 in shown and shown[-1] > 15
 
 
-def test_sound_that_goes_on_does_not_count_as_time_of_the_picture() -> None:
+def test_sound_longer_than_the_picture_does_not_count() -> None:
     made = look(film(24, sound_seconds=3))
     assert made.duration_seconds == pytest.approx(1, abs=0.1)
     assert number_of(brightness(opened(made.poster))) == 12
 
 
 @pytest.mark.parametrize("movflags", ["", "faststart", "frag_keyframe+empty_moov", "frag_every_frame+delay_moov"])
-def test_the_index_may_stand_anywhere(movflags: str, four_seconds: bytes) -> None:
+def test_the_index_may_be_anywhere(movflags: str, four_seconds: bytes) -> None:
     made, usual = look(film(96, movflags=movflags)), look(four_seconds)
     assert (made.poster, made.moving, made.contact_sheet) == (usual.poster, usual.moving, usual.contact_sheet)
     assert made.duration_seconds == pytest.approx(4)
@@ -151,7 +151,7 @@ def test_a_long_video_is_sampled_at_its_keyframes_without_decoding_the_rest() ->
         ((2048, 1152), None, None, (2048, 1152)),
     ],
 )
-def test_every_picture_has_the_shape_that_a_player_shows(
+def test_every_picture_has_the_shape_of_a_player(
     size: tuple[int, int], rotated: int | None, sar: Fraction | None, shown: tuple[int, int]
 ) -> None:
     made = look(film(3, size, rotated=rotated, sar=sar, pix_fmt="yuv444p"))
@@ -183,9 +183,7 @@ def test_odd_sizes_are_kept(size: tuple[int, int]) -> None:
         (270, True, "top left"),
     ],
 )
-def test_what_the_container_says_of_turning_and_mirroring_is_done(
-    rotated: int | None, mirrored: bool, corner: str
-) -> None:
+def test_rotation_and_mirroring_are_applied(rotated: int | None, mirrored: bool, corner: str) -> None:
     made = look(film(3, (96, 64), paint=bright_corner, rotated=rotated, mirrored=mirrored))
     for content in (made.poster, made.thumbnail, made.moving):
         picture = opened(content)
@@ -199,7 +197,7 @@ def test_what_the_container_says_of_turning_and_mirroring_is_done(
 
 
 @pytest.mark.parametrize(("colorspace", "yuv"), [(1, (102, 99, 178)), (6, (109, 94, 179)), (2, (109, 94, 179))])
-def test_colours_are_those_of_the_matrix_that_the_video_names(colorspace: int, yuv: tuple[int, int, int]) -> None:
+def test_colours_follow_the_matrix_of_the_video(colorspace: int, yuv: tuple[int, int, int]) -> None:
     made = look(film(3, paint=lambda frame, _: fill(frame, yuv), colorspace=colorspace))
     for content in (made.poster, made.thumbnail, made.moving):
         assert opened(content).convert("RGB").getpixel((20, 20)) == pytest.approx((190, 80, 40), abs=8)
@@ -230,11 +228,11 @@ def test_the_moving_preview_is_made_smaller_until_it_fits(most: int) -> None:
 
 
 def test_a_bound_that_nothing_fits_is_an_error() -> None:
-    with pytest.raises(PreviewError, match="no moving preview of it fits 100 bytes"):
+    with pytest.raises(PreviewError, match="no moving preview fits 100 bytes"):
         look(film(30, (320, 180), paint=films.noise), moving_bytes=100)
 
 
-def test_a_gif_is_taken_where_it_is_smaller() -> None:
+def test_a_gif_is_used_if_it_is_smaller() -> None:
     made = look(film(40, (320, 240), paint=stripes))
     assert made.moving_type == "image/gif"
     animation = opened(made.moving)
@@ -283,23 +281,23 @@ VIDEO = film(96, (160, 120), paint=films.noise, movflags="faststart", crf="30")
     ("video", "reason"),
     [
         (b"", "the file is empty"),
-        (b"This is a text. " * 1000, "no mp4"),
-        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "no mp4"),
-        (bytes(100_000), "no mp4"),
-        (film(3, container="matroska"), "no mp4"),
-        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), "png, which is not decoded here"),
-        (films.sound(1), "there is no picture"),
-        (VIDEO[:40], "no mp4|no picture"),
+        (b"This is a text. " * 1000, "not an mp4"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "not an mp4"),
+        (bytes(100_000), "not an mp4"),
+        (film(3, container="matroska"), "not an mp4"),
+        (film(3, codec="png", pix_fmt="rgb24", paint=lambda frame, _: None), r"video codec \(png\) is not supported"),
+        (films.sound(1), "it has no picture"),
+        (VIDEO[:40], "not an mp4|no picture"),
         (VIDEO[: VIDEO.index(b"mdat") + 4], "cannot be decoded|no picture"),
         (VIDEO[: len(VIDEO) // 2], "cannot be decoded|cut short"),
         (VIDEO[: len(VIDEO) * 9 // 10], "cannot be decoded|cut short"),
         (VIDEO[:-1000], "cannot be decoded|cut short"),
-        (film(96)[:-1000], "no mp4"),
+        (film(96)[:-1000], "not an mp4"),
         (damaged(VIDEO, 200, 1), "damaged|cannot be decoded"),
         (film(2, (8200, 16)), "8,200 x 16 pixels, which is too large"),
         (film(1, (4096, 2320), preset="ultrafast"), "4,096 x 2,320 pixels, which is too large"),
         (film(1, (320, 320), sar=Fraction(100, 1)), "32,000 x 320 pixels, which is too large"),
-        (declaring(VIDEO, ticks=12_288 * 100), "lasts 9,600 s"),
+        (declaring(VIDEO, ticks=12_288 * 100), "its duration is 9,600 s"),
         (declaring(VIDEO, frames=960), "it ends after 4.0 of 40.0 s: it is cut short"),
     ],
     ids=[
@@ -324,12 +322,12 @@ VIDEO = film(96, (160, 120), paint=films.noise, movflags="faststart", crf="30")
         "longer",
     ],
 )
-def test_what_is_no_whole_video_of_a_sensible_size_is_a_clear_error(video: bytes, reason: str) -> None:
-    with pytest.raises(PreviewError, match=f"^no preview can be made of this video: .*({reason})"):
+def test_an_incomplete_or_oversized_video_is_a_clear_error(video: bytes, reason: str) -> None:
+    with pytest.raises(PreviewError, match=f"^no preview can be made of the video: .*({reason})"):
         look(video)
 
 
-def test_a_long_video_that_is_cut_short_is_told_from_a_whole_one() -> None:
+def test_a_long_video_that_is_cut_short_is_an_error() -> None:
     whole = film(MAX_DECODED + 100, (32, 32), movflags="faststart", g="50", paint=films.noise)
     look(whole)
     with pytest.raises(PreviewError, match=r"cut short|cannot be decoded"):
@@ -339,12 +337,12 @@ def test_a_long_video_that_is_cut_short_is_told_from_a_whole_one() -> None:
 def test_a_file_over_the_size_bound_is_not_read() -> None:
     class Huge(io.BytesIO):
         def seek(self, offset: int, whence: int = 0) -> int:
-            return preview.MAX_BYTES + 1 if whence == io.SEEK_END else super().seek(offset, whence)
+            return decoder.MAX_BYTES + 1 if whence == io.SEEK_END else super().seek(offset, whence)
 
         def read(self, size: int | None = -1) -> bytes:
             raise AssertionError("it was read")
 
-    with pytest.raises(PreviewError, match="bytes, more than"):
+    with pytest.raises(PreviewError, match="bytes; at most"):
         make_previews(Huge())
 
 
@@ -364,7 +362,7 @@ def test_it_ends_when_the_time_is_up(four_seconds: bytes) -> None:
         look(four_seconds, max_seconds=0)
 
 
-def test_what_the_file_raises_comes_out_as_it_is(four_seconds: bytes) -> None:
+def test_an_exception_of_the_file_is_raised_unchanged(four_seconds: bytes) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise LoovaError("the bucket burned down")
@@ -378,7 +376,7 @@ SMALL = film(30, (32, 32), movflags="faststart", crf="40")
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(SMALL)))
-def test_whatever_is_in_the_file_it_is_previews_or_a_preview_error(changes: list[tuple[int, int]], length: int) -> None:
+def test_any_content_gives_previews_or_a_preview_error(changes: list[tuple[int, int]], length: int) -> None:
     video = bytearray(SMALL)
     for place, value in changes:
         video[place] = value
@@ -386,10 +384,10 @@ def test_whatever_is_in_the_file_it_is_previews_or_a_preview_error(changes: list
         try:
             assert look(bytes(content)).poster
         except PreviewError as error:
-            assert str(error).startswith("no preview can be made of this video: ")
+            assert str(error).startswith("no preview can be made of the video: ")
 
 
-def test_tags_that_are_no_unicode_are_no_matter(four_seconds: bytes) -> None:
+def test_tags_that_are_not_unicode_are_ignored(four_seconds: bytes) -> None:
     """Cameras and editors write them in the encoding of their place."""
     place = four_seconds.rindex(b"Lavf")
     look(four_seconds[:place] + b"\xfc\xe4" + four_seconds[place + 2 :])

@@ -125,7 +125,7 @@ def test_reference_white_is_white_in_every_picture_and_black_is_black(
         assert max(black) <= 2, name
 
 
-def test_what_is_darker_than_white_is_as_in_an_sdr_film(transfer: int) -> None:
+def test_tones_darker_than_white_match_an_sdr_video(transfer: int) -> None:
     greys = [(light, light, light) for light in (0.02, 0.05, 0.18, 0.5, 0.8)]
     colours = [(0.6, 0.35, 0.25), (0.5, 0.1, 0.1), (0.1, 0.4, 0.1), (0.1, 0.1, 0.5), (0.5, 0.5, 0.1), (0.2, 0.3, 0.2)]
     for off, meant in ((3, greys), (13, colours)):
@@ -133,7 +133,7 @@ def test_what_is_darker_than_white_is_as_in_an_sdr_film(transfer: int) -> None:
             assert shown == pytest.approx([255 * light ** (1 / 2.4) for light in colour], abs=off), colour
 
 
-def test_what_is_brighter_than_white_keeps_its_hue(transfer: int) -> None:
+def test_tones_brighter_than_white_keep_their_hue(transfer: int) -> None:
     bright = [(4, 1.2, 0.4), (0.4, 3, 0.4), (0.4, 0.6, 4), (3, 3, 0.3)]
     for colour, shown in zip(bright, first_frame(transfer, *bright), strict=True):
         assert max(shown) >= 220, colour
@@ -148,18 +148,18 @@ def test_what_is_brighter_than_white_keeps_its_hue(transfer: int) -> None:
     [{"rotated": 90}, {"color_range": "pc"}, {"pix_fmt": "yuv444p10le"}],
     ids=["turned", "full range", "4:4:4"],
 )
-def test_white_is_white_in_films_of_every_make(options: dict[str, Any]) -> None:
+def test_white_is_white_in_every_kind_of_hdr_video(options: dict[str, Any]) -> None:
     assert min(first_frame(HLG, (1, 1, 1), **options)[0]) >= 250
 
 
-def test_what_a_film_does_not_say_of_its_colours_is_bt2020(transfer: int) -> None:
+def test_unspecified_colour_properties_are_bt2020(transfer: int) -> None:
     colours = [(0.6, 0.35, 0.25), (0.5, 0.1, 0.1), (0.1, 0.4, 0.1), (0.1, 0.1, 0.5)]
     said, not_said = (first_frame(transfer, *colours, tagged=tagged) for tagged in (True, False))
     for one, other in zip(said, not_said, strict=True):
         assert other == pytest.approx(one, abs=2)
 
 
-def test_a_joined_film_that_is_encoded_shows_hdr_as_sdr(transfer: int) -> None:
+def test_hdr_becomes_sdr_in_an_encoded_join(transfer: int) -> None:
     out = io.BytesIO()
     sdr_film = film(6, (64, 48), paint=lambda frame, _: films.fill(frame, (235, 128, 128)))
     joined = join_videos([io.BytesIO(sdr_film), io.BytesIO(hdr(transfer, (1, 1, 1)))], out)
@@ -168,14 +168,14 @@ def test_a_joined_film_that_is_encoded_shows_hdr_as_sdr(transfer: int) -> None:
         assert min(patch(frame)) >= 250
 
 
-def test_the_same_film_gives_the_same_bytes(transfer: int) -> None:
+def test_the_same_video_gives_the_same_bytes(transfer: int) -> None:
     video = hdr(transfer, (0.1, 0.4, 0.1), (2, 1, 0.5), (0.9, 0.9, 0.9))
     assert frame_of(io.BytesIO(video), "last") == frame_of(io.BytesIO(video), "last")
     assert make_previews(io.BytesIO(video)) == make_previews(io.BytesIO(video))
 
 
 @pytest.mark.parametrize("other", [None, 1, 6, 13, 14, 15])
-def test_an_sdr_frame_is_left_as_it_is(other: int | None) -> None:
+def test_an_sdr_frame_is_unchanged(other: int | None) -> None:
     video = film(2, transfer=other, primaries=BT2020, colorspace=BT2020)
     with av.open(io.BytesIO(video)) as container:
         for frame in container.decode(video=0):
