@@ -215,7 +215,9 @@ async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
     place = lister._replace(credentials=bounded)
     report = await batch(requests(6), place, on_failure="report")
     assert (report.count("saved"), report.count("not_started")) == (3, 3)
-    assert "max_credits_per_day: 200 credits" in next(v.reason for v in report.videos if v.outcome == "not_started")
+    assert "max_credits_per_day: the limit is 200 credits" in next(
+        v.reason for v in report.videos if v.outcome == "not_started"
+    )
     with pytest.raises(BudgetError):
         await generate_video(VideoRequest(prompt="one more", duration=4), place.credentials, place.bucket)
     assert loova.ledger["totals"]["billed"] == 3

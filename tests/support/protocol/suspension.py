@@ -106,6 +106,8 @@ def describe_value(value: Any, known: Known, depth: int = 0) -> str:
         return "time"
     if isinstance(value, BaseModel):
         return _fields(value, [*value, *(value.model_extra or {}).items()], deeper)
+    if type(value).__name__.endswith("iterator"):
+        return f"{operator.length_hint(value)} more"
     if isinstance(value, dict):
         return "{" + ",".join(f"{deeper(name)}:{deeper(one)}" for name, one in value.items()) + "}"
     if isinstance(value, list | tuple | deque):
