@@ -17,8 +17,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-# uvicorn's own loggers belong to the program around the simulator. This one is not in the tree of loggers, so nobody
-# sees it: the faults make uvicorn log errors.
+# Faults make uvicorn log errors. Its own loggers belong to the program around the simulator, so connections use this
+# logger, which drops everything and is not registered with `logging`.
 _silent = logging.Logger("prefect_loova.simulator.uvicorn", logging.CRITICAL + 1)
 
 

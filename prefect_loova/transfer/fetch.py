@@ -196,7 +196,7 @@ def _is_proxied(url: str) -> bool:
 
 
 def _check_peer(response: httpx.Response, url: str) -> None:
-    """Refuse a response from a private address, whatever the name resolved to."""
+    """Refuse a response from a private address, even if the name resolved to a public one."""
     connection = response.extensions.get("network_stream")
     peer = connection.get_extra_info("server_addr") if connection is not None else None
     if peer and not is_public_address(str(peer[0])):

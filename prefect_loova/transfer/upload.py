@@ -263,7 +263,7 @@ class Upload:
                 raise problem
             if problem.http_status not in _CONDITION_FAILED and code not in ("NoSuchKey", "NoSuchUpload"):
                 raise problem
-            # While the caller has the right to save, no record names the object that is there.
+            # While the caller has the right to save, no job record names the stored object.
             await self._on_commit()
             if code == "NoSuchUpload" or attempt + 1 == COMMIT_TRIES:
                 raise problem

@@ -287,7 +287,7 @@ def _run(graph: Graph, frames: Iterable[VideoFrame]) -> list[VideoFrame]:
 
 
 def _push(graph: Graph, frame: VideoFrame, number: int) -> None:
-    """Push a frame into a graph with a timestamp of its own. The caller's frame keeps its timestamp."""
+    """Push a frame into a graph, with its number as the timestamp. Restore the timestamp of the caller's frame."""
     pts, frame.pts = frame.pts, number
     graph.push(frame)
     frame.pts = pts

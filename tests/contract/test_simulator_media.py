@@ -1,4 +1,4 @@
-"""The simulator and reference media: it fetches them, checks them, and its videos show them."""
+"""The simulator fetches reference media, checks them, and shows them in its videos."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ def loova() -> Iterator[LoovaSimulator]:
         yield simulator
 
 
-# Driving it.
+# Helpers.
 
 
 def ask(loova: LoovaSimulator, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def polled(loova: LoovaSimulator, task_id: str) -> dict[str, Any]:
 
 
 def ended(loova: LoovaSimulator, task_id: str) -> dict[str, Any]:
-    """The poll of a task once it no longer runs."""
+    """Poll a task until it no longer runs."""
     until = time.monotonic() + 60
     while (data := polled(loova, task_id))["status"] == "running":
         assert time.monotonic() < until, data
@@ -93,7 +93,7 @@ def error_of(loova: LoovaSimulator, task_id: str) -> str:
 
 
 def natural(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """Soft spots of many colours."""
+    """A picture of soft spots in many colours."""
     return Image.frombytes("RGB", (8, 5), random.Random(seed).randbytes(120)).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -109,7 +109,7 @@ def frames(content: bytes) -> list[Image.Image]:
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """How alike two pictures are, in dB: from 30 on it takes a close look to tell them apart."""
+    """The similarity of two pictures, in dB. Above 30 the difference is hard to see."""
     rms = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).rms
     return 20 * math.log10(255 / max(1e-9, math.sqrt(sum(value * value for value in rms) / 3)))
 
@@ -214,7 +214,7 @@ def test_a_story_goes_on_where_the_shot_before_it_ended(loova: LoovaSimulator, h
         ends = shown[-1]
 
 
-# Media that are no good.
+# Unusable media.
 
 PNG = encoded(natural(1))
 HTML = b"<!doctype html><title>Please wait</title>"
@@ -304,7 +304,7 @@ def test_three_redirects_are_followed_and_a_loop_is_not(loova: LoovaSimulator, h
     assert message == "image_urls.0 could not be fetched: UnsupportedProtocol"
 
 
-# Time, and restarts.
+# Time and restarts.
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -389,7 +389,7 @@ def test_an_older_ledger_opens_and_its_videos_have_the_same_bytes(tmp_path: Path
         assert psnr(frames(video(loova, submit(loova, image_urls=[host.put("/a", PNG)])))[0], natural(1)) > 33
 
 
-# Hosts that are reserved for examples.
+# Reserved hosts.
 
 
 def test_reserved_hosts_get_no_request_and_their_media_are_not_shown(loova: LoovaSimulator) -> None:

@@ -34,7 +34,7 @@ class Command:
         self.base_url = found[1]
 
     def end(self, number: int) -> tuple[int, str]:
-        """Send a signal; the exit code, and what it said on stderr."""
+        """Send a signal. Return the exit code and stderr."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
@@ -104,7 +104,7 @@ def test_what_was_billed_survives_a_kill(tmp_path: Path) -> None:
         credits = ask(command.base_url, "GET", "/v1/credits").json()["data"]
         assert credits == {"api_available_credits": 425, "api_total_credits": 500}
         assert ask(command.base_url, "GET", f"/v1/tasks?task_id={task_id}").json()["data"]["status"] == "succeeded"
-        # The old URL is still signed rightly, and the video the same.
+        # The signature of the old URL is still valid, and the video has the same bytes.
         assert httpx.get(url).content == content
         ledger = httpx.get(command.base_url.replace("/api", "/_simulator/ledger")).json()
         assert ledger["totals"] | {"posted": 1, "billed": 1, "polls": 2, "video_requests": 2} == ledger["totals"]

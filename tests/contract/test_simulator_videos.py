@@ -14,14 +14,14 @@ from prefect_loova.simulator import LoovaSimulator
 
 GIB = 1 << 30
 
-# Plain http: there are no certificates to load, which takes 20 ms each time.
+# Loading certificates takes 20 ms for each client, and plain http needs none.
 get = partial(httpx.get, verify=False)
 head = partial(httpx.head, verify=False)
 post = partial(httpx.post, verify=False)
 
 
 def video_url(loova: LoovaSimulator, **fields: object) -> str:
-    """Buy a video and ask for its URL."""
+    """Buy a video and return its URL."""
     headers = {"Authorization": f"Bearer {loova.api_key}"}
     with httpx.Client(verify=False, base_url=loova.base_url, headers=headers) as client:
         posted = client.post("/v1/video/seedance-2", json={"prompt": "A city", "duration": 4} | fields).json()

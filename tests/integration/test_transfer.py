@@ -1,4 +1,4 @@
-"""Copying a video from a host that misbehaves into a real S3 server: whole, or not at all."""
+"""Copies from a misbehaving host to a real S3 server: a video arrives whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ETAG = '"first"'
 
 
 class Store:
-    """One bucket, and what must hold in it."""
+    """A bucket, and checks of its content."""
 
     def __init__(self, s3: S3Client, bucket: str) -> None:
         self.s3 = s3
@@ -72,7 +72,7 @@ class Store:
         return self.s3.get_object(Bucket=self.bucket, Key=KEY)["Body"].read()
 
     def is_clean(self) -> bool:
-        """Whether nothing is left of an upload, whole or in parts."""
+        """Return whether the bucket has no object and no unfinished upload."""
         found = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         return not found and self.has_no_uploads()
 
@@ -82,7 +82,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def bucket(s3_server: S3Server) -> Iterator[Bucket]:
-    """One for all tests here: making boto3's clients takes longer than the tests."""
+    """One bucket for all tests here: creating boto3 clients takes longer than the tests."""
     made = s3_server.make_bucket()
     yield made
     made.remove()
@@ -99,7 +99,7 @@ def store(bucket: Bucket) -> Iterator[Store]:
 
 
 def failing(real: Callable[..., Any], *, applied: bool, error: Exception, times: int = 1) -> Callable[..., Any]:
-    """An S3 call whose answer is lost, `times` times."""
+    """An S3 call that fails `times` times, before or after it was applied."""
     left = [error] * times
 
     def call(**arguments: Any) -> Any:
@@ -313,7 +313,7 @@ FIRST, SECOND = "Tue, 24 Nov 2026 09:00:00 GMT", "Tue, 24 Nov 2026 09:30:00 GMT"
 async def test_a_part_that_bears_another_etag_or_date_is_never_spliced(
     store: Store, tags: dict[str, Any], lie: dict[str, str]
 ) -> None:
-    """The two halves would pass as one video: the second is of the same length, and its index the same."""
+    """The two halves would pass as one video: both versions have the same length and the same index."""
     video, other = long_video(LONG), long_video(LONG, seed=1)
     whole = Reply(video, **tags)
     part = Reply(other, **(tags | {"headers": tags.get("headers", {}) | lie}))
@@ -410,7 +410,7 @@ async def test_a_url_that_expires_during_the_transfer_is_refused(store: Store) -
     assert len(store.uploads) == 1 and store.is_clean()
 
 
-# ---- what is no video
+# ---- content that is not a video
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ async def test_an_incomplete_video_never_becomes_or_replaces_an_object(
 
 
 async def test_a_video_of_unknown_length_that_may_be_cut_between_two_fragments_is_not_saved(store: Store) -> None:
-    """Up to there it is a whole mp4 by itself: only its length, or its last box, shows that nothing is missing."""
+    """The part is a whole mp4 by its structure. Only its length, or its last box, shows that something is missing."""
     video = rendered("frag_keyframe+empty_moov")
     cut = video[: video.rindex(b"mfra") - 4]
     async with VideoHost(Reply(cut, chunked=True)) as host:
@@ -508,7 +508,7 @@ async def test_a_copy_that_takes_too_long_ends_and_leaves_nothing(store: Store) 
     assert store.is_clean()
 
 
-# ---- S3 that fails, callers that stop
+# ---- failures of S3, cancellation
 
 
 @pytest.mark.parametrize("size", [None, LONG])

@@ -1,4 +1,4 @@
-"""How much memory a copy takes, in a process of its own."""
+"""The memory that a copy takes, in a separate process."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The simulator's own copy of Loova's rules and prices agrees with the package's, and is not the package's."""
+"""The simulator and the package each have a copy of Loova's rules and prices. The copies must agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URLS = {name: f"https://example.com/{{}}.{ending}" for name, ending in ENDINGS.i
 
 
 def package_rules() -> dict[str, Any]:
-    """The package's rules and prices, in the form of the simulator's."""
+    """Return the package's rules and prices in the form of the simulator's."""
     fields = VideoRequest.model_fields
     schema = VideoRequest.model_json_schema()["properties"]
     return {
@@ -34,7 +34,7 @@ def package_rules() -> dict[str, Any]:
 
 
 def differences(package: dict[str, Any]) -> list[str]:
-    """Every value that the two tables do not share, with its name."""
+    """Return every difference between the two copies, with its name."""
     differing = []
     for table, values in package.items():
         own = getattr(rules, table)
@@ -69,7 +69,7 @@ def test_a_difference_is_named(table: str, name: Any, value: Any) -> None:
 
 
 def is_accepted(fields: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether the simulator and the package accept a request."""
+    """Return whether the simulator and the package accept a request."""
     try:
         VideoRequest(**fields)
         by_package = True
@@ -84,7 +84,7 @@ def is_accepted(fields: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def requests() -> list[dict[str, Any]]:
-    """Requests on both sides of every limit."""
+    """Return requests on both sides of every limit."""
     numbers = product((*rules.CHOICES["function_mode"], "other"), (0, 1, 2, 3, 9, 10), (0, 1, 3, 4), (0, 1, 3, 4))
     media = [
         {"function_mode": mode}

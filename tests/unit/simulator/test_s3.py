@@ -1,4 +1,4 @@
-"""The embedded S3 server: who may use its folder, what outlives a kill, and what it leaves behind."""
+"""The embedded S3 server: its folder, its ports, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ time.sleep(600)
 
 @pytest.fixture
 def killed_user(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that stored an object in a folder, and sleeps."""
+    """A process that stored an object in a folder and now sleeps."""
     with subprocess.Popen([sys.executable, "-c", USER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as user:
         yield user
         user.kill()
@@ -68,7 +68,7 @@ def test_no_server_is_left_behind_by_a_killed_process(tmp_path: Path, killed_use
 
 
 def supervised(lock: Path) -> subprocess.Popen[str]:
-    """Run a command that prints a line and then sleeps, and holds stdout open while it lives."""
+    """Run a supervised command that prints a line, and then sleeps with stdout open."""
     sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
     command = [sys.executable, "-I", supervisor.__file__, str(lock), *sleeper]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

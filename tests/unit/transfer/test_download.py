@@ -1,4 +1,4 @@
-"""Where a download goes and what it sends along; nothing here leaves this machine."""
+"""The addresses and headers of a download. No test sends a request off this machine."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 class Peer:
-    """Stands for a connection whose other end has this address."""
+    """A connection whose peer has this address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -43,7 +43,7 @@ async def read(
 
 
 def redirects(*locations: str) -> Handler:
-    """Answers the n-th request with the n-th redirect, and then with the video."""
+    """Return the redirects one by one, and then the video."""
     left = list(locations)
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -196,7 +196,7 @@ async def test_no_signature_reaches_the_log(caplog: pytest.LogCaptureFixture) ->
 async def test_no_token_of_a_redirect_reaches_the_log(
     caplog: pytest.LogCaptureFixture, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over a connection: httpcore logs the headers of an answer, in whatever form they are."""
+    """Over a real connection: httpcore logs the headers of a response."""
     caplog.set_level(logging.DEBUG)
     secret = "?token=c0ffee&auth_key=c0ffee"
     async with VideoHost() as host, httpx.AsyncClient() as http:
@@ -234,7 +234,7 @@ async def test_a_redirect_over_the_wire_to_an_invalid_url_is_refused_at_once() -
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
-    """The n-th look-up of a name finds these addresses, the last ones again and again."""
+    """Let the n-th lookup of a name return the n-th list of addresses, and later lookups the last one."""
     left = list(answers)
 
     def getaddrinfo(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:

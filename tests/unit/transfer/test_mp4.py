@@ -1,4 +1,4 @@
-"""The check of the mp4 structure, on real files and on what is left of them."""
+"""The check of the mp4 structure, on whole files and on parts of them."""
 
 import contextlib
 import random
@@ -35,7 +35,7 @@ def check(*chunks: bytes, length_is_known: bool = False) -> Mp4Facts:
 
 
 def boxes(video: bytes) -> list[tuple[bytes, int, int]]:
-    """Type, begin and end of each box at the top level."""
+    """Type, start and end of each top-level box."""
     found, at = [], 0
     while at < len(video):
         size, kind = struct.unpack_from(">I4s", video, at)
@@ -53,7 +53,7 @@ def without(video: bytes, kind: bytes) -> bytes:
 
 
 def without_inner(video: bytes, kind: bytes) -> bytes:
-    """The same video with a box inside the index made unknown to readers."""
+    """The same video with a box of the index renamed, so that readers skip it."""
     assert kind in video
     return video.replace(kind, b"gone")
 
@@ -167,7 +167,7 @@ def test_a_64_bit_size_and_media_up_to_the_end_are_whole_and_their_prefixes_are_
     fast = rendered("faststart")
     (_, begin, end) = boxes(fast)[-1]
     media = fast[begin + 8 : end]
-    # The `free` box before the media data gives the room, so that no offset in the index moves.
+    # The `free` box before the media data makes room, so that no offset in the index changes.
     before = fast[: boxes(fast)[-2][1]]
     assert boxes(fast)[-2][0] == b"free" and boxes(fast)[-2][2] - boxes(fast)[-2][1] == 8
     wide = before + struct.pack(">I4sQ", 1, b"mdat", 16 + len(media)) + media
@@ -211,7 +211,7 @@ def test_a_fragment_with_less_media_than_its_samples_have_is_refused(movflags: s
 
 
 def a_fragment(*, flags: int, tfhd: bytes, runs: list[bytes]) -> bytes:
-    """A `moof` box of the video's track."""
+    """A `moof` box of the video track."""
     header = box(b"tfhd", struct.pack(">II", flags, 1) + tfhd)
     return box(b"moof", box(b"traf", header + b"".join(box(b"trun", run) for run in runs)))
 

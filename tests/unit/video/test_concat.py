@@ -1,4 +1,4 @@
-"""Films joined into one: each frame in its place, sound in its time, and what is copied or encoded anew."""
+"""Videos joined into one: frames in order, sound in sync, and the choice between copying and encoding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALF_A_PACKET = 512 / 48_000
 
 @dataclass
 class Seen:
-    """A film as a player has it."""
+    """A video as a player decodes it."""
 
     made: JoinedVideo | None
     content: bytes
@@ -59,7 +59,7 @@ def grey(frame: av.VideoFrame, x: float = 0.5, y: float = 0.5) -> int:
 
 
 def join(*contents: bytes, is_copy: bool, **options: float) -> Seen:
-    """Join, and look at all that holds for every join."""
+    """Join videos, and check what holds for every join."""
     out = io.BytesIO()
     made = join_videos([io.BytesIO(content) for content in contents], out, **options)
     result = seen(out.getvalue(), made)
@@ -109,7 +109,7 @@ def beeping(
     picture_from: int = 0,
     **options: str,
 ) -> bytes:
-    """A film with sound: silence, and 30 ms of a tone from each of these seconds on."""
+    """A video with sound: silence, with a tone of 30 ms at each of these seconds."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=FPS, options={"crf": "8", "preset": "veryfast"} | options)
@@ -138,7 +138,7 @@ def beeping(
 
 
 def beeps_in(content: bytes) -> list[float]:
-    """When each tone begins, in seconds, by the times of the decoded sound."""
+    """The start of each tone in seconds, by the timestamps of the decoded sound."""
     found: list[float] = []
     last = -1.0
     with av.open(io.BytesIO(content)) as container:
@@ -274,7 +274,7 @@ def test_parameter_sets_between_the_frames_are_not_copied_over() -> None:
     own = film(12, bf="0", **{"x264-params": "cabac=0:repeat-headers=1"})
     same, different = parameter_sets(plain), parameter_sets(own)
     assert len(same) == len(different) and same != different
-    # It says that it is as the others are, and its frames bring other sets.
+    # Its header is that of the others, but its frames contain other parameter sets.
     posing = own.replace(different, same)
     assert parameter_sets(posing) == same
     assert seen(posing).numbers == [*range(12)]

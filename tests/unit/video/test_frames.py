@@ -1,4 +1,4 @@
-"""The first and the last frame of a video: which they are, how they are shaped and coloured, and what is refused."""
+"""The first and the last frame of a video: the right frame, shape and colours, and clear errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def look(video: bytes, which: Which, **options: float) -> Image.Image:
 
 
 def number(picture: Image.Image) -> int:
-    """Which frame has this grey."""
+    """The number of the frame with this grey."""
     return round((brightness(picture) * 219 / 255 + 16 - luma(0)) / (luma(1) - luma(0)))
 
 
@@ -39,7 +39,7 @@ def numbers(video: bytes) -> list[int]:
 
 
 def edited(video: bytes, *, shown_ms: int, from_tick: int) -> bytes:
-    """The same frames, but the edit list shows only some of them."""
+    """The same frames, with an edit list that shows only some of them."""
     changed = bytearray(video)
     struct.pack_into(">Ii", changed, video.index(b"elst") + 12, shown_ms, from_tick)
     return bytes(changed)
@@ -84,7 +84,7 @@ def test_the_index_may_be_anywhere(movflags: str, count: int) -> None:
 
 def test_frames_that_an_edit_list_hides_are_not_shown() -> None:
     whole = film(60, g="10", bf="2")
-    # The five first frames and all from the thirtieth on are hidden; 1024 ticks are the delay of the B-frames.
+    # The first five frames and all from the thirtieth on are hidden. 1024 ticks are the delay of the B-frames.
     assert numbers(edited(whole, shown_ms=25 * 1000 // 24, from_tick=1024 + 5 * 512)) == [5, 29]
 
 

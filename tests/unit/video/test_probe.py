@@ -1,4 +1,4 @@
-"""What of a reference medium is found out before it is paid for: whole ones pass, cut ones are refused."""
+"""The check of reference media before a purchase: whole media pass, truncated ones are refused."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ANIMATION = "it is an animation"
 
 
 def found(content: bytes, kind: Any) -> str:
-    """What is in doubt about a medium."""
+    """The doubt about a medium."""
     return probe(io.BytesIO(content), kind, sent_type(content[:4096], kind))
 
 
 def picture(mode: str = "RGB") -> Image.Image:
-    """A picture that hardly compresses."""
+    """A picture that is hard to compress."""
     size = (97, 61)
     noisy = Image.frombytes("RGB", size, random.Random(1).randbytes(size[0] * size[1] * 3))
     if mode == "I;16":
@@ -176,7 +176,7 @@ def test_a_video_that_only_other_decoders_can_read_is_a_doubt(content: bytes, do
 
 
 def with_cover(container: str, codec: str) -> bytes:
-    """Sound with a picture of its cover."""
+    """Audio with a cover picture."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream(codec, rate=44_100)

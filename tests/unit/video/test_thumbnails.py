@@ -1,4 +1,4 @@
-"""Pictures of a video: which frames they are, how they are shaped, how large, and what is refused."""
+"""Pictures of a video: the right frames, shapes and sizes, and clear errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def samples_of(frames: int) -> list[int]:
 
 
 def number_of(grey_: float) -> int:
-    """Which frame has this grey."""
+    """The number of the frame with this grey."""
     return round(((grey_ * 219 / 255 + 16) - luma(0)) / (luma(1) - luma(0)))
 
 
@@ -264,7 +264,7 @@ def damaged(video: bytes, places: int, seed: int) -> bytes:
 
 
 def declaring(video: bytes, *, frames: int = 96, ticks: int = 512) -> bytes:
-    """The same, but its index speaks of so many frames, of so many ticks each."""
+    """The same video, with an index that declares this number of frames, of this many ticks each."""
     changed = bytearray(video)
     header, table = video.index(b"mdhd") + 4, video.index(b"stts") + 4
     struct.pack_into(">I", changed, header + 16, frames * ticks)
@@ -388,6 +388,6 @@ def test_any_content_gives_previews_or_a_preview_error(changes: list[tuple[int, 
 
 
 def test_tags_that_are_not_unicode_are_ignored(four_seconds: bytes) -> None:
-    """Cameras and editors write them in the encoding of their place."""
+    """Cameras and editors write tags in local encodings."""
     place = four_seconds.rindex(b"Lavf")
     look(four_seconds[:place] + b"\xfc\xe4" + four_seconds[place + 2 :])

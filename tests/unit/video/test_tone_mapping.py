@@ -1,4 +1,4 @@
-"""HDR films in pictures: reference white is white, black is black, colours keep their hue, and SDR is left alone."""
+"""Pictures of HDR videos: reference white is white, black is black, colours keep their hue, and SDR is unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hlg(scene: float) -> float:
 
 
 def coded(transfer: int, colour: Colour, *, full: bool = False) -> tuple[int, int, int]:
-    """Y, U and V of 10 bits in BT.2020 of a colour, which is given as light in BT.709, where 1 is reference white."""
+    """10-bit Y, U and V in BT.2020 of a colour that is given as light in BT.709. Reference white is 1."""
     black, luma_range, chroma_range = (0, 1023, 1023) if full else (64, 876, 896)
     light = [sum(part * one for part, one in zip(row, colour, strict=True)) * WHITE for row in PRIMARIES]
     if transfer == PQ:
@@ -57,7 +57,7 @@ def coded(transfer: int, colour: Colour, *, full: bool = False) -> tuple[int, in
 
 
 def hdr(transfer: int, *colours: Colour, codec: str = "libx264", tagged: bool = True, **options: Any) -> bytes:
-    """A film of patches side by side, one of each colour."""
+    """A video with a patch of each colour, side by side."""
     full = options.get("color_range") == "pc"
     patches = [coded(transfer, colour, full=full) for colour in colours]
     tags: dict[str, Any] = {"colorspace": BT2020, "primaries": BT2020} if tagged else {}
@@ -83,13 +83,13 @@ def patch(picture: Image.Image, number: int = 0, of: int = 1) -> tuple[int, ...]
 
 
 def first_frame(transfer: int, *colours: Colour, **options: Any) -> list[tuple[int, ...]]:
-    """The patches of a film's first frame."""
+    """The patches of a video's first frame."""
     picture = opened(frame_of(io.BytesIO(hdr(transfer, *colours, **options)), "first", max_seconds=600))
     return [patch(picture, number, len(colours)) for number in range(len(colours))]
 
 
 def pictures(video: bytes) -> dict[str, Image.Image]:
-    """Every picture that is made of a video."""
+    """All pictures of a video."""
     made = make_previews(io.BytesIO(video))
     sheet = opened(made.contact_sheet)
     return {
@@ -104,7 +104,7 @@ def pictures(video: bytes) -> dict[str, Image.Image]:
 
 @pytest.fixture(params=[PQ, HLG], ids=["pq", "hlg"], scope="module")
 def transfer(request: pytest.FixtureRequest) -> int:
-    """One after the other, with films of one size: another make of film takes seconds, for its table of colours."""
+    """One test for all videos of one size: a new colour table takes seconds."""
     number: int = request.param
     first_frame(number, (1, 1, 1))
     return number
