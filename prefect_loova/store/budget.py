@@ -33,7 +33,7 @@ from prefect_loova.store.records import JobRecords
 MOST_SKEW = 15 * 60.0
 """The seconds by which the clocks of S3 and of a worker may differ under a daily budget."""
 
-_READS_AT_ONCE = 16
+_CONCURRENT_READS = 16
 _TRIES = 60
 _TRIES_WITHOUT_PROGRESS = 6
 _ENDED = frozenset({"saved", "failed"})
@@ -298,7 +298,7 @@ class DailyBudget:
                 _settled[self._settled_key(day, key)] = len(by_key[key]), costs, self._clock()
             return costs
 
-        return [cost for costs in await map_bounded(costs_of, by_key, _READS_AT_ONCE) for cost in costs]
+        return [cost for costs in await map_bounded(costs_of, by_key, _CONCURRENT_READS) for cost in costs]
 
     async def _read(self, key: str) -> tuple[JobRecord | None, str]:
         """Return the record of a key, or the reason why it cannot be read: a bad record must not stop other submits."""

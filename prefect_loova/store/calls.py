@@ -20,7 +20,7 @@ from botocore.exceptions import ReadTimeoutError
 
 T = TypeVar("T")
 
-_CALLS_AT_ONCE = 10  # the size of a boto3 client's connection pool
+_CONCURRENT_CALLS = 10  # the size of a boto3 client's connection pool
 _limits: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 CALL_SECONDS = 60.0
@@ -67,7 +67,7 @@ async def call_s3(
     Raises:
         ReadTimeoutError: The call timed out.
     """
-    limit = _limits.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_CALLS_AT_ONCE))
+    limit = _limits.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_CONCURRENT_CALLS))
     call = partial(contextvars.copy_context().run, operation, **arguments)
     timeout = asyncio.timeout(seconds)
     try:

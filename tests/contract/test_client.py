@@ -1,4 +1,4 @@
-"""The contract of LoovaClient with a Loova: what is free on any API, what costs credits on the simulator only."""
+"""LoovaClient with a Loova: free calls on any API, calls that cost credits only on the simulator."""
 
 from __future__ import annotations
 

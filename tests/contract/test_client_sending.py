@@ -1,4 +1,4 @@
-"""When the bytes of a submit leave, when its answer is read, and what is known where neither happened: real sockets."""
+"""When a submit is sent, when its answer is read, and what the error says if neither happened: real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoovaClient on real sockets: what goes out, how often, on which connection, and what comes back broken."""
+"""LoovaClient on real sockets: its requests, retries and connections, and broken responses."""
 
 from __future__ import annotations
 

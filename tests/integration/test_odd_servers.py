@@ -1,4 +1,4 @@
-"""S3 servers that differ from AWS, over the wire: what each lacks is found out and named before anything is paid.
+"""S3 servers that differ from AWS, over the wire: a missing feature is detected and named before anything is paid.
 
 `tests/support/odd_s3.py` behaves as their users and documentation say. None of the real ones could be reached.
 """

@@ -1,4 +1,4 @@
-"""Job records on real S3 servers: compare-and-swap, lost replies, and what is found out before anything is paid."""
+"""Job records on real S3 servers: compare-and-swap, lost responses, and checks before anything is paid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the product rests on in an S3 server, and what the two servers of the tests really do.
+"""The S3 features that the product needs, and how the two servers of the tests implement them.
 
 Where they differ from AWS, or from each other, the difference is asserted: a newer version that does better says so.
 """

@@ -1,4 +1,4 @@
-"""Cancelled work ends in peace and without a busy loop, whoever cancels it: asyncio, or anyio as Prefect does."""
+"""Cancelled work ends cleanly and without a busy loop, whether asyncio or anyio (as Prefect does) cancels it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from prefect_loova._cancellation import run_uncancelled, task_group
 
 WORK = 0.6
-"""How long the work goes on after the cancellation, in seconds of the wall clock."""
+"""Seconds for which the work continues after the cancellation."""
 
 
 async def _by_anyio(work: Callable[[], Awaitable[object]]) -> None:
@@ -33,14 +33,14 @@ async def _by_asyncio(work: Callable[[], Awaitable[object]]) -> None:
 @pytest.mark.parametrize("cancelled", [_by_anyio, _by_asyncio])
 @pytest.mark.parametrize("how", ["alone", "in a group", "in a group that fails"])
 async def test_cancelled_work_ends_first_and_does_not_use_the_cpu_meanwhile(how: str, cancelled) -> None:
-    ended, told = [], []
+    ended, notified = [], []
 
     async def work() -> None:
         await asyncio.sleep(WORK)
         ended.append(True)
 
     async def shielded() -> None:
-        await run_uncancelled(work(), lambda: told.append(True))
+        await run_uncancelled(work(), lambda: notified.append(True))
 
     async def fails() -> None:
         await asyncio.sleep(0.02)
@@ -61,7 +61,7 @@ async def test_cancelled_work_ends_first_and_does_not_use_the_cpu_meanwhile(how:
     else:
         await cancelled(shielded if how == "alone" else grouped)
     took, used = time.monotonic() - started[0], time.process_time() - started[1]
-    assert (ended, told) == ([True], [True])
+    assert (ended, notified) == ([True], [True])
     assert took > WORK * 0.9
     assert used < 0.1 * took
 

@@ -1,4 +1,4 @@
-"""When to ask next: arithmetic on seconds."""
+"""Poll intervals, deadlines and retry delays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Loova's answers are read: above all, what is a purchase, what is a refusal, and what is in doubt."""
+"""Parsing of responses: above all, which answers to a submit are a purchase, a refusal, or in doubt."""
 
 from __future__ import annotations
 

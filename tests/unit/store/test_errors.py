@@ -1,4 +1,4 @@
-"""What S3 answered, in words: its own, with the operation and the host, and without secrets."""
+"""The error of a failed S3 call: the message of S3, the operation and the host, and no secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be given as a bucket: its name, and nothing else."""
+"""A bucket is given by its name, and by nothing else."""
 
 from __future__ import annotations
 
