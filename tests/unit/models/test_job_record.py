@@ -116,6 +116,14 @@ def test_a_move_leads_where_the_table_says_and_all_others_are_refused(state: Job
     assert record.model_dump_json() == before
 
 
+@pytest.mark.parametrize("decision", ["submit_again", "give_up"])
+def test_only_an_adopted_task_can_be_taken_back(decision: MoveName) -> None:
+    record = moved("begin", "doubt", decision).move("bought", 1, task_id="t_late")
+    assert record.attempt(1).decision is not None
+    with pytest.raises(InvalidTransitionError, match="adopted"):
+        record.move("take_back", 1, **FACTS["take_back"])
+
+
 def test_every_move_has_a_reason_and_is_named() -> None:
     assert set(MOVES) == set(NAMES)
     assert all(move.when.endswith(".") for move in MOVES.values())
