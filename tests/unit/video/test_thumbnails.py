@@ -229,7 +229,7 @@ def test_the_moving_preview_is_made_smaller_until_it_fits(most: int) -> None:
 
 def test_a_bound_that_nothing_fits_is_an_error() -> None:
     with pytest.raises(PreviewError, match="no moving preview fits 100 bytes"):
-        look(film(30, (320, 180), paint=films.noise), moving_bytes=100)
+        look(film(30, (160, 90), paint=films.noise), moving_bytes=100)
 
 
 def test_a_gif_is_used_if_it_is_smaller() -> None:

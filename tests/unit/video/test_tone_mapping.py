@@ -19,6 +19,9 @@ from prefect_loova.video.tone_mapping import sdr
 from tests.support import films
 from tests.support.films import film, moving_frames, opened
 
+# In one process: a colour table takes 2 s of processor time, and is kept for the next frame of its kind.
+pytestmark = pytest.mark.xdist_group("tones")
+
 PQ, HLG, BT2020 = 16, 18, 9
 WHITE = 203.0  # cd/m2: reference white, ITU-R BT.2408
 PRIMARIES = ((0.6274, 0.3293, 0.0433), (0.0691, 0.9195, 0.0114), (0.0164, 0.0880, 0.8956))  # BT.709 in BT.2020
