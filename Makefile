@@ -25,10 +25,10 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
-test-crash: $(READY) ## Harm at every request boundary, 2,000 random schedules, races (half an hour); CRASH_SEED=n
+test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
-test-protocol: $(READY) ## The record protocol in every order of its requests, with harms (minutes, on one core)
+test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -p no:xdist tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
@@ -40,7 +40,7 @@ test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt i
 test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt install chromium)
 	@.venv/bin/pytest -s -m ui tests/ui $(ARGS)
 
-screenshots: $(READY) ## The README's pictures: of a run of the demo's request, and of a batch of 12
+screenshots: $(READY) ## The pictures of the docs: a run of the demo, and a batch of 12
 	@.venv/bin/python -m tests.ui.screenshots docs/images
 
 bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json

@@ -81,7 +81,7 @@ def faults_at(wire: Wire, request: Seen, server: str) -> list[NetworkFault]:
     line = f"{request.method} {request.path}"
     faults = BROKEN + ANSWERED + CUT
     if re.search(_MAY_BE_LATE, line):
-        # By its place among those that may be late: a run that is harmed need not send all requests in the same order.
+        # Counted among the requests that may be late: a run with a fault need not send its requests in the same order.
         faults = faults + [replace(fault, matching=_MAY_BE_LATE) for fault in LATE]
     else:
         faults = faults + [fault for fault in LATE if fault.when == "after"]

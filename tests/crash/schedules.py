@@ -1,6 +1,6 @@
-"""One schedule of faults: a job runs until it ends, and the servers' own books are held against the invariants.
+"""One schedule of faults: a job runs until it ends, and the ledgers of the servers are checked against the invariants.
 
-Where it ends in doubt, a person decides by what Loova's books say, and it has to end saved.
+Where it ends in doubt, a person decides by Loova's ledger, and it has to end saved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults at every request boundary of a run, and random schedules of faults; then the servers' books are checked.
+"""Faults at every request of a run, and random schedules of faults. Then the ledgers of the servers are checked.
 
 `make test` runs a fixed subset, `make test-crash` all of it.
 """
@@ -47,7 +47,7 @@ def _boundaries(forks: ForkServer, s3_server, video_bytes: int | None) -> dict[W
     return outcome.seen
 
 
-def test_harm_at_any_request_boundary_pays_once_and_loses_nothing(forks, s3_server):
+def test_a_fault_at_any_request_pays_once_and_loses_nothing(forks, s3_server):
     schedules = []
     for video_bytes in (None, PARTS):
         some = _at_all_boundaries(forks, s3_server, video_bytes)

@@ -108,7 +108,7 @@ def test_a_prefect_server_that_is_killed_costs_no_second_payment(
         prefect.start()
         assert stage.run().state == "saved", stage.story
         print(f"\nwithout its server the run ended {lonely.state}")
-        # The books are right; only that the first run ended by Prefect's own error is not what an unharmed run does.
+        # The ledger is right. Only the end of the first run, an error of Prefect, differs from a run without a fault.
         broken = [problem for problem in broken_invariants(stage, "saved") if not problem.startswith("run 1 ")]
         assert not broken, f"{broken}\n{stage.story}"
         assert stage.loova.ledger["totals"]["posted"] == 1

@@ -1,4 +1,4 @@
-"""The README's pictures: `python -m tests.ui.screenshots FOLDER`, of the demo's own command and of a batch of 12."""
+"""The pictures of the docs: `python -m tests.ui.screenshots FOLDER`, of the demo's own command and of a batch of 12."""
 
 from __future__ import annotations
 

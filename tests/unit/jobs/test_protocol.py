@@ -222,7 +222,7 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pending)
     @rule(data=st.data(), fate=st.sampled_from(["lost", "reply lost", "500", "500 applied", "refused"]))
-    def an_operation_meets_harm(self, data: st.DataObject, fate: str) -> None:
+    def an_operation_meets_a_fault(self, data: st.DataObject, fate: str) -> None:
         """One pending operation is lost or refused, or its reply is."""
         operation = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self._end(operation, fate)
