@@ -1,6 +1,6 @@
-"""Module names of 0.1.0, which had no folders, for as long as something may name them.
+"""The module names of 0.1.0, which had no folders.
 
-Prefect keeps the result of a task with the module of its class, and a project's own flows may be copies of ours.
+Prefect stores a task's result with the module of its class, and projects may contain copies of this package's flows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOVED = {
 
 
 def first_with(name: str, *modules: str) -> Any:
-    """Return an attribute from the first of some modules that has it.
+    """Return an attribute from the first of these modules that has it.
 
     Raises:
         AttributeError: None of them has it.
@@ -42,7 +42,7 @@ class _Moved(ModuleType):
 
 
 def keep_old_names(package: str) -> None:
-    """Let modules be imported by their old names; nothing is loaded before a name of theirs is used."""
+    """Make modules importable by their old names. A module loads when one of its names is used."""
     for old in _MOVED:
         name = f"{package}.{old}"
         sys.modules.setdefault(name, _Moved(name))

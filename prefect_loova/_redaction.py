@@ -1,9 +1,9 @@
-"""Hide what is secret in foreign text: queries and passwords of URLs, signatures, the API key, in each encoding.
+"""Remove secrets from foreign text: queries and passwords of URLs, signatures, and the API key, in any encoding.
 
-A server may send back what it was given percent-encoded, in HTML or JSON, in base64 or as hex digits, also one in the
-other. The text is read as it is and with its escapes decoded once, twice and so on. A piece that holds a secret in
-base64 or hex digits at any of these depths is not shown. A word that holds a URL's secret is shown decoded, without the
-secret. Everything else stays as it is. All of it takes linear time.
+A server may return text that it received percent-encoded, in HTML or JSON, in base64 or as hex digits, or in several of
+these encodings. So the text is also searched with its escapes decoded once, twice and so on. A piece with a secret in
+base64 or hex digits at any depth is replaced. A word with a URL's secret is returned decoded, without the secret. All
+other text is unchanged. The time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -34,61 +34,61 @@ _ESCAPE = re.compile(
     re.IGNORECASE,
 )
 _LETTERS = {"/": "/", "n": "\n", "r": "\r", "t": "\t"}
-_KEPT = frozenset("\"'<>`")  # they end a URL in a text: decoded, they would end it before its secret does
+_KEPT = frozenset("\"'<>`")  # decoded, they would end a URL before its secret ends
 _ROUNDS = 8
 
 _RUN = re.compile(r"[a-z0-9+/_-]{11,}(?:[ \t]*\r?\n[ \t]*[a-z0-9+/_-]+)*", re.IGNORECASE)
-"""base64 or hex digits, in one line or more; 11 characters of base64 hold the shortest key."""
+"""base64 or hex digits, on one or more lines. The shortest key is 11 characters in base64."""
 _HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
 _URL = re.compile(rf"[a-z]{{2}}://|{_NAMED}", re.IGNORECASE)
 _SHORTEST_KEY = 8
-"""Characters of the shortest API key that is looked for in encoded text: a shorter one may be there by chance."""
+"""The shortest API key that is searched in encoded text, in characters. A shorter one may occur by chance."""
 
 
 def hide_secrets(text: str, key: str = "") -> str:
-    """A text without the queries and passwords of its URLs, without signatures, and without the API key.
+    """Return a text without queries and passwords of URLs, without signatures, and without the API key.
 
     Args:
-        text: What somebody else wrote.
-        key: The API key, where it is known.
+        text: Foreign text.
+        key: The API key, if known.
     """
     sought = key if len(key) >= _SHORTEST_KEY else ""
-    text = _plainly(_without_packed(text, sought))
+    text = _hide_in_plain(_hide_packed(text, sought))
     if set("%&\\") & set(text):
-        text = "".join(_word(word) for word in re.split(r"(\s+)", text))
-        text = _without_key(text, sought) if sought else text
+        text = "".join(_hide_in_word(word) for word in re.split(r"(\s+)", text))
+        text = _hide_key(text, sought) if sought else text
     return text.replace(key, "[API key]") if key else text
 
 
-def _plainly(text: str) -> str:
-    return _SIGNATURE.sub(r"\1=...", _URL_USER.sub(r"\1...@", _PIECE.sub(_without_query, text)))
+def _hide_in_plain(text: str) -> str:
+    return _SIGNATURE.sub(r"\1=...", _URL_USER.sub(r"\1...@", _PIECE.sub(_hide_query, text)))
 
 
-def _without_query(piece: re.Match[str]) -> str:
+def _hide_query(piece: re.Match[str]) -> str:
     start = _URL_START.search(piece[0]) if "?" in piece[0] else None
     query = piece[0].find("?", start.end()) if start else -1
     return piece[0] if query < 0 else f"{piece[0][:query]}?..."
 
 
-def _word(word: str) -> str:
-    """A word without the secrets of URLs in it when it is decoded; decoded only where there are any."""
+def _hide_in_word(word: str) -> str:
+    """Return a word without secrets of URLs. It is decoded only if it has any."""
     decoded = word
     for _ in range(_ROUNDS):
         before, decoded = decoded, _ESCAPE.sub(_readable, decoded)
         if decoded == before:
-            safe = _plainly(decoded)
+            safe = _hide_in_plain(decoded)
             return word if safe == decoded else safe
     return "..."
 
 
 def _readable(escape: re.Match[str]) -> str:
-    """The printable character of ASCII that an escape means, or the escape as it is."""
+    """Return the printable ASCII character of an escape, or the escape itself."""
     character = _meaning(escape)
     return character if "!" <= character <= "~" and character not in _KEPT else escape[0]
 
 
 def _meaning(escape: re.Match[str]) -> str:
-    """The character of ASCII that an escape means, or nothing."""
+    """Return the ASCII character of an escape, or an empty string."""
     if escape["letter"]:
         return _LETTERS.get(escape["letter"], "")
     if escape["name"]:
@@ -100,13 +100,13 @@ def _meaning(escape: re.Match[str]) -> str:
 
 
 def _depths(text: str) -> Iterator[tuple[str, Sequence[int]]]:
-    """The text as it is, then with its escapes decoded once, twice and so on, white space and quotes too.
+    """Yield the text, then the text with its escapes decoded once, twice and so on, including white space and quotes.
 
     Yields:
-        The text, and where in the given text each of its characters, and its end, comes from.
+        The decoded text, and the positions of its characters and of its end in the given text.
     """
-    places: Sequence[int] = range(len(text) + 1)
-    yield text, places
+    positions: Sequence[int] = range(len(text) + 1)
+    yield text, positions
     for _ in range(_ROUNDS):
         parts: list[str] = []
         origins: list[int] = []
@@ -114,60 +114,60 @@ def _depths(text: str) -> Iterator[tuple[str, Sequence[int]]]:
         for escape in _ESCAPE.finditer(text):
             if character := _meaning(escape):
                 parts += text[end : escape.start()], character
-                origins += places[end : escape.start() + 1]
+                origins += positions[end : escape.start() + 1]
                 end = escape.end()
         if not parts:
             return
-        text, places = "".join(parts) + text[end:], [*origins, *places[end:]]
-        yield text, places
+        text, positions = "".join(parts) + text[end:], [*origins, *positions[end:]]
+        yield text, positions
 
 
-def _without_packed(text: str, key: str) -> str:
-    """A text without the pieces that hold a secret in base64 or hex digits, at any depth of escapes."""
+def _hide_packed(text: str, key: str) -> str:
+    """Return a text without the pieces that contain a secret in base64 or hex digits, at any depth of escapes."""
     spans = sorted(
-        (places[run.start()], places[run.end()])
-        for decoded, places in _depths(text)
+        (positions[run.start()], positions[run.end()])
+        for decoded, positions in _depths(text)
         for run in _RUN.finditer(decoded)
-        if _holds(run[0], key)
+        if _has_secret(run[0], key)
     )
     starts = [start for start, _ in spans]
     ends = list(accumulate((end for _, end in spans), max))
 
-    def shown(piece: re.Match[str]) -> str:
+    def hide(piece: re.Match[str]) -> str:
         before = bisect_left(starts, piece.end())
         return "..." if before and ends[before - 1] > piece.start() else piece[0]
 
-    return _PIECE.sub(shown, text) if spans else text
+    return _PIECE.sub(hide, text) if spans else text
 
 
-def _without_key(text: str, key: str) -> str:
-    """A text without the key, at any depth of escapes."""
+def _hide_key(text: str, key: str) -> str:
+    """Return a text without the key, at any depth of escapes."""
     spans = sorted(
-        (places[found.start()], places[found.end()])
-        for decoded, places in _depths(text)
-        for found in re.finditer(re.escape(key), decoded)
+        (positions[match.start()], positions[match.end()])
+        for decoded, positions in _depths(text)
+        for match in re.finditer(re.escape(key), decoded)
     )
     parts: list[str] = []
-    shown = 0
+    position = 0
     for start, end in spans:
-        if start >= shown:
-            parts += text[shown:start], "[API key]"
-        shown = max(shown, end)
-    return "".join(parts) + text[shown:]
+        if start >= position:
+            parts += text[position:start], "[API key]"
+        position = max(position, end)
+    return "".join(parts) + text[position:]
 
 
-def _holds(run: str, key: str) -> bool:
-    """Whether a run of base64 or hex digits holds a URL, a signature or the key, or escapes without an end."""
+def _has_secret(run: str, key: str) -> bool:
+    """Return whether base64 or hex digits contain a URL, a signature or the key, or escapes nested too deep."""
     packed = re.sub(r"\s+", "", run).replace("-", "+").replace("_", "/")
-    found = []
+    contents = []
     for start in range(4):
         part = packed[start:]
         part = part[:-1] if len(part) % 4 == 1 else part
-        found.append(base64.b64decode(part + "=" * (-len(part) % 4)))
+        contents.append(base64.b64decode(part + "=" * (-len(part) % 4)))
     for digits in _HEX.findall(packed):
-        found += [bytes.fromhex(digits[start:][: (len(digits) - start) // 2 * 2]) for start in (0, 1)]
+        contents += [bytes.fromhex(digits[start:][: (len(digits) - start) // 2 * 2]) for start in (0, 1)]
     return any(
         depth == _ROUNDS or _URL.search(text) or (key and key in text)
-        for content in found
+        for content in contents
         for depth, (text, _) in enumerate(_depths(content.decode("latin-1")))
     )

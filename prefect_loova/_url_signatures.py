@@ -1,4 +1,4 @@
-"""What signs a URL at the stores that media come from: the parameters that change with each renewal of one link."""
+"""The URL parameters of signed links, for each object store. They change whenever a link is renewed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl, unquote_plus, urlsplit, urlunsplit
 
 @dataclass(frozen=True)
 class Signature:
-    """One way to sign a URL.
+    """One kind of signed URL.
 
     Attributes:
-        store: Whose it is.
-        needs: The parameters that are all there in each URL that is signed so, in lower case.
-        may_have: The parameters that may come with them.
-        source: The page that lists them.
+        store: The object store, and the version of the signature.
+        needs: The parameters that every such URL has, in lower case.
+        may_have: Further parameters that it may have.
+        source: The page that documents them.
     """
 
     store: str
@@ -104,19 +104,19 @@ SIGNATURES = (
         "private-content-creating-signed-url-custom-policy.html",
     ),
 )
-"""Every signature whose parameters are left out of a request's key. What a store adds later goes in here."""
+"""The signatures that are removed from a URL for a request's key. Add new ones here."""
 
-_ALWAYS = ("x-amz-", "x-goog-")  # version 1 of the key leaves them out wherever they are
+_ALWAYS = ("x-amz-", "x-goog-")  # version 1 of the key removes them from any URL
 
-_SAS_BEFORE = (
+_FORMER_SAS = (
     "sv ss srt sr st se sp spr sip sig si sdd ses skoid sktid skt ske sks skv saoid suoid scid rscc rscd rsce rscl rsct"
 )
 
 
 def without_signature(url: str) -> str:
-    """A media URL as content identity: the parameters of a whole signature are left out, all others stay.
+    """Return a media URL without the parameters of complete signatures. It identifies the content.
 
-    A parameter that only has the name of one, such as a lone `Expires`, stays. `X-Amz-*` and `X-Goog-*` never do.
+    A parameter such as a lone `Expires` stays. `X-Amz-*` and `X-Goog-*` are always removed.
     """
     parts = urlsplit(url)
     pairs = [(pair, unquote_plus(pair.partition("=")[0]).lower()) for pair in parts.query.split("&")]
@@ -127,13 +127,13 @@ def without_signature(url: str) -> str:
 
 
 def without_former_signature(url: str) -> str:
-    """The same by the fewer signatures that the first keys left out: records under those keys are still looked for.
+    """Return a media URL without the signatures that earlier versions knew, to find records under former keys.
 
-    Never change it: what it returns decides which records are found.
+    Never change this function: its result decides which records are found.
     """
     parts = urlsplit(url)
     names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    azure = _SAS_BEFORE.split() if {"sig", "sv"} <= names else []
+    azure = _FORMER_SAS.split() if {"sig", "sv"} <= names else []
 
     def signs(pair: str) -> bool:
         name = pair.partition("=")[0].lower().replace("%2d", "-")

@@ -1,4 +1,4 @@
-"""Rules for URLs that this package sends on or follows: their form, what of them is shown, and where they lead."""
+"""Rules for URLs that this package sends to Loova or follows: syntax, redaction, and addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prefect_loova._redaction import hide_secrets
 
 # IANA's special-purpose registries, https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-. Python's
-# `is_global` changed between 3.11 and 3.14, and takes 64:ff9b::10.0.0.1 and 2002:a00:1:: for public.
+# `is_global` changed between 3.11 and 3.14, and is true for 64:ff9b::10.0.0.1 and 2002:a00:1::.
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
@@ -22,7 +22,7 @@ _NOT_PUBLIC = tuple(
         """.split(),  # noqa: SIM905
     )
 )
-# All else of IPv6 is not: ::a.b.c.d, 64:ff9b:1::/48, fc00::/7, fe80::/10. Teredo is in 2001::/23.
+# Other IPv6 addresses are not public: ::a.b.c.d, 64:ff9b:1::/48, fc00::/7, fe80::/10. Teredo is in 2001::/23.
 _PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _MAPPED, _NAT64 = ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -30,7 +30,7 @@ _LOCAL_NAMES = re.compile(r"(^|\.)(localhost|local|internal|lan|home\.arpa)$")
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of a URL: what tells one API from another."""
+    """Return scheme, host and port of a URL, which identify an API."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     host = f"[{host}]" if ":" in host else host
@@ -40,12 +40,12 @@ def origin(url: str) -> str:
 
 
 def url_problem(url: str) -> str | None:
-    """What is wrong with a URL that Loova shall fetch, or None."""
+    """Return the problem with a URL that Loova shall download, or None."""
     if any(character.isspace() or ord(character) < 0x20 or "\ud800" <= character <= "\udfff" for character in url):
         return "must be a URL without spaces or control characters"
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  (raises on a port that is no number)
+        parts.port  # noqa: B018  (raises on a port that is not a number)
     except ValueError:
         return "must be a URL"
     if parts.scheme.lower() not in ("https", "http"):
@@ -63,22 +63,22 @@ def url_problem(url: str) -> str | None:
 
 
 def without_secrets(url: str) -> str:
-    """What may be shown of a URL, well-formed or not: no query, no fragment, no user name and no password."""
-    shown, mark, _ = re.match(r"([^?#]*)([?#]?)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
+    """Return a URL for messages, well-formed or not: without query, fragment, user name and password."""
+    base, mark, _ = re.match(r"([^?#]*)([?#]?)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
     try:
-        parts = urlsplit(shown)
-        parts.port  # noqa: B018  (raises on a port that is no number, but perhaps a password)
-        harmless = bool(parts.netloc) and "@" not in parts.netloc and not parts.netloc.endswith(":")
+        parts = urlsplit(base)
+        parts.port  # noqa: B018  (raises on a port that is not a number, but perhaps a password)
+        is_safe = bool(parts.netloc) and "@" not in parts.netloc and not parts.netloc.endswith(":")
     except ValueError:
-        harmless = False
-    if not harmless:
-        shown = re.sub(r"^([^/@]*//)?.*@", r"\1...@", shown, flags=re.DOTALL)
-    shown = hide_secrets(shown)  # a proxy's path may hold another URL, encoded
-    return f"{shown}{mark}..." if mark and not shown.endswith("?...") else shown
+        is_safe = False
+    if not is_safe:
+        base = re.sub(r"^([^/@]*//)?.*@", r"\1...@", base, flags=re.DOTALL)
+    base = hide_secrets(base)  # the path of a proxy's URL may contain another URL, encoded
+    return f"{base}{mark}..." if mark and not base.endswith("?...") else base
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address is one of the public internet, by IANA's tables: the same on every Python."""
+    """Return whether an IP address is public by IANA's tables, the same on every version of Python."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip in _MAPPED or ip in _NAT64:
@@ -91,27 +91,27 @@ def is_public_address(address: str) -> bool:
 
 
 def is_private_host(url: str) -> bool:
-    """Whether the URL's host is, by its name alone, not on the public internet (no look-up is made)."""
+    """Return whether the name of a URL's host shows that it is not public. No DNS lookup is made."""
     host = (urlsplit(url).hostname or "").rstrip(".").lower()
     try:
         return not is_public_address(host)
     except ValueError:
         pass
     try:
-        # 127.1, 0x7f000001 and 2130706433 are addresses to a resolver.
+        # Resolvers accept 127.1, 0x7f000001 and 2130706433 as addresses.
         return not is_public_address(socket.inet_ntoa(socket.inet_aton(host)))
     except OSError:
         return "." not in host or _LOCAL_NAMES.search(host) is not None
 
 
 async def addresses_of(url: str) -> list[str]:
-    """The addresses that the URL's host resolves to, in the order in which they should be tried.
+    """Return the addresses of a URL's host, in the order in which to try them.
 
     Raises:
         OSError: The name does not resolve.
-        UnicodeError: It is no name.
+        UnicodeError: The name is invalid.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname or "", port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = await asyncio.get_running_loop().getaddrinfo(parts.hostname or "", port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -198,9 +198,8 @@ class LoovaClient:
         async with self._http(timeout) as http:
             try:
                 content["extensions"] = {"trace": sending.trace}
-                response = await sending.result(
-                    self._request(http, "POST", "/v1/video/seedance-2", received=received, **content)
-                )
+                post = self._request(http, "POST", "/v1/video/seedance-2", received=received, **content)
+                response = await sending.result(asyncio.create_task(post))
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
                 if isinstance(error, _NOT_SENT) or sending.surely_not_sent:
                     raise NotSentError(f"could not connect to {self.origin}: {self._safe(error)}") from None
@@ -339,28 +338,27 @@ class _Sending:
             )
         self._may_be_sent = True
 
-    async def result(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` and return its result.
+    async def result(self, post: asyncio.Task[T]) -> T:
+        """Wait for the POST, which was just started, and return its result.
 
         If this process was suspended, or its event loop blocked, until the time was over, the answer may wait unread in
         the socket. So a POST that was sent gets one more second.
 
         Raises:
-            TimeoutError: `work` did not end in time.
+            TimeoutError: The POST did not end in time.
         """
         self._ends = asyncio.get_running_loop().time() + self._seconds
-        task = asyncio.ensure_future(work)
         try:
-            done, _ = await asyncio.wait({task}, timeout=self._seconds)
+            done, _ = await asyncio.wait({post}, timeout=self._seconds)
             if not done and self._may_be_sent:
-                await asyncio.wait({task}, timeout=_LAST_READ)
+                await asyncio.wait({post}, timeout=_LAST_READ)
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if task.cancelled():
+            if not post.done():
+                post.cancel()
+                await asyncio.wait({post})
+        if post.cancelled():
             raise TimeoutError
-        return task.result()
+        return post.result()
 
 
 def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, Any]:

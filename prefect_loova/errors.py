@@ -1,35 +1,35 @@
-"""What can go wrong, as one tree.
+"""The errors of this package.
 
 ```
 LoovaError
-├── InvalidRequestError            refused here, before anything was sent
-├── BudgetError                    it would go over a budget; nothing was sent
-├── NotSentError                   the submit never left this machine (connection refused, DNS)
-│   └── SuspendedError             this process was stopped just before the submit left
-├── RejectedError                  Loova said no to a submit; nothing was bought
+├── InvalidRequestError            the input is invalid; nothing was sent
+├── BudgetError                    the request exceeds a budget; nothing was sent
+├── NotSentError                   the submit was not sent (connection refused, DNS)
+│   └── SuspendedError             this process was suspended right before the submit
+├── RejectedError                  Loova refused the submit; nothing was bought
 │   ├── AuthenticationError        the API key is missing, wrong or revoked
-│   ├── InsufficientCreditsError   not enough API credits
-│   └── TooManyRunningTasksError   the limit of running tasks is reached; waiting helps
-├── InDoubtError                   a submit was sent and its answer is lost; a person decides
-├── AbandonedError                 a person gave this job up
-├── BatchError                     a batch ended, and not all of its videos are there
-├── TaskFailedError                Loova could not make the video
-├── WaitTimeoutError               still running when waiting ended
-├── UnexpectedResponseError        an answer to a read that says nothing usable
-│   ├── TaskNotFoundError          Loova does not know the task (or another account's key asks)
-│   └── MissingVideoUrlError       Loova says that the task succeeded, and shows no video
-├── TransferError                  the video could not be brought into the bucket
+│   ├── InsufficientCreditsError   the account has too few API credits
+│   └── TooManyRunningTasksError   the limit of running tasks is reached; you can retry later
+├── InDoubtError                   the submit was sent and its answer is lost; a person decides
+├── AbandonedError                 a person gave the job up
+├── BatchError                     the batch ended without all of its videos
+├── TaskFailedError                the Loova task failed
+├── WaitTimeoutError               the task still runs, and the time to wait is over
+├── UnexpectedResponseError        Loova's response to a read is not usable
+│   ├── TaskNotFoundError          Loova does not know the task, or it belongs to another account
+│   └── MissingVideoUrlError       the task succeeded, but Loova reports no video URL
+├── TransferError                  the video could not be copied into the bucket
 │   ├── VideoUrlRefusedError       the video's URL is expired, unreachable or not allowed
-│   └── IncompleteVideoError       what arrived is not a whole mp4
-├── PreviewError                   no pictures can be made of a video; the video itself is left as it is
-├── UnusableVideoError             a video cannot be made into what a request or a film needs of it
-├── InvalidTransitionError         the job is not in a state that this step or decision may leave
-└── StorageError                   the bucket cannot be used as a job record needs it
-    └── RecordMismatchError        the record belongs to another API origin or a newer version
+│   └── IncompleteVideoError       the content is not a whole mp4
+├── PreviewError                   the preview of a video could not be made
+├── UnusableVideoError             a request or a film cannot use a video
+├── InvalidTransitionError         the job's state does not allow this step or decision
+└── StorageError                   the bucket cannot be used for job records
+    └── RecordMismatchError        the job record is for another API or a newer version
 ```
 
-Every error says what is known of the Loova task, Loova's `trace_id` (its support asks for it), and whether credits
-may have been spent. None of them holds an API key, an AWS key or a signed URL.
+Every error has the Loova task and Loova's `trace_id` (for Loova's support) if they are known, and says whether credits
+may be spent. No error contains an API key, an AWS key or a signed URL.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\
 
 
 def redact(text: object, limit: int = 500) -> str:
-    """Foreign text made fit for a log line or an error: one line, bounded, no query and no password of a URL.
+    """Make foreign text safe for a log line or an error: one short line, without the queries and passwords of URLs.
 
     Args:
-        text: What Loova, a user or a server wrote.
-        limit: The most characters to keep.
+        text: Text from Loova, a user or a server.
+        limit: The largest number of characters to return.
     """
-    # Bounded before the search as well: megabytes of `http://http://` would take minutes.
+    # Cut before the search too, because megabytes of `http://http://` would take minutes.
     line = _UNPRINTABLE.sub(" ", hide_secrets(str(text)[: 8 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -70,21 +70,21 @@ def first_lines(lines: Sequence[str], most: int = _MAX_PROBLEMS) -> list[str]:
 
 
 class LoovaError(Exception):
-    """The root of everything that this package raises on purpose.
+    """The base class of the errors that this package raises.
 
     Attributes:
-        message: What happened and what to do next, without the details below.
-        task_id: The Loova task, where it is known.
-        trace_id: What Loova's support asks for.
-        http_status: The HTTP status of the answer.
-        code: The `code` of Loova's envelope.
-        loova_message: The `message` of Loova's envelope, as one harmless line.
-        credits_spent: Whether credits may have been spent: `no`, `maybe` or `yes`.
-        request: The request that failed, as `GET /v1/tasks at api.loova.ai`, where it is known.
+        message: What happened and what to do next, without the other attributes.
+        task_id: The Loova task, if known.
+        trace_id: Loova's trace of the response, for Loova's support.
+        http_status: The HTTP status of the response.
+        code: The `code` in Loova's response.
+        loova_message: The `message` in Loova's response, redacted.
+        credits_spent: Whether credits may be spent: `no`, `maybe` or `yes`.
+        request: The failed request, as `GET /v1/tasks at api.loova.ai`, if known.
     """
 
     may_retry: ClassVar[bool] = False
-    """Whether the same call may simply be made again, without a risk to pay twice."""
+    """Whether you can repeat the call without the risk of paying twice."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class LoovaError(Exception):
 
     @property
     def why(self) -> str:
-        """What happened, in our words and Loova's, without what it says of one job: its task and its credits."""
+        """The message and Loova's message, without the details of one job."""
         return ": ".join(filter(None, (self.message, self.loova_message)))
 
     @property
     def details(self) -> str:
-        """What is known besides, as `(task_id: ..., credits spent: ...)`; empty where nothing is."""
+        """The other attributes, as `(task_id: ..., credits spent: ...)`, or an empty string."""
         known: dict[str, Any] = {
             "Loova says": self.loova_message,
             "task_id": self.task_id,
@@ -132,11 +132,11 @@ class LoovaError(Exception):
 
 
 class InvalidRequestError(LoovaError):
-    """The input was refused before anything was sent or spent."""
+    """The input is invalid. Nothing was sent or spent."""
 
     @classmethod
     def from_validation(cls, error: ValidationError) -> Self:
-        """Every violation that pydantic found, one a line, as `field: what is wrong`."""
+        """Return an error with one line for each violation that pydantic found."""
         lines = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             field = ".".join(str(part) for part in problem["loc"]) or error.title
@@ -145,24 +145,24 @@ class InvalidRequestError(LoovaError):
 
 
 class BudgetError(LoovaError):
-    """The submit would go over a budget, so it was not sent."""
+    """The request exceeds a budget, so it was not sent."""
 
 
 class NotSentError(LoovaError):
-    """The submit never left this machine, so nothing was bought; it may be tried again."""
+    """The submit was not sent, so nothing was bought. You can retry."""
 
     may_retry = True
 
 
 class SuspendedError(NotSentError):
-    """This process, or its machine, was stopped for so long that its submit was not sent after all.
+    """This process or its machine was suspended for so long that the submit was not sent.
 
-    `submit_video` begins again by itself, within its `max_wait`.
+    `submit_video` retries within its `max_wait`.
     """
 
 
 class RejectedError(LoovaError):
-    """Loova refused the submit; nothing was bought."""
+    """Loova refused the submit. Nothing was bought."""
 
 
 class AuthenticationError(RejectedError):
@@ -170,26 +170,26 @@ class AuthenticationError(RejectedError):
 
 
 class InsufficientCreditsError(RejectedError):
-    """The account has not enough API credits for this request."""
+    """The account has too few API credits for this request."""
 
 
 class TooManyRunningTasksError(RejectedError):
-    """Loova runs as many tasks of this account as it allows (6, says pricing-and-limits).
+    """The account has reached Loova's limit of running tasks (6, see pricing-and-limits).
 
-    Waiting helps, and `submit_video` does wait; when it raises this, its `max_wait` is over.
+    `submit_video` waits for a free slot. It raises this error when its `max_wait` is over.
     """
 
 
 class InDoubtError(LoovaError):
-    """A submit was sent and its answer is lost: it may have been billed, and nobody guesses.
+    """A submit was sent and its answer is lost, so it may be billed.
 
-    Asking again never submits again: a person looks in the Loova dashboard and decides.
+    The same request is not submitted again until a person looks in the Loova dashboard and decides.
 
     Attributes:
-        key: The request's key, where the job has a record.
-        attempt: Which attempt to buy it is in doubt, counted from 1.
-        next_steps: What the person does next, commands included.
-        found: Whether another run lost the answer, before: it says nothing of how Loova answers now.
+        key: The request's key, if the job has a record.
+        attempt: The attempt in doubt, counted from 1.
+        next_steps: The next steps for the person, with commands.
+        found: Whether an earlier run lost the answer. Then Loova may respond normally now.
     """
 
     def __init__(
@@ -213,14 +213,14 @@ class InDoubtError(LoovaError):
 
 
 class AbandonedError(LoovaError):
-    """A person gave this job up; ask for another `take` to have the video after all."""
+    """A person gave the job up. To get the video after all, request another `take`."""
 
 
 class BatchError(LoovaError):
-    """A batch went to its end, and some of its videos are not there. Each that is there is saved.
+    """A batch ended without all of its videos. The others are saved.
 
     Attributes:
-        report: What became of each request, as a `prefect_loova.BatchReport`.
+        report: The outcome of each request, as a `prefect_loova.BatchReport`.
     """
 
     def __init__(self, message: str, *, report: Any = None, **known: Any) -> None:
@@ -228,52 +228,52 @@ class BatchError(LoovaError):
         self.report = report
 
     def __str__(self) -> str:
-        # The first line is about the batch, and so are the details; each line below is about one job.
+        # The first line and the details are about the batch, each other line about one job.
         batch, *jobs = self.message.split("\n")
         return "\n".join([" ".join(filter(None, (batch, self.details))), *jobs])
 
 
 class TaskFailedError(LoovaError):
-    """Loova ended the task without a video. Whether the credits come back is not documented."""
+    """The Loova task ended without a video. Loova does not document whether it refunds the credits."""
 
 
 class WaitTimeoutError(LoovaError):
-    """The task still ran when waiting ended. Nothing is lost: the same call goes on waiting."""
+    """The task still runs, and the time to wait is over. Nothing is lost: repeat the call to wait longer."""
 
 
 class UnexpectedResponseError(LoovaError):
-    """Loova answered a read with something that says nothing usable."""
+    """Loova's response to a read is not usable."""
 
     may_retry = True
 
 
 class TaskNotFoundError(UnexpectedResponseError):
-    """Loova does not know this task; the key of another account sees the same."""
+    """Loova does not know this task. The API key of another account gets the same response."""
 
     may_retry = False
 
 
 class MissingVideoUrlError(UnexpectedResponseError):
-    """Loova says that the task succeeded, and shows no `video_url`. The credits are spent; the job stays open."""
+    """The task succeeded, but Loova reports no `video_url`. The credits are spent, and the job stays open."""
 
     may_retry = False
 
 
 class TransferError(LoovaError):
-    """The video could not be brought into the bucket; the task id is kept, and saving may be tried again."""
+    """The video could not be copied into the bucket. The task id is kept, and you can retry."""
 
     may_retry = True
 
 
 class VideoUrlRefusedError(TransferError):
-    """The video's URL answers with an error, or leads where this package does not go."""
+    """The video's URL returns an error, or leads to an address that is not allowed."""
 
 
 class IncompleteVideoError(TransferError):
-    """What arrived is not a whole mp4: cut short, not a video, or over the size bound.
+    """The content is not a whole mp4: cut short, not a video, or larger than `max_bytes`.
 
     Attributes:
-        at_least_bytes: Where it is over the size bound, the size as far as it is known.
+        at_least_bytes: The size of the video as far as it is known, if it is larger than `max_bytes`.
     """
 
     def __init__(self, message: str, *, at_least_bytes: int | None = None, **known: Any) -> None:
@@ -282,25 +282,25 @@ class IncompleteVideoError(TransferError):
 
 
 class PreviewError(LoovaError):
-    """No pictures can be made of a video: it is no whole video, or over a bound. The video itself is left as it is."""
+    """No preview can be made of a video, because it is not complete or exceeds a limit. The video is unchanged."""
 
 
 class UnusableVideoError(LoovaError):
-    """A video cannot be made into what is wanted of it: no frame can be taken, or it cannot be joined to others.
+    """No frame can be taken from a video, or it cannot be joined to others.
 
-    It is no whole mp4, or over a bound: asking again does not help, another video does.
+    It is not a whole mp4, or exceeds a limit. Retrying does not help; use another video.
     """
 
 
 class InvalidTransitionError(LoovaError):
-    """The job is not in a state that this step or decision may leave (`states.MOVES`)."""
+    """The job's state does not allow this step or decision (`models.transitions.MOVES`)."""
 
 
 class StorageError(LoovaError):
-    """The bucket is missing, closed to us, or cannot write conditionally, which paying once rests on.
+    """The bucket is missing, denies access, or does not support the conditional writes that job records need.
 
     Attributes:
-        transient: Whether the same call may work later (a server error, a lost connection).
+        transient: Whether the same call may succeed later (a server error, a lost connection).
     """
 
     def __init__(self, message: str, *, transient: bool = False, **known: Any) -> None:
@@ -309,10 +309,10 @@ class StorageError(LoovaError):
 
 
 class RecordMismatchError(StorageError):
-    """The job record was written for another API origin, or by a newer version of this package.
+    """The job record is for another API, or a newer version of this package wrote it.
 
     Attributes:
-        is_other_api: Whether it is another API's: it is in nobody's way.
+        is_other_api: Whether the record is for another API. Such a record is no problem for other jobs.
     """
 
     def __init__(self, message: str, *, is_other_api: bool = False, **known: Any) -> None:
@@ -321,13 +321,13 @@ class RecordMismatchError(StorageError):
 
 
 def may_retry(error: object) -> bool:
-    """Whether a call that raised this may be made again as it was: it cannot pay twice, and waiting may help."""
+    """Return whether repeating the call that raised this error may help and cannot pay twice."""
     if isinstance(error, StorageError):
         return error.transient
     return isinstance(error, LoovaError) and error.may_retry
 
 
 NotWholeVideoError = IncompleteVideoError
-"""The name until 0.1; it goes with the next version."""
+"""The name up to 0.1. The next version removes it."""
 MoveRefusedError = InvalidTransitionError
-"""The name until 0.1; it goes with the next version."""
+"""The name up to 0.1. The next version removes it."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -128,21 +129,13 @@ async def copy_video(
                 sleep=sleep,
             )
 
-            async def copy_to(goal: Target, *, is_checked: bool) -> CopyResult:
-                while True:
-                    upload = Upload(s3, goal, on_upload, on_commit, sleep)
-                    try:
-                        return await _copy_once(download, upload, part_bytes, max_bytes, is_checked)
-                    except StartOverError:
-                        continue
-                    finally:
-                        await run_uncancelled(upload.close())
-
+            upload_to = partial(Upload, s3, on_upload=on_upload, on_commit=on_commit, sleep=sleep)
             try:
-                return await copy_to(target, is_checked=True)
+                return await _copy(download, partial(upload_to, target), part_bytes, max_bytes, is_checked=True)
             except _NotMp4Error as error:
                 if unchecked is not None and download.received:
-                    on_unchecked(await copy_to(unchecked, is_checked=False))
+                    upload = partial(upload_to, unchecked)
+                    on_unchecked(await _copy(download, upload, part_bytes, max_bytes, is_checked=False))
                 cause = error.__cause__
                 assert isinstance(cause, IncompleteVideoError)  # noqa: S101
                 cause.message += download.where
@@ -155,36 +148,47 @@ async def copy_video(
         raise TransferError(message, credits_spent="yes") from None
 
 
-async def _copy_once(
-    download: Download, upload: Upload, part_bytes: int, max_bytes: int, is_checked: bool
+async def _copy(
+    download: Download, new_upload: Callable[[], Upload], part_bytes: int, max_bytes: int, *, is_checked: bool
 ) -> CopyResult:
-    check, sha256 = Mp4Check(), hashlib.sha256()
-    async with aclosing(download.chunks()) as chunks:
-        async for chunk in chunks:
-            if not upload.size:
-                upload.expected = download.announced
-                upload.part_bytes = max(part_bytes, -(-(download.announced or max_bytes) // MAX_PARTS))
+    """Copy the download to a new upload, and to another one each time that the download starts over."""
+    while True:
+        upload, check, sha256 = new_upload(), Mp4Check(), hashlib.sha256()
+        try:
+            async with aclosing(download.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not upload.size:
+                        upload.expected = download.announced
+                        upload.part_bytes = max(part_bytes, -(-(download.announced or max_bytes) // MAX_PARTS))
+                    if is_checked:
+                        with _not_mp4():
+                            check.feed(chunk)
+                    sha256.update(chunk)
+                    await upload.write(chunk)
+            facts = None
             if is_checked:
-                try:
-                    check.feed(chunk)
-                except IncompleteVideoError as error:
-                    raise _NotMp4Error from error
-            sha256.update(chunk)
-            await upload.write(chunk)
-    if not is_checked:
-        await upload.commit()
-        return CopyResult(upload.size, sha256.hexdigest(), upload.crc32)
+                with _not_mp4():
+                    facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
+            await upload.commit()
+            result = CopyResult(upload.size, sha256.hexdigest(), upload.crc32)
+            if facts is None:
+                return result
+            return replace(
+                result,
+                duration_seconds=facts.duration_seconds,
+                width=facts.width,
+                height=facts.height,
+                is_turned=facts.is_turned,
+            )
+        except StartOverError:
+            continue
+        finally:
+            await run_uncancelled(upload.close())
+
+
+@contextmanager
+def _not_mp4() -> Iterator[None]:
     try:
-        facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
+        yield
     except IncompleteVideoError as error:
         raise _NotMp4Error from error
-    await upload.commit()
-    return CopyResult(
-        upload.size,
-        sha256.hexdigest(),
-        upload.crc32,
-        facts.duration_seconds,
-        facts.width,
-        facts.height,
-        facts.is_turned,
-    )
