@@ -45,7 +45,7 @@ def drawn() -> dict[str, str | None]:
     return parents
 
 
-def test_the_drawing_in_the_docstring_is_the_tree_of_the_classes() -> None:
+def test_the_tree_in_the_docstring_matches_the_classes() -> None:
     assert drawn() == {
         kind.__name__: None if kind is LoovaError else kind.__base__.__name__  # type: ignore[union-attr]
         for kind in ALL
@@ -67,13 +67,13 @@ def made(kind: type[LoovaError]) -> LoovaError:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_an_error_says_all_that_is_known(kind: type[LoovaError]) -> None:
+def test_an_error_shows_all_known_attributes(kind: type[LoovaError]) -> None:
     text = str(made(kind))
     for part in ("what happened", "task_1", "trace_1", "418", "4711", "no way", "maybe"):
         assert part in text
 
 
-def test_an_error_says_nothing_of_what_is_not_known() -> None:
+def test_an_error_shows_no_unknown_attributes() -> None:
     assert str(RejectedError("no")) == "no"
     assert str(RejectedError("no", code=0)) == "no (code: 0)"
     assert RejectedError("no").credits_spent == "no"
@@ -104,11 +104,11 @@ RETRIED = {
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_only_what_cannot_pay_twice_may_be_tried_again(kind: type[LoovaError]) -> None:
+def test_only_errors_that_cannot_pay_twice_may_be_retried(kind: type[LoovaError]) -> None:
     assert may_retry(kind("x")) == (kind.__name__ in RETRIED)
 
 
-def test_what_may_have_been_paid_is_never_tried_again() -> None:
+def test_errors_after_a_possible_payment_are_never_retried() -> None:
     for kind in (InDoubtError, RejectedError, TaskFailedError, TaskNotFoundError):
         assert not may_retry(kind("x"))
     for kind in (NotSentError, UnexpectedResponseError, TransferError):
@@ -120,7 +120,7 @@ def test_what_may_have_been_paid_is_never_tried_again() -> None:
 
 
 @given(st.text(st.characters()), st.integers(2, 600))
-def test_what_is_shown_is_one_bounded_line_that_can_be_written(text: str, limit: int) -> None:
+def test_redacted_text_is_one_short_line_that_can_be_written(text: str, limit: int) -> None:
     line = redact(text, limit)
     assert len(line) <= limit
     assert len(line.splitlines()) <= 1
@@ -133,11 +133,11 @@ def test_what_is_shown_is_one_bounded_line_that_can_be_written(text: str, limit:
     + [chr(code) for code in (*range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF, 0xD800, 0xDFFF)],
     ids=ascii,
 )  # fmt: skip
-def test_characters_that_move_the_cursor_or_turn_the_text_are_not_shown(character: str) -> None:
+def test_redaction_removes_characters_that_move_the_cursor_or_reverse_the_text(character: str) -> None:
     assert redact(f"a{character}b") == "a b"
 
 
-def test_other_languages_are_shown_as_they_are() -> None:
+def test_redaction_keeps_other_languages() -> None:
     assert redact("Füße 猫 🐈 مرحبا") == "Füße 猫 🐈 مرحبا"
 
 
@@ -165,7 +165,7 @@ def test_queries_and_passwords_of_urls_are_not_shown(text: str, expected: str) -
 
 
 @pytest.mark.parametrize("part", ["http://", "https://a?", "x-amz-", "a@", "https://a@", "\n", "a."])
-def test_megabytes_are_shown_in_no_time(part: str) -> None:
+def test_megabytes_are_redacted_fast(part: str) -> None:
     began = time.process_time()  # quadratic time would be minutes
     redact(part * 500_000)
     redact(part * 500_000, 2000)

@@ -215,7 +215,7 @@ def test_megabytes_take_linear_time(part: str) -> None:
     assert took(1_000_000) < 10
 
 
-def test_escapes_without_an_end_are_not_shown() -> None:
+def test_escapes_that_are_nested_too_deep_are_not_shown() -> None:
     text = "https://h.test/a?sig=SECRET"
     for _ in range(5):
         text = html.escape(quote(text, safe="")).replace("%", "&#37;")

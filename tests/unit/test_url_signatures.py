@@ -75,7 +75,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("store", "missing"), PARTS)
-def test_what_is_not_a_whole_signature_counts(store: str, missing: str) -> None:
+def test_an_incomplete_signature_changes_the_identity(store: str, missing: str) -> None:
     pairs = LINKS[store].format("abc").split("&")
     left = [pair for pair in pairs if pair.partition("=")[0].lower() != missing]
     assert len(left) == len(pairs) - 1
@@ -88,7 +88,7 @@ def test_what_is_not_a_whole_signature_counts(store: str, missing: str) -> None:
     "content",
     ["x-oss-process=image%2Fresize%2Cw_100", "x-tos-process=image%2Fresize", "imageMogr2/thumbnail/!50p", "Version=3"],
 )
-def test_what_changes_the_picture_counts_beside_a_signature(store: str, content: str) -> None:
+def test_a_parameter_that_changes_the_picture_counts_beside_a_signature(store: str, content: str) -> None:
     assert without_signature(f"{PLACE}?{content}&{LINKS[store].format('abc')}") == f"{PLACE}?{content}"
 
 
@@ -141,7 +141,7 @@ OLD_KEYS = [
 
 
 @pytest.mark.parametrize(("url", "key"), OLD_KEYS)
-def test_the_key_that_a_signed_link_had_before_is_known_for_ever(url: str, key: str) -> None:
+def test_the_former_key_of_a_signed_link_never_changes(url: str, key: str) -> None:
     # Computed by the version that counted these signatures. Never update these.
     assert VideoRequest(prompt="x", image_urls=[url]).former_key == key
 

@@ -78,7 +78,7 @@ def test_an_origin_is_scheme_host_and_port_in_one_spelling(url: str, expected: s
         "intranet",
     ],
 )
-def test_a_host_that_is_not_on_the_public_internet_is_known_by_its_name(host: str) -> None:
+def test_a_host_that_is_not_public_is_recognized_by_its_name(host: str) -> None:
     for url in (f"https://{host}", f"http://{host}:8000/a.png?b", f"https://user@{host}/"):
         assert is_private_host(url)
 
@@ -177,7 +177,7 @@ def test_which_addresses_are_public(address: str) -> None:
 
 
 @given(st.ip_addresses(v=4))
-def test_an_address_that_holds_another_is_no_more_public_than_that(address: Any) -> None:
+def test_an_address_that_contains_another_is_public_only_if_that_one_is(address: Any) -> None:
     public, high, low = is_public_address(str(address)), int(address) >> 16, int(address) & 0xFFFF
     assert is_public_address(f"64:ff9b::{address}") == public
     assert is_public_address(f"2002:{high:x}:{low:x}::1") == public
@@ -240,13 +240,13 @@ async def test_all_addresses_of_a_name_are_found(monkeypatch: pytest.MonkeyPatch
     ],
     ids=ascii,
 )
-def test_what_is_wrong_with_a_url_is_said(url: str, problem: str | None) -> None:
+def test_the_problem_with_a_url_is_reported(url: str, problem: str | None) -> None:
     found = url_problem(url)
     assert found is None if problem is None else problem in (found or "")
 
 
 @given(st.text())
-def test_any_text_is_judged_without_an_accident(text: str) -> None:
+def test_any_text_is_checked_without_an_exception(text: str) -> None:
     for url in (text, f"https://{text}", f"https://h.test/{text}"):
         if url_problem(url) is None:
             without_signature(url)
@@ -268,7 +268,7 @@ def test_any_text_is_judged_without_an_accident(text: str) -> None:
         ("https://h.test/a?b=2&b=1&b=", "https://h.test/a?b=2&b=1&b="),
     ],
 )
-def test_only_known_signature_parameters_are_left_out_of_the_content(url: str, content: str) -> None:
+def test_only_known_signature_parameters_are_removed_from_the_identity(url: str, content: str) -> None:
     assert without_signature(url) == content
     assert without_signature(content) == content
 

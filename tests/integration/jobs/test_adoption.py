@@ -75,7 +75,7 @@ async def in_doubt_beside(workers: Workers) -> None:
         await workers.submit()
 
 
-async def test_the_task_of_a_longer_video_is_refused_and_its_video_is_charged_to_nobody_twice(workers: Workers) -> None:
+async def test_the_task_of_a_longer_video_is_refused_and_its_video_is_charged_once(workers: Workers) -> None:
     other = await buy(workers, OTHER)
     await in_doubt_beside(workers)
     with pytest.raises(InvalidRequestError, match=OTHER.key):
@@ -123,7 +123,7 @@ async def test_where_records_may_not_be_listed_only_force_adopts_and_the_record_
         ({"credits_cost": 75}, "credits_cost: Loova charged 75 credits for the task, and the price was 60"),
     ],
 )
-async def test_what_loova_says_of_a_task_and_contradicts_the_submit_is_refused_unless_it_is_forced(
+async def test_a_task_that_contradicts_the_submit_is_refused_unless_it_is_forced(
     workers: Workers, data: dict[str, Any], says: str
 ) -> None:
     await in_doubt(workers)
@@ -276,5 +276,5 @@ async def test_a_saved_video_that_differs_from_the_request_says_so(workers: Work
     assert "and 16:9 was asked for" in saved.differs
 
 
-async def test_a_saved_video_as_it_was_asked_for_differs_in_nothing(workers: Workers) -> None:
+async def test_a_saved_video_that_matches_the_request_has_no_difference(workers: Workers) -> None:
     assert (await workers.save(await workers.finished())).differs == ""

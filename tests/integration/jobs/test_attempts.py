@@ -48,7 +48,7 @@ async def put(workers: Workers, request: VideoRequest, states: tuple[str, ...]) 
         await jobs.records.create(record)
 
 
-async def test_all_pairs_of_attempts_are_listed_looked_at_and_kept_in_the_index_as_each_needs(workers: Workers) -> None:
+async def test_all_pairs_of_attempts_are_listed_polled_and_indexed_as_each_needs(workers: Workers) -> None:
     pairs = {
         REQUEST.model_copy(update={"take": take}): states
         for take, states in enumerate(itertools.product(STATES, repeat=2))
@@ -171,9 +171,7 @@ async def test_no_pair_of_attempts_is_bought_more_often_than_allowed(workers: Wo
 
 
 @pytest.mark.parametrize("last", ["rejected", "claimed"])
-async def test_what_failed_once_is_not_bought_again_after_a_refusal_or_by_taking_over(
-    workers: Workers, last: str
-) -> None:
+async def test_a_failed_video_is_not_bought_again_after_a_refusal_or_a_takeover(workers: Workers, last: str) -> None:
     await put(workers, REQUEST, ("failed", last))
     with pytest.raises(TaskFailedError, match="allow max_paid_attempts=2"):
         await workers.submit(times=AT_ONCE)

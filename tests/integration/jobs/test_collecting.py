@@ -39,7 +39,7 @@ def slow():
         yield simulator
 
 
-async def test_it_saves_what_is_made_and_ends(workers: Workers) -> None:
+async def test_it_saves_finished_videos_and_ends(workers: Workers) -> None:
     await workers.submit()
     found = await collected(workers)
     assert [saved.key for saved in found.saved] == [KEY]
@@ -48,7 +48,7 @@ async def test_it_saves_what_is_made_and_ends(workers: Workers) -> None:
     assert (await collected(workers)).summary == "nothing to do"
 
 
-async def test_it_looks_once_at_what_still_runs(bucket, slow) -> None:
+async def test_it_polls_a_running_task_once(bucket, slow) -> None:
     workers = Workers(bucket, slow)
     await workers.submit()
     found = await collected(workers)
@@ -76,7 +76,7 @@ async def test_an_index_entry_of_a_job_that_ended_is_removed(workers: Workers) -
     assert workers.keys == {RECORD, VIDEO}
 
 
-async def test_it_marks_what_failed(workers: Workers) -> None:
+async def test_it_records_failed_tasks(workers: Workers) -> None:
     workers.loova.fail("generation_failed")
     await workers.submit()
     found = await collected(workers)
@@ -85,7 +85,7 @@ async def test_it_marks_what_failed(workers: Workers) -> None:
     assert OPEN not in workers.keys
 
 
-async def test_it_reports_what_is_in_doubt_and_what_a_dead_worker_left(workers: Workers) -> None:
+async def test_it_reports_jobs_in_doubt_and_submits_of_dead_workers(workers: Workers) -> None:
     await workers.leave("begin", post_timeout_seconds=0)
     found = await collected(workers, times=AT_ONCE)
     assert [job.key for job in found.in_doubt] == [KEY]
@@ -93,7 +93,7 @@ async def test_it_reports_what_is_in_doubt_and_what_a_dead_worker_left(workers: 
     assert workers.totals["posted"] == 0
 
 
-async def test_it_leaves_a_claim_alone_because_only_who_asked_may_buy(workers: Workers) -> None:
+async def test_it_does_not_take_over_a_claim(workers: Workers) -> None:
     await workers.leave()
     found = await collected(workers, times=AT_ONCE)
     assert (found.submitted, found.problems, workers.totals["posted"]) == ([], [], 0)
@@ -113,7 +113,7 @@ async def test_it_saves_both_videos_where_a_late_answer_bought_a_second_one(work
     assert OPEN not in workers.keys
 
 
-async def test_it_submits_what_is_queued_as_places_come_free(bucket, slow) -> None:
+async def test_it_submits_queued_requests_as_slots_become_free(bucket, slow) -> None:
     workers = Workers(bucket, slow)
     await queued(workers, 15)
     found = await collected(workers)
@@ -133,7 +133,7 @@ async def test_it_submits_what_is_queued_as_places_come_free(bucket, slow) -> No
     assert not [key for key in workers.keys if "_open" in key]
 
 
-async def test_who_was_queued_first_is_submitted_first(bucket, slow) -> None:
+async def test_the_oldest_queued_request_is_submitted_first(bucket, slow) -> None:
     workers = Workers(bucket, slow)
     async with workers.worker() as jobs:
         for request in requests(3):
@@ -173,7 +173,7 @@ async def test_over_the_budget_of_the_day_the_rest_stays_queued(workers: Workers
 
 
 @pytest.mark.parametrize("fault", ["refused_by_code", "refused_as_success", "prompt_refused"])
-async def test_of_twenty_queued_eight_that_are_refused_are_told_and_the_other_twelve_are_bought(
+async def test_of_twenty_queued_requests_eight_are_refused_and_reported_and_twelve_are_bought(
     workers: Workers, fault: str
 ) -> None:
     for number in range(0, 16, 2):
@@ -205,14 +205,14 @@ async def test_a_queued_job_that_may_have_been_taken_is_posted_once_in_five_pass
     assert (workers.totals["posted"], workers.totals["billed"]) == (1, 1)
 
 
-async def test_a_queued_job_whose_request_is_refused_is_told_and_queued_no_more(workers: Workers) -> None:
+async def test_a_queued_request_that_is_refused_is_reported_and_leaves_the_queue(workers: Workers) -> None:
     await queued(workers, 2)
     workers.loova.fail("prompt_refused")
     found = await collected(workers)
     assert (len(found.failed), len(found.submitted), found.queued) == (1, 1, 0)
 
 
-async def test_a_lost_answer_takes_a_place_and_ends_the_submits_of_this_pass(bucket, slow) -> None:
+async def test_a_lost_answer_takes_a_slot_and_ends_the_submits_of_the_pass(bucket, slow) -> None:
     workers = Workers(bucket, slow)
     await queued(workers, 9)
     slow.fail("bad_gateway_after_billing", times=20)
@@ -224,7 +224,7 @@ async def test_a_lost_answer_takes_a_place_and_ends_the_submits_of_this_pass(buc
     assert (len(found.submitted), found.running, found.queued) == (4, 6, 3)
 
 
-async def test_a_submit_that_a_killed_collector_left_is_told_once_and_ends_no_pass(bucket, slow) -> None:
+async def test_a_submit_of_a_killed_collector_is_reported_once_and_ends_no_pass(bucket, slow) -> None:
     workers = Workers(bucket, slow)
     after_it = [request for request in requests(20) if request.key > KEY][:2]
     async with workers.worker() as jobs:
@@ -236,7 +236,7 @@ async def test_a_submit_that_a_killed_collector_left_is_told_once_and_ends_no_pa
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "submit_redirect", "authentication_failed"])
-async def test_what_says_nothing_about_the_request_leaves_it_queued(workers: Workers, fault: str) -> None:
+async def test_an_error_that_is_not_about_the_request_leaves_it_queued(workers: Workers, fault: str) -> None:
     await queued(workers, 3)
     workers.loova.fail(fault)
     found = await collected(workers)
@@ -261,7 +261,7 @@ async def test_a_wrong_key_fails_the_pass(workers: Workers) -> None:
     assert workers.states == ["submitted"]
 
 
-async def test_a_task_that_loova_forgot_holds_no_place(workers: Workers) -> None:
+async def test_a_task_that_loova_forgot_holds_no_slot(workers: Workers) -> None:
     await workers.submit()
     workers.loova.fail("task_forgotten", times=None)
     found = await collected(workers)
@@ -281,7 +281,7 @@ async def test_one_job_is_rescued_by_its_key_or_task(workers: Workers) -> None:
             await collected(workers, key=name)
 
 
-async def test_what_cannot_be_saved_this_time_is_told_and_stays_open(workers: Workers) -> None:
+async def test_a_video_that_cannot_be_saved_is_reported_and_stays_open(workers: Workers) -> None:
     await workers.submit()
     workers.loova.fail("video_404", times=None)
     found = await collected(workers)
@@ -314,7 +314,7 @@ async def test_a_url_that_may_be_signed_is_not_queued(workers: Workers) -> None:
     assert workers.keys == set()
 
 
-async def test_without_the_right_to_list_it_says_what_is_missing(workers: Workers) -> None:
+async def test_without_the_permission_to_list_the_error_names_it(workers: Workers) -> None:
     async with workers.worker() as jobs:
         with pytest.raises(StorageError, match="s3:ListBucket"):
             await collect(jobs)

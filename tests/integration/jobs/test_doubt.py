@@ -237,7 +237,7 @@ async def buy_beside(workers: Workers) -> Any:
         return await jobs.loova.submit_video(REQUEST)
 
 
-async def test_an_answer_that_is_lost_after_a_person_has_decided_is_told_of_its_own_attempt(workers: Workers) -> None:
+async def test_an_answer_that_is_lost_after_a_decision_is_reported_for_its_attempt(workers: Workers) -> None:
     workers.loova.fail(on="submit", delay_seconds=1, drop=True)
     late = asyncio.create_task(workers.submit())
     await overdue(workers)
@@ -259,7 +259,7 @@ async def doubt_about(workers: Workers, fault: str) -> InDoubtError:
     return caught.value
 
 
-async def test_the_error_tells_when_what_the_balance_says_and_the_commands(workers: Workers) -> None:
+async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Workers) -> None:
     error = await doubt_about(workers, "lost_reply")
     attempt = workers.record.current
     assert (attempt.credits_before, attempt.credits_after) == (10_000, 9_940)
@@ -273,7 +273,7 @@ async def test_the_error_tells_when_what_the_balance_says_and_the_commands(worke
     assert (error.key, error.attempt) == (KEY, 1)
 
 
-async def test_a_submit_that_was_not_billed_is_in_doubt_all_the_same(workers: Workers) -> None:
+async def test_a_submit_that_was_not_billed_is_in_doubt_too(workers: Workers) -> None:
     assert "nothing was charged meanwhile" in str(await doubt_about(workers, "lost_request"))
     assert workers.totals["billed"] == 0
     with pytest.raises(InDoubtError, match="nothing was charged meanwhile"):
@@ -281,7 +281,7 @@ async def test_a_submit_that_was_not_billed_is_in_doubt_all_the_same(workers: Wo
     assert workers.totals["posted"] == 1
 
 
-async def test_an_asker_later_on_is_told_the_balance_of_then_and_of_now(workers: Workers) -> None:
+async def test_a_later_run_reports_the_balance_of_the_submit_and_of_now(workers: Workers) -> None:
     await doubt_about(workers, "lost_reply")
     async with workers.worker() as jobs:
         await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
@@ -289,7 +289,7 @@ async def test_an_asker_later_on_is_told_the_balance_of_then_and_of_now(workers:
         await workers.submit()
 
 
-async def test_a_balance_that_cannot_be_had_is_no_obstacle(workers: Workers) -> None:
+async def test_a_submit_does_not_need_the_balance(workers: Workers) -> None:
     workers.loova.fail(on="credits", status=500, times=None)
     assert "not both known" in str(await doubt_about(workers, "lost_reply"))
     workers.loova.clear_faults()

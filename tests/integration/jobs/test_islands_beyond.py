@@ -146,7 +146,7 @@ async def test_a_batch_makes_its_good_videos_beside_a_record_that_is(poison: str
     assert place.workers.bytes_of(f"loova/{BAD.key}/record.json") == body
 
 
-async def test_a_batch_of_which_no_record_is_answered_ends_as_s3_does_not_answer(place: Place) -> None:
+async def test_a_batch_ends_if_s3_answers_for_none_of_its_records(place: Place) -> None:
     place.proxy.inject(NetworkFault(what="answer", status=500, matching="^GET .*/record", times=FOR_EVER))
     async with worker(place) as jobs:
         with pytest.raises(StorageError, match="GetObject"):
@@ -224,7 +224,7 @@ async def test_a_story_ends_one_chain_of_shots_only_at_a_record_that_is(poison: 
     assert place.workers.bytes_of(f"loova/{BAD.key}/record.json") == body
 
 
-async def test_a_saved_shot_whose_video_may_not_be_looked_at_is_named(place: Place) -> None:
+async def test_a_saved_shot_whose_video_may_not_be_read_is_named(place: Place) -> None:
     async with worker(place) as jobs:
         await run_batch(await admit(jobs, await price_videos(jobs, GOOD[:1])), steps(jobs), slots=1)
         place.proxy.inject(NetworkFault(what="answer", status=403, matching="^HEAD .*video.mp4", times=FOR_EVER))

@@ -109,7 +109,7 @@ async def test_a_local_file_is_put_into_the_bucket_once_and_loova_gets_a_link_to
     assert "X-Amz" not in workers.bytes_of(f"loova/{request.key}/record.json").decode()
 
 
-async def test_the_same_content_is_the_same_request_wherever_it_lies_and_a_changed_file_another(
+async def test_the_same_content_at_any_location_is_the_same_request_and_a_changed_file_is_another(
     workers: Workers, folder: Path
 ) -> None:
     (folder / "other.jpeg").write_bytes(RED)
@@ -170,7 +170,7 @@ async def test_a_saved_video_is_known_by_its_job_record(workers: Workers) -> Non
         (lambda path: path.symlink_to(path), "there is no such file"),
     ],
 )
-async def test_a_local_file_that_is_no_such_medium_is_refused_before_anything_is_spent(
+async def test_a_local_file_of_the_wrong_type_is_refused_before_anything_is_spent(
     workers: Workers, tmp_path: Path, make: Callable[[Path], object], problem: str
 ) -> None:
     path = tmp_path / "cat.png"
@@ -230,7 +230,7 @@ async def test_an_object_that_is_not_there_or_may_not_be_read_is_refused(workers
     ],
     ids=["text", "empty", "film", "large"],
 )
-async def test_an_object_that_is_no_such_medium_is_refused_by_its_content(
+async def test_an_object_of_the_wrong_type_is_refused_by_its_content(
     workers: Workers, content: bytes, problem: str
 ) -> None:
     uri = put(workers, "loova/cat.png", content)
@@ -256,7 +256,7 @@ HEIC = b"\0\0\0\x18ftyphevx\0\0\0\0mif1heic\0\0\1\x2dmeta" + bytes(400)
     ],
     ids=["half a png", "sound as a video", "heic as a video", "half a film", "a wav without sound"],
 )
-async def test_what_cannot_be_decoded_is_refused_before_it_is_paid_for(
+async def test_a_medium_that_cannot_be_decoded_is_refused_before_the_purchase(
     workers: Workers, tmp_path: Path, home: str, field: str, content: bytes, problem: str
 ) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
@@ -328,7 +328,7 @@ async def test_an_object_that_vanishes_or_changes_before_the_submit_is_refused_a
     assert workers.keys == {"loova/cat.png"}
 
 
-async def test_a_pin_is_not_believed_unseen(workers: Workers, folder: Path) -> None:
+async def test_a_pin_is_always_checked(workers: Workers, folder: Path) -> None:
     """A forged one would make the video of another content that of an honest request."""
     cat, text = hashlib.sha256(RED).hexdigest(), put(workers, "loova/notes.txt", b"a text")
     other, saved = put(workers, "loova/other.png", picture("blue")), await workers.save(await workers.finished())
@@ -357,7 +357,7 @@ async def test_a_saved_video_that_was_replaced_is_not_taken_for_the_one_of_its_r
         await bought(workers, asked(videos=[saved]))
 
 
-async def test_what_is_wrong_with_the_media_hides_no_job_in_doubt(workers: Workers) -> None:
+async def test_a_problem_with_the_media_does_not_hide_a_doubt(workers: Workers) -> None:
     """It would be asked for with another picture, and paid again."""
     request = await prepared(workers, asked(put(workers, "loova/cat.png", RED)))
     workers.loova.fail("lost_reply")
@@ -368,7 +368,7 @@ async def test_what_is_wrong_with_the_media_hides_no_job_in_doubt(workers: Worke
         await bought(workers, request)
 
 
-async def test_in_a_bucket_with_versions_the_link_leads_to_the_version_that_was_looked_at(workers: Workers) -> None:
+async def test_in_a_versioned_bucket_the_link_is_for_the_inspected_version(workers: Workers) -> None:
     bucket, client = workers.bucket, workers.bucket.client
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     uri = put(workers, "loova/cat.png", RED)
@@ -387,7 +387,7 @@ async def test_in_a_bucket_with_versions_the_link_leads_to_the_version_that_was_
                 assert await loaded(workers, link) == picture("blue")
 
 
-async def test_all_that_is_wrong_is_told_at_once_by_request_and_field(workers: Workers, folder: Path) -> None:
+async def test_all_problems_are_reported_together_by_request_and_field(workers: Workers, folder: Path) -> None:
     requests = [
         asked(folder / "no.png", folder / "cat.png"),
         asked(folder / "cat.png"),
@@ -425,7 +425,7 @@ async def test_only_files_in_the_folder_that_is_allowed_are_read(workers: Worker
         await prepared(workers, asked("cat.png"), LocalFiles(allowed=False))
 
 
-async def test_media_go_along_as_files_where_the_bucket_cannot_be_reached(workers: Workers, folder: Path) -> None:
+async def test_media_are_sent_as_files_if_loova_cannot_reach_the_bucket(workers: Workers, folder: Path) -> None:
     request = await prepared(workers, asked(folder / "cat.png", videos=[folder / "walk.mp4"]))
     first = await bought(workers, request, media=MediaRules(send="files"))
     posted = sent(workers)
@@ -443,7 +443,7 @@ async def test_media_go_along_as_files_where_the_bucket_cannot_be_reached(worker
     assert (await bought(workers, request)).task_id == first.task_id
 
 
-async def test_files_and_urls_are_not_mixed_where_the_order_decides(workers: Workers, folder: Path) -> None:
+async def test_files_and_urls_are_not_mixed_if_the_order_matters(workers: Workers, folder: Path) -> None:
     rules = MediaRules(send="files", check_urls=False)
     request = asked("https://example.com/a.png", folder / "cat.png", function_mode="first_last_frames")
     with pytest.raises(InvalidRequestError, match="does not document their order"):
@@ -486,7 +486,7 @@ def host(answers: dict[str, tuple[int, bytes]]) -> Iterator[str]:
         server.server_close()
 
 
-async def test_a_url_is_looked_at_before_it_is_paid_for(workers: Workers) -> None:
+async def test_a_url_is_checked_before_the_purchase(workers: Workers) -> None:
     with host({"/a.png": (200, RED), "/gone": (404, b""), "/page": (200, b"<html>Sign in"), "/0": (200, b"")}) as url:
         for path, problem in (("gone", "HTTP 404"), ("page", "a web page, not an image"), ("0", "it is empty")):
             with pytest.raises(InvalidRequestError) as caught:
@@ -500,7 +500,7 @@ async def test_a_url_is_looked_at_before_it_is_paid_for(workers: Workers) -> Non
     assert (await bought(workers, asked(f"{url}/a.png?X-Amz-Signature=2"))).task_id == submission.task_id
 
 
-async def test_a_url_of_a_brand_that_is_no_video_is_refused_and_of_one_that_is_not_known_is_warned_of(
+async def test_a_url_with_a_wrong_brand_is_refused_and_one_with_an_unknown_brand_is_a_warning(
     workers: Workers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "prefect_loova")
@@ -514,14 +514,14 @@ async def test_a_url_of_a_brand_that_is_no_video_is_refused_and_of_one_that_is_n
     assert "its brand 'none' is not known here" in caplog.text
 
 
-async def test_a_url_that_cannot_be_looked_at_from_here_is_loovas_matter(workers: Workers, caplog: Any) -> None:
+async def test_a_url_that_cannot_be_checked_from_here_is_left_to_loova(workers: Workers, caplog: Any) -> None:
     with host({}) as url:
         pass
     await bought(workers, asked(f"{url}/a.png"))
     assert workers.totals["billed"] == 1
 
 
-async def test_a_url_is_judged_by_its_bytes_and_not_by_what_its_host_announces(
+async def test_a_url_is_checked_by_its_bytes_and_not_by_the_headers_of_its_host(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain http to the internet as well, which is Loova's matter; here a proxy stands for the internet."""
@@ -540,7 +540,7 @@ async def test_a_url_is_judged_by_its_bytes_and_not_by_what_its_host_announces(
     proxy.close()
 
 
-async def test_what_is_worth_a_warning_is_told_once_however_long_a_place_is_waited_for(workers: Workers) -> None:
+async def test_a_warning_is_logged_once_while_a_submit_waits_for_a_slot(workers: Workers) -> None:
     workers.loova.fail("too_many_running_tasks", times=9)
     told, log, clock = (
         list[logging.LogRecord](),

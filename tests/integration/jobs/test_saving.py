@@ -68,7 +68,7 @@ async def test_a_saved_video_is_whole_and_says_where_it_is_from(workers: Workers
     assert workers.totals["video_requests"] == requests
 
 
-async def test_saving_alone_notes_the_end_of_the_task_too(workers: Workers) -> None:
+async def test_saving_also_records_the_end_of_the_task(workers: Workers) -> None:
     await workers.save(await workers.submit())
     assert list(workers.record.current.times) == ["claimed", "submitting", "submitted", "succeeded", "saved"]
 
@@ -82,7 +82,7 @@ async def test_upload_options_are_passed_on(workers: Workers) -> None:
 
 
 @pytest.mark.parametrize("fault", ["video_403", "video_404"])
-async def test_an_expired_url_is_asked_for_once_more(workers: Workers, fault: str) -> None:
+async def test_loova_is_asked_once_more_for_an_expired_url(workers: Workers, fault: str) -> None:
     submission = await workers.finished()
     polls = workers.totals["polls"]
     workers.loova.fail(fault)
@@ -108,7 +108,7 @@ async def test_a_job_that_is_taken_out_of_the_index_just_before_its_claim_is_in_
     assert (submission.state, OPEN in workers.keys) == ("submitted", True)
 
 
-async def test_a_url_that_expires_at_once_is_refused_after_two_looks(bucket: Bucket) -> None:
+async def test_a_url_that_expires_at_once_is_refused_after_two_tries(bucket: Bucket) -> None:
     with LoovaSimulator(generation_seconds=0, short_side=64, url_lifetime=-10) as loova:
         workers = Workers(bucket, loova)
         submission = await workers.finished()
@@ -193,7 +193,7 @@ WEBM = b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm" + bytes(range(256
 
 @pytest.mark.parametrize("size", [None, 12 * MIB], ids=["small", "large"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["of known length", "chunked"])
-async def test_what_is_no_mp4_is_kept_unchecked_and_never_counts_as_the_video(
+async def test_content_that_is_not_an_mp4_is_kept_unchecked_and_never_counts_as_the_video(
     bucket: Bucket, size: int | None, chunked: bool
 ) -> None:
     content = WEBM + random.Random(3).randbytes(size) if size else WEBM
@@ -258,9 +258,7 @@ async def test_a_cancelled_save_leaves_no_upload_and_no_lease(large: Workers, pr
     await large.save(submission, times=PATIENT)
 
 
-async def test_an_upload_that_could_not_be_aborted_is_aborted_by_the_next_who_saves(
-    large: Workers, proxy: Proxy
-) -> None:
+async def test_an_upload_that_could_not_be_aborted_is_aborted_by_the_next_worker(large: Workers, proxy: Proxy) -> None:
     submission = await large.finished()
     proxy.inject(
         NetworkFault(what="answer", status=400, matching="^PUT .*partNumber", times=9),
@@ -273,7 +271,7 @@ async def test_an_upload_that_could_not_be_aborted_is_aborted_by_the_next_who_sa
     assert (large.uploads, large.keys) == ([], {RECORD, VIDEO})
 
 
-async def test_two_who_save_at_once_make_one_upload(workers: Workers) -> None:
+async def test_two_workers_that_save_at_once_make_one_upload(workers: Workers) -> None:
     submission = await workers.finished()
     workers.loova.fail(on="video", delay_seconds=0.5)
     savers = [workers.save(submission, max_wait=10, sleep=asyncio.sleep, times=PATIENT) for _ in range(2)]
@@ -312,7 +310,7 @@ async def test_a_lease_that_runs_is_respected(workers: Workers) -> None:
     assert workers.totals["video_requests"] == 0
 
 
-async def test_whose_lease_was_taken_over_does_not_abort_or_save_over_the_other(large: Workers, proxy: Proxy) -> None:
+async def test_a_worker_that_lost_its_lease_does_not_abort_or_overwrite_the_other(large: Workers, proxy: Proxy) -> None:
     submission = await large.finished()
     proxy.inject(NetworkFault(what="delay", matching="^PUT .*partNumber", seconds=1.5))
     slow = asyncio.create_task(large.save(submission, s3=through(proxy, large.bucket)))
@@ -400,7 +398,7 @@ async def test_uploads_that_may_not_be_aborted_do_not_keep_a_video_out_of_the_bu
     assert large.uploads == [left] and "s3:AbortMultipartUpload" in caplog.text
 
 
-async def test_a_saved_video_that_was_deleted_is_brought_again_and_not_bought(workers: Workers) -> None:
+async def test_a_saved_video_that_was_deleted_is_downloaded_again_and_not_bought(workers: Workers) -> None:
     submission = await workers.finished()
     saved = await workers.save(submission)
     workers.bucket.client.delete_object(Bucket=workers.bucket, Key=VIDEO)

@@ -77,7 +77,7 @@ async def test_a_renewed_link_is_paid_once(workers: Workers) -> None:
     assert "s1" not in workers.bytes_of(f"loova/{first.key}/record.json").decode()
 
 
-async def test_what_was_bought_under_a_former_key_is_found_before_anything_is_bought(workers: Workers) -> None:
+async def test_a_purchase_under_a_former_key_is_found_before_anything_is_bought(workers: Workers) -> None:
     before = await bought(workers, asked("s1", AsBefore))
     now = await bought(workers, asked("s1"))
     assert (now.key, now.task_id, now.reused) == (asked("s1").former_key, before.task_id, True)
@@ -97,7 +97,7 @@ async def test_what_was_bought_under_a_former_key_is_found_before_anything_is_bo
     ids=["in doubt", "abandoned", "failed", "submitting", "claimed"],
 )
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a refusal under the new key"])
-async def test_nothing_is_bought_past_what_a_former_key_holds(
+async def test_a_record_under_a_former_key_prevents_a_purchase(
     workers: Workers, moves: list[str], expected: type[LoovaError], beside: bool
 ) -> None:
     if beside:
@@ -113,7 +113,7 @@ async def test_nothing_is_bought_past_what_a_former_key_holds(
     assert workers.totals["posted"] == 0
 
 
-async def test_what_was_refused_under_a_former_key_is_bought_there_once(workers: Workers) -> None:
+async def test_a_request_that_was_refused_under_a_former_key_is_bought_there_once(workers: Workers) -> None:
     await left(workers, asked("s1", AsBefore), "begin", "refused")
     now = await bought(workers, asked("s1"))
     again, before = await bought(workers, asked("s1")), await bought(workers, asked("s1", AsBefore))
@@ -150,7 +150,7 @@ async def test_a_batch_finds_what_was_bought_by_any_of_the_links_to_one_picture(
     [(["begin", "doubt"], InDoubtError), (["begin", "bought", "fail"], TaskFailedError)],
     ids=["in doubt", "failed"],
 )
-async def test_a_batch_buys_nothing_past_what_the_second_link_holds(
+async def test_a_record_under_the_second_link_prevents_a_purchase_in_a_batch(
     workers: Workers, moves: list[str], expected: type[LoovaError]
 ) -> None:
     await left(workers, asked("s1", AsBefore), "begin", "refused")
@@ -174,7 +174,7 @@ async def test_workers_of_both_versions_at_once_buy_a_link_once(workers: Workers
     assert any(isinstance(one, Submission) for one in found)
 
 
-async def test_a_worker_of_an_earlier_version_that_comes_between_the_look_and_the_claim_is_not_overlooked(
+async def test_a_worker_of_an_earlier_version_that_buys_between_the_read_and_the_claim_is_noticed(
     workers: Workers, proxy: Proxy
 ) -> None:
     former = str(asked("s1").former_key)
@@ -208,7 +208,7 @@ async def test_a_former_key_that_cannot_be_closed_stops_the_submit_soon(workers:
     assert len(proxy.seen) < 40
 
 
-async def test_a_link_without_such_a_signature_costs_no_request_more(workers: Workers, proxy: Proxy) -> None:
+async def test_a_link_without_such_a_signature_costs_no_further_request(workers: Workers, proxy: Proxy) -> None:
     bare = asked("s1").model_copy(update={"image_urls": (LINK.partition("?")[0],)})
     await bought(workers, bare, s3=through(proxy, workers.bucket))
     assert {seen.path.split("?")[0].split("/")[-2] for seen in proxy.seen if "record.json" in seen.path} == {bare.key}

@@ -82,7 +82,7 @@ async def test_a_job_in_doubt_counts_as_spent(workers: Workers) -> None:
     assert await spent(workers) == PRICE
 
 
-async def test_what_loova_refused_counts_nothing_and_may_be_bought_later(workers: Workers) -> None:
+async def test_a_refused_request_does_not_count_and_may_be_bought_later(workers: Workers) -> None:
     workers.loova.fail("too_many_running_tasks")
     with pytest.raises(RejectedError):
         await workers.submit(max_wait=0)
@@ -101,7 +101,7 @@ async def test_each_paid_attempt_counts(workers: Workers) -> None:
     assert await spent(workers) == 2 * PRICE
 
 
-async def test_what_is_reserved_by_a_worker_that_died_counts_and_is_taken_up_by_the_next_run(workers: Workers) -> None:
+async def test_the_reservation_of_a_dead_worker_counts_and_the_next_run_uses_it(workers: Workers) -> None:
     async with workers.worker(s3=workers.bucket.client) as jobs:
         await DailyBudget(jobs.records, 10 * PRICE).reserve(KEY, 1, 0, PRICE)
     assert await spent(workers) == PRICE

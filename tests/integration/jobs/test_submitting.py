@@ -51,7 +51,7 @@ from tests.support.proxy import NetworkFault, Proxy
 # -- bought once -------------------------------------------------------------------------------------------------------
 
 
-async def test_asked_twice_it_is_bought_once(workers: Workers) -> None:
+async def test_a_request_that_is_submitted_twice_is_bought_once(workers: Workers) -> None:
     first, second = await workers.submit(), await workers.submit()
     assert (first.reused, second.reused) == (False, True)
     assert first.task_id == second.task_id == workers.task_ids[0]
@@ -62,7 +62,7 @@ async def test_asked_twice_it_is_bought_once(workers: Workers) -> None:
     assert workers.keys == {RECORD, OPEN}
 
 
-async def test_asked_where_a_missing_key_answers_403_it_is_bought_once_and_saved(workers: Workers) -> None:
+async def test_where_s3_answers_403_for_a_missing_key_a_request_is_bought_once_and_saved(workers: Workers) -> None:
     s3 = workers.bucket.client_as_on_aws
     submission = await workers.submit(s3=s3)
     await workers.wait(submission, s3=s3)
@@ -79,7 +79,7 @@ async def test_asked_where_a_missing_key_answers_403_it_is_bought_once_and_saved
     assert workers.totals["posted"] == 1
 
 
-async def test_asked_by_ten_at_once_it_is_bought_once(workers: Workers) -> None:
+async def test_a_request_of_ten_workers_at_once_is_bought_once(workers: Workers) -> None:
     submissions = await asyncio.gather(*(workers.submit(max_wait=20, times=PATIENT) for _ in range(10)))
     assert {submission.task_id for submission in submissions} == set(workers.task_ids)
     assert [submission.reused for submission in submissions].count(False) == 1
@@ -107,7 +107,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def test_asked_by_four_processes_at_once_it_is_bought_once(workers: Workers) -> None:
+def test_a_request_of_four_processes_at_once_is_bought_once(workers: Workers) -> None:
     workers.loova.fail(on="submit", delay_seconds=0.5)
     where = [
         workers.loova.base_url,
@@ -366,9 +366,7 @@ async def test_if_s3_comes_back_after_the_purchase_the_task_id_is_written(worker
         ("submit_redirect", RejectedError),
     ],
 )
-async def test_a_refusal_buys_nothing_and_may_be_tried_again(
-    workers: Workers, fault: str, error: type[LoovaError]
-) -> None:
+async def test_a_refusal_buys_nothing_and_may_be_retried(workers: Workers, fault: str, error: type[LoovaError]) -> None:
     workers.loova.fail(fault)
     with pytest.raises(error) as refused:
         await workers.submit()
@@ -382,7 +380,7 @@ async def test_a_refusal_buys_nothing_and_may_be_tried_again(
 
 
 @pytest.mark.parametrize("fault", ["too_many_running_tasks", "too_many_running_tasks_as_success"])
-async def test_a_full_house_is_waited_for_until_the_time_is_over(workers: Workers, fault: str) -> None:
+async def test_a_submit_waits_for_a_free_slot_until_its_deadline(workers: Workers, fault: str) -> None:
     workers.loova.fail(fault, times=None)
     clock = Clock()
     with pytest.raises(TooManyRunningTasksError):
@@ -396,7 +394,7 @@ async def test_a_full_house_is_waited_for_until_the_time_is_over(workers: Worker
     assert not (await workers.submit()).reused
 
 
-async def test_a_full_house_that_empties_is_a_purchase(workers: Workers) -> None:
+async def test_a_submit_buys_when_a_slot_becomes_free(workers: Workers) -> None:
     workers.loova.fail("too_many_running_tasks", times=3)
     clock = Clock()
     submission = await workers.submit(max_wait=600, clock=clock, sleep=clock.sleep)
@@ -405,7 +403,7 @@ async def test_a_full_house_that_empties_is_a_purchase(workers: Workers) -> None
     assert OPEN in workers.keys
 
 
-async def test_what_was_not_sent_may_be_tried_again(workers: Workers) -> None:
+async def test_a_submit_that_was_not_sent_may_be_retried(workers: Workers) -> None:
     with pytest.raises(LoovaError, match="could not connect") as failed:
         await workers.submit(base_url="http://127.0.0.1:9/api")
     assert failed.value.credits_spent == "no"
@@ -495,7 +493,7 @@ async def test_texts_of_megabytes_in_a_refusal_or_a_doubt_leave_a_small_record(
         assert "700,000 characters, SHA-256" in (workers.record.current.reason or "")
 
 
-async def test_json_nested_deeply_is_one_answer_like_others(workers: Workers) -> None:
+async def test_deeply_nested_json_is_an_answer_like_any_other(workers: Workers) -> None:
     workers.loova.fail(on="submit", body='{"data":' + "[" * 200_000)
     with pytest.raises(InDoubtError):
         await workers.submit()
@@ -520,7 +518,7 @@ class Sleepy:
         return time.time() + self._slept
 
 
-async def test_a_machine_that_slept_before_its_post_left_begins_again_and_buys_once(
+async def test_a_machine_that_was_suspended_before_its_post_retries_and_buys_once(
     workers: Workers, proxy: Proxy
 ) -> None:
     wall = Sleepy(proxy, lambda writes: 86_400 if writes == 2 else 0)
@@ -531,7 +529,7 @@ async def test_a_machine_that_slept_before_its_post_left_begins_again_and_buys_o
     assert workers.totals["billed"] == 1
 
 
-async def test_what_a_person_bought_again_while_the_first_buyer_slept_is_bought_once(
+async def test_a_video_that_a_person_bought_again_while_the_first_worker_was_suspended_is_bought_once(
     workers: Workers, proxy: Proxy
 ) -> None:
     async def meanwhile() -> None:
@@ -553,7 +551,7 @@ async def test_what_a_person_bought_again_while_the_first_buyer_slept_is_bought_
     assert workers.totals["billed"] == 1
 
 
-async def test_a_submit_that_never_leaves_ends_with_the_time_that_it_has(workers: Workers, proxy: Proxy) -> None:
+async def test_a_submit_that_is_never_sent_ends_at_its_deadline(workers: Workers, proxy: Proxy) -> None:
     clock = Clock()
     wall = Sleepy(proxy, lambda _: 86_400)
     with pytest.raises(SuspendedError, match="nothing was bought"):

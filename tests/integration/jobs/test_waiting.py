@@ -28,7 +28,7 @@ from tests.integration.jobs.workers import (
 from tests.support.s3_servers import Bucket
 
 
-async def test_three_hours_are_waited_with_a_hundred_polls(bucket: Bucket) -> None:
+async def test_a_wait_of_three_hours_takes_a_hundred_polls(bucket: Bucket) -> None:
     with LoovaSimulator(generation_seconds=3 * 3600, short_side=64) as loova:
         workers, clock = Workers(bucket, loova), Clock(loova)
         submission = await workers.submit()
@@ -79,7 +79,7 @@ async def test_a_task_without_a_video_to_show_is_reported_and_stays_open(
     assert (workers.states, workers.totals["posted"]) == (["succeeded"], 1)
 
 
-async def test_when_waiting_ends_the_job_stays_and_asking_again_goes_on(bucket: Bucket) -> None:
+async def test_after_a_wait_times_out_the_job_stays_and_another_wait_continues(bucket: Bucket) -> None:
     with LoovaSimulator(generation_seconds=1000, short_side=64) as loova:
         workers = Workers(bucket, loova)
         submission = await workers.submit()
@@ -117,7 +117,7 @@ class Signalled(BaseException):
     """As Prefect's exception for SIGTERM, which comes wherever it strikes, and is no cancellation."""
 
 
-async def test_a_signal_in_the_middle_of_a_poll_is_told_as_a_cancellation_is(workers: Workers, caplog) -> None:
+async def test_a_signal_during_a_poll_is_logged_like_a_cancellation(workers: Workers, caplog) -> None:
     async def struck(_seconds: float) -> None:
         raise Signalled
 
@@ -127,7 +127,9 @@ async def test_a_signal_in_the_middle_of_a_poll_is_told_as_a_cancellation_is(wor
     assert f"task {submission.task_id}: waiting was cancelled" in caplog.text
 
 
-async def test_who_stops_waiting_is_told_that_the_credits_are_spent_and_how_to_go_on(workers: Workers, caplog) -> None:
+async def test_the_log_of_a_cancelled_wait_says_that_the_credits_are_spent_and_how_to_continue(
+    workers: Workers, caplog
+) -> None:
     workers.loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     submission = await workers.submit()
     waiting = asyncio.create_task(workers.wait(submission))

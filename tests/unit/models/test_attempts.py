@@ -120,7 +120,7 @@ def test_no_claim_leads_to_more_paid_attempts_than_are_allowed_in_any_state(most
     assert free
 
 
-def test_whoever_forgets_the_count_may_not_buy_a_second_time() -> None:
+def test_the_default_count_allows_one_paid_attempt_only() -> None:
     for move, kinds in (
         ("claim_again", (Kind("failed"), Kind("rejected"))),
         ("take_over", (Kind("failed"), Kind("claimed"))),
@@ -167,7 +167,7 @@ def test_a_person_may_submit_again_unless_the_video_is_bought_already() -> None:
                 assert taken.state == "submitting"
 
 
-def test_a_job_is_open_and_listed_while_anything_in_any_attempt_is_left_to_do_or_to_decide() -> None:
+def test_a_job_is_open_and_listed_while_any_attempt_needs_a_step_or_a_decision() -> None:
     for kinds in combinations():
         of = record(kinds)
         doubts = [number for number, kind in enumerate(kinds, 1) if kind == Kind("in_doubt")]

@@ -45,12 +45,12 @@ def after(**delta: float) -> datetime:
         ({"credits_cost": float("nan")}, None),
     ],
 )
-def test_what_loova_names_of_a_task_is_compared_with_what_was_sent(facts: dict[str, Any], contradicts: str | None):
+def test_the_fields_of_a_loova_task_are_compared_with_the_submit(facts: dict[str, Any], contradicts: str | None):
     found = contradictions(VideoTask(task_id="t", state="running", **facts), REQUEST, ATTEMPT)
     assert [line.partition(":")[0] for line in found] == ([contradicts] if contradicts else [])
 
 
-def test_all_contradictions_are_told_at_once():
+def test_all_contradictions_are_reported_together():
     task = VideoTask(task_id="t", state="running", model="another", created_at=after(days=2), credits_cost=450)
     assert len(contradictions(task, REQUEST, ATTEMPT)) == 3
 
@@ -79,7 +79,7 @@ def stored(width: int = 1280, height: int = 720, seconds: float = 4.0, is_turned
     )
 
 
-def test_every_ratio_is_told_from_every_other_one():
+def test_every_ratio_differs_from_every_other_one():
     assert set(SIZES) == set(RATIOS)
     for asked in RATIOS:
         for made, (width, height) in SIZES.items():
@@ -95,7 +95,7 @@ def test_the_ratio_of_first_and_last_frames_follows_the_images():
 
 
 @pytest.mark.parametrize("asked", range(4, 16))
-def test_every_duration_is_told_from_every_other_one(asked: int):
+def test_every_duration_differs_from_every_other_one(asked: int):
     for made in range(4, 16):
         for seconds in (made - 0.1, made, made + 0.2):
             told = differences(REQUEST | {"duration": asked}, stored(seconds=seconds))
@@ -103,7 +103,7 @@ def test_every_duration_is_told_from_every_other_one(asked: int):
             assert not told or f"{asked} s were asked for" in told
 
 
-def test_what_is_not_known_does_not_differ():
+def test_an_unknown_value_does_not_differ():
     unknown = StoredVideo(object_key="k", size_bytes=1, sha256="0")
     assert differences(REQUEST, unknown) == ""
     assert differences({}, stored(496, 864)) == ""
@@ -111,7 +111,7 @@ def test_what_is_not_known_does_not_differ():
 
 
 @pytest.mark.parametrize(("rotated", "is_turned"), [(None, False), (90, True), (180, False), (270, True)])
-def test_the_matrix_of_the_file_tells_whether_a_picture_is_turned(rotated: int | None, is_turned: bool):
+def test_the_matrix_of_the_file_decides_whether_a_picture_is_turned(rotated: int | None, is_turned: bool):
     check = Mp4Check()
     check.feed(film(3, (96, 54), rotated=rotated))
     facts = check.finish(length_is_known=True)

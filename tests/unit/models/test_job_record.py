@@ -208,7 +208,7 @@ ATTEMPTS = st.lists(
 
 
 @given(ATTEMPTS, st.data())
-def test_a_purchase_is_never_dropped_whatever_happened_meanwhile(attempts: list[Any], data: st.DataObject) -> None:
+def test_a_purchase_is_never_dropped_in_any_state(attempts: list[Any], data: st.DataObject) -> None:
     numbered = tuple(Attempt(number=number, **fields) for number, fields in enumerate(attempts, 1))
     record = claimed().model_copy(update={"attempts": numbered})
     number = data.draw(st.integers(1, len(numbered)))
@@ -249,7 +249,7 @@ def test_a_late_answer_after_a_person_bought_again_keeps_both_tasks() -> None:
 
 @pytest.mark.parametrize("name", ["bought", "adopt", "late_purchase"])
 @pytest.mark.parametrize("task_id", [None, ""])
-def test_nothing_is_called_submitted_without_a_task(name: MoveName, task_id: str | None) -> None:
+def test_no_attempt_is_submitted_without_a_task(name: MoveName, task_id: str | None) -> None:
     record = moved("begin", "doubt")
     with pytest.raises(InvalidTransitionError, match="task id"):
         record.move(name, task_id=task_id)
@@ -280,7 +280,7 @@ def test_a_new_record_holds_the_request_without_signatures_and_its_price() -> No
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_job_is_open_while_something_is_left_to_do_or_to_decide(state: JobState) -> None:
+def test_a_job_is_open_while_it_needs_a_step_or_a_decision(state: JobState) -> None:
     left = state in ("claimed", "submitting", "submitted", "succeeded", "in_doubt")
     assert moved(*WAYS[state]).is_open == left
     assert (state in OPEN) == left
@@ -312,7 +312,7 @@ def test_the_attempt_that_counts_is_the_last_one_unless_only_an_earlier_one_hold
     assert moved("begin", "bought", "fail", "buy_again").current.number == 2
 
 
-def test_paid_attempts_are_those_that_loova_took_on_whatever_became_of_them() -> None:
+def test_paid_attempts_are_those_with_a_loova_task_in_any_state() -> None:
     assert moved("begin", "doubt").paid_attempts == 0
     assert moved("begin", "refused").paid_attempts == 0
     assert moved("begin", "bought", "fail").paid_attempts == 1
@@ -338,7 +338,7 @@ def test_a_renewed_lease_does_not_touch_the_times() -> None:
     assert renewed.current.saving is not None
 
 
-def test_a_new_attempt_begins_clean_but_for_its_price_and_its_worker() -> None:
+def test_a_new_attempt_keeps_only_the_price_and_the_worker() -> None:
     record = moved("begin", "bought", "fail").move("buy_again", by={"run": "r2"}, max_paid_attempts=2)
     attempt = record.current
     assert (attempt.task_id, attempt.trace_id, attempt.credits_cost, attempt.video) == (None, None, None, None)
@@ -346,7 +346,7 @@ def test_a_new_attempt_begins_clean_but_for_its_price_and_its_worker() -> None:
     assert record.attempt(1).by == {"run": "r1"}
 
 
-def test_a_reason_from_outside_is_kept_as_one_harmless_line() -> None:
+def test_a_foreign_reason_is_stored_as_one_redacted_line() -> None:
     record = moved("begin").move("refused", reason="no\n\x1b[31mhttps://h.test/a?X-Amz-Signature=SECRET")
     assert record.current.reason == "no [31mhttps://h.test/a?..."
 
@@ -365,7 +365,7 @@ def test_fields_of_a_newer_version_are_kept_through_json_and_moves() -> None:
     assert (appended["attempts"][0]["mood"], appended["colour"]) == ({"deep": [1]}, "red")
 
 
-def test_a_record_and_its_attempts_cannot_be_changed_but_by_moves() -> None:
+def test_a_record_and_its_attempts_change_only_by_moves() -> None:
     record = claimed()
     for change in (lambda: setattr(record, "key", "x"), lambda: setattr(record.current, "state", "saved")):
         with pytest.raises(ValueError, match="frozen"):
@@ -388,13 +388,13 @@ def test_only_a_task_that_a_person_adopted_can_be_taken_back(state: JobState) ->
     assert (again.current.task_id, again.current.taken_back) == ("t_right", attempt.taken_back)
 
 
-def test_the_answer_may_still_name_a_task_that_was_taken_back() -> None:
+def test_a_late_answer_may_name_a_task_that_was_taken_back() -> None:
     record = moved(*ADOPTED["saved"]).move("take_back", **FACTS["take_back"])
     assert with_purchase(record, 1, "t_adopted").current.task_id == "t_adopted"
 
 
 @pytest.mark.parametrize("name", ["succeed", "fail", "lease", "save", "save_again"])
-def test_a_step_about_a_task_that_was_taken_back_moves_nothing_of_the_task_after_it(name: MoveName) -> None:
+def test_a_step_for_a_task_that_was_taken_back_does_not_change_the_next_task(name: MoveName) -> None:
     state = {"succeed": "submitted", "fail": "submitted", "save_again": "saved"}.get(name, "succeeded")
     for record in (
         moved(*ADOPTED[state]),  # type: ignore[index]

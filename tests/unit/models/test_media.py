@@ -53,7 +53,7 @@ def key(*images: Any, **fields: Any) -> str:
         (f"cat.png#sha256={SHA}", Medium("disk", f"cat.png#sha256={SHA}")),
     ],
 )
-def test_a_medium_is_read_from_its_text_and_gives_it_back(text: str, medium: Medium) -> None:
+def test_a_medium_is_parsed_from_its_text_and_printed_as_that_text(text: str, medium: Medium) -> None:
     assert Medium.read(text) == medium
     assert str(medium) == text
 
@@ -77,7 +77,7 @@ def test_a_medium_is_read_from_its_text_and_gives_it_back(text: str, medium: Med
         ("user:SECRET@h.test/a.png", "URL"),
     ],
 )
-def test_a_text_that_is_no_medium_breaks_a_rule(text: str, rule: str) -> None:
+def test_a_text_that_is_not_a_medium_is_refused_with_the_rule(text: str, rule: str) -> None:
     with pytest.raises(MediaError, match=re.escape(rule)):
         check_medium(text, "image")
 
@@ -90,13 +90,13 @@ def test_a_frame_is_an_image_only() -> None:
         check_medium("v.mp4#first-frame", "audio")
 
 
-def test_the_content_decides_the_key_and_not_the_place() -> None:
+def test_the_key_depends_on_the_content_and_not_on_the_location() -> None:
     assert key(f"s3://b1/a.png#sha256={SHA}") == key(f"s3://b2/b.jpg#sha256={SHA}")
     assert key(f"s3://b1/a.png#sha256={SHA}") != key(f"s3://b1/a.png#sha256={'cd' * 32}")
     assert key(f"s3://b1/a.png#sha256={SHA}") != key(f"s3://b1/a.png#frame={SHA}")
 
 
-def test_an_etag_tells_one_content_from_another_at_its_place_only() -> None:
+def test_an_etag_identifies_content_only_at_its_location() -> None:
     assert key("s3://b1/a.png#etag=1") == key("s3://b1/a.png#etag=1")
     assert len({key(f"s3://{place}") for place in ("b1/a#etag=1", "b1/a#etag=2", "b1/b#etag=1", "b2/a#etag=1")}) == 4
 
@@ -109,7 +109,7 @@ def test_there_is_no_key_before_the_content_is_known(text: str) -> None:
         _ = request.key
 
 
-def test_frames_of_one_video_are_told_apart() -> None:
+def test_frames_of_one_video_have_different_identities() -> None:
     first, last = Medium.read(SAVED.first_frame), Medium.read(SAVED.last_frame)
     assert len({first.frame_id, last.frame_id}) == 2
     assert first.frame_id == Medium.read(f"s3://elsewhere/v.mp4#sha256={SHA}#first-frame").frame_id
@@ -129,7 +129,7 @@ def test_a_path_is_a_medium() -> None:
     assert VideoRequest(prompt="x", image_urls=[Path("a") / "b.png"]).image_urls == (str(Path("a") / "b.png"),)
 
 
-def test_what_is_shown_of_a_medium_has_no_signature() -> None:
+def test_a_redacted_medium_has_no_signature() -> None:
     assert redact_media("https://h.test/a.png?X-Amz-Signature=SECRET") == "https://h.test/a.png"
     assert "SECRET" not in redact_media("https://h.test/a.png?token=SECRET")
     assert redact_media(f"s3://b1/a.png#sha256={SHA}") == f"s3://b1/a.png#sha256={SHA}"
@@ -140,7 +140,7 @@ def test_what_is_shown_of_a_medium_has_no_signature() -> None:
 
 
 @given(st.text(max_size=60))
-def test_no_text_breaks_the_reading(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         check_medium(text, "image")
     except MediaError:
@@ -186,7 +186,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("media_type", HEADS)
-def test_a_file_is_what_its_first_bytes_say(media_type: str) -> None:
+def test_the_first_bytes_decide_the_type_of_a_file(media_type: str) -> None:
     assert media_type_of(HEADS[media_type]) == media_type
     kind: Any = media_type.partition("/")[0]
     if kind in ("image", "video", "audio"):
@@ -210,17 +210,17 @@ def test_a_file_is_what_its_first_bytes_say(media_type: str) -> None:
         (HEADS["audio/wav"], 15_000_001, "audio", "15,000,000 are the most for an audio"),
     ],
 )
-def test_what_is_no_such_medium_is_told_why(head: bytes, size: int, kind: Any, problem: str) -> None:
+def test_a_file_of_the_wrong_type_is_refused_with_the_reason(head: bytes, size: int, kind: Any, problem: str) -> None:
     assert problem in str(content_problem(head, size, kind, MediaRules()))
 
 
 @given(st.binary(max_size=40))
-def test_no_bytes_break_the_look(head: bytes) -> None:
+def test_any_bytes_can_be_checked(head: bytes) -> None:
     media_type_of(head)
     content_problem(head, len(head), "image", MediaRules())
 
 
-async def test_a_form_says_the_mode_in_both_spellings() -> None:
+async def test_a_form_has_the_mode_in_both_spellings() -> None:
     """The form's only source, the vendor's client, spells it another way than the documented JSON."""
     seen: list[bytes] = []
 

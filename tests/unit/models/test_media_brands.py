@@ -50,12 +50,12 @@ def header(major: str, *compatible: str) -> bytes:
 
 
 @pytest.mark.parametrize(("brand", "media_type"), TABLE)
-def test_a_brand_says_what_a_file_is_or_is_not_known(brand: str, media_type: str) -> None:
+def test_a_brand_gives_the_media_type_or_is_unknown(brand: str, media_type: str) -> None:
     assert str(media_type_of(header(brand))) == media_type
 
 
 @pytest.mark.parametrize(("brand", "media_type"), TABLE)
-def test_of_a_brand_only_mp4_and_mov_are_videos_and_what_is_not_known_is_a_doubt(brand: str, media_type: str) -> None:
+def test_only_brands_of_mp4_and_mov_are_videos_and_an_unknown_brand_is_a_doubt(brand: str, media_type: str) -> None:
     head = header(brand)
     rules, is_unknown = MediaRules(), media_type == "None"
     is_video = is_unknown or media_type in TAKEN
@@ -68,7 +68,9 @@ def test_of_a_brand_only_mp4_and_mov_are_videos_and_what_is_not_known_is_a_doubt
 
 
 @pytest.mark.parametrize(("major", "compatible", "media_type"), COMPATIBLE)
-def test_compatible_brands_say_what_the_major_one_does_not(major: str, compatible: list[str], media_type: str) -> None:
+def test_compatible_brands_decide_if_the_major_brand_is_unknown(
+    major: str, compatible: list[str], media_type: str
+) -> None:
     assert str(media_type_of(header(major, *compatible))) == media_type
 
 
@@ -91,11 +93,11 @@ def test_compatible_brands_say_what_the_major_one_does_not(major: str, compatibl
         (b"8BPS\0\1", "image/vnd.adobe.photoshop"),
     ],
 )
-def test_other_beginnings_say_what_a_file_is(head: bytes, media_type: str) -> None:
+def test_other_first_bytes_give_the_media_type(head: bytes, media_type: str) -> None:
     assert media_type_of(head) == media_type
 
 
-def test_a_box_that_is_cut_or_lies_about_its_length_breaks_nothing() -> None:
+def test_a_box_that_is_cut_or_has_a_wrong_length_raises_no_exception() -> None:
     whole = header("zzzz", "isom")
     for end in range(len(whole)):
         media_type_of(whole[:end])

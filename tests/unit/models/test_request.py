@@ -72,7 +72,7 @@ def test_a_prompt_is_all_that_a_request_needs_and_the_rest_has_the_documented_de
     ],
     ids=lambda fields: json.dumps(fields)[:60],
 )
-def test_what_the_reference_allows_is_accepted(fields: dict[str, Any]) -> None:
+def test_everything_that_the_reference_allows_is_accepted(fields: dict[str, Any]) -> None:
     VideoRequest.model_validate({"prompt": "a cat"} | fields)
 
 
@@ -147,7 +147,7 @@ def test_a_violation_names_the_field_the_value_and_the_rule(
     assert rule in found[field]
 
 
-def test_a_missing_prompt_is_said_to_be_missing() -> None:
+def test_a_missing_prompt_is_reported_as_missing() -> None:
     assert violations() == {"prompt": "is missing"}
 
 
@@ -194,7 +194,7 @@ def test_the_rules_of_first_last_frames_are_reported_together_with_the_others() 
 
 
 @pytest.mark.parametrize("read", [lambda data: VideoRequest(**data), VideoRequest.model_validate, MappingProxyType])
-def test_the_rules_across_fields_hold_however_the_data_comes(read: Any) -> None:
+def test_the_rules_across_fields_apply_to_every_form_of_input(read: Any) -> None:
     data = {"prompt": " ", "audio_urls": urls(AUDIO, 1)}
     with pytest.raises(ValidationError) as caught:
         made = read(data)
@@ -202,7 +202,7 @@ def test_the_rules_across_fields_hold_however_the_data_comes(read: Any) -> None:
     assert {problem["loc"][0] for problem in caught.value.errors()} == {"prompt", "audio_urls"}
 
 
-def test_the_rules_across_fields_hold_for_json_and_inside_of_another_model() -> None:
+def test_the_rules_across_fields_apply_to_json_and_in_another_model() -> None:
     class Flow(BaseModel):
         request: VideoRequest
 
@@ -244,13 +244,13 @@ def test_no_error_shows_the_query_or_the_password_of_a_url(url: str) -> None:
             assert "SECRET" not in text
 
 
-def test_a_signed_url_in_a_field_that_does_not_exist_is_not_shown_either() -> None:
+def test_a_signed_url_in_an_unknown_field_is_not_shown() -> None:
     for url in ("https://cdn.test/a.png?X-Amz-Signature=SECRET", "cdn.test/a.png?X-Amz-Signature=SECRET"):
         assert "SECRET" not in violations(prompt="x", image_url=url)["image_url"]
 
 
 @pytest.mark.parametrize("query", ["X-Amz-Signature=SECRET", "Signature=SECRET&Key-Pair-Id=K", "token=SECRET"])
-def test_a_request_that_is_shown_does_not_show_the_queries_of_its_media(query: str) -> None:
+def test_the_repr_of_a_request_has_no_queries_of_its_media(query: str) -> None:
     request = VideoRequest(prompt="x", video_urls=[f"https://cdn.test/a.mp4?{query}"])
     for text in (repr(request), str(request), f"{request}", repr([request])):
         assert "SECRET" not in text
@@ -319,7 +319,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_whatever_changes_the_video_changes_the_key(change: dict[str, Any]) -> None:
+def test_each_field_that_changes_the_video_changes_the_key(change: dict[str, Any]) -> None:
     fields = {"prompt": "a cat", "image_urls": ["https://cdn.test/1.png", "https://cdn.test/2.png"]}
     keys = {VideoRequest(**(fields | other)).key for other in [{}, *CHANGES]}
     assert VideoRequest(**(fields | change)).key != VideoRequest(**fields).key
@@ -346,9 +346,7 @@ SIGNATURES = [
 @pytest.mark.parametrize("signature", SIGNATURES)
 @pytest.mark.parametrize("rest", ["", "versionId=7", "a=1&b=2"])
 @pytest.mark.parametrize("field", ["image_urls", "video_urls"])
-def test_a_signature_that_is_added_removed_or_renewed_leaves_the_key_as_it_is(
-    signature: str, rest: str, field: str
-) -> None:
+def test_adding_removing_or_renewing_a_signature_does_not_change_the_key(signature: str, rest: str, field: str) -> None:
     def key(query: str) -> str:
         return VideoRequest(prompt="x", **{field: ["https://h.test/a" + ("?" + query if query else "")]}).key
 
@@ -359,7 +357,7 @@ def test_a_signature_that_is_added_removed_or_renewed_leaves_the_key_as_it_is(
 
 
 @given(st.from_regex(r"[a-zA-Z][a-zA-Z0-9-]{0,10}=[a-z0-9]{0,5}", fullmatch=True))
-def test_any_other_parameter_of_a_media_url_counts(pair: str) -> None:
+def test_any_other_parameter_of_a_media_url_changes_the_key(pair: str) -> None:
     if pair.lower().startswith(("x-amz-", "x-goog-")):
         return
     bare = VideoRequest(prompt="x", image_urls=["https://h.test/a?X-Amz-Signature=1"])
@@ -369,13 +367,13 @@ def test_any_other_parameter_of_a_media_url_counts(pair: str) -> None:
 @pytest.mark.parametrize(
     "query", ["sig=1", "sv=1", "se=1&sp=2", "Signature=a", "Expires=1", "AWSAccessKeyId=a", "X-Amzn=1", "Y-Amz-Date=1"]
 )
-def test_what_only_resembles_a_signature_counts(query: str) -> None:
+def test_a_parameter_that_resembles_a_signature_changes_the_key(query: str) -> None:
     with_query = VideoRequest(prompt="x", image_urls=[f"https://h.test/a?{query}"])
     assert with_query.key != VideoRequest(prompt="x", image_urls=["https://h.test/a"]).key
 
 
 @pytest.mark.parametrize("code", [*range(32), *range(0x7F, 0xA0)], ids=hex)
-def test_a_control_character_is_refused_in_every_text_but_tabs_and_new_lines(code: int) -> None:
+def test_control_characters_except_tabs_and_new_lines_are_refused_in_every_text(code: int) -> None:
     assert unicodedata.category(chr(code)) == "Cc"
     if chr(code) in "\t\n\r":
         assert VideoRequest(prompt=f"a{chr(code)}b").prompt == f"a{chr(code)}b"
@@ -399,7 +397,7 @@ def test_a_control_character_is_refused_in_every_text_but_tabs_and_new_lines(cod
         "two\r\nlines\tand a tab",
     ],
 )
-def test_text_of_every_language_is_accepted_as_it_is(prompt: str) -> None:
+def test_text_of_every_language_is_accepted_unchanged(prompt: str) -> None:
     assert VideoRequest(prompt=prompt).prompt == prompt
 
 
@@ -441,7 +439,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("request_", "key"), GOLDEN)
-def test_the_keys_of_version_1_stay_as_they_are_for_ever(request_: VideoRequest, key: str) -> None:
+def test_the_keys_of_version_1_never_change(request_: VideoRequest, key: str) -> None:
     # A key that changes makes every video be paid for again. Never update these; add a version.
     assert request_.key == key
 
@@ -458,7 +456,9 @@ def test_the_keys_of_version_1_stay_as_they_are_for_ever(request_: VideoRequest,
         ("seedance_2_0_fast", False, 10),
     ],
 )
-def test_the_estimate_is_the_price_table_by_the_second(model: Any, with_video: bool, per_second: float) -> None:
+def test_the_estimate_is_the_price_per_second_times_the_duration(
+    model: Any, with_video: bool, per_second: float
+) -> None:
     media: Any = {"video_urls": urls(VIDEO, 2)} if with_video else {"image_urls": urls(IMAGE, 2)}
     for duration in (4, 5, 15):
         request = VideoRequest(prompt="x", model=model, duration=duration, **media)
@@ -480,7 +480,7 @@ def test_a_request_survives_json() -> None:
 
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
-def test_the_schema_tells_a_form_the_choices_and_the_bounds(mode: Any) -> None:
+def test_the_schema_has_the_choices_and_the_bounds_for_a_form(mode: Any) -> None:
     schema = VideoRequest.model_json_schema(mode=mode)
     fields = schema["properties"]
     assert fields["model"]["enum"] == ["seedance_2_0", "seedance_2_0_fast"]
