@@ -162,7 +162,7 @@ class LoovaClient:
         problems = []
         for field, texts in request.media().items():
             for number, text in enumerate(texts):
-                if Medium.read(text).source == "web" and is_private_host(text):
+                if Medium.parse(text).source == "web" and is_private_host(text):
                     host = urlsplit(text).hostname
                     problems.append(f"{field}.{number}: {host!r} was given: Loova cannot reach a private address")
         if problems:
@@ -365,7 +365,7 @@ def _content_of(request: VideoRequest, files: Sequence[FormFile]) -> dict[str, A
     """Return httpx's arguments for the body: JSON, or a form with the same fields and lists as repeated keys."""
     for field, texts in request.media().items():
         for number, text in enumerate(texts):
-            if Medium.read(text).source != "web":
+            if Medium.parse(text).source != "web":
                 raise InvalidRequestError(
                     f"{field}.{number}: {redact_media(text)!r} was given: must be a URL here; the task submit_video "
                     "also accepts local files and S3 objects"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
@@ -42,11 +43,7 @@ async def find_record(records: JobRecords, request: VideoRequest) -> StoredRecor
     Raises:
         StorageError: As `JobRecords.read`.
     """
-    stored = await records.read(request.key)
-    former = request.former_key
-    if former is None or (stored is not None and stored.record.state in PURCHASED):
-        return stored
-    return _choose(stored, await _read_former(records.read, former))
+    return (await _find(records.read, [request]))[1]
 
 
 async def find_by_links(
@@ -59,15 +56,7 @@ async def find_by_links(
     Raises:
         StorageError: One of the records cannot be read.
     """
-    request, stored = requests[0], await records.read_or_list(requests[0].key)
-    for other in requests:
-        if stored is not None and stored.record.state in PURCHASED:
-            break
-        if other.former_key is not None:
-            former = await _read_former(records.read_or_list, other.former_key)
-            if former is not None and _choose(stored, former) is former:
-                request, stored = other, former
-    return request, stored
+    return await _find(records.read_or_list, requests)
 
 
 async def close_former_key(
@@ -99,7 +88,7 @@ async def close_former_key(
         except KeyClosedError:
             return
         if existing is not None:
-            if _choose(stored, existing) is existing:
+            if _counts_more(existing, stored):
                 raise RecordConflictError
             return
         if failure.http_status != 412 and not failure.transient:
@@ -109,17 +98,24 @@ async def close_former_key(
     raise StorageError(f"cannot write {uri}, or it exists and may not be read (s3:GetObject): {failure.message}")
 
 
-async def _read_former(read: Callable[[str], Awaitable[StoredRecord | None]], former: str) -> StoredRecord | None:
-    try:
-        return await read(former)
-    except KeyClosedError:
-        return None
+async def _find(
+    read: Callable[[str], Awaitable[StoredRecord | None]], requests: Sequence[VideoRequest]
+) -> tuple[VideoRequest, StoredRecord | None]:
+    request, stored = requests[0], await read(requests[0].key)
+    for other in requests:
+        if stored is not None and stored.record.state in PURCHASED:
+            break
+        if other.former_key is None:
+            continue
+        with suppress(KeyClosedError):
+            former = await read(other.former_key)
+            if former is not None and _counts_more(former, stored):
+                request, stored = other, former
+    return request, stored
 
 
-def _choose(stored: StoredRecord | None, former: StoredRecord | None) -> StoredRecord | None:
-    if stored is None or former is None:
-        return stored or former
-    return former if _precedence(former.record) > _precedence(stored.record) else stored
+def _counts_more(former: StoredRecord, stored: StoredRecord | None) -> bool:
+    return stored is None or _precedence(former.record) > _precedence(stored.record)
 
 
 def _precedence(record: JobRecord) -> int:

@@ -21,7 +21,7 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.media_objects import InspectedObject, check_content, check_digest, inspect_object, open_object
 from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.media import KINDS, MediaError, Medium, medium_error
-from prefect_loova.models.media_types import sent_type
+from prefect_loova.models.media_types import media_type_to_send
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.errors import S3_ERRORS, storage_error
 from prefect_loova.store.presign import presign
@@ -73,7 +73,7 @@ async def deliver_media(
     async def deliver(medium: tuple[str, int, str]) -> str | FormFile:
         name, number, text = medium
         try:
-            return await deliverer.deliver(name, number, Medium.read(text))
+            return await deliverer.deliver(name, number, Medium.parse(text))
         except MediaError as error:
             problems.append(medium_error(name, number, text, error))
             return ""
@@ -128,7 +128,7 @@ class _Deliverer:
         kind, records = KINDS[name], self.jobs.records
         inspected = await asyncio.to_thread(inspect_object, records, medium, kind, self.jobs.media)
         await asyncio.to_thread(check_digest, records, medium)
-        media_type = sent_type(inspected.head, kind)
+        media_type = media_type_to_send(inspected.head, kind)
         source = partial(open_object, records.s3, medium, inspected=inspected)
         if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
             log.warning("%s: %s; continuing", medium.location, doubt)

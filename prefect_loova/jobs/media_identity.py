@@ -29,7 +29,7 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_objects import MEDIA, as_media_error, check_content, inspect_object, open_object
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error
-from prefect_loova.models.media_types import HEAD_BYTES, TAKEN, content_problem, sent_type
+from prefect_loova.models.media_types import EXTENSIONS, HEAD_BYTES, content_problem, media_type_to_send
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.records import KeyClosedError, is_key
 
@@ -106,7 +106,7 @@ class MediaPreparer:
 
     async def _identify(self, kind: Kind, text: str) -> str:
         """Return the text of the medium with its content known."""
-        medium = Medium.read(text)
+        medium = Medium.parse(text)
         if medium.identity is not None:
             return text
         task = self._tasks.get((kind, text))
@@ -119,15 +119,15 @@ class MediaPreparer:
         path = self.local.find(medium.location)
         file_kind: Kind = "video" if medium.frame else kind
         async with self._file_lock:  # one file in memory at a time
-            content, sha256 = await asyncio.to_thread(_read, path, self.jobs.media.most(file_kind))
+            content, sha256 = await asyncio.to_thread(_read, path, self.jobs.media.max_bytes(file_kind))
             if problem := content_problem(content[:HEAD_BYTES], len(content), file_kind, self.jobs.media):
                 raise MediaError(problem)
             pinned = medium.pinned(f"sha256={sha256}")
             if medium.frame:
                 return await self._frame(pinned, lambda: BytesIO(content))
-            media_type = sent_type(content[:HEAD_BYTES], kind)
+            media_type = media_type_to_send(content[:HEAD_BYTES], kind)
             await self._decode(kind, pinned, media_type, lambda: BytesIO(content))
-            object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{TAKEN[media_type]}")
+            object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{EXTENSIONS[media_type]}")
             if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
                 await self.jobs.records.put_bytes(object_key, content, media_type)
             return pinned.pinned(pinned.digest, self.jobs.records.uri(object_key))
@@ -139,7 +139,7 @@ class MediaPreparer:
             sha256 = await self._sha256_of_job(medium, inspected.size)
             pinned = medium.pinned(f"sha256={sha256}" if sha256 else f"etag={inspected.etag.strip(chr(34))}")
             if not medium.frame:
-                media_type = sent_type(inspected.head, kind)
+                media_type = media_type_to_send(inspected.head, kind)
                 source = partial(open_object, records.s3, pinned, inspected=inspected)
                 await self._decode(kind, pinned, media_type, source)
             medium = pinned

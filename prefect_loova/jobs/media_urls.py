@@ -32,7 +32,7 @@ async def url_problems(
     only if the API's address is private (`allow_private`).
     """
     media = [(name, *one) for name in KINDS for one in enumerate(getattr(request, name))]
-    urls = [one for one in media if Medium.read(one[2]).source == "web"]
+    urls = [one for one in media if Medium.parse(one[2]).source == "web"]
     if not urls or not rules.check_urls:
         return []
     problems = list[str]()

@@ -63,7 +63,7 @@ class Medium:
     frame: Frame | None = None
 
     @classmethod
-    def read(cls, text: str) -> Medium:
+    def parse(cls, text: str) -> Medium:
         """Parse a medium.
 
         Raises:
@@ -129,7 +129,7 @@ class Medium:
         return replace(self, source="s3", digest=digest, location=location or self.location)
 
     def __str__(self) -> str:
-        """Return the text that `read` parses to this medium."""
+        """Return the text that `parse` reads as this medium."""
         digest, mark = self.digest and f"#{self.digest}", self.frame and f"#{self.frame}-frame"
         return f"{self.location}{digest}{mark or ''}"
 
@@ -150,14 +150,14 @@ def check_medium(text: str, kind: Kind) -> None:
     Raises:
         MediaError: The text breaks a rule.
     """
-    if Medium.read(text).frame and kind != "image":
+    if Medium.parse(text).frame and kind != "image":
         raise MediaError(f"a frame is an image, not {'an' if kind == 'audio' else 'a'} {kind}")
 
 
 def redact_media(text: str) -> str:
     """Return a medium for messages: a URL without its query and signature, any other text unchanged."""
     try:
-        medium = Medium.read(text)
+        medium = Medium.parse(text)
     except MediaError:
         return without_secrets(text)
     return without_secrets(without_signature(text)) if medium.source == "web" else text

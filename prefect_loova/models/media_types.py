@@ -16,7 +16,7 @@ from prefect_loova.models.media_brands import brand_of, type_by_brand
 HEAD_BYTES = 4096
 """How many of a file's first bytes identify its type."""
 
-TAKEN: dict[str, str] = {
+EXTENSIONS: dict[str, str] = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
     "image/webp": ".webp",
@@ -83,7 +83,7 @@ class MediaRules(BaseModel):
         description="Seconds for which a presigned URL is valid, or twice the wait if that is longer.",
     )
 
-    def most(self, kind: Kind) -> int:
+    def max_bytes(self, kind: Kind) -> int:
         """Return the largest size of one kind of medium, in bytes."""
         return {"image": self.image_bytes, "video": self.video_bytes, "audio": self.audio_bytes}[kind]
 
@@ -112,7 +112,7 @@ def media_type_of(head: bytes) -> str | None:
     return None
 
 
-def sent_type(head: bytes, kind: Kind) -> str:
+def media_type_to_send(head: bytes, kind: Kind) -> str:
     """Return the media type to send with a medium that `content_problem` accepts. An unknown brand of video is mp4."""
     return media_type_of(head) or ("video/mp4" if kind == "video" else "application/octet-stream")
 
@@ -121,14 +121,14 @@ def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> st
     """Return why a file cannot be this kind of medium, by its first bytes and its length in bytes, or None."""
     if not size:
         return "it is empty"
-    most, media_type = rules.most(kind), media_type_of(head)
+    most, media_type = rules.max_bytes(kind), media_type_of(head)
     article = "a" if kind == "video" else "an"
     if media_type is None and not (kind == "video" and brand_of(head)):
         return f"its content is {_describe(head)}, not {article} {kind}"
     if media_type is None:  # decoding decides; see `unknown_brand`
-        media_type = sent_type(head, kind)
-    taken = [name.partition("/")[2] for name in TAKEN if name.startswith(f"{kind}/")]
-    if media_type not in TAKEN and media_type.startswith(f"{kind}/"):
+        media_type = media_type_to_send(head, kind)
+    taken = [name.partition("/")[2] for name in EXTENSIONS if name.startswith(f"{kind}/")]
+    if media_type not in EXTENSIONS and media_type.startswith(f"{kind}/"):
         return f"its content is {media_type}, which Seedance 2.0 does not take: it takes {', '.join(taken)}"
     if not media_type.startswith(f"{kind}/"):
         hint = " (#first-frame or #last-frame after it means a frame of it)" if _has_frames(media_type, kind) else ""

@@ -191,7 +191,7 @@ class VideoRequest(Value):
     @property
     def is_prepared(self) -> bool:
         """Whether the content of all media is known, which `key` needs."""
-        return all(Medium.read(text).identity for texts in self.media().values() for text in texts)
+        return all(Medium.parse(text).identity for texts in self.media().values() for text in texts)
 
     def unknown_references(self) -> list[str]:
         """Return the prompt's `@` references to missing media, for a warning: their syntax is not documented."""
@@ -218,7 +218,7 @@ def _sha256(canonical: dict[str, Any]) -> str:
 
 
 def _identity(field: str, text: str, identity_of: Callable[[Medium], str | None]) -> str:
-    identity = identity_of(Medium.read(text))
+    identity = identity_of(Medium.parse(text))
     if identity is None:
         raise InvalidRequestError(
             f"{field}: {redact(repr(redact_media(text)), 120)} was given: its content is not known yet, and the "

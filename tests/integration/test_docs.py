@@ -22,7 +22,7 @@ from prefect_loova import InDoubtError, LoovaCredentials, MediaRules, VideoReque
 from prefect_loova.batches.manifest import COLUMNS
 from prefect_loova.jobs.context import JobEvent, JobTimes
 from prefect_loova.models.job_record import moves_as_markdown
-from prefect_loova.models.media_types import TAKEN
+from prefect_loova.models.media_types import EXTENSIONS
 from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
 from prefect_loova.models.results import JobInDoubt
 from prefect_loova.simulator import FAULTS
@@ -95,9 +95,9 @@ def test_the_guide_names_the_types_and_sizes_of_media():
     assert len(told) == 3
     names = {"image/tiff": "TIFF", "video/quicktime": "MOV", "audio/mpeg": "MP3"}
     for kind, types, megabytes in told:
-        taken = [names.get(one, one.partition("/")[2].upper()) for one in TAKEN if one.startswith(kind)]
+        taken = [names.get(one, one.partition("/")[2].upper()) for one in EXTENSIONS if one.startswith(kind)]
         assert sorted(types.upper().split(", ")) == sorted(taken)
-        assert MediaRules().most(kind) == int(megabytes) * 1_000_000
+        assert MediaRules().max_bytes(kind) == int(megabytes) * 1_000_000
 
 
 @pytest.mark.one_s3_server

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from prefect_loova.client import FormFile, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.models.media import MediaError, Medium, check_medium, redact_media
-from prefect_loova.models.media_types import TAKEN, MediaRules, content_problem, media_type_of
+from prefect_loova.models.media_types import EXTENSIONS, MediaRules, content_problem, media_type_of
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 from tests.support.films import film
@@ -54,7 +54,7 @@ def key(*images: Any, **fields: Any) -> str:
     ],
 )
 def test_a_medium_is_parsed_from_its_text_and_printed_as_that_text(text: str, medium: Medium) -> None:
-    assert Medium.read(text) == medium
+    assert Medium.parse(text) == medium
     assert str(medium) == text
 
 
@@ -110,9 +110,9 @@ def test_there_is_no_key_before_the_content_is_known(text: str) -> None:
 
 
 def test_frames_of_one_video_have_different_identities() -> None:
-    first, last = Medium.read(SAVED.first_frame), Medium.read(SAVED.last_frame)
+    first, last = Medium.parse(SAVED.first_frame), Medium.parse(SAVED.last_frame)
     assert len({first.frame_id, last.frame_id}) == 2
-    assert first.frame_id == Medium.read(f"s3://elsewhere/v.mp4#sha256={SHA}#first-frame").frame_id
+    assert first.frame_id == Medium.parse(f"s3://elsewhere/v.mp4#sha256={SHA}#first-frame").frame_id
 
 
 def test_a_saved_video_is_a_reference_video_and_its_frames_are_images() -> None:
@@ -146,7 +146,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     except MediaError:
         pass
     else:
-        assert str(Medium.read(text)) == text
+        assert str(Medium.parse(text)) == text
     redact_media(text)
 
 
@@ -190,7 +190,7 @@ def test_the_first_bytes_decide_the_type_of_a_file(media_type: str) -> None:
     assert media_type_of(HEADS[media_type]) == media_type
     kind: Any = media_type.partition("/")[0]
     if kind in ("image", "video", "audio"):
-        assert (content_problem(HEADS[media_type], 100, kind, MediaRules()) is None) == (media_type in TAKEN)
+        assert (content_problem(HEADS[media_type], 100, kind, MediaRules()) is None) == (media_type in EXTENSIONS)
 
 
 @pytest.mark.parametrize(

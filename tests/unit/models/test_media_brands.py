@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefect_loova.models.media_types import TAKEN, MediaRules, content_problem, media_type_of, unknown_brand
+from prefect_loova.models.media_types import EXTENSIONS, MediaRules, content_problem, media_type_of, unknown_brand
 
 BRANDS = """
 image/heic          heic heix heim heis hevc hevx hevm hevs MiHA MiHB MiHE
@@ -58,7 +58,7 @@ def test_a_brand_gives_the_media_type_or_is_unknown(brand: str, media_type: str)
 def test_only_brands_of_mp4_and_mov_are_videos_and_an_unknown_brand_is_a_doubt(brand: str, media_type: str) -> None:
     head = header(brand)
     rules, is_unknown = MediaRules(), media_type == "None"
-    is_video = is_unknown or media_type in TAKEN
+    is_video = is_unknown or media_type in EXTENSIONS
     assert (content_problem(head, 1000, "video", rules) is None) == is_video
     for kind in ("image", "audio"):
         any_kind: Any = kind

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prefect_loova.models.media_types import media_type_of, sent_type
+from prefect_loova.models.media_types import media_type_of, media_type_to_send
 from prefect_loova.video.probe import MAX_IMAGE_PIXELS, probe
 from tests.support import films
 from tests.support.films import film
@@ -24,7 +24,7 @@ ANIMATION = "it is an animation"
 
 def found(content: bytes, kind: Any) -> str:
     """The doubt about a medium."""
-    return probe(io.BytesIO(content), kind, sent_type(content[:4096], kind))
+    return probe(io.BytesIO(content), kind, media_type_to_send(content[:4096], kind))
 
 
 def picture(mode: str = "RGB") -> Image.Image:
