@@ -30,6 +30,7 @@ from tests.integration.jobs.workers import (
     MIB,
     OPEN,
     PATIENT,
+    PUT_RECORD,
     RECORD,
     REQUEST,
     VIDEO,
@@ -396,6 +397,20 @@ async def test_uploads_that_may_not_be_aborted_do_not_keep_a_video_out_of_the_bu
     saved = await large.save(submission, s3=through(proxy, large.bucket), times=PATIENT)
     assert saved.sha256 == large.loova.sha256(submission.task_id)
     assert large.uploads == [left] and "s3:AbortMultipartUpload" in caplog.text
+
+
+async def test_a_deleted_video_is_indexed_before_its_record_says_that_it_is_to_be_saved_again(
+    workers: Workers, proxy: Proxy
+) -> None:
+    submission = await workers.finished()
+    await workers.save(submission)
+    workers.bucket.client.delete_object(Bucket=workers.bucket, Key=VIDEO)
+    proxy.inject(NetworkFault(what="drop", when="after", times=FOR_EVER, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", at=1, times=FOR_EVER, matching=r"^GET .*record\.json"))
+    with pytest.raises(StorageError):  # as good as a crash: this worker learns nothing of its write
+        await workers.save(submission, s3=through(proxy, workers.bucket))
+    assert workers.states == ["succeeded"]
+    assert OPEN in workers.keys
 
 
 async def test_a_saved_video_that_was_deleted_is_downloaded_again_and_not_bought(workers: Workers) -> None:
