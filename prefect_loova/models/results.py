@@ -83,7 +83,7 @@ class JobInDoubt(Value):
             f"The account had {self.credits_before:,.10g} credits before it and {after:,.10g} after it: {verdict}"
         )
         now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
-        return f"{balances}{now} (evidence, no proof: other jobs spend too, and Loova may charge late)."
+        return f"{balances}{now} (evidence, not proof: other jobs spend too, and Loova may charge late)."
 
     @property
     def next_steps(self) -> tuple[str, ...]:

@@ -266,7 +266,7 @@ async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Work
     told = str(error)
     assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
     assert "10,000 credits before it and 9,940 after it: 60 less, which fits its price of 60" in told
-    assert "evidence, no proof" in told
+    assert "evidence, not proof" in told
     place = f"--attempt 1 --bucket {workers.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):
         assert f"python -m prefect_loova.resolve {KEY} {decision} {place}" in told
