@@ -121,9 +121,18 @@ def number(text: str) -> Any:
 
 def seconds(text: str) -> float:
     """Parse an argument in seconds, above 0."""
+    return _float(text, "seconds above 0", lambda value: value > 0)
+
+
+def amount(text: str) -> float:
+    """Parse an argument in credits, 0 or above."""
+    return _float(text, "credits, 0 or above", lambda value: value >= 0)
+
+
+def _float(text: str, rule: str, is_valid: Callable[[float], bool]) -> float:
     value = number(text)
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of seconds above 0")
+    if not isinstance(value, int | float) or not math.isfinite(value) or not is_valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of {rule}")
     return float(value)
 
 
@@ -229,14 +238,6 @@ def fail(error: Exception, as_json: bool) -> int:
     else:
         say(f"{state.replace('_', ' ')}: {message}")
     return code
-
-
-def amount(text: str) -> float:
-    """Parse an argument in credits, 0 or above."""
-    value = number(text)
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} was given: must be a number of credits, 0 or above")
-    return float(value)
 
 
 def in_place(args: argparse.Namespace, work: Callable[[Place], Awaitable[T]]) -> T:

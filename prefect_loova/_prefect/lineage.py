@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prefect import tags
@@ -20,9 +20,9 @@ from prefect_loova.models.media import KINDS
 from prefect_loova.models.results import SavedVideo
 
 
-@contextmanager
-def tagged(models: Iterable[str]) -> Iterator[set[str]]:
-    """Tag the tasks in the block by model and deployment, and yield the tags.
+@asynccontextmanager
+async def tagged(models: Iterable[str]) -> AsyncIterator[None]:
+    """Tag the current flow run, and the tasks in the block, by model and deployment.
 
     Args:
         models: The models of the videos.
@@ -30,11 +30,12 @@ def tagged(models: Iterable[str]) -> Iterator[set[str]]:
     deployment = deployment_name()
     run_tags = {f"model:{model}" for model in models} | ({f"deployment:{deployment}"} if deployment else set())
     with tags(*run_tags):
-        yield run_tags
+        await _tag_this_run(run_tags)
+        yield
 
 
-async def tag_this_run(run_tags: set[str]) -> None:
-    """Tag the current flow run too, so that the UI's filter finds it. A failure does not fail the job."""
+async def _tag_this_run(run_tags: set[str]) -> None:
+    """Tag the current flow run, so that the UI's filter finds it. A failure does not fail the job."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or run_tags <= set(run.tags):

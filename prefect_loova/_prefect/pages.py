@@ -81,14 +81,17 @@ def video_page(saved: SavedVideo, moving: Picture | None = None, links: Links | 
     """Render the page of one video: a picture, its location, the request, the cost and the times."""
     links = links or Links()
     prompt = str(saved.request.get("prompt", ""))
-    lines = [moving.embed(prompt), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
-    lines += [escaped(prompt), "", "```", saved.video, "```", ""]
+    lines = [*_embedded(moving, prompt), escaped(prompt), "", "```", saved.video, "```", ""]
     link_texts = [f"[Open in the S3 console]({links.console})"] if links.console else []
     if links.player and links.player_until:
         link_texts.append(f"[Play it]({links.player}) (until {links.player_until:%Y-%m-%d %H:%M} UTC)")
     lines += [" · ".join(link_texts), ""] if link_texts else []
     head, *rows = (row for row in _facts(saved) if row[1])
     return "\n".join([*lines, *_table(head, rows)])
+
+
+def _embedded(picture: Picture | None, text: str) -> list[str]:
+    return [picture.embed(text), ""] if picture and len(picture.data) * 4 / 3 < MOST_INLINED else []
 
 
 def _facts(saved: SavedVideo) -> Iterable[tuple[str, str]]:
@@ -185,8 +188,7 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
 
 def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> str:
     """Render the page of a story: the joined film, then its shots."""
-    lines = [moving.embed(report.title), ""] if moving and len(moving.data) * 4 / 3 < MOST_INLINED else []
-    lines += [f"**{escaped(report.title, 200)}**", ""]
+    lines = [*_embedded(moving, report.title), f"**{escaped(report.title, 200)}**", ""]
     if report.film:
         size = (
             f"{report.duration_seconds:.1f} s, {report.size_bytes:,} bytes"

@@ -59,7 +59,7 @@ async def show_video(
         player_seconds: How long the page's link to play the video is valid, in seconds; 0 for no link.
         upload_options: boto3's `ExtraArgs`, for the pictures.
     """
-    object_key = saved.video.removeprefix(jobs.records.uri(""))
+    object_key = jobs.records.key_of(saved.video)
     picture = None
     if preview != "none":
         picture = await _picture(jobs, saved, object_key, preview, upload_options, is_new=is_new)
@@ -76,7 +76,7 @@ async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
 
     async def load(video: VideoOutcome) -> Picture | None:
         try:
-            data = await load_thumbnail(jobs.records, str(video.video).removeprefix(jobs.records.uri("")))
+            data = await load_thumbnail(jobs.records, jobs.records.key_of(str(video.video)))
         except Exception as error:
             log.debug("%s: no small picture (%s)", video.video, redact(error))
             return None

@@ -98,9 +98,7 @@ def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str
     records = jobs.records
     with ExitStack() as stack:
         shots = [
-            stack.enter_context(
-                S3File(records.s3, records.bucket, video.video.removeprefix(records.uri("")), blocks=_BLOCKS)
-            )
+            stack.enter_context(S3File(records.s3, records.bucket, records.key_of(video.video), blocks=_BLOCKS))
             for video in videos
         ]
         joined = join_videos(shots, file, max_seconds=_JOIN_SECONDS + _JOIN_SECONDS_PER_SHOT * len(shots))

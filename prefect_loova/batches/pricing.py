@@ -166,4 +166,4 @@ async def is_stored(jobs: VideoJobs, planned: PlannedVideo) -> bool:
     """Return whether the bucket holds the video in the size that the job record names."""
     if planned.video is None:
         return False
-    return await jobs.records.object_size(planned.video.removeprefix(jobs.records.uri(""))) == planned.size_bytes
+    return await jobs.records.object_size(jobs.records.key_of(planned.video)) == planned.size_bytes

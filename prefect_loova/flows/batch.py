@@ -16,8 +16,7 @@ from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import redact
-from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget
+from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget, file_run_name
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.reports import BatchReport
@@ -29,8 +28,7 @@ def _batch_name() -> str:
 
 
 def _manifest_name() -> str:
-    name = str(flow_run.parameters.get("manifest")).rpartition("/")[2]
-    return redact(f"{name}{' (dry run)' if flow_run.parameters.get('dry_run') else ''}", 80) or "generate-from-manifest"
+    return file_run_name("manifest", "generate-from-manifest")
 
 
 @flow(name="generate-videos", flow_run_name=_batch_name)

@@ -8,17 +8,18 @@ from functools import partial
 from typing import Any, Literal
 
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location
-from prefect_loova._prefect.lineage import tag_this_run, tagged
+from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
-from prefect_loova.errors import BatchError, first_lines
+from prefect_loova.errors import BatchError, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
@@ -27,13 +28,16 @@ from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
-from prefect_loova.models.reports import BatchReport, CollectedVideos, VideoOutcome
+from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
 """Whether a run with missing videos fails (`raise`) or only reports them (`report`)."""
+
+IN_BUCKET: tuple[Outcome, ...] = ("saved", "reused")
+"""The outcomes of videos that are in the bucket."""
 
 OverBudget = Literal["refuse", "stop"]
 """What to do if a batch may cost more than allowed: start nothing, or make the videos that certainly fit."""
@@ -117,23 +121,21 @@ class Batch:
         if write_report is not None:
             await write_report(report)
         on_their_way = 0 if self.wait else report.count("submitted", "queued")
-        if self.on_failure == "raise" and report.count("saved", "reused") + on_their_way < report.count():
-            raise BatchError(
-                _missing_videos(report), report=report, credits_spent="yes" if report.credits_charged else "no"
-            )
+        if self.on_failure == "raise" and report.count(*IN_BUCKET) + on_their_way < report.count():
+            missing = [video.line for video in report.videos if video.outcome not in IN_BUCKET]
+            raise batch_error("\n".join([report.summary, *first_lines(missing, 10)]), report)
         return report
 
     async def _make_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
         slots = max(1, await slot_count(self.concurrency_limit))
-        with tagged({planned.request.model for planned in plan.videos}) as run_tags:
-            await tag_this_run(run_tags)
-            async with batch_progress(len(plan.videos)) as count:
+        models = {planned.request.model for planned in plan.videos}
+        async with tagged(models), batch_progress(len(plan.videos)) as count:
 
-                def notify(outcome: VideoOutcome) -> None:
-                    _log_outcome(outcome)
-                    count(outcome)
+            def notify(outcome: VideoOutcome) -> None:
+                _log_outcome(outcome)
+                count(outcome)
 
-                return await run_batch(plan, self.steps(jobs), slots=slots, notify=notify)
+            return await run_batch(plan, self.steps(jobs), slots=slots, notify=notify)
 
     def steps(self, jobs: VideoJobs) -> BatchSteps:
         """The steps of one video, as Prefect tasks."""
@@ -226,11 +228,17 @@ def _log_outcome(outcome: VideoOutcome) -> None:
     result = outcome.video or outcome.reason
     if outcome.differs:
         result = f"{result}, which differs from the request: {outcome.differs}"
-    is_good = outcome.outcome in ("saved", "reused") and not outcome.differs
+    is_good = outcome.outcome in IN_BUCKET and not outcome.differs
     log = get_run_logger().info if is_good else get_run_logger().warning
     log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result)
 
 
-def _missing_videos(report: BatchReport) -> str:
-    missing = [video.line for video in report.videos if video.outcome not in ("saved", "reused")]
-    return "\n".join([report.summary, *first_lines(missing, 10)])
+def batch_error(message: str, report: BatchReport) -> BatchError:
+    """Return the error of a run with missing videos."""
+    return BatchError(message, report=report, credits_spent="yes" if report.credits_charged else "no")
+
+
+def file_run_name(parameter: str, default: str) -> str:
+    """Return the name of a run whose parameter names a file."""
+    name = str(flow_run.parameters.get(parameter)).rpartition("/")[2]
+    return redact(f"{name}{' (dry run)' if flow_run.parameters.get('dry_run') else ''}", 80) or default

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run, task_run
+from prefect.runtime import task_run
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from prefect_loova._cancellation import task_group
 from prefect_loova._prefect.artifacts import publish_prices, publish_story
 from prefect_loova._prefect.concurrency import LIMIT, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
-from prefect_loova._prefect.lineage import tag_this_run, tagged
+from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import Preview, posters
@@ -28,8 +28,8 @@ from prefect_loova.batches.plan import RunBudget, admit, price_table
 from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import Storyboard, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import BatchError, first_lines, redact
-from prefect_loova.flows.batch_run import Batch
+from prefect_loova.errors import first_lines, redact
+from prefect_loova.flows.batch_run import IN_BUCKET, Batch, batch_error, file_run_name
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_references
 from prefect_loova.jobs.media_identity import MediaPreparer
@@ -98,8 +98,7 @@ class Story:
             await self._show(jobs, report)
         if report.film is None:
             message = _join_failure(report, problem) if problem else _missing_shots(report)
-            spent = "yes" if report.shots.credits_charged else "no"
-            raise BatchError(message, report=report.shots, credits_spent=spent) from problem
+            raise batch_error(message, report.shots) from problem
         return report
 
     async def _plan(self, jobs: VideoJobs, *, upload: bool = True) -> StoryPlan:
@@ -111,35 +110,32 @@ class Story:
 
     async def _make_shots(self, jobs: VideoJobs, plan: StoryPlan, budget: RunBudget) -> list[VideoOutcome]:
         slots = asyncio.Semaphore(max(1, await slot_count(self.batch.concurrency_limit)))
-        prepare = partial(prepare_media, **self._blocks)
-        with tagged({shot.request.model for shot in self.board.shots}) as run_tags:
-            await tag_this_run(run_tags)
-            async with batch_progress(len(self.board.shots)) as count, task_group() as group:
+        location = self.batch.location
+        prepare = partial(
+            prepare_media, credentials=location.credentials, bucket=location.bucket, prefix=location.prefix
+        )
+        models = {shot.request.model for shot in self.board.shots}
+        async with tagged(models), batch_progress(len(self.board.shots)) as count, task_group() as group:
 
-                def notify(number: int, outcome: VideoOutcome) -> None:
-                    _log_shot(number, outcome)
-                    count(outcome)
+            def notify(number: int, outcome: VideoOutcome) -> None:
+                _log_shot(number, outcome)
+                count(outcome)
 
-                run = StoryRun(jobs, plan, budget, self.batch.steps(jobs), prepare, slots, notify)
-                for chain in self.board.chains():
-                    group.create_task(run.run_chain(chain))
+            run = StoryRun(jobs, plan, budget, self.batch.steps(jobs), prepare, slots, notify)
+            for chain in self.board.chains():
+                group.create_task(run.run_chain(chain))
         return [plan.outcomes[shot.number] for shot in self.board.shots]
 
     async def _join_shots(self, plan: StoryPlan) -> JoinedFilm:
         videos = [plan.saved[shot.number] for shot in self.board.shots]
-        film: JoinedFilm = await _join(videos, **self._blocks, upload_options=self.batch.upload_options)
+        film: JoinedFilm = await _join(videos, location=self.batch.location, upload_options=self.batch.upload_options)
         return film
-
-    @property
-    def _blocks(self) -> dict[str, Any]:
-        location = self.batch.location
-        return {"credentials": location.credentials, "bucket": location.bucket, "prefix": location.prefix}
 
     async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
         moving = None
         try:
             if report.film:
-                preview = await load_moving(jobs.records, report.film.removeprefix(jobs.records.uri("")))
+                preview = await load_moving(jobs.records, jobs.records.key_of(report.film))
                 moving = Picture(*preview) if preview else None
             pictures = await posters(jobs, report.shots)
         except Exception as error:
@@ -160,20 +156,13 @@ def _join_run_name() -> str:
     **RETRIES,
     cache_policy=NO_CACHE,
 )
-async def _join(
-    videos: list[SavedVideo],
-    *,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
-    prefix: str,
-    upload_options: dict[str, Any] | None,
-) -> JoinedFilm:
-    async with Location(credentials, bucket, prefix).open() as jobs:
+async def _join(videos: list[SavedVideo], *, location: Location, upload_options: dict[str, Any] | None) -> JoinedFilm:
+    async with location.open() as jobs:
         return await join_shots(jobs, videos, upload_options=upload_options)
 
 
 def _log_shot(number: int, outcome: VideoOutcome) -> None:
-    log = get_run_logger().info if outcome.outcome in ("saved", "reused") else get_run_logger().warning
+    log = get_run_logger().info if outcome.outcome in IN_BUCKET else get_run_logger().warning
     result = outcome.video or outcome.reason
     log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), result)
 
@@ -186,14 +175,12 @@ def _join_failure(report: StoryReport, problem: Exception) -> str:
 
 
 def _missing_shots(report: StoryReport) -> str:
-    missing = [one for one in report.shots.videos if one.outcome not in ("saved", "reused")]
-    lines = [f"shot {one.rows[0]}, {one.line}" for one in missing]
-    return "\n".join([report.summary, *first_lines(lines, 10)])
+    missing = [f"shot {one.rows[0]}, {one.line}" for one in report.shots.videos if one.outcome not in IN_BUCKET]
+    return "\n".join([report.summary, *first_lines(missing, 10)])
 
 
 def _storyboard_name() -> str:
-    name = str(flow_run.parameters.get("storyboard")).rpartition("/")[2]
-    return redact(f"{name}{' (dry run)' if flow_run.parameters.get('dry_run') else ''}", 80) or "generate-storyboard"
+    return file_run_name("storyboard", "generate-storyboard")
 
 
 @flow(name="generate-storyboard", flow_run_name=_storyboard_name)

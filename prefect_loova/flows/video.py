@@ -14,7 +14,7 @@ from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT, is_shared, slot
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
-from prefect_loova._prefect.lineage import tag_this_run, tagged
+from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.suspend import ask_for_decision
 from prefect_loova._timing import Deadline
@@ -104,8 +104,7 @@ async def generate_video(
         ```
     """
     deadline = Deadline(max_wait)
-    with tagged([request.model]) as run_tags:
-        await tag_this_run(run_tags)
+    async with tagged([request.model]):
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as stack:

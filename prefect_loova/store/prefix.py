@@ -121,6 +121,10 @@ class BucketPrefix:
         """Return the s3:// URI of an S3 key in this bucket."""
         return f"s3://{self.bucket}/{object_key}"
 
+    def key_of(self, uri: str) -> str:
+        """Return the S3 key of an s3:// URI in this bucket."""
+        return uri.removeprefix(self.uri(""))
+
     async def check_conditional_writes(self) -> None:
         """Raise if the bucket cannot store job records and videos. `bucket_check` probes it once per process.
 

@@ -1,4 +1,4 @@
-"""deployments/automations.py on a real Prefect server: a job in doubt ends as a message at somebody's webhook."""
+"""deployments/automations.py on a real Prefect server: a job in doubt sends a message to a webhook."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def test_one_bad_video_does_not_stop_the_others_and_the_run_says_what_is_m
     assert loova.ledger["totals"]["billed"] == 6
 
 
-async def test_of_twenty_videos_eight_that_are_refused_by_a_code_are_told_and_twelve_are_bought(place, loova):
+async def test_refusals_by_a_code_are_reported_and_the_other_videos_are_bought(place, loova):
     for number in range(0, 16, 2):
         loova.fail("refused_by_code", prompt=f"video {number} ", times=None)
     twenty = [VideoRequest(prompt=f"video {number} of 20", duration=4) for number in range(20)]
@@ -102,7 +102,7 @@ async def test_of_twenty_videos_eight_that_are_refused_by_a_code_are_told_and_tw
     assert (loova.ledger["totals"]["billed"], loova.ledger["totals"]["posted"]) == (12, 20)
 
 
-async def test_submits_that_a_killed_run_left_do_not_stop_the_run_after_it(place, loova):
+async def test_submits_of_a_killed_run_do_not_stop_the_next_run(place, loova):
     await left_in_the_middle_of_the_submit(requests(4), place)
     with pytest.raises(BatchError, match="12 videos: 8 saved, 4 in doubt; 720 credits"):
         await batch(requests(12), place)
@@ -141,7 +141,7 @@ async def test_a_run_that_prefect_retries_counts_what_it_spent_before(place, loo
     assert (len(tries), loova.ledger["totals"]["billed"]) == (2, 1)
 
 
-async def test_invalid_requests_are_all_told_before_anything_is_spent(place, loova):
+async def test_all_invalid_requests_are_reported_before_anything_is_spent(place, loova):
     bad: list[Any] = [{"prompt": "a"}, {"prompt": " ", "duration": 99}, {"prompt": "c", "ratio": "5:4"}]
     with pytest.raises(Exception, match=r"(?s)requests\.1.*requests\.2") as caught:
         await batch(bad, place)
@@ -149,7 +149,7 @@ async def test_invalid_requests_are_all_told_before_anything_is_spent(place, loo
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_a_detached_batch_is_worked_off_by_the_collector(lister, loova):
+async def test_the_collector_finishes_a_detached_batch(lister, loova):
     report = await batch(requests(8), lister, wait=False)
     assert (report.count("submitted"), report.count("queued")) == (6, 2)
     assert report.credits_charged == 360
@@ -162,7 +162,7 @@ async def test_a_detached_batch_is_worked_off_by_the_collector(lister, loova):
     assert (await batch(requests(8), lister, wait=False)).count("reused") == 8
 
 
-async def test_a_detached_run_ends_after_the_submit_and_one_job_is_rescued_by_its_task(lister, loova):
+async def test_a_detached_run_ends_after_the_submit_and_its_job_is_collected_by_task(lister, loova):
     (request,) = requests(1)
     submission = await generate_video(request, lister.credentials, lister.bucket, wait=False)
     assert isinstance(submission, Submission)
@@ -190,7 +190,7 @@ async def test_a_manifest_in_s3_is_made_and_a_report_written_beside_it(place, lo
     assert all(row["video"].startswith(f"s3://{bucket.name}/loova/") for row in rows)
 
 
-async def test_a_bad_manifest_is_told_as_a_whole_and_nothing_is_spent(place, loova, tmp_path: Path):
+async def test_all_problems_of_a_manifest_are_reported_and_nothing_is_spent(place, loova, tmp_path: Path):
     manifest = tmp_path / "prompts.csv"
     manifest.write_text("prompt,duration,ratio\n=1+1,5,16:9\na,99,5:4\n")
     with pytest.raises(InvalidRequestError, match="has 3 problems in 2 rows; nothing was started"):
@@ -201,7 +201,7 @@ async def test_a_bad_manifest_is_told_as_a_whole_and_nothing_is_spent(place, loo
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_a_report_that_cannot_be_written_costs_no_video(place, loova, tmp_path, caplog):
+async def test_a_report_that_cannot_be_written_does_not_fail_the_videos(place, loova, tmp_path, caplog):
     manifest = tmp_path / "prompts.csv"
     manifest.write_text("prompt,duration\na boat,4\n")
     (tmp_path / "prompts.report.csv").mkdir()
@@ -210,7 +210,7 @@ async def test_a_report_that_cannot_be_written_costs_no_video(place, loova, tmp_
     assert "no report was written beside the manifest" in caplog.text
 
 
-async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
+async def test_the_budget_of_a_day_applies_to_all_runs(lister, loova):
     bounded = lister.credentials.model_copy(update={"max_credits_per_day": 200.0})
     place = lister._replace(credentials=bounded)
     report = await batch(requests(6), place, on_failure="report")
@@ -223,7 +223,7 @@ async def test_the_budget_of_a_day_holds_over_runs(lister, loova):
     assert loova.ledger["totals"]["billed"] == 3
 
 
-async def test_the_limit_is_made_with_6_shared_and_given_back(place, loova):
+async def test_the_limit_is_created_with_6_slots_shared_and_released(place, loova):
     await batch(requests(2), place, concurrency_limit="made")
     assert await slot_count("made") == 6
     async with get_client() as client:
@@ -235,7 +235,7 @@ async def test_the_limit_is_made_with_6_shared_and_given_back(place, loova):
     assert await slot_count("") == 6
 
 
-async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(caplog):
+async def test_a_slot_that_is_never_released_delays_a_run_only_for_a_while(caplog):
     async with get_client() as client:
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="full", limit=1))
 
@@ -248,7 +248,7 @@ async def test_a_slot_that_nobody_gives_back_holds_a_run_up_for_a_while_only(cap
     assert "no slot of the concurrency limit full became free in 1 s: submitting without one" in caplog.text
 
 
-async def test_a_waiter_behind_another_one_ends_at_its_own_max_wait():
+async def test_a_run_behind_another_waiter_ends_at_its_own_max_wait():
     async with get_client() as client:
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="one", limit=1))
 
@@ -286,7 +286,7 @@ async def test_no_slot_within_max_wait_is_an_error_before_anything_is_bought():
         await waits()
 
 
-async def test_events_tell_what_happened_to_a_job(place, loova):
+async def test_a_job_sends_events(place, loova):
     request = VideoRequest(prompt="an event", duration=4)
     await generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
     found = await events_of(f"loova.job.{request.key}", 3)
@@ -297,7 +297,7 @@ async def test_events_tell_what_happened_to_a_job(place, loova):
     assert loova.api_key not in json.dumps(found)
 
 
-async def test_the_credits_report_shows_the_days_and_tells_when_they_run_low(lister, loova):
+async def test_the_credits_report_shows_the_days_and_warns_of_a_low_balance(lister, loova):
     await batch(requests(2), lister)
     report = await report_credits(lister.credentials, lister.bucket, days=1, low_below=20_000)
     assert (report.available, report.is_low) == (9_880, True)

@@ -1,4 +1,4 @@
-"""`flows/generate_video.py` as a person and as a script runs it: in a process of its own."""
+"""`flows/generate_video.py` as a command, in its own process."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loo
 
 
 @pytest.mark.one_s3_server
-def test_a_task_that_still_runs_when_waiting_ends_is_exit_code_5_and_goes_on_next_time(served, bucket, loova):
+def test_a_task_that_is_still_running_is_exit_code_5_and_the_next_run_continues(served, bucket, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     arguments = ("a boat", "--bucket", bucket.name, "--poll-seconds", "0.1", "--json")
     done = command(*arguments, "--max-wait", "0.5", env=served)
@@ -133,12 +133,12 @@ def bad_input(capsys):
 
 
 @pytest.mark.parametrize("days", ["abc", "0", "367", "7.5"])
-def test_days_to_look_back_are_1_to_366(bad_input, days):
+def test_a_report_includes_1_to_366_days(bad_input, days):
     code, text = bad_input("--days", days, "--json", flow="report_credits")
     assert (code, f"{days!r} was given: must be a number of days" in json.loads(text)["error"]["message"]) == (2, True)
 
 
-def test_all_mistakes_of_one_request_are_told_together(bad_input):
+def test_all_problems_of_a_request_are_reported_together(bad_input):
     _, text = bad_input(" ", "--duration", "99", "--ratio", "x", "--bucket", "b", "--json")
     assert len(json.loads(text)["error"]["message"].splitlines()) == 3
 
@@ -174,14 +174,14 @@ def test_a_bad_prefix_is_refused_before_anything_is_sent(served, bucket, loova, 
 
 
 @pytest.mark.one_s3_server
-def test_a_missing_bucket_is_found_out_before_the_submit(served, loova):
+def test_a_missing_bucket_is_an_error_before_the_submit(served, loova):
     done = command("a boat", "--bucket", "no-such-bucket-here", "--json", env=served)
     assert (done.returncode, the_json(done)["error"]["type"]) == (1, "StorageError")
     assert "no-such-bucket-here" in the_json(done)["error"]["message"]
     assert loova.ledger["totals"]["posted"] == 0
 
 
-def test_simulated_it_leaves_an_mp4_and_goes_on_after_a_kill(killable_prefect, tmp_path):
+def test_a_simulated_run_writes_an_mp4_and_continues_after_a_kill(killable_prefect, tmp_path):
     """The real thing: kill -9 while Loova generates, and run it again; one purchase, one video, on this machine."""
     env = dict(os.environ) | {"PREFECT_API_URL": killable_prefect.api_url}
     arguments = ("a boat at sea", "--simulate", "--duration", "4", "--ratio", "1:1")

@@ -1,4 +1,4 @@
-"""The credentials block, as Prefect's own suite for blocks wants it, and what it must never show."""
+"""The credentials block: Prefect's own tests for blocks, and secrets that it never shows."""
 
 import struct
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_from_env_without_a_key_says_what_to_do(monkeypatch, value, says):
 
 
 @pytest.mark.parametrize("url", ["", "loova.ai", "file:///etc", "https://user:secret@loova.ai"])
-def test_a_base_url_that_is_none_is_refused(url):
+def test_an_invalid_base_url_is_refused(url):
     with pytest.raises(ValidationError, match="base_url"):
         LoovaCredentials(api_key=SecretStr("key"), base_url=url)
 
@@ -58,7 +58,7 @@ def test_an_empty_key_is_refused():
         LoovaCredentials(api_key=SecretStr(" "))
 
 
-def test_the_key_is_in_no_repr_and_in_no_json():
+def test_neither_repr_nor_json_contains_the_key():
     credentials = LoovaCredentials(api_key=SecretStr("very-secret"))
     for text in (repr(credentials), str(credentials), credentials.model_dump_json(), repr(credentials.get_client())):
         assert "very-secret" not in text

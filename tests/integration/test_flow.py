@@ -1,4 +1,4 @@
-"""The main job on a real Prefect server and a real S3 server: a prompt goes in, a checked video is in the bucket."""
+"""The flow of one video, on a real Prefect server and a real S3 server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(request: VideoRequest, place, **options):
     return generate_video(request, credentials=place.credentials, bucket=place.bucket, poll_seconds=0.1, **options)
 
 
-async def test_a_prompt_goes_in_and_a_checked_video_stands_in_the_bucket(place, loova, bucket, tmp_path):
+async def test_a_prompt_becomes_a_checked_video_in_the_bucket(place, loova, bucket, tmp_path):
     saved = await run(REQUEST, place)
 
     task = loova.ledger["tasks"][0]
@@ -48,7 +48,7 @@ async def test_a_prompt_goes_in_and_a_checked_video_stands_in_the_bucket(place, 
         assert stream.width / stream.height == pytest.approx(9 / 16, rel=0.05)
 
 
-async def test_asking_again_for_a_saved_video_makes_no_call_to_loova(place, loova):
+async def test_a_second_run_for_a_saved_video_does_not_call_loova(place, loova):
     first = await run(REQUEST, place)
     before = loova.ledger["totals"]
     again = await run(REQUEST, place)
@@ -63,7 +63,7 @@ async def test_ten_runs_at_once_pay_once_and_all_have_the_video(place, loova):
     assert [video.reused for video in videos].count(False) == 1
 
 
-async def test_a_run_goes_on_waiting_for_the_task_of_an_earlier_one(place, loova):
+async def test_a_run_continues_to_wait_for_the_task_of_an_earlier_run(place, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     with pytest.raises(WaitTimeoutError, match="ask for the same request again"):
         await run(REQUEST, place, max_wait=0.5)
@@ -90,7 +90,7 @@ async def test_a_lost_answer_to_a_submit_is_in_doubt_and_never_sent_again(place,
 
 
 @pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
-async def test_where_a_run_cannot_be_suspended_it_fails_and_says_why(place, loova, caplog):
+async def test_a_run_that_cannot_be_suspended_fails_and_says_why(place, loova, caplog):
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
         await run(REQUEST, place, on_in_doubt="suspend")
@@ -123,7 +123,7 @@ async def test_a_flow_that_times_out_leaves_the_job_to_the_next_run(place, loova
     assert loova.ledger["totals"]["posted"] == 1
 
 
-async def test_a_refused_submit_is_tried_again_by_the_next_run(place, loova):
+async def test_the_next_run_retries_a_refused_submit(place, loova):
     loova.fail("insufficient_credits")
     with pytest.raises(RejectedError, match="credits"):
         await run(REQUEST, place)
@@ -131,7 +131,7 @@ async def test_a_refused_submit_is_tried_again_by_the_next_run(place, loova):
     assert loova.ledger["totals"]["billed"] == 1
 
 
-async def test_too_many_running_tasks_are_waited_for(place, loova):
+async def test_a_run_waits_while_too_many_tasks_are_running(place, loova):
     loova.fail("too_many_running_tasks")
     assert (await run(REQUEST, place)).state == "saved"
     assert (loova.ledger["totals"]["posted"], loova.ledger["totals"]["billed"]) == (2, 1)
@@ -149,13 +149,13 @@ async def test_a_failed_generation_is_not_bought_again_unless_a_parameter_allows
     assert loova.ledger["totals"]["billed"] == 2
 
 
-async def test_a_video_host_that_stumbles_is_tried_again(place, loova):
+async def test_errors_of_the_video_host_are_retried(place, loova):
     loova.fail("video_500", times=2)
     loova.fail("video_cut")
     assert (await run(REQUEST, place)).sha256 == loova.sha256(loova.ledger["tasks"][0]["task_id"])
 
 
-async def test_a_saved_video_that_is_gone_is_brought_again_and_not_bought_again(place, loova, bucket):
+async def test_a_saved_video_that_was_deleted_is_downloaded_again_and_not_bought_again(place, loova, bucket):
     first = await run(REQUEST, place)
     bucket.client.delete_object(Bucket=bucket.name, Key=f"loova/{REQUEST.key}/video.mp4")
     again = await run(REQUEST, place)
@@ -163,7 +163,7 @@ async def test_a_saved_video_that_is_gone_is_brought_again_and_not_bought_again(
     assert loova.ledger["totals"]["billed"] == 1
 
 
-def test_a_sync_flow_submits_the_tasks_and_asks_for_their_results(place, loova):
+def test_a_sync_flow_submits_the_tasks_and_reads_their_results(place, loova):
     where = {"credentials": place.credentials, "bucket": place.bucket}
 
     @flow
@@ -177,12 +177,12 @@ def test_a_sync_flow_submits_the_tasks_and_asks_for_their_results(place, loova):
 
 
 @pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning")
-async def test_the_tasks_are_useful_alone_and_outside_of_a_flow(credentials, loova):
+async def test_a_task_runs_outside_of_a_flow(credentials, loova):
     balance = await get_credits(credentials)
     assert (balance.available, balance.total) == (10_000, 10_000)
 
 
-async def test_a_retry_of_the_flow_replays_what_was_waited_for_and_saved(place, loova):
+async def test_a_retry_of_the_flow_replays_the_results_of_wait_and_save(place, loova):
     where = {"credentials": place.credentials, "bucket": place.bucket}
     tries = []
 

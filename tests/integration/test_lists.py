@@ -1,4 +1,4 @@
-"""Lists as a command reads them: what is wrong is told once and at once; an outage of S3 is no fault of the list."""
+"""Lists that a command reads: problems are reported once and early, and an outage of S3 is not one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("flow", WRONG)
-def test_what_is_wrong_with_a_list_is_told_once_before_a_prefect_server_is_started(tmp_path: Path, flow: str) -> None:
+def test_problems_of_a_list_are_reported_once_before_a_prefect_server_starts(tmp_path: Path, flow: str) -> None:
     name, content, says = WRONG[flow]
     (tmp_path / name).write_text(content)
     done = subprocess.run(
@@ -84,7 +84,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Bucket]:
         yield block(s3.endpoint_url, s3.access_key, s3.secret_key)
 
 
-async def test_an_outage_while_a_list_is_read_is_a_storage_error_and_may_be_tried_again() -> None:
+async def test_an_outage_while_a_list_is_read_is_a_transient_storage_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
@@ -94,18 +94,18 @@ async def test_an_outage_while_a_list_is_read_is_a_storage_error_and_may_be_trie
 
 
 @pytest.mark.parametrize("name", ["my-videos/none.csv", "no-such-bucket/list.csv", "my videos/list.csv", "x"])
-async def test_a_list_that_is_not_there_is_invalid_input(there: S3Bucket, name: str) -> None:
+async def test_a_missing_list_is_invalid_input(there: S3Bucket, name: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"manifest|bucket: 'my videos' was given"):
         await Manifest(f"s3://{name}", there).read()
 
 
-def test_a_name_that_is_cut_at_its_spaces_is_told_with_how_to_write_it(tmp_path: Path) -> None:
+def test_a_name_that_was_split_at_its_spaces_is_refused_with_a_hint(tmp_path: Path) -> None:
     local = Manifest(str(tmp_path / "list.csv"), block("http://127.0.0.1:9")).local_files(None)
     with pytest.raises(ValueError, match=r"no such file .*quotes within the cell .*JSON lines"):
         local.find("pics/my")
 
 
-def test_a_path_is_found_as_windows_writes_it(tmp_path: Path) -> None:
+def test_a_path_with_backslashes_is_found(tmp_path: Path) -> None:
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics" / "cat.png").write_bytes(b"x")
     assert LocalFiles(base=tmp_path).find(r"pics\cat.png") == tmp_path / "pics" / "cat.png"

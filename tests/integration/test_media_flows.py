@@ -1,4 +1,4 @@
-"""Reference media in flows, on a real Prefect server: what a person gives, and what the video shows."""
+"""Reference media in flows, on a real Prefect server."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return max(ImageStat.Stat(changed).rms)
 
 
-async def test_the_video_begins_with_the_picture_that_was_given(place, bucket, pictures):
+async def test_the_video_starts_with_the_given_picture(place, bucket, pictures):
     saved = await make(place, pictures / "cat.png")
     assert difference(frame(bucket, saved, "first"), Image.open(pictures / "cat.png")) < 8
     assert difference(frame(bucket, saved, "last"), Image.open(pictures / "cat.png")) > 30
 
 
-async def test_a_video_goes_on_from_the_last_frame_of_another(place, bucket, loova):
+async def test_a_video_continues_from_the_last_frame_of_another(place, bucket, loova):
     first = await make(place)
     second = await make(place, first.last_frame, prompt="it goes on", function_mode="first_last_frames")
     assert difference(frame(bucket, second, "first"), frame(bucket, first, "last")) < 8
@@ -93,7 +93,7 @@ async def test_a_bad_medium_fails_the_run_at_once_and_costs_nothing(place, loova
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_a_reference_to_a_medium_that_is_not_there_is_warned_of(place, loova, caplog):
+async def test_a_reference_to_a_missing_medium_logs_a_warning(place, loova, caplog):
     await make(place, prompt="@image1 walks")
     assert "the prompt refers to @image1, and the request has 0 images" in caplog.text
     assert loova.ledger["totals"]["billed"] == 1
@@ -139,7 +139,7 @@ async def test_a_local_list_names_files_beside_itself(place, loova, pictures):
     assert first == second
 
 
-async def test_a_list_from_s3_reads_no_local_file_unless_a_folder_is_allowed(place, loova, bucket, pictures):
+async def test_a_list_in_s3_reads_local_files_only_from_an_allowed_folder(place, loova, bucket, pictures):
     secret = pictures.parent / "secret.png"
     secret.write_bytes((pictures / "cat.png").read_bytes())
     for name, path in (("inside", "cat.png"), ("outside", "../secret.png"), ("absolute", str(secret))):
@@ -160,7 +160,7 @@ async def test_a_list_from_s3_reads_no_local_file_unless_a_folder_is_allowed(pla
     assert (await run("inside", media_folder=str(pictures))).count("saved") == 1
 
 
-async def test_a_dry_run_of_a_list_puts_nothing_into_the_bucket(place, loova, bucket, pictures):
+async def test_a_dry_run_of_a_list_uploads_nothing(place, loova, bucket, pictures):
     manifest = pictures.parent / "prompts.csv"
     manifest.write_text("prompt,image_urls\n@image1 walks,pictures/cat.png\n")
     report = await generate_from_manifest(str(manifest), place.credentials, place.bucket, dry_run=True)
@@ -168,7 +168,7 @@ async def test_a_dry_run_of_a_list_puts_nothing_into_the_bucket(place, loova, bu
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket, Prefix="loova/_media/")
 
 
-async def test_a_queued_video_needs_nothing_of_the_machine_that_queued_it(lister, loova, pictures):
+async def test_a_queued_video_needs_no_files_of_the_machine_that_queued_it(lister, loova, pictures):
     loova.fail("too_many_running_tasks", times=1)
     request = VideoRequest(prompt="@image1 walks", image_urls=[pictures / "cat.png"], duration=4)
     report = await generate_videos([request], lister.credentials, lister.bucket, wait=False, on_failure="report")

@@ -1,4 +1,4 @@
-"""The simulated place that stays up; test_workers.py runs a schedule in it."""
+"""The playground; test_workers.py runs a schedule in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def simulated(place) -> Place:
     return Place(place.credentials, place.bucket)
 
 
-async def test_its_blocks_are_stored_and_stored_again(simulated):
+async def test_its_blocks_are_saved_and_overwritten(simulated):
     for _ in range(2):
         await store_blocks(simulated, "to-play")
     assert (await LoovaCredentials.aload("to-play")).base_url == simulated.credentials.base_url
@@ -41,7 +41,7 @@ async def test_its_blocks_are_stored_and_stored_again(simulated):
     ],
     ids=["loova", "s3", "s3-on-this-machine"],
 )
-async def test_real_blocks_are_left_as_they_are(simulated, real):
+async def test_real_blocks_are_not_overwritten(simulated, real):
     name = f"real-{uuid4().hex[:8]}"
     await real.asave(name, overwrite=True)
     with pytest.raises(InvalidRequestError, match=f"'{name}' exists that is not simulated: give another name"):
@@ -52,13 +52,13 @@ async def test_real_blocks_are_left_as_they_are(simulated, real):
         await other.aload(name)
 
 
-def test_its_list_is_where_it_says(simulated, bucket):
+def test_its_list_is_at_the_printed_uri(simulated, bucket):
     uri = put_list(simulated.bucket)
     key = uri.removeprefix(f"s3://{bucket.name}/")
     assert bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read().startswith(b"prompt,duration\n")
 
 
-def test_without_a_prefect_server_it_says_how_to_have_one(capsys):
+def test_without_a_prefect_server_it_says_how_to_start_one(capsys):
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert main([]) == 2
     assert "PREFECT_API_URL is not set: start `prefect server start`" in capsys.readouterr().err

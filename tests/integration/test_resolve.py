@@ -1,4 +1,4 @@
-"""A job in doubt, resolved as a person does it: by the commands that the error shows, by the flow, by its artifact."""
+"""A person resolves a job in doubt: with the commands in the error, with the flow, and with its artifact."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.one_s3_server
-async def test_the_command_lists_what_is_known_of_each_job(lister, place, loova, bucket):
+async def test_the_command_lists_the_facts_of_each_job(lister, place, loova, bucket):
     await in_doubt(place, loova)
     arguments = (str(FLOWS / "resolve_job.py"), "--bucket", bucket.name)
     listed = await asyncio.to_thread(ran, *arguments, env=lister)
@@ -129,7 +129,7 @@ def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypat
     assert says in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-def test_a_simulated_place_names_itself_in_the_commands(tmp_path):
+def test_the_commands_name_a_simulated_location(tmp_path):
     async def place_named() -> str:
         async with Location(where.credentials, where.bucket, "loova").open() as jobs:
             return jobs.place
@@ -140,7 +140,7 @@ def test_a_simulated_place_names_itself_in_the_commands(tmp_path):
 
 
 @pytest.mark.one_s3_server
-async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
+async def test_the_commands_name_stored_blocks(prefect_server, place):
     await place.credentials.save("of-mine", overwrite=True)
     await place.bucket.save("mine-too", overwrite=True)
     stored = type(place.credentials).aload("of-mine"), type(place.bucket).aload("mine-too")
@@ -150,7 +150,7 @@ async def test_stored_blocks_are_named_in_the_commands(prefect_server, place):
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.one_s3_server
-async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, loova, bucket):
+async def test_the_flow_decides_and_shows_the_remaining_jobs(place_of_a_lister, loova, bucket):
     where = place_of_a_lister._asdict()
     await in_doubt(place_of_a_lister, loova)
     (job,) = await resolve_job(**where)
@@ -173,7 +173,7 @@ async def test_the_flow_decides_lists_and_shows_what_is_left(place_of_a_lister, 
 
 @pytest.mark.one_s3_server
 @pytest.mark.usefixtures("prefect_server")
-async def test_a_decision_counts_where_the_rest_may_not_be_listed(place, loova):
+async def test_a_decision_counts_even_if_the_other_jobs_cannot_be_listed(place, loova):
     await in_doubt(place, loova)
     with pytest.raises(StorageError, match="s3:ListBucket"):
         await resolve_job(*place)

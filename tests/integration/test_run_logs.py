@@ -75,7 +75,7 @@ print(logger.handlers, logger.propagate, logger.level)
     assert done.stdout.split("\n")[-2] == "[] True 0"
 
 
-async def test_in_a_run_each_line_reaches_the_runs_log_once_and_logging_is_restored(place: Place, at_root: Records):
+async def test_in_a_run_each_line_reaches_its_log_once_and_logging_is_restored_after_it(place: Place, at_root: Records):
     before = logging_state()
 
     @task
@@ -154,7 +154,7 @@ print(asyncio.run(logs()))
 """
 
 
-async def test_where_the_user_lets_prefect_forward_the_lines_they_come_once():
+async def test_lines_that_prefect_forwards_itself_appear_once():
     server = str(PREFECT_API_URL.value())
     env = os.environ | {"PREFECT_API_URL": server, "PREFECT_LOGGING_EXTRA_LOGGERS": "prefect_loova"}
     command = [sys.executable, "-c", NAMED]

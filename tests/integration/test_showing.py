@@ -1,4 +1,4 @@
-"""What a person sees of a video in the Prefect UI: its pictures, its page, a gallery, bars, tags and assets."""
+"""What the Prefect UI shows of a video: pictures, page, gallery, progress bars, tags and assets."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def names_beside(bucket, request: VideoRequest) -> list[str]:
     return sorted(one["Key"].removeprefix(below) for one in found)
 
 
-async def test_a_video_moves_in_its_page_and_its_pictures_stand_beside_it(place, bucket, request_of):
+async def test_the_page_of_a_video_moves_and_its_pictures_are_saved_beside_it(place, bucket, request_of):
     request = request_of()
     await made(request, place)
     assert names_beside(bucket, request) == sorted([*PICTURES, "record.json", "video.mp4"])
@@ -109,7 +109,7 @@ async def test_a_video_moves_in_its_page_and_its_pictures_stand_beside_it(place,
     assert stored["ContentType"] == "image/webp"
 
 
-async def test_a_video_that_was_there_is_shown_by_the_pictures_that_were_there(place, bucket, request_of):
+async def test_the_page_of_a_reused_video_has_its_stored_pictures(place, bucket, request_of):
     request = request_of()
     await made(request, place)
     key = f"{PREFIX}/{request.key}/preview.webp"
@@ -120,14 +120,14 @@ async def test_a_video_that_was_there_is_shown_by_the_pictures_that_were_there(p
     assert len(await artifacts(f"loova-video-{request.key[:16]}")) == 2
 
 
-async def test_no_pictures_are_made_where_none_are_wanted(place, bucket, request_of):
+async def test_without_a_preview_no_pictures_are_made(place, bucket, request_of):
     request = request_of()
     await made(request, place, preview="none")
     assert names_beside(bucket, request) == ["record.json", "video.mp4"]
     assert pictures_in(await page_of(request)) == []
 
 
-async def test_a_picture_that_cannot_be_stored_costs_no_video_and_no_page(place, bucket, loova, request_of, caplog):
+async def test_a_picture_that_cannot_be_stored_fails_neither_video_nor_page(place, bucket, loova, request_of, caplog):
     tight = minimal_policy(bucket, PREFIX)
     for statement in tight["Statement"]:
         if "s3:PutObject" in statement["Action"]:
@@ -141,7 +141,7 @@ async def test_a_picture_that_cannot_be_stored_costs_no_video_and_no_page(place,
     assert saved.video in await page_of(request)
 
 
-async def test_a_link_that_plays_the_video_stands_in_the_page_only_if_asked_for(place, bucket, request_of):
+async def test_the_page_links_to_play_the_video_only_on_request(place, bucket, request_of):
     request = request_of()
     await made(request, place)
     assert "Signature" not in await page_of(request)
@@ -179,7 +179,7 @@ async def test_a_video_is_an_asset_made_of_its_reference_media_and_used_the_seco
     assert len(await events_of(saved.video, "prefect.asset.materialization", 1)) == 1
 
 
-async def test_a_video_that_is_waited_for_has_a_bar(place, loova, request_of):
+async def test_a_running_video_has_a_progress_bar(place, loova, request_of):
     request = request_of()
     loova.fail("unknown_status", times=3)
     await made(request, place)
@@ -187,7 +187,7 @@ async def test_a_video_that_is_waited_for_has_a_bar(place, loova, request_of):
     assert float(bar) == 100
 
 
-async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
+async def test_a_prefect_server_that_stops_costs_a_page_but_no_job(caplog):
     """In a loop of its own: the run's own client would ask the server that is there."""
 
     async def shown_at(address: socket.socket, showing: Callable[[], Coroutine[Any, Any, None]]) -> float:
@@ -208,7 +208,7 @@ async def test_a_prefect_server_that_goes_away_costs_a_page_and_no_job(caplog):
     assert "the artifact loova-prices was not created" in caplog.text
 
 
-async def test_a_link_that_cannot_be_signed_fails_no_saved_video(place, bucket, request_of, caplog):
+async def test_a_link_that_cannot_be_signed_does_not_fail_a_saved_video(place, bucket, request_of, caplog):
     saved = await made(request_of(), place, preview="none")
     records = JobRecords(bucket.limited_client, "arn:of:no:bucket", PREFIX, origin(place.credentials.base_url))
     async with place.credentials.get_client() as loova:
@@ -231,7 +231,7 @@ async def test_a_batch_is_a_gallery_a_table_and_a_bar(place, loova, request_of):
     assert kind == "image/jpeg"
 
 
-async def test_the_log_of_a_job_is_ten_lines_at_most_each_of_ours_with_the_task(place, loova, request_of):
+async def test_a_job_logs_at_most_ten_lines_and_names_its_task(place, loova, request_of):
     request = request_of()
     loova.fail("unknown_status", times=12)
     saved = await made(request, place)

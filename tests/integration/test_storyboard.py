@@ -1,4 +1,4 @@
-"""Stories of several shots, on a real Prefect server: made once, killed, gone on with, changed, and joined."""
+"""Stories of several shots, on a real Prefect server: made once, killed, continued, changed, and joined."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_a_story_that_is_killed_and_run_again_pays_for_each_shot_once(stor
 
 
 @pytest.mark.workers
-def test_the_command_that_is_killed_with_all_that_it_simulates_bills_each_shot_once(story, tmp_path):
+def test_a_simulated_command_that_is_killed_bills_each_shot_once(story, tmp_path):
     """Loova and the S3 server die with it, and come back with what they had written."""
     state = tmp_path / "state"
     words = [sys.executable, "flows/storyboard.py", str(story), "--simulate", "--state", str(state)]
@@ -182,7 +182,7 @@ def test_the_command_that_is_killed_with_all_that_it_simulates_bills_each_shot_o
     assert [edge < 8 for edge in edges] == [True, True, False, True, True], edges
 
 
-async def test_a_changed_shot_pays_for_itself_and_for_what_follows_from_it(story, place, bucket, loova):
+async def test_a_changed_shot_and_those_that_continue_it_are_paid_again(story, place, bucket, loova):
     story.write_text(SHORT)
     first = await make(story, place)
     story.write_text(SHORT.replace("the fog", "a whale"))
@@ -204,7 +204,7 @@ async def test_a_story_is_priced_and_admitted_as_a_whole(story, place, bucket, l
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(story, place, loova):
+async def test_a_failed_shot_stops_only_the_shots_that_continue_it(story, place, loova):
     story.write_text(SHORT)
     loova.fail("generation_failed", prompt="the fog", times=None)
     with pytest.raises(BatchError) as caught:
@@ -219,7 +219,7 @@ async def test_a_shot_that_fails_stops_what_goes_on_from_it_and_nothing_else(sto
     assert loova.ledger["totals"]["billed"] == 5
 
 
-async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_nothing_else():
+async def test_a_shot_without_its_first_frame_is_not_started_and_stops_nothing_else():
     async def unreachable(_: VideoRequest) -> VideoRequest:
         raise StorageError("S3 is away", transient=True)
 
@@ -242,7 +242,7 @@ async def test_a_shot_whose_first_frame_cannot_be_had_is_not_started_and_ends_no
     assert "nothing was bought: S3 is away" in outcome.reason
 
 
-async def test_urls_of_all_shots_are_looked_at_before_the_first_is_paid_for(story, place, loova):
+async def test_the_urls_of_all_shots_are_checked_before_the_first_is_paid_for(story, place, loova):
     host = Host()
     story.write_text(SHORT.replace("a child", f"a child, image_urls: [{host.url('/gone.png')}]"))
     with pytest.raises(InvalidRequestError, match=r"^shot 4: image_urls.0: .*HTTP 404"):
@@ -251,7 +251,7 @@ async def test_urls_of_all_shots_are_looked_at_before_the_first_is_paid_for(stor
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_jobs_in_doubt_from_earlier_runs_do_not_end_a_story(story, place, loova):
+async def test_jobs_in_doubt_of_earlier_runs_do_not_stop_a_story(story, place, loova):
     shots = [{"prompt": f"shot {number}", "duration": 4} for number in range(5)]
     story.write_text(json.dumps(shots[:3]))
     loova.fail("lost_reply", times=3)
@@ -270,7 +270,7 @@ def independent(story: Path, count: int) -> list[VideoRequest]:
     return [shot.request for shot in read_storyboard(story.read_bytes(), story.name).shots]
 
 
-async def test_three_lost_answers_end_the_submits_of_a_story(story, place, loova):
+async def test_three_lost_answers_stop_the_submits_of_a_story(story, place, loova):
     independent(story, 12)
     loova.fail("lost_reply", times=None)
     with pytest.raises(BatchError, match="answers were lost") as caught:
@@ -281,7 +281,7 @@ async def test_three_lost_answers_end_the_submits_of_a_story(story, place, loova
     assert (report.count("in_doubt"), report.count("not_started")) == (posted, 12 - posted)
 
 
-async def test_submits_that_a_killed_run_left_do_not_end_the_story_after_it(story, place, loova):
+async def test_submits_of_a_killed_run_do_not_stop_the_next_story(story, place, loova):
     requests = independent(story, 12)
     await left_in_the_middle_of_the_submit(requests[:4], place)
     place.credentials.job_times = TIMES.model_copy(update={"doubt_after": 0})  # found before others are saved
@@ -302,7 +302,7 @@ def refusing(place: Place, bucket, path: str) -> Iterator[Place]:
         yield Place(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
 
 
-async def test_shots_that_cannot_be_joined_are_safe_and_are_joined_by_the_next_run(story, place, bucket, loova):
+async def test_the_next_run_joins_shots_that_could_not_be_joined(story, place, bucket, loova):
     story.write_text(TWO)
     with (
         refusing(place, bucket, "_storyboards") as refused,
@@ -318,7 +318,7 @@ async def test_shots_that_cannot_be_joined_are_safe_and_are_joined_by_the_next_r
     assert loova.ledger["totals"]["billed"] == 2
 
 
-async def test_a_film_whose_pictures_cannot_be_written_is_a_film(story, place, bucket):
+async def test_a_film_does_not_need_its_pictures(story, place, bucket):
     story.write_text(TWO)
     with refusing(place, bucket, "_storyboards.*sheet") as refused:
         report = await make(story, refused)
@@ -326,7 +326,7 @@ async def test_a_film_whose_pictures_cannot_be_written_is_a_film(story, place, b
     assert report.contact_sheet is None
 
 
-async def test_what_is_wrong_with_the_media_is_told_by_shot_before_anything_is_spent(story, place, loova):
+async def test_problems_of_media_are_reported_by_shot_before_anything_is_spent(story, place, loova):
     story.write_text(STORY.replace("continue: true}", "continue: true, image_urls: [no.png]}", 1))
     with pytest.raises(InvalidRequestError, match=r"shot 2: image_urls.0: 'no.png' was given: there is no such file"):
         await make(story, place)

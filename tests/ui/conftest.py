@@ -1,4 +1,4 @@
-"""One stage and one browser for all tests here; a test that takes `ui` runs on both of Prefect's UIs."""
+"""One environment and one browser for all UI tests. A test with the fixture `ui` runs on both of Prefect's UIs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.ui.environment import Environment, chromium, start_environment
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    with start_environment(tmp_path_factory.mktemp("stage")) as stage:
-        yield stage
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    with start_environment(tmp_path_factory.mktemp("environment")) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")

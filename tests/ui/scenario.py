@@ -1,4 +1,4 @@
-"""What is done on the stage: `python -m tests.ui.scenario WHAT`. Its last line says what came out."""
+"""The scenarios of the UI tests: `python -m tests.ui.scenario WHAT`. The last line of output is the result."""
 
 from __future__ import annotations
 

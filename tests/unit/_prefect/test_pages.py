@@ -1,4 +1,4 @@
-"""What the pages in the Prefect UI say, and that foreign text in them stays text."""
+"""The pages in the Prefect UI: their content, and foreign text that stays text."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_foreign_text_stays_text(text: str) -> None:
     assert unescaped.replace("\u2060", "").split() == text.replace("?y", "?...").split()
 
 
-def test_an_address_in_foreign_text_is_none_to_a_renderer_that_makes_links_of_addresses() -> None:
+def test_a_renderer_does_not_link_addresses_in_foreign_text() -> None:
     shown = escaped(HOSTILE[4]).replace("\\", "")
     assert not re.search(r"https?://|www\.|\w@\w", shown)
 
 
-def test_the_page_of_a_video_shows_it_moving_and_says_what_it_is_and_what_it_cost() -> None:
+def test_the_page_of_a_video_has_a_moving_picture_its_facts_and_its_cost() -> None:
     page = html(video_page(saved(), WEBP))
     assert '<img src="data:image/webp;base64,UklGRg=="' in page
     for told in (
@@ -109,13 +109,13 @@ def test_the_page_of_a_video_shows_it_moving_and_says_what_it_is_and_what_it_cos
         assert told in page.replace("\u2060", ""), told
 
 
-def test_a_video_paid_before_and_without_a_cost_says_so() -> None:
+def test_a_page_says_that_an_earlier_run_paid_and_that_the_cost_is_unknown() -> None:
     page = video_page(saved(reused=True, credits_cost=None))
     assert "| Paid | by an earlier run |" in page
     assert "Loova returned no cost; estimate 75" in page
 
 
-def test_links_stand_in_the_page_only_where_there_are_any() -> None:
+def test_a_page_has_only_the_links_that_exist() -> None:
     assert "](" not in video_page(saved())
     links = Links("https://x.console.aws.amazon.com/x", "https://b.s3.amazonaws.com/v?X-Amz-Signature=1", START)
     page = video_page(saved(), links=links)
@@ -152,7 +152,7 @@ def credits(**fields: object) -> CreditsReport:
     return CreditsReport(api_origin="https://api", available=900, low_below=1000, days=(spent,))
 
 
-def test_a_gallery_has_what_is_missing_first_then_pictures_then_the_rest() -> None:
+def test_a_gallery_shows_missing_videos_first_then_pictures_then_the_rest() -> None:
     videos = [outcome(n) for n in range(1, 7)]
     videos += [outcome(7, "reused"), outcome(8, "in_doubt", reason="lost"), outcome(9, "failed", reason="moderation")]
     page = gallery(BatchReport(videos=tuple(videos)), {outcome(n).key: WEBP for n in range(1, 6)})
@@ -185,7 +185,7 @@ def test_the_largest_batch_still_fits() -> None:
     assert "9,500 more are not shown" in page
 
 
-def test_the_rows_of_the_table_have_what_needs_a_person_first() -> None:
+def test_the_most_severe_rows_of_the_table_come_first() -> None:
     report = BatchReport(videos=(outcome(1), outcome(2, "in_doubt", reason="lost"), outcome(3, "failed", reason="no")))
     assert [row["state"] for row in outcome_rows(report)] == ["failed", "in doubt", "saved"]
 
@@ -194,7 +194,7 @@ def test_the_rows_of_the_table_have_what_needs_a_person_first() -> None:
     ("seconds", "told"),
     [(-1, "0.0 s"), (0.04, "0.0 s"), (9.94, "9.9 s"), (42.2, "42 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")],
 )
-def test_a_duration_reads_as_a_person_says_it(seconds: float, told: str) -> None:
+def test_a_duration_is_formatted_for_a_person(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
@@ -205,7 +205,7 @@ def test_the_credits_page_has_a_row_for_a_day() -> None:
 DIFFERS = "it plays 5.0 s, and 4 s were asked for"
 
 
-def test_a_video_that_differs_from_its_request_says_so_on_its_page_and_on_that_of_its_batch() -> None:
+def test_the_pages_of_a_video_and_its_batch_say_that_it_differs_from_its_request() -> None:
     assert DIFFERS in plain(video_page(saved(differs=DIFFERS)))
     assert "Differs" not in video_page(saved())
     report = BatchReport(videos=(outcome(0), outcome(1, differs=DIFFERS)))
@@ -228,7 +228,7 @@ def plain(page: str) -> str:
     return re.sub(r"\\(.)", r"\1", page)
 
 
-def test_the_page_of_doubts_names_what_could_not_be_looked_at() -> None:
+def test_the_page_of_doubts_names_the_jobs_that_could_not_be_read() -> None:
     problems = [("ab" * 32, "s3://b/loova/x/record.json is not a job record <b>"), ("cd" * 32, "denied")]
     page = doubts_page([], problems)
     assert "No job is in doubt" not in page

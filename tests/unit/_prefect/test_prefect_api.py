@@ -58,5 +58,5 @@ def test_a_block_that_was_never_saved_has_no_name() -> None:
         ("null", None),
     ],
 )
-def test_yaml_scalars_are_read_as_people_mean_them(text: str, value: object) -> None:
+def test_yaml_scalars_are_read_without_surprises(text: str, value: object) -> None:
     assert yaml.load(text, _YamlLoader) == value

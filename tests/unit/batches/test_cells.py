@@ -1,4 +1,4 @@
-"""Cells of a list: several media as people write them, and numbers as a spreadsheet saves them."""
+"""Cells of a list: several media, and numbers as a spreadsheet saves them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_media_in_a_cell_are_read_as_people_write_them(cell: str, media: list[st
 
 
 @pytest.mark.parametrize("cell", ['"my cat.png', '"my cat.png"b.png', "“a b.png"])
-def test_a_quote_that_is_not_closed_is_told_with_how_to_write_it(cell: str) -> None:
+def test_an_unclosed_quote_is_refused_with_a_hint(cell: str) -> None:
     with pytest.raises(ValueError, match=r"quotes within the cell .* JSON lines"):
         split_media(cell)
 
@@ -59,7 +59,7 @@ URLS = st.from_regex(URL, fullmatch=True)
 
 
 @given(st.lists(URLS, max_size=9), st.sampled_from([" ", "  ", "\t", "\n", "\u00a0", "\u202f"]))
-def test_urls_that_are_separated_by_white_space_mean_what_they_meant(urls: list[str], space: str) -> None:
+def test_white_space_separates_urls(urls: list[str], space: str) -> None:
     assert split_media(space.join(urls)) == space.join(urls).split() == urls
 
 
@@ -70,7 +70,7 @@ def test_any_name_without_the_quote_can_be_written_in_quotes(names: list[str]) -
 
 
 @given(st.text("ab ,\"'“”.#/:\n", max_size=40))
-def test_any_cell_is_read_or_refused(cell: str) -> None:
+def test_every_cell_is_read_or_refused(cell: str) -> None:
     try:
         assert all(one for one in split_media(cell))
     except ValueError as error:
@@ -78,7 +78,7 @@ def test_any_cell_is_read_or_refused(cell: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["a ", '"a"', "a.png,", "'", '"a" ', ","])
-def test_a_huge_cell_is_read_in_no_time(part: str) -> None:
+def test_a_huge_cell_is_read_quickly(part: str) -> None:
     began = time.process_time()
     with contextlib.suppress(ValueError):
         split_media(part * 200_000)

@@ -1,4 +1,4 @@
-"""A manifest: what is taken, and the one clear report of everything that is wrong with it."""
+"""Reading a manifest, and the report of all its problems."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_json_lines_have_one_object_a_line():
     assert read_manifest(content.encode(), "s3://b/list.JSONL") == [VideoRequest(**row) for row in rows]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header():
+def test_a_byte_order_mark_is_not_part_of_the_header():
     assert read_manifest("\ufeffprompt\r\na kite\r\n".encode(), "list.csv") == [VideoRequest(prompt="a kite")]
     assert read_manifest('\ufeff{"prompt": "a kite"}'.encode(), "list.jsonl") == [VideoRequest(prompt="a kite")]
 
 
-def test_blank_lines_are_no_rows_and_a_reference_may_begin_a_prompt():
+def test_blank_lines_are_skipped_and_a_prompt_may_start_with_a_reference():
     content = "prompt\n\n  \n@image1 walks\n\n"
     assert [request.prompt for request in read_manifest(content.encode(), "list.csv")] == ["@image1 walks"]
 
 
-def test_every_mistake_of_every_row_is_told_with_its_line():
+def test_every_problem_of_every_row_is_reported_with_its_line():
     told = refused("prompt,duration,ratio,model\na,99,5:4,seedance_9\nb,5,16:9,\n,5,,\n")
     assert "has 4 problems in 3 rows; nothing was started" in told
     for problem in (
@@ -70,7 +70,7 @@ def test_every_mistake_of_every_row_is_told_with_its_line():
         assert problem in told
 
 
-def test_the_line_of_a_row_is_where_it_begins_in_the_file():
+def test_the_line_of_a_row_is_the_line_where_it_starts():
     told = refused('prompt,duration\n"a\nb\nc",5\nd,99\n')
     assert "line 5: duration" in told
 
@@ -117,7 +117,7 @@ def test_a_formula_is_not_a_prompt(cell):
         (b"prompt\n\xe4", "list.csv", "is not UTF-8 at byte 7"),
     ],
 )
-def test_what_is_no_manifest_is_refused(content, name, says):
+def test_a_file_that_is_not_a_manifest_is_refused(content, name, says):
     assert says in refused(content, name)
 
 
@@ -126,7 +126,7 @@ def test_more_rows_than_allowed_are_refused():
     assert "has over 2 rows" in refused("prompt\na\nb\nc\n", max_rows=2)
 
 
-def test_of_very_many_problems_the_first_fifty_are_told():
+def test_an_error_lists_the_first_fifty_problems():
     told = refused("prompt,duration\n" + "a,99\n" * 1000)
     assert "has 1,000 problems in 1,000 rows" in told
     assert told.count("line ") == 50
@@ -134,7 +134,7 @@ def test_of_very_many_problems_the_first_fifty_are_told():
 
 
 @given(st.text(max_size=200), st.sampled_from(["list.csv", "list.jsonl"]))
-def test_any_text_is_read_or_refused_with_a_report(text, name):
+def test_every_text_is_read_or_refused_with_a_report(text, name):
     with contextlib.suppress(InvalidRequestError):
         read_manifest(f"prompt\n{text}".encode("utf-8", "surrogatepass"), name)
 
@@ -143,7 +143,7 @@ ALLOWED = st.characters(exclude_categories=["Cc"], include_characters="\t\n\r")
 
 
 @given(st.lists(st.text(ALLOWED, min_size=1).filter(str.strip), min_size=1, max_size=5))
-def test_a_prompt_in_a_csv_is_taken_as_it_stands(prompts):
+def test_a_prompt_in_a_csv_is_not_changed(prompts):
     prompts = [p for p in prompts if not p.strip().startswith("=") and not p.strip().startswith("#")] or ["a"]
     file = io.StringIO(newline="")
     writer = csv.writer(file, quoting=csv.QUOTE_ALL)
@@ -156,7 +156,7 @@ def test_a_prompt_in_a_csv_is_taken_as_it_stands(prompts):
         assert [request.prompt for request in requests] == prompts
 
 
-def test_in_a_report_no_cell_is_a_formula():
+def test_no_cell_of_a_report_is_a_formula():
     order = PlannedVideo(VideoRequest(prompt="-2+3+cmd|' /C calc'!A0"), (1, 4))
     report = BatchReport(videos=(order.outcome_of("failed", "=1+1, says Loova"),))
     header, row = csv.reader(io.StringIO(report_as_csv(report).decode()))
@@ -165,7 +165,7 @@ def test_in_a_report_no_cell_is_a_formula():
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row)
 
 
-def test_the_report_stands_beside_the_manifest():
+def test_the_report_is_written_beside_the_manifest():
     assert report_name("s3://b/a.b/prompts.jsonl") == "s3://b/a.b/prompts.report.csv"
 
 
@@ -192,7 +192,7 @@ KITE = [VideoRequest(prompt="a kite, red", duration=5), VideoRequest(prompt="a b
         ('{"prompt": "a kite, red", "duration": 5, "image_urls": null}\n{"prompt": "a boat"}', "list.ndjson"),
     ],
 )
-def test_a_list_is_read_as_what_it_is(content, name):
+def test_lists_of_spreadsheets_are_read(content, name):
     assert read_manifest(content.encode(), name) == KITE
 
 
@@ -213,11 +213,11 @@ def test_a_list_is_read_as_what_it_is(content, name):
         ('{"prompt": "a", "promt": null}', "line 1: promt"),
     ],
 )
-def test_what_is_really_wrong_with_a_list_is_told(content, says):
+def test_the_actual_problem_of_a_list_is_reported(content, says):
     told = refused(content, "list.jsonl" if content.startswith("{") else "list.csv")
     assert says.replace("1 + 1", "2") in told
 
 
-def test_several_media_with_spaces_in_their_names_fit_into_one_cell():
+def test_a_cell_holds_several_media_with_spaces_in_their_names():
     content = 'prompt,image_urls\na,"""pics/my cat.png"", dog.png"\n'
     assert read_manifest(content.encode(), "list.csv")[0].image_urls == ("pics/my cat.png", "dog.png")

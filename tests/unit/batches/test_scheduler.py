@@ -1,4 +1,4 @@
-"""A batch worked off: places, slots, budget and bad videos, on a virtual clock."""
+"""Running a batch on a virtual clock: slots, budget and bad videos."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def made(
     return report, seconds
 
 
-def test_as_many_are_made_at_once_as_there_are_places_and_no_place_idles():
+def test_every_slot_is_always_in_use():
     loova = Loova()
     report, seconds = made(loova, new(60))
     assert report.count("saved") == 60
@@ -172,7 +172,7 @@ class Signalled(BaseException):
     """As Prefect's exception for SIGTERM, which knows nothing of groups."""
 
 
-def test_a_signal_ends_the_batch_as_itself():
+def test_a_signal_ends_the_batch_and_is_raised_unchanged():
     with pytest.raises(Signalled):
         made(Loova(errors={"video 3": Signalled()}), new(20))
 
@@ -193,7 +193,7 @@ def test_three_lost_answers_in_a_row_end_the_submits():
     assert "3 answers in a row were lost" in report.videos[-1].reason
 
 
-def test_jobs_found_in_doubt_say_nothing_of_how_loova_answers_now():
+def test_jobs_that_were_already_in_doubt_do_not_count_as_lost_answers():
     errors = {f"video {number}": InDoubtError("lost by another run", found=True) for number in range(8)}
     errors |= {f"video {number}": InDoubtError("lost", credits_spent="maybe") for number in (8, 9)}
     report, _ = made(Loova(errors=errors), new(30), slots=1)
@@ -201,7 +201,7 @@ def test_jobs_found_in_doubt_say_nothing_of_how_loova_answers_now():
 
 
 @pytest.mark.parametrize("error", [InsufficientCreditsError("too few"), BudgetError("too much for this day")])
-def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
+def test_after_a_price_is_refused_lower_prices_are_tried(error):
     loova = Loova(errors={"video 0": error})
     cheap = VideoRequest(prompt="cheap", duration=4, model="seedance_2_0_fast")
     orders = [*new(8), PlannedVideo(cheap, (9,), price=cheap.estimate_credits())]
@@ -211,14 +211,14 @@ def test_where_one_price_is_too_dear_a_lower_one_is_tried(error):
     assert "one of this price was refused" in report.videos[1].reason
 
 
-def test_what_waits_for_a_person_is_told_and_never_submitted():
+def test_a_job_in_doubt_is_reported_and_never_submitted():
     loova = Loova()
     (request,) = requests(1)
     report, _ = made(loova, [PlannedVideo(request, (1,), state="in_doubt", reason="a person decides")], most=0)
     assert (report.videos[0].outcome, report.videos[0].reason, loova.submits) == ("in_doubt", "a person decides", [])
 
 
-def test_what_is_saved_already_takes_no_step_but_a_look():
+def test_a_saved_video_is_only_checked():
     loova = Loova()
     orders = [
         PlannedVideo(
@@ -234,7 +234,7 @@ def test_what_is_saved_already_takes_no_step_but_a_look():
     assert (report.count("reused"), loova.submits, loova.saves) == (50, [], 50)
 
 
-def test_waiting_for_what_runs_already_takes_no_slot():
+def test_waiting_for_a_running_task_takes_no_slot():
     loova = Loova()
     orders = [PlannedVideo(r, (1,), state="submitted", submission=submission(r, reused=True)) for r in requests(12)]
     report, seconds = made(loova, orders)
@@ -243,7 +243,7 @@ def test_waiting_for_what_runs_already_takes_no_slot():
     assert seconds < 120
 
 
-def test_a_surcharge_counts_and_the_hard_stop_holds():
+def test_a_surcharge_counts_and_the_budget_is_not_exceeded():
     loova = Loova(surcharge=30)
     report, _ = made(loova, new(20), most=20 * PRICE)
     assert loova.billed <= 20 * PRICE + 6 * 30  # what ran when the first surcharge was seen
@@ -258,7 +258,7 @@ def test_a_surcharge_counts_and_the_hard_stop_holds():
     slots=st.integers(1, 8),
     bad=st.dictionaries(st.integers(0, 29), st.sampled_from(["reject", "doubt", "fail"]), max_size=8),
 )
-def test_a_run_never_spends_more_than_it_may_and_tells_what_became_of_each(count, most, slots, bad):
+def test_a_run_never_exceeds_its_budget_and_reports_every_video(count, most, slots, bad):
     kinds = {
         "reject": RejectedError("no"),
         "doubt": InDoubtError("lost", key="k", attempt=1, credits_spent="maybe"),
@@ -298,7 +298,7 @@ class ChargesLate(Loova):
 
 
 @pytest.mark.parametrize("at_submit", [0.0, None, -1e9, math.nan])
-def test_a_cost_that_is_named_too_low_at_the_submit_frees_nothing_of_the_budget(at_submit: float | None):
+def test_a_cost_that_is_too_low_at_the_submit_does_not_free_budget(at_submit: float | None):
     loova = ChargesLate(at_submit=at_submit)
     report, _ = made(loova, new(9), most=4 * PRICE, slots=6)
     assert len(loova.submits) <= 4
@@ -306,14 +306,14 @@ def test_a_cost_that_is_named_too_low_at_the_submit_frees_nothing_of_the_budget(
 
 
 @pytest.mark.parametrize("at_end", [None, -1e9, math.nan])
-def test_a_final_cost_that_can_be_no_cost_leaves_what_was_reserved(at_end: float | None):
+def test_an_impossible_final_cost_keeps_the_reservation(at_end: float | None):
     loova = ChargesLate(at_end=at_end)
     report, _ = made(loova, new(9), most=4 * PRICE, slots=1)
     assert len(loova.submits) == 4
     assert report.credits_charged == 4 * PRICE
 
 
-def test_what_a_job_that_cost_nothing_says_of_credits_is_its_own():
+def test_each_row_of_an_error_reports_its_own_credits():
     """In a batch of which others were paid for, in doubt, or refused: each row's credits are the row's."""
     errors = {
         "video 1": RejectedError("a bad prompt"),

@@ -1,4 +1,4 @@
-"""What a storyboard's file says, and what is told about one that says something else."""
+"""Reading a storyboard, and the report of its problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def saved(sha256: str = "ab" * 32) -> SavedVideo:
     )
 
 
-def test_a_story_has_shots_with_what_holds_for_all_of_them() -> None:
+def test_shots_inherit_the_fields_of_the_story() -> None:
     board = read(STORY)
     requests = [shot.request for shot in board.shots]
     assert board.title == "A day"
@@ -65,14 +65,14 @@ def test_a_story_has_shots_with_what_holds_for_all_of_them() -> None:
     assert [[shot.number for shot in chain] for chain in board.chains()] == [[1, 2], [3, 4]]
 
 
-def test_yaml_and_json_say_the_same() -> None:
+def test_yaml_and_json_give_the_same_story() -> None:
     shots = [{"prompt": "a", "ratio": "9:16"}, {"prompt": "b", "continue": True}]
     as_yaml = read("shots: [{prompt: a, ratio: 9:16}, {prompt: b, continue: true}]")
     assert read(json.dumps({"shots": shots}), "day.json") == as_yaml == read(json.dumps(shots), "s3://b1/day.json")
     assert as_yaml.title == "day"
 
 
-def test_a_shot_that_goes_on_begins_with_the_last_frame_of_the_one_before() -> None:
+def test_a_shot_that_continues_starts_with_the_last_frame_of_the_shot_before() -> None:
     _, fog, _, child = read(STORY).shots
     frame = saved().last_frame
     assert fog.after(saved()).image_urls == (frame,)
@@ -122,11 +122,11 @@ def test_a_mode_that_is_given_is_kept() -> None:
     ],
     ids=range(25),
 )
-def test_what_is_wrong_with_a_story_is_told(text: str, told: str) -> None:
+def test_a_problem_of_a_story_is_reported(text: str, told: str) -> None:
     assert told in problems(text)
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     told = problems("shots: [{prompt: ' ', duration: 1}, {prompt: a, ratio: 5:5}]")
     assert "has 3 problems; nothing was started" in told
     assert told.count("shot 1: ") == 2
@@ -134,7 +134,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["day.txt", "day", "day.yaml.exe"])
-def test_the_ending_tells_the_format(name: str) -> None:
+def test_the_ending_decides_the_format(name: str) -> None:
     assert "must end with .yaml, .yml or .json" in problems("[]", name)
 
 
@@ -154,22 +154,22 @@ def test_another_encoding_and_a_large_file_are_refused() -> None:
         ),
     )
 )
-def test_no_json_breaks_the_reading(found: Any) -> None:
+def test_no_json_crashes_the_reader(found: Any) -> None:
     with suppress(InvalidRequestError):
         read(json.dumps(found), "a.json")
 
 
 @given(st.text(alphabet="shotprm: []{}-!\"'&*|>#?,%@`~0123456789ยน\n\t", max_size=60))
-def test_no_yaml_breaks_the_reading(text: str) -> None:
+def test_no_yaml_crashes_the_reader(text: str) -> None:
     with suppress(InvalidRequestError):
         read(text)
 
 
-def test_a_number_with_a_nought_before_it_is_decimal() -> None:
+def test_a_number_with_a_leading_zero_is_decimal() -> None:
     assert read("shots: [{prompt: a, duration: 010}]").shots[0].fields["duration"] == 10
 
 
-def test_a_film_is_known_by_its_shots_in_their_order() -> None:
+def test_a_film_is_identified_by_its_shots_in_order() -> None:
     one, two = saved("ab" * 32), saved("cd" * 32)
     assert film_id([one, two]) == film_id([one, two])
     assert len({film_id([one, two]), film_id([two, one]), film_id([one]), film_id([one, one])}) == 4
