@@ -31,14 +31,13 @@ class LoovaCredentials(CredentialsBlock):
         media: Which reference media are allowed, and how they reach Loova.
 
     Example:
-        Save the block and load it again:
+        Load a saved block and read the balance:
         ```python
-        from prefect_loova import LoovaCredentials
+        from prefect_loova import LoovaCredentials, get_credits
 
-        async def main() -> str:
-            await LoovaCredentials(api_key="...", max_credits_per_day=2000).asave("loova", overwrite=True)
-            credentials = await LoovaCredentials.aload("loova")
-            return credentials.base_url
+        def main() -> float:
+            credentials = LoovaCredentials.load("BLOCK_NAME")
+            return get_credits.submit(credentials).result().available
         ```
     """
 

@@ -136,7 +136,7 @@ async def test_a_run_that_prefect_retries_counts_what_it_spent_before(place, loo
         await batch(requests(len(tries)), place, max_credits=100)
         raise RuntimeError("after the first batch")
 
-    with pytest.raises(BudgetError, match="max_credits: 100 was given, and 60 are spent by this run already"):
+    with pytest.raises(BudgetError, match="max_credits: 100 was given, and this run has already spent 60"):
         await outer()
     assert (len(tries), loova.ledger["totals"]["billed"]) == (2, 1)
 

@@ -61,4 +61,4 @@ def test_its_list_is_at_the_printed_uri(simulated, bucket):
 def test_without_a_prefect_server_it_says_how_to_start_one(capsys):
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert main([]) == 2
-    assert "PREFECT_API_URL is not set: start `prefect server start`" in capsys.readouterr().err
+    assert "PREFECT_API_URL is not set: run `prefect server start`" in capsys.readouterr().err
