@@ -33,8 +33,10 @@ class LoovaCredentials(CredentialsBlock):
     Example:
         Load a saved block and read the balance:
         ```python
+        from prefect import flow
         from prefect_loova import LoovaCredentials, get_credits
 
+        @flow
         def main() -> float:
             credentials = LoovaCredentials.load("BLOCK_NAME")
             return get_credits.submit(credentials).result().available

@@ -94,6 +94,6 @@ async def test_the_example_of_a_docstring_runs(name: str, stored: Place, loova: 
         await generate_storyboard("boat.yaml", stored.credentials, stored.bucket, poll_seconds=0.1)
     billed = loova.ledger["totals"]["billed"]
     main = example(name)
-    result = await main() if inspect.iscoroutinefunction(main) else await asyncio.to_thread(main)
+    result = await asyncio.to_thread(main) if name == "LoovaCredentials" else await main()
     assert re.fullmatch(RESULTS[name], str(result))
     assert loova.ledger["totals"]["billed"] - billed == (name == "submit_video")
