@@ -80,7 +80,8 @@ class Location:
                     JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin),
                     times=credentials.job_times,
                     by=run_identity(),
-                    place=LOCATION_ARGUMENTS.get() or _location_arguments(credentials, bucket, prefix, below),
+                    location_arguments=LOCATION_ARGUMENTS.get()
+                    or _location_arguments(credentials, bucket, prefix, below),
                     max_credits_per_day=credentials.max_credits_per_day,
                     media=credentials.media,
                     notify=event_sink(bucket.bucket_name),

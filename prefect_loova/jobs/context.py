@@ -81,7 +81,7 @@ class VideoJobs:
         records: The job records.
         times: When to continue other workers' jobs.
         by: The host, flow run and deployment, for people who read the record.
-        place: The command-line arguments that select this account and bucket.
+        location_arguments: The command-line arguments that select this account and bucket.
         max_credits_per_day: The credits that may be spent per day below this prefix; None for no budget.
         media: The limits for reference media, and how Loova gets them.
         notify: Called for each event of a job, right after the record was written.
@@ -101,7 +101,7 @@ class VideoJobs:
         *,
         times: JobTimes | None = None,
         by: Mapping[str, str] | None = None,
-        place: str | None = None,
+        location_arguments: str | None = None,
         max_credits_per_day: float | None = None,
         media: MediaRules | None = None,
         notify: Callable[[JobEvent, JobRecord, int], None] = _ignore_event,
@@ -113,7 +113,9 @@ class VideoJobs:
         self.records = records
         self.times = times or JobTimes()
         self.by = dict(by or {})
-        self.place = place or shlex.join(["--bucket", records.bucket, "--prefix", records.prefix])
+        self.location_arguments = location_arguments or shlex.join(
+            ["--bucket", records.bucket, "--prefix", records.prefix]
+        )
         self.budget = DailyBudget(records, max_credits_per_day, clock=clock, wall=wall, sleep=sleep)
         self.media = media or MediaRules()
         self.notify = notify

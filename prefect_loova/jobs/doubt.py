@@ -162,7 +162,7 @@ def describe_doubt(jobs: VideoJobs, record: JobRecord, number: int, credits_now:
         key=record.key,
         attempt=attempt.number,
         record=jobs.records.uri(jobs.records.record_key(record.key)),
-        place=jobs.place,
+        place=jobs.location_arguments,
         prompt=str(record.request.get("prompt", "")),
         model=str(record.request.get("model", "")),
         submitted_at=_submitted_at(attempt),

@@ -132,7 +132,7 @@ def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypat
 def test_the_commands_name_a_simulated_location(tmp_path):
     async def place_named() -> str:
         async with Location(where.credentials, where.bucket, "loova").open() as jobs:
-            return jobs.place
+            return jobs.location_arguments
 
     with simulated(tmp_path / "state") as where:
         named = asyncio.run(place_named())
@@ -145,7 +145,7 @@ async def test_the_commands_name_stored_blocks(prefect_server, place):
     await place.bucket.save("mine-too", overwrite=True)
     stored = type(place.credentials).aload("of-mine"), type(place.bucket).aload("mine-too")
     async with Location(await stored[0], await stored[1], "videos").open() as jobs:
-        assert jobs.place == "--credentials of-mine --s3-block mine-too --prefix videos"
+        assert jobs.location_arguments == "--credentials of-mine --s3-block mine-too --prefix videos"
 
 
 @pytest.mark.usefixtures("prefect_server")
