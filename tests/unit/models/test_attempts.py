@@ -182,7 +182,7 @@ def test_a_batch_prices_what_a_run_may_buy_and_nothing_else(most: int) -> None:
     jobs: Any = SimpleNamespace(
         by={"root_flow_run": "mine"},
         records=SimpleNamespace(uri=str, record_key=str),
-        place="--bucket b",
+        location_arguments="--bucket b",
         name=lambda record: "job",
         submission=lambda record, reused: record.current.task_id,
     )
