@@ -330,14 +330,16 @@ async def save_video(
         saved, is_new = await saving.save_video(
             jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
         )
-        status = "was already saved" if submission.state == "saved" else "is saved"
+        # A retry of this task finds the video that its first try saved: it is this task's video all the same.
+        is_made = is_new or submission.state != "saved"
+        status = "is saved" if is_made else "was already saved"
         logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, status, saved.size_bytes)
         if saved.differs:
             logger.warning("Loova task %s: the video differs from the request: %s", saved.task_id, saved.differs)
         await previews.show_video(
             jobs,
             saved,
-            made=submission.state != "saved",
+            made=is_made,
             is_new=is_new,
             preview=preview,
             player_seconds=player_link_seconds,

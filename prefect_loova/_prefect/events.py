@@ -21,11 +21,20 @@ from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import CreditsReport
 
+EVENTS: dict[JobEvent, str] = {
+    "submitted": "loova.job.submitted",
+    "succeeded": "loova.job.succeeded",
+    "saved": "loova.job.saved",
+    "failed": "loova.job.failed",
+    "in_doubt": "loova.job.in_doubt",
+}
+"""The Prefect event for each event of a job."""
+
 log = logging.getLogger(__name__)
 
 
 def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
-    """Return a function that sends `loova.job.{event}` about the jobs of a bucket."""
+    """Return a function that sends the events of the jobs in a bucket."""
     return partial(_emit_job_event, bucket)
 
 
@@ -51,7 +60,7 @@ def _emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int
         "loova.model": model,
         "loova.api": record.api_origin,
     }
-    _send(f"loova.job.{event}", resource, payload)
+    _send(EVENTS[event], resource, payload)
 
 
 def emit_credits_low(report: CreditsReport) -> None:

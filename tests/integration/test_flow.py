@@ -155,12 +155,17 @@ async def test_errors_of_the_video_host_are_retried(place, loova):
     assert (await run(REQUEST, place)).sha256 == loova.sha256(loova.ledger["tasks"][0]["task_id"])
 
 
-async def test_a_saved_video_that_was_deleted_is_downloaded_again_and_not_bought_again(place, loova, bucket):
+async def test_a_saved_video_that_was_deleted_is_downloaded_again_and_not_bought_again(place, loova, bucket, caplog):
     first = await run(REQUEST, place)
     bucket.client.delete_object(Bucket=bucket.name, Key=f"loova/{REQUEST.key}/video.mp4")
+    caplog.clear()
     again = await run(REQUEST, place)
     assert again.sha256 == first.sha256
     assert loova.ledger["totals"]["billed"] == 1
+    assert "/video.mp4 is saved, " in caplog.text and "was already saved" not in caplog.text
+    caplog.clear()
+    await run(REQUEST, place)
+    assert "/video.mp4 was already saved, " in caplog.text
 
 
 def test_a_sync_flow_submits_the_tasks_and_reads_their_results(place, loova):
