@@ -18,7 +18,7 @@ _MOVED = {
     "manifest": ("batches.manifest",),
     "manifests": ("_prefect.manifest_files",),
     "media_types": ("models.media_types",),
-    "states": ("models.job_record", "models.attempts", "models.transitions"),
+    "states": ("models.job_record", "models.attempts", "models.job_states"),
     "storyboard": ("models.reports", "batches.storyboard"),
 }
 

@@ -1,4 +1,4 @@
-"""Poll intervals, deadlines and retry delays, in seconds. No I/O; the caller passes the clock."""
+"""Deadlines and retry delays, in seconds. No I/O; the caller passes the clock."""
 
 from __future__ import annotations
 
@@ -11,29 +11,6 @@ from email.utils import parsedate_to_datetime
 
 Clock = Callable[[], float]
 """Returns seconds that never decrease, like `time.monotonic`."""
-
-
-@dataclass(frozen=True)
-class PollSchedule:
-    """Poll often at first, and then less often in proportion to the time already waited.
-
-    With the defaults, a generation of 3 hours takes about 90 polls, and the end of one of 10 minutes is noticed after
-    15 s on average. Loova recommends about one poll a minute, for minutes to 3 hours (get-task-status).
-
-    Args:
-        first: The longest pause at the start, in seconds.
-        growth: The longest pause as a fraction of the time already waited, if that is longer than `first`.
-        jitter: The largest fraction by which a pause is shortened at random. A pause is never lengthened.
-    """
-
-    first: float = 20.0
-    growth: float = 0.07
-    jitter: float = 0.5
-
-    def pause(self, waited: float, chance: float | None = None) -> float:
-        """Return the seconds until the next poll, after `waited` seconds. `chance` is a random number from 0 to 1."""
-        chance = random.random() if chance is None else chance  # noqa: S311
-        return max(self.first, self.growth * waited) * (1 - self.jitter * chance)
 
 
 @dataclass(frozen=True)

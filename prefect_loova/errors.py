@@ -293,7 +293,7 @@ class UnusableVideoError(LoovaError):
 
 
 class InvalidTransitionError(LoovaError):
-    """The job's state does not allow this step or decision (`models.transitions.MOVES`)."""
+    """The job's state does not allow this step or decision (`models.job_states.MOVES`)."""
 
 
 class StorageError(LoovaError):

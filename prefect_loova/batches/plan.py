@@ -9,11 +9,11 @@ from typing import Literal
 
 from prefect_loova.errors import BudgetError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.models.job_states import JobState
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
-from prefect_loova.models.transitions import JobState
 
 
 @dataclass(frozen=True)

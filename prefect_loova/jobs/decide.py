@@ -16,7 +16,7 @@ from prefect_loova.jobs.doubt import read_overdue, undecided_attempt
 from prefect_loova.models.attempts import AttemptFields, Decision
 from prefect_loova.models.contradictions import contradictions
 from prefect_loova.models.job_record import JobRecord
-from prefect_loova.models.transitions import MoveName
+from prefect_loova.models.job_states import MoveName
 from prefect_loova.store.records import is_key
 
 _CONCURRENT_READS = 16

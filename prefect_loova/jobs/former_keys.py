@@ -16,8 +16,8 @@ from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.job_record import FORMAT, JobRecord
+from prefect_loova.models.job_states import JobState
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.transitions import JobState
 from prefect_loova.store.records import JobRecords, KeyClosedError, RecordConflictError, StoredRecord
 
 _TRIES = 6

@@ -33,9 +33,9 @@ from prefect_loova.jobs.former_keys import close_former_key, find_record
 from prefect_loova.jobs.media_delivery import SubmitPayload, deliver_media
 from prefect_loova.models.attempts import PURCHASED, AttemptFields
 from prefect_loova.models.job_record import JobRecord, with_purchase
+from prefect_loova.models.job_states import JobState, MoveName
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission, VideoTask
-from prefect_loova.models.transitions import JobState, MoveName
 from prefect_loova.store.records import RecordConflictError, StoredRecord
 
 _PURCHASE_TRIES = 8

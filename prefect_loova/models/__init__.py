@@ -13,4 +13,4 @@ from prefect_loova._moved import first_with
 def __getattr__(name: str) -> Any:  # `prefect_loova.models` was one module in 0.1.0
     if name.startswith("_"):
         raise AttributeError(name)
-    return first_with(name, *(f"{__name__}.{module}" for module in ("request", "results", "prices", "transitions")))
+    return first_with(name, *(f"{__name__}.{module}" for module in ("request", "results", "prices", "job_states")))

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
-from prefect_loova.models.transitions import JobState
+from prefect_loova.models.job_states import JobState
 
 DecisionName = Literal["adopt", "submit-again", "give-up", "take-back"]
 """The decisions of a person. `take-back` is about an adopted task, the others are about a job in doubt."""

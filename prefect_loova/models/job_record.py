@@ -9,7 +9,7 @@ claimed -> submitting -> submitted -> succeeded -> saved
               '-> in_doubt -> a person: adopt a task | submit again (a new attempt) | give up (abandoned)
 ```
 
-`transitions.MOVES` is this diagram as a table. Only `JobRecord.move` changes a record. It refuses every move that could
+`job_states.MOVES` is this diagram as a table. Only `JobRecord.move` changes a record. It refuses every move that could
 pay too often.
 """
 
@@ -21,8 +21,8 @@ from typing import Any, Self, Unpack, get_args
 
 from prefect_loova.errors import InvalidTransitionError, redact
 from prefect_loova.models.attempts import PURCHASED, Attempt, AttemptFields, Decision, PurchaseFields, Stored, TakenBack
+from prefect_loova.models.job_states import MOVES, JobState, MoveName
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.transitions import MOVES, JobState, MoveName
 
 FORMAT = 1
 """The format of a record. Records with a newer format are refused."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.errors import redact
-from prefect_loova.models.transitions import JobState
+from prefect_loova.models.job_states import JobState
 
 
 class Value(BaseModel):

@@ -33,9 +33,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from prefect_loova._timing import PollSchedule
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.wait import wait_for_video
+from prefect_loova.jobs.wait import PollSchedule, wait_for_video
 from prefect_loova.models.results import Submission, VideoTask
 from tests.benchmarks.lost_reply import PEERS_FOLDER, Competitor, environment_of
 from tests.benchmarks.report import finish

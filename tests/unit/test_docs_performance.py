@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from prefect_loova._timing import PollSchedule
+from prefect_loova.jobs.wait import PollSchedule
 from tests.benchmarks.page import (
     DOCS,
     OURS,

@@ -91,7 +91,7 @@ def key_of(where: Where) -> dict[str, str]:
 
 
 def pause(first: float, waited: float) -> float:
-    """The pauses of `prefect_loova._timing.PollSchedule`."""
+    """The pauses of `prefect_loova.jobs.wait.PollSchedule`."""
     return max(first, 0.07 * waited) * (1 - 0.5 * random.random())
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from prefect_loova.errors import InvalidTransitionError
 from prefect_loova.models.attempts import OPEN, PURCHASED, Attempt, Decision, Lease, StoredVideo
 from prefect_loova.models.job_record import JobRecord, with_purchase
+from prefect_loova.models.job_states import MOVES, JobState, MoveName
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.transitions import MOVES, JobState, MoveName
 
 # Others share this machine: slow is not wrong.
 
