@@ -92,12 +92,12 @@ def run_all(
 
     with ThreadPoolExecutor(at_once) as pool:
         ended = list(pool.map(one, enumerate(schedules)))
-    bucket.remove()
     states = Counter(outcome.state for outcome in ended)
     print(f"\n{len(ended)} {what} on {s3.name}: {dict(states)}, seed {seed}")
     broken = [outcome for outcome in ended if outcome.broken]
     told = "\n".join(f"{outcome.schedule}: {outcome.broken}\n{_tail(outcome)}" for outcome in broken[:5])
     assert not broken, f"{len(broken)} of {len(ended)} {what} broke an invariant, seed {seed}\n{told}"
+    bucket.remove()
     return states
 
 

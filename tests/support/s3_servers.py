@@ -131,8 +131,11 @@ class Bucket(str):
                 self.client.delete_bucket(Bucket=self)
                 return
             except ClientError as error:
-                if patience is None or error.response["Error"]["Code"] != "BucketNotEmpty":
+                if error.response["Error"]["Code"] != "BucketNotEmpty":
                     raise
+                if patience is None:
+                    left = self.client.list_objects_v2(Bucket=self, MaxKeys=10).get("Contents", [])
+                    raise AssertionError(f"the bucket cannot be emptied of {[one['Key'] for one in left]}") from error
                 time.sleep(patience)  # a request of a client that was killed came by after all
                 self._empty()
 
@@ -140,7 +143,8 @@ class Bucket(str):
         for uploads in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self):
             for upload in uploads.get("Uploads", []):
                 self.client.abort_multipart_upload(Bucket=self, Key=upload["Key"], UploadId=upload["UploadId"])
-        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self):
+        # All pages before the first deletion: moto skips objects if its list changes between two pages.
+        for page in [*self.client.get_paginator("list_object_versions").paginate(Bucket=self)]:
             for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
                 self.client.delete_object(Bucket=self, Key=found["Key"], VersionId=found["VersionId"])
 
