@@ -1,4 +1,4 @@
 """Many jobs: plan and price a list, schedule it, read manifests and storyboards, add up credits.
 
-It may use `jobs` and all below it. It knows nothing of Prefect.
+It may use `jobs` and all below it. It does not import Prefect.
 """

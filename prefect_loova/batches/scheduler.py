@@ -102,7 +102,7 @@ class _BatchRun:
                 if not has_slot:
                     await stack.enter_async_context(self.steps.slot())
                     has_slot = True
-                    if self._skip(planned):  # another lane met an error meanwhile
+                    if self._skip(planned):  # another worker of the batch may have met an error
                         continue
                 if not self.plan.budget.take(planned.price):
                     reason = f"the budget of {self.plan.budget.most:g} credits would be exceeded"

@@ -1,6 +1,6 @@
 """One job: submit, wait, save, resolve a doubt, collect. The order of record, POST, record is kept here.
 
-It may use `transfer`, `video`, `store`, `client` and `models`. It knows nothing of Prefect.
+It may use `transfer`, `video`, `store`, `client` and `models`. It does not import Prefect.
 """
 
 from __future__ import annotations

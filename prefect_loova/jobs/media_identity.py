@@ -200,7 +200,7 @@ def _read(path: Path, max_bytes: int) -> tuple[bytes, str]:
     """Return the content of a local file, up to one byte more than `max_bytes`, and its SHA-256 in hex digits.
 
     Raises:
-        MediaError: The file cannot be read, is not a regular file, or changed meanwhile.
+        MediaError: The file cannot be read, is not a regular file, or changes while it is read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block

@@ -117,7 +117,7 @@ async def find_saved(jobs: VideoJobs, submission: Submission) -> SavedVideo | No
 async def _take_lease(
     jobs: VideoJobs, submission: Submission, max_bytes: int, deadline: Deadline
 ) -> SaveLease | SavedVideo:
-    """Take the lease on saving the video, or return the video if it is saved. Wait for other workers meanwhile."""
+    """Take the lease on saving the video, or return the video if it is saved. Wait while another worker saves it."""
     is_logged, conflicts = False, 0
     while True:
         stored = await jobs.records.expect(submission.key)

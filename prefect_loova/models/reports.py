@@ -146,7 +146,7 @@ class CreditsReport(BaseModel):
         """One line for a log."""
         spent = sum(day.credits for day in self.days)
         low = f", which is below {self.low_below:,.10g}" if self.is_low else ""
-        return f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days looked at"
+        return f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days reported"
 
 
 class CollectedVideos(BaseModel):

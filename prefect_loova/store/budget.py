@@ -72,7 +72,7 @@ class Reservation:
 
     @classmethod
     def parse(cls, name: str) -> Reservation | None:
-        """Return the reservation that an object's name stands for, or None if the name has another form."""
+        """Return the reservation that an object's name encodes, or None if the name has another form."""
         match = _RESERVATION.fullmatch(name)
         if match is None:
             return None

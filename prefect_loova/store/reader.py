@@ -27,7 +27,7 @@ _BODY_TRIES = 3  # boto3 retries a request, but not after the body has begun
 class S3File(io.RawIOBase):
     """An open S3 object. Opening fetches the first block. Not safe for use by several threads at once.
 
-    All blocks are of the version that was opened. If the object is replaced meanwhile, reading raises an error.
+    All blocks are of the version that was opened. If the object is replaced while it is open, reading raises an error.
 
     Args:
         s3: A boto3 S3 client with the permission `s3:GetObject`.
