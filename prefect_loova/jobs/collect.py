@@ -303,6 +303,7 @@ class _Pass:
             free -= await queue.submit(key)
 
     def _add_problem(self, key: str, error: Exception) -> None:
-        problem = error if isinstance(error, LoovaError) else f"{type(error).__name__}: {error}"
+        # Only our own errors are known to hold no secret.
+        problem = error if isinstance(error, LoovaError) else redact(f"{type(error).__name__}: {error}")
         log.warning("job %s: %s", key, problem)
         self.report.problems.append((key, redact(problem)))
