@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self, overload
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, SecretStr, field_validator
@@ -14,6 +14,7 @@ from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.media_types import MediaRules
+from prefect_loova.sync_client import SyncLoovaClient
 
 
 class LoovaCredentials(CredentialsBlock):
@@ -133,9 +134,17 @@ class LoovaCredentials(CredentialsBlock):
             raise InvalidRequestError(f"LOOVA_BASE_URL: {problem}")
         return cls(api_key=SecretStr(api_key), base_url=base_url)
 
-    def get_client(self) -> LoovaClient:
-        """Return a client of the API, for `async with`."""
-        return LoovaClient(
+    @overload
+    def get_client(self, *, sync_client: Literal[False] = False) -> LoovaClient: ...
+    @overload
+    def get_client(self, *, sync_client: Literal[True]) -> SyncLoovaClient: ...
+    def get_client(self, *, sync_client: bool = False) -> LoovaClient | SyncLoovaClient:
+        """Return a client of the API, for `async with`.
+
+        Args:
+            sync_client: Return a client for sync code instead, for `with`.
+        """
+        client = LoovaClient(
             self.api_key.get_secret_value(),
             self.base_url,
             timeout=self.timeout,
@@ -143,3 +152,4 @@ class LoovaCredentials(CredentialsBlock):
             unavailable_means_refused=self.unavailable_means_refused,
             refusal_phrases=self.refusal_phrases,
         )
+        return SyncLoovaClient(client) if sync_client else client

@@ -16,6 +16,7 @@ from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect import previews
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
 from prefect_loova._prefect.run import local_files
@@ -72,6 +73,7 @@ RETRIES: dict[str, Any] = {
 _CACHED: dict[str, Any] = {"cache_key_fn": _cache_key, "persist_result": True, "result_serializer": "json"}
 
 
+@sync_or_async
 @task(
     name="prepare-media",
     description="Identify the reference media, and upload local files to the bucket.",
@@ -121,6 +123,7 @@ async def prepare_media(
         return await MediaPreparer(jobs, local_files()).prepare(request)
 
 
+@sync_or_async
 @task(
     name="submit-video",
     description="Buy one video on Loova, or find the earlier purchase.",
@@ -195,6 +198,7 @@ async def submit_video(
     return submission
 
 
+@sync_or_async
 @task(
     name="wait-for-video",
     description="Poll Loova until the video is made, at growing intervals.",
@@ -265,6 +269,7 @@ async def wait_for_video(
     return ended
 
 
+@sync_or_async
 @task(
     name="save-video",
     description="Stream the video of a finished Loova task into the bucket, and check it.",
@@ -348,6 +353,7 @@ async def save_video(
     return saved
 
 
+@sync_or_async
 @task(
     name="show-video",
     description="Show a video that the collector saved, as an artifact and an asset.",
@@ -378,6 +384,7 @@ async def show_video(
         await previews.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
 
 
+@sync_or_async
 @task(
     name="get-credits",
     description="Read the API credits of the Loova account.",

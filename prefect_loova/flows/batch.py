@@ -11,6 +11,7 @@ from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
@@ -31,6 +32,7 @@ def _manifest_name() -> str:
     return file_run_name("manifest", "generate-from-manifest")
 
 
+@sync_or_async
 @flow(name="generate-videos", flow_run_name=_batch_name)
 async def generate_videos(
     requests: list[VideoRequest],
@@ -115,6 +117,7 @@ async def generate_videos(
     return await batch.make(requests)
 
 
+@sync_or_async
 @flow(name="generate-from-manifest", flow_run_name=_manifest_name)
 async def generate_from_manifest(
     manifest: str,

@@ -14,6 +14,7 @@ from pydantic import Field
 from prefect_loova._prefect.artifacts import publish_credits, publish_jobs_in_doubt
 from prefect_loova._prefect.concurrency import LIMIT, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
 from prefect_loova.batches.credits import credits_report
@@ -29,6 +30,7 @@ from prefect_loova.models.results import JobInDoubt
 from prefect_loova.tasks import show_video
 
 
+@sync_or_async
 @flow(name="collect-videos")
 async def collect_videos(
     credentials: LoovaCredentials,
@@ -100,6 +102,7 @@ async def collect_videos(
     return collected
 
 
+@sync_or_async
 @flow(name="report-credits")
 async def report_credits(
     credentials: LoovaCredentials,
@@ -148,6 +151,7 @@ async def report_credits(
     return report
 
 
+@sync_or_async
 @flow(name="resolve-job")
 async def resolve_job(
     credentials: LoovaCredentials,

@@ -18,6 +18,7 @@ from prefect_loova._cancellation import task_group
 from prefect_loova._prefect.artifacts import publish_prices, publish_story
 from prefect_loova._prefect.concurrency import LIMIT, slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.pages import Picture
@@ -148,6 +149,7 @@ def _join_run_name() -> str:
     return f"join {len(task_run.parameters['videos'])} shots"
 
 
+@sync_or_async
 @task(
     name="join-shots",
     description="Join the shots of a story into one film in the bucket.",
@@ -183,6 +185,7 @@ def _storyboard_name() -> str:
     return file_run_name("storyboard", "generate-storyboard")
 
 
+@sync_or_async
 @flow(name="generate-storyboard", flow_run_name=_storyboard_name)
 async def generate_storyboard(
     storyboard: str,

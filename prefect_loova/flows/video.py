@@ -14,6 +14,7 @@ from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT, is_shared, slot
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.suspend import ask_for_decision
@@ -37,6 +38,7 @@ def _run_name() -> str:
         return "generate-video"
 
 
+@sync_or_async
 @flow(name="generate-video", flow_run_name=_run_name)
 async def generate_video(
     request: VideoRequest,
