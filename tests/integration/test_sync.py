@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -177,3 +182,63 @@ def test_the_client_has_the_same_requests_for_sync_code(place, loova):
         assert client.get_credits().available == loova.ledger["credits"]["available"]
     with pytest.raises(RuntimeError, match="use the client as `with"):
         client.get_credits()
+
+
+SYNC_CALLERS = """
+import asyncio, sys
+from prefect import flow
+from prefect_aws import AwsCredentials
+from prefect_aws.s3 import S3Bucket
+from prefect_loova import LoovaCredentials, VideoRequest, generate_video
+
+def make():
+    bucket = S3Bucket(bucket_name=sys.argv[1], credentials=AwsCredentials())
+    return generate_video(
+        VideoRequest(prompt="a boat", duration=4), LoovaCredentials.from_env(), bucket, poll_seconds=0.1
+    )
+
+@flow
+def morning():
+    return make()
+
+async def cell():
+    return morning()
+
+callers = {"script": make, "flow": morning, "cell": lambda: asyncio.run(cell())}
+print(callers[sys.argv[2]]().reused)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to handle")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("caller", ["script", "flow", "cell"])
+def test_a_signal_during_the_submit_of_sync_code_waits_for_the_answer(served, bucket, loova, caller, sent):
+    loova.fail("slow_reply", delay_seconds=4)
+    run = [sys.executable, "-c", SYNC_CALLERS, bucket.name, caller]
+    process = subprocess.Popen(run, env=served, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not loova.ledger["totals"]["posted"]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0, err
+    again = subprocess.run(run, env=served, capture_output=True, text=True, timeout=60, check=False)
+    assert (again.returncode, again.stdout.strip()) == (0, "True"), again.stderr
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.parametrize("in_a_cell", [False, True])
+def test_a_sync_flow_that_times_out_during_the_submit_keeps_the_answer(place, loova, in_a_cell):
+    loova.fail("slow_reply", delay_seconds=4)
+
+    @flow(timeout_seconds=3)
+    def morning() -> SavedVideo:
+        return make(place)
+
+    async def cell() -> SavedVideo:
+        return morning()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cell()) if in_a_cell else morning()
+    assert make(place).reused
+    assert loova.ledger["totals"]["posted"] == 1
