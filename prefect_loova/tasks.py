@@ -119,7 +119,7 @@ async def prepare_media(
     """
     async with Location(credentials, bucket, prefix).open() as jobs:
         if not request.is_prepared:
-            await jobs.records.check_conditional_writes()
+            await jobs.records.check_bucket()
         return await MediaPreparer(jobs, local_files()).prepare(request)
 
 
@@ -183,7 +183,7 @@ async def submit_video(
     """
     logger = get_run_logger()
     async with Location(credentials, bucket, prefix).open() as jobs:
-        await jobs.records.check_conditional_writes()
+        await jobs.records.check_bucket()
         request = await MediaPreparer(jobs, local_files()).prepare(request)
         submission = await submitting.submit_video(
             jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts

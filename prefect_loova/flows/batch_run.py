@@ -95,7 +95,7 @@ class Batch:
         """
         logger = get_run_logger()
         async with self.location.open() as jobs:
-            await jobs.records.check_conditional_writes()
+            await jobs.records.check_bucket()
             requests = await MediaPreparer(jobs, self.local).prepare_all(requests)
             videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             plan = await admit(

@@ -74,7 +74,7 @@ class Story:
         """
         logger = get_run_logger()
         async with self.batch.location.open() as jobs:
-            await jobs.records.check_conditional_writes()
+            await jobs.records.check_bucket()
             plan = await self._plan(jobs)
             videos = list(plan.videos.values())
             admitted = await admit(

@@ -154,7 +154,7 @@ async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucke
     """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
     async with Location(credentials, bucket, prefix).open() as jobs:
         try:
-            await jobs.records.check_conditional_writes()
+            await jobs.records.check_bucket()
             stored = await find_record(jobs.records, request)
         except StorageError as error:
             if error.transient:

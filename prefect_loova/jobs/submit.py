@@ -71,7 +71,7 @@ async def submit_video(
     """
     jobs.loova.check(request)
     deadline = Deadline(max_wait, jobs.clock)
-    await jobs.records.check_conditional_writes()
+    await jobs.records.check_bucket()
     refusals, conflicts, checked_at = 0, 0, 0.0
     payload: SubmitPayload | None = None
     while True:

@@ -125,7 +125,7 @@ class BucketPrefix:
         """Return the S3 key of an s3:// URI in this bucket."""
         return uri.removeprefix(self.uri(""))
 
-    async def check_conditional_writes(self) -> None:
+    async def check_bucket(self) -> None:
         """Raise if the bucket cannot store job records and videos. `bucket_check` probes it once per process.
 
         Raises:

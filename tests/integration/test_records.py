@@ -603,7 +603,7 @@ async def test_a_server_that_does_not_store_the_record_is_detected_before_the_su
 
 async def test_a_bucket_is_probed_once_in_a_process(new_bucket: Bucket, proxy: Proxy) -> None:
     records = records_of(new_bucket, through(proxy, new_bucket))
-    await records.check_conditional_writes()
+    await records.check_bucket()
     probes = len(proxy.seen)
-    await records.check_conditional_writes()
+    await records.check_bucket()
     assert len(proxy.seen) == probes == 9
