@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from prefect_loova._timing import Clock, backoff
+from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError, redact
 from prefect_loova.store.errors import CHECKSUM_HELP, S3_ERRORS, endpoint_of, operation_of, storage_error
 
@@ -32,7 +32,6 @@ RESPONSE_SECONDS = 15.0
 """The timeout of one request of the probe in seconds, including boto3's retries."""
 
 _TRIES = 2
-_MAY_NOT_READ = "the probe may not read its own object. Reading needs s3:GetObject, and kms:Decrypt for a KMS key"
 _EXIT_SECONDS = 2.0
 """The seconds that the end of a process waits for a probe to delete its object."""
 
@@ -87,27 +86,15 @@ class Probe:
         s3: A boto3 S3 client.
         bucket: The name of the bucket.
         key: The S3 key of the object. Nobody else uses it.
-        sleep: Waits for a number of seconds between two tries.
-        clock: Returns monotonic seconds.
     """
 
-    def __init__(
-        self,
-        s3: S3Client,
-        bucket: str,
-        key: str,
-        *,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Clock = time.monotonic,
-    ) -> None:
+    def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
         self.result: Future[None] = Future()
         self._s3 = s3
         self._bucket = bucket
         self._key = key
-        self._sleep = sleep
-        self._clock = clock
         self._operation = "PutObject"
-        self._requested = clock()
+        self._requested = time.monotonic()
         self._may_exist = False
         self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="loova-probe", daemon=True)
@@ -127,7 +114,7 @@ class Probe:
         done = asyncio.wrap_future(self.result)
         try:
             while not self.result.done():
-                left = response_seconds - (self._clock() - self._requested)
+                left = response_seconds - (time.monotonic() - self._requested)
                 if left <= 0:
                     self._is_given_up = True
                     raise self._error(f"no response from S3 within {response_seconds:g} s", transient=True)
@@ -215,7 +202,8 @@ class Probe:
             response = self._s3.get_object(**target)
             return response["Body"].read(), response.get("ETag", "")
 
-        with _explain({401, 403}, _MAY_NOT_READ):
+        why = "the probe may not read its own object. Reading needs s3:GetObject, and kms:Decrypt for a KMS key"
+        with _explain({401, 403}, why):
             content, etag = self._call("get_object", function=read)
         if not etag:
             raise self._error("no ETag in S3's response", transient=True)
@@ -261,7 +249,7 @@ class Probe:
     def _call(self, method: str, function: Callable[..., Any] | None = None, **arguments: Any) -> Any:
         """Call S3, and once more after a transient error."""
         self._operation = operation_of(method)
-        self._requested = self._clock()
+        self._requested = time.monotonic()
         for attempt in range(_TRIES):
             try:
                 return (function or getattr(self._s3, method))(Bucket=self._bucket, Key=self._key, **arguments)
@@ -269,7 +257,7 @@ class Probe:
                 failure = storage_error(error, self._uri, self._s3, self._operation)
                 if not failure.transient or attempt + 1 == _TRIES or self._is_given_up:
                     raise failure from None
-                self._sleep(backoff(attempt))
+                time.sleep(backoff(attempt))
         raise AssertionError("unreachable")
 
     def _error(self, problem: str, transient: bool = False) -> StorageError:

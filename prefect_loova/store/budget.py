@@ -61,11 +61,6 @@ class Reservation:
     credits: float
 
     @property
-    def submit(self) -> tuple[str, int]:
-        """The key and the number of the attempt."""
-        return self.key, self.attempt
-
-    @property
     def name(self) -> str:
         """The name of its object."""
         return f"{self.key}.{self.attempt}.{self.refusals}.{self.credits:.10g}"
@@ -211,7 +206,8 @@ class DailyBudget:
 
     def _check(self, reservation: Reservation, max_credits: float, day: date, costs: list[AttemptCost]) -> None:
         # An earlier reservation of the same attempt, at another price, is replaced by this one.
-        spent = sum(cost.credits for cost in costs if (cost.key, cost.attempt) != reservation.submit)
+        attempt = (reservation.key, reservation.attempt)
+        spent = sum(cost.credits for cost in costs if (cost.key, cost.attempt) != attempt)
         if spent + reservation.credits > max_credits:
             raise BudgetError(
                 f"max_credits_per_day: the limit is {max_credits:g} credits a day; on {day} (UTC) {spent:g} are spent "

@@ -1,8 +1,8 @@
-"""Where the pictures of a video stand in the bucket: beside it, under the same policy.
+"""The pictures of a video in the bucket, beside the video.
 
-`video.mp4` has `poster.jpg`, `contact-sheet.jpg`, `thumbnail.jpg` and `preview.webp` (or `preview.gif`) beside it; the
-second purchase of a request, `video-attempt-2.mp4`, has `poster-attempt-2.jpg` and so on. The moving preview is written
-last: where it is, the others are.
+`video.mp4` has `poster.jpg`, `contact-sheet.jpg`, `thumbnail.jpg` and `preview.webp` (or `preview.gif`).
+`video-attempt-2.mp4`, the second purchase of a request, has `poster-attempt-2.jpg` and so on. The moving preview is
+written last, so if it exists, the others exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # decoders load when they are used
 
 MovingType = Literal["image/webp", "image/gif"]
 
-_MOST = 16 * 1024**2  # no picture that was made here is as large
+_MAX_BYTES = 16 * 1024**2  # more than any picture of this package has
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class SavedPreviews:
 
 
 def preview_keys(video_key: str, moving_type: MovingType) -> SavedPreviews:
-    """Where the pictures of a video go, by the video's own key."""
+    """Return the keys of the pictures of a video, by the key of the video."""
     video = PurePosixPath(video_key)
-    which = video.stem.removeprefix("video")
+    attempt = video.stem.removeprefix("video")
 
-    def beside(name: str, ending: str) -> str:
-        return str(video.with_name(f"{name}{which}.{ending}"))
+    def beside(name: str, extension: str) -> str:
+        return str(video.with_name(f"{name}{attempt}.{extension}"))
 
     return SavedPreviews(
         poster=beside("poster", "jpg"),
@@ -50,15 +50,15 @@ def preview_keys(video_key: str, moving_type: MovingType) -> SavedPreviews:
 
 
 async def save_previews(
-    place: BucketPrefix, video_key: str, previews: Previews, *, upload_options: Mapping[str, Any] | None = None
+    prefix: BucketPrefix, video_key: str, previews: Previews, *, upload_options: Mapping[str, Any] | None = None
 ) -> SavedPreviews:
-    """Store the pictures of a video beside it. Pictures that are there already are replaced.
+    """Store the pictures of a video beside it. Existing pictures are replaced.
 
     Args:
-        place: The bucket; `VideoJobs.records` is one.
-        video_key: The video's key, as its record has it.
+        prefix: The prefix of the video, such as `VideoJobs.records`.
+        video_key: The S3 key of the video.
         previews: The pictures.
-        upload_options: boto3's `ExtraArgs` of an upload, those of the video: SSE-KMS, tags, storage class.
+        upload_options: boto3's `ExtraArgs` of the video's upload: SSE-KMS, tags, storage class.
 
     Raises:
         StorageError: The bucket cannot be written.
@@ -66,7 +66,7 @@ async def save_previews(
     keys = preview_keys(video_key, previews.moving_type)
 
     async def put(key: str, content: bytes, content_type: str = "image/jpeg") -> None:
-        await place.put_bytes(key, content, content_type, **(upload_options or {}))
+        await prefix.put_bytes(key, content, content_type, **(upload_options or {}))
 
     await asyncio.gather(
         put(keys.poster, previews.poster),
@@ -77,23 +77,23 @@ async def save_previews(
     return keys
 
 
-async def load_moving(place: BucketPrefix, video_key: str) -> tuple[bytes, MovingType] | None:
-    """The moving preview of a video and its media type, or None where there is none.
+async def load_moving(prefix: BucketPrefix, video_key: str) -> tuple[bytes, MovingType] | None:
+    """Return the moving preview of a video and its media type, or None if there is none.
 
     Raises:
         StorageError: The bucket cannot be read.
     """
     for moving_type in get_args(MovingType):
-        found = await place.get_bytes(preview_keys(video_key, moving_type).moving, _MOST)
+        found = await prefix.get_bytes(preview_keys(video_key, moving_type).moving, _MAX_BYTES)
         if found is not None:
             return found, moving_type
     return None
 
 
-async def load_thumbnail(place: BucketPrefix, video_key: str) -> bytes | None:
-    """The thumbnail of a video, a JPEG, or None where there is none.
+async def load_thumbnail(prefix: BucketPrefix, video_key: str) -> bytes | None:
+    """Return the thumbnail of a video, a JPEG, or None if there is none.
 
     Raises:
         StorageError: The bucket cannot be read.
     """
-    return await place.get_bytes(preview_keys(video_key, "image/webp").thumbnail, _MOST)
+    return await prefix.get_bytes(preview_keys(video_key, "image/webp").thumbnail, _MAX_BYTES)

@@ -16,8 +16,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from prefect_loova._timing import backoff
 from prefect_loova.errors import RecordMismatchError, StorageError, redact
 from prefect_loova.models.job_record import FORMAT, JobRecord
@@ -323,7 +321,7 @@ class JobRecords(BucketPrefix):
             if not record.attempts or self.record_key(record.key) != object_key:
                 raise ValueError("no attempts, or the record of another request")
             etag = strong_etag(response["ETag"])
-        except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             where = endpoint_of(None, self.s3, "GetObject")
             raise StorageError(f"{uri} is not a job record of prefect-loova{where}; nothing was changed") from None
         if record.api_origin != self.api_origin:

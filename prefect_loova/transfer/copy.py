@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from prefect_loova.errors import IncompleteVideoError, TransferError
 from prefect_loova.store.errors import host_of
 from prefect_loova.transfer.download import LEAST_RATE, SLOW_SECONDS, Download, StartOverError
 from prefect_loova.transfer.mp4 import Mp4Check
+from prefect_loova.transfer.mp4_index import NotMp4Error
 from prefect_loova.transfer.upload import MAX_PARTS, Target, Upload
 
 if TYPE_CHECKING:
@@ -55,10 +56,6 @@ class CopyResult:
     width: int | None = None
     height: int | None = None
     is_turned: bool = False
-
-
-class _NotMp4Error(Exception):
-    """The check of the structure failed. The `__cause__` is the error to raise."""
 
 
 async def copy_video(
@@ -128,18 +125,14 @@ async def copy_video(
                 slow_seconds=slow_seconds,
                 sleep=sleep,
             )
-
             upload_to = partial(Upload, s3, on_upload=on_upload, on_commit=on_commit, sleep=sleep)
             try:
                 return await _copy(download, partial(upload_to, target), part_bytes, max_bytes, is_checked=True)
-            except _NotMp4Error as error:
+            except NotMp4Error as error:
                 if unchecked is not None and download.received:
                     upload = partial(upload_to, unchecked)
                     on_unchecked(await _copy(download, upload, part_bytes, max_bytes, is_checked=False))
-                cause = error.__cause__
-                assert isinstance(cause, IncompleteVideoError)  # noqa: S101
-                cause.message += download.where
-                raise cause from None
+                raise IncompleteVideoError(error.message + download.where, credits_spent="yes") from None
     except TimeoutError:
         if not deadline.expired():
             raise
@@ -161,14 +154,12 @@ async def _copy(
                         upload.expected = download.announced
                         upload.part_bytes = max(part_bytes, -(-(download.announced or max_bytes) // MAX_PARTS))
                     if is_checked:
-                        with _not_mp4():
-                            check.feed(chunk)
+                        check.feed(chunk)
                     sha256.update(chunk)
                     await upload.write(chunk)
             facts = None
             if is_checked:
-                with _not_mp4():
-                    facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
+                facts = await asyncio.to_thread(check.finish, length_is_known=download.announced is not None)
             await upload.commit()
             result = CopyResult(upload.size, sha256.hexdigest(), upload.crc32)
             if facts is None:
@@ -184,11 +175,3 @@ async def _copy(
             continue
         finally:
             await run_uncancelled(upload.close())
-
-
-@contextmanager
-def _not_mp4() -> Iterator[None]:
-    try:
-        yield
-    except IncompleteVideoError as error:
-        raise _NotMp4Error from error

@@ -100,7 +100,10 @@ class Fetch:
                 if not response.has_redirect_location:
                     yield response, url
                     return
-                url = _redirect_target(url, response.headers["location"])
+                try:
+                    url = urljoin(url, response.headers["location"])
+                except ValueError:
+                    raise refused_url(f"the URL {redact(url)} redirects to something that is not a URL") from None
             finally:
                 await response.aclose()
         raise refused_url(f"the URL redirects more than {MAX_REDIRECTS} times")
@@ -170,13 +173,6 @@ class Fetch:
             raise
         finally:
             _is_sending.reset(token)
-
-
-def _redirect_target(url: str, location: str) -> str:
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise refused_url(f"the URL {redact(url)} redirects to something that is not a URL") from None
 
 
 def _is_address(host: str) -> bool:

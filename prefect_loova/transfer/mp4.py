@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from prefect_loova.transfer.mp4_index import MAX_BOXES, Movie, incomplete, name_of
+from prefect_loova.transfer.mp4_index import MAX_BOXES, Movie, NotMp4Error, name_of
 
 MAX_INDEX = 16 * 1024**2
 """The largest `moov` or `moof` that is accepted, in bytes: enough for hours of video."""
@@ -87,22 +87,22 @@ class Mp4Check:
         if self._kind is not None and self._end is None:
             self._end_box()
         if self._position == 0:
-            raise incomplete("the file is empty")
+            raise NotMp4Error("the file is empty")
         if self._kind is not None:
-            raise incomplete(
+            raise NotMp4Error(
                 f"the {name_of(self._kind)} box at byte {self._start} should end at byte {self._end}, "
                 f"but the file ends at byte {self._position}"
             )
         if self._header:
-            raise incomplete(f"a box header is cut short at byte {self._position}, the end of the file")
+            raise NotMp4Error(f"a box header is cut short at byte {self._position}, the end of the file")
         if self._movie is None:
-            raise incomplete(f"no moov box (the index) up to byte {self._position}, the end of the file")
+            raise NotMp4Error(f"no moov box (the index) up to byte {self._position}, the end of the file")
         if not self._media:
-            raise incomplete(f"no media data (mdat) up to byte {self._position}, the end of the file")
+            raise NotMp4Error(f"no media data (mdat) up to byte {self._position}, the end of the file")
         if self._open_fragment is not None:
-            raise incomplete(f"the fragment at byte {self._open_fragment} has no media data")
+            raise NotMp4Error(f"the fragment at byte {self._open_fragment} has no media data")
         if self._movie.may_have_fragments and not length_is_known and self._last_kind != b"mfra":
-            raise incomplete(f"nothing shows that byte {self._position} is the end: no mfra box after the fragments")
+            raise NotMp4Error(f"nothing shows that byte {self._position} is the end: no mfra box after the fragments")
         self._movie.check_media(self._media)
         track = self._movie.video
         return Mp4Facts(
@@ -130,30 +130,30 @@ class Mp4Check:
     def _begin_box(self, kind: bytes, size: int, header: int) -> None:
         start = self._position - header
         if kind in _INNER or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind):
-            raise incomplete(f"no mp4 box at byte {start}")
+            raise NotMp4Error(f"no mp4 box at byte {start}")
         if 0 < size < header or (size == 0 and header == 16):
-            raise incomplete(f"the {name_of(kind)} box at byte {start} has the impossible size {size}")
+            raise NotMp4Error(f"the {name_of(kind)} box at byte {start} has the impossible size {size}")
         self._check_order(kind, start)
         self._box_count += 1
         if self._box_count > MAX_BOXES:
-            raise incomplete(f"more than {MAX_BOXES} boxes, at byte {start}")
+            raise NotMp4Error(f"more than {MAX_BOXES} boxes, at byte {start}")
         self._kind, self._start, self._payload = kind, start, self._position
         self._end = start + size if size else None
         self._index = bytearray() if kind in (b"moov", b"moof") else None
         if self._index is not None and size - header > MAX_INDEX:
-            raise incomplete(f"the {name_of(kind)} box at byte {start} is larger than {MAX_INDEX} bytes")
+            raise NotMp4Error(f"the {name_of(kind)} box at byte {start} is larger than {MAX_INDEX} bytes")
         if self._end == self._position:
             self._end_box()
 
     def _check_order(self, kind: bytes, start: int) -> None:
         if not self._has_ftyp and kind != b"ftyp" and kind not in _BEFORE_FTYP:
-            raise incomplete(f"it does not start like an mp4: no ftyp box before byte {start}")
+            raise NotMp4Error(f"it does not start like an mp4: no ftyp box before byte {start}")
         if kind == b"moov" and self._movie is not None:
-            raise incomplete(f"a second moov box at byte {start}")
+            raise NotMp4Error(f"a second moov box at byte {start}")
         if kind == b"moof" and (self._movie is None or not self._movie.may_have_fragments):
-            raise incomplete(f"a fragment at byte {start} that no moov box announces")
+            raise NotMp4Error(f"a fragment at byte {start} that no moov box announces")
         if kind == b"moof" and self._open_fragment is not None:
-            raise incomplete(f"the fragment at byte {self._open_fragment} has no media data")
+            raise NotMp4Error(f"the fragment at byte {self._open_fragment} has no media data")
 
     def _read_payload(self, view: memoryview) -> memoryview:
         piece = view if self._end is None else view[: self._end - self._position]
@@ -161,7 +161,7 @@ class Mp4Check:
         if self._index is not None:
             self._index += piece
             if len(self._index) > MAX_INDEX:
-                raise incomplete(
+                raise NotMp4Error(
                     f"the {name_of(self._kind)} box at byte {self._start} is larger than {MAX_INDEX} bytes"
                 )
         if self._position == self._end:
@@ -182,4 +182,4 @@ class Mp4Check:
                 self._movie.add_fragment(memoryview(index), self._start, self._position)
                 self._open_fragment = self._start
         except (struct.error, ValueError, IndexError) as error:
-            raise incomplete(f"the {name_of(kind)} box at byte {self._start} is broken ({error})") from None
+            raise NotMp4Error(f"the {name_of(kind)} box at byte {self._start} is broken ({error})") from None

@@ -16,6 +16,13 @@ MAX_BOXES = 100_000
 """The most boxes at the top level of a file, and inside a box."""
 
 
+class NotMp4Error(IncompleteVideoError):
+    """A file is not a whole mp4. The video is already paid for."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"not a whole mp4: {problem}", credits_spent="yes")
+
+
 @dataclass
 class _Track:
     """One `trak` box: where its samples are in the file."""
@@ -146,7 +153,7 @@ class Movie:
     def check_media(self, media: list[tuple[int, int]]) -> None:
         """Raise `IncompleteVideoError` unless all samples are inside the media data boxes, given as (begin, end)."""
         if not self.fragments and not self.video.offsets:
-            raise incomplete("the moov box lists no media of the video track, and there are no fragments")
+            raise NotMp4Error("the moov box lists no media of the video track, and there are no fragments")
         begins = [begin for begin, _ in media]
         chunks = ((offset, size, True) for track in self.tracks for offset, size in track.chunks())
         for offset, size, is_exact in chain(chunks, self.runs):
@@ -154,7 +161,7 @@ class Movie:
             if not is_exact and box < len(media):
                 offset = begins[box]  # noqa: PLW2901
             if not 0 <= box < len(media) or offset + max(size, 1) > media[box][1]:
-                raise incomplete(f"media that should be at bytes {offset} to {offset + size} is not in the file")
+                raise NotMp4Error(f"media that should be at bytes {offset} to {offset + size} is not in the file")
 
 
 @dataclass(frozen=True)
@@ -250,8 +257,3 @@ def _numbers(data: memoryview, start: int, count: int, code: str) -> array[int]:
 def name_of(kind: bytes | None) -> str:
     """Return a box type as text."""
     return (kind or b"").decode("latin-1")
-
-
-def incomplete(message: str) -> IncompleteVideoError:
-    """Return the error for a file that is not a whole mp4. The video is already paid for."""
-    return IncompleteVideoError(f"not a whole mp4: {message}", credits_spent="yes")
