@@ -57,7 +57,7 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
         InDoubtError: `doubt`, if Prefect cannot suspend this run; the log says why.
     """
     logger = get_run_logger()
-    obstacle = _obstacle()
+    obstacle = obstacle_to_suspending()
     if obstacle:
         logger.warning(_CANNOT_SUSPEND, obstacle)
         raise doubt
@@ -87,7 +87,7 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
     raise doubt
 
 
-def _obstacle() -> str | None:
+def obstacle_to_suspending() -> str | None:
     """Return why Prefect cannot suspend this run, or None."""
     context = FlowRunContext.get()
     if TaskRunContext.get() is not None:

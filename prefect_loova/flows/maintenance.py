@@ -17,6 +17,7 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.suspended_runs import resume_suspended_runs
 from prefect_loova.batches.credits import credits_report
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
@@ -44,7 +45,8 @@ async def collect_videos(
 ) -> CollectedVideos:
     """Finish the jobs of other runs: save videos that are made, submit queued requests, and report jobs in doubt.
 
-    Schedule it every minute or so. It checks each open job once, and ends. Several runs at the same time are safe.
+    Schedule it every minute or so. It checks each open job once, resumes the runs that `wait="suspend"` suspended and
+    whose jobs have ended, and ends. Several runs at the same time are safe.
 
     Args:
         credentials: The block with the Loova API key.
@@ -82,7 +84,10 @@ async def collect_videos(
             upload_options=upload_options,
             max_bytes=max_bytes,
         )
+        resumed = 0 if key else await resume_suspended_runs(jobs)
     logger.info(collected.summary)
+    if resumed:
+        logger.info("%d suspended flow runs are resumed", resumed)
     for failed, reason in collected.failed:
         logger.warning("job %s: %s", failed, reason)
     if collected.in_doubt or collected.problems:

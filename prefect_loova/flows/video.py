@@ -18,6 +18,7 @@ from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.suspend import ask_for_decision
+from prefect_loova._prefect.suspended_runs import check_can_suspend, suspend_until_made
 from prefect_loova._timing import Deadline
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, StorageError
@@ -52,7 +53,7 @@ async def generate_video(
     max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
     on_in_doubt: Literal["raise", "suspend"] = "raise",
     concurrency_limit: str = LIMIT,
-    wait: bool = True,
+    wait: bool | Literal["suspend"] = True,
     preview: Preview = "moving",
     player_link_seconds: Annotated[int, Field(ge=0, le=604_800)] = 0,
 ) -> SavedVideo | Submission:
@@ -77,7 +78,9 @@ async def generate_video(
         concurrency_limit: The Prefect global concurrency limit that spaces out the submits of all runs. It is created
             with 6 if it does not exist. It is not used if the name is empty, or without a Prefect server.
         wait: Whether to wait for the video and save it. If not, the run ends after the submit and returns its
-            `Submission`, and the scheduled flow `collect_videos` saves the video.
+            `Submission`, and the scheduled flow `collect_videos` saves the video. `suspend`: no worker waits. The run
+            is suspended after the submit, and `collect_videos` saves the video and resumes the run. Only the run of a
+            deployment can do this.
         preview: What the video's page in the Prefect UI shows. `moving`: an animated picture of at most 256 KiB.
             `still`: a small picture. `none`: no picture.
         player_link_seconds: How long the page's link to play the video is valid, in seconds. Everybody who sees the
@@ -87,6 +90,7 @@ async def generate_video(
         The saved video, or the submission if `wait` is false.
 
     Raises:
+        InvalidRequestError: A parameter is invalid; nothing was sent.
         RejectedError: Loova rejected the request; nothing was bought.
         InDoubtError: The video may have been bought; a person has to decide.
         TaskFailedError: Loova could not make the video.
@@ -106,11 +110,17 @@ async def generate_video(
         ```
     """
     deadline = Deadline(max_wait)
+    if wait == "suspend":
+        check_can_suspend()
     async with tagged([request.model]):
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as stack:
-            if wait and is_shared(concurrency_limit) and not await _is_bought(request, credentials, bucket, prefix):
+            if (
+                wait is True
+                and is_shared(concurrency_limit)
+                and not await _is_bought(request, credentials, bucket, prefix)
+            ):
                 await stack.enter_async_context(slot(concurrency_limit, max_wait=max_wait))
             while True:
                 try:
@@ -129,6 +139,8 @@ async def generate_video(
                     await ask_for_decision(doubt, credentials, bucket, prefix)
             if not wait:
                 return submission
+            if wait == "suspend" and submission.state == "submitted":
+                await suspend_until_made(submission, deadline.left)
             if submission.state == "submitted":
                 await wait_for_video(
                     submission,

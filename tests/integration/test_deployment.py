@@ -21,7 +21,7 @@ from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
-from prefect_loova import VideoRequest
+from prefect_loova import VideoRequest, collect_videos
 from prefect_loova.command import Place
 from tests.integration.conftest import block_of
 
@@ -129,6 +129,39 @@ async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(
                 await asyncio.sleep(0.25)
     loova.clear_faults()
     assert (await started(parameters, timeout=90)).state.is_completed()
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.one_s3_server
+async def test_a_run_with_wait_suspend_leaves_its_worker_and_is_resumed_when_the_video_is_saved(
+    served, credentials, bucket, loova
+):
+    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
+    run = await started(await parameters_of(place, wait="suspend"), timeout=0)
+    first = (await until(run, lambda state: state.is_paused())).state_details.pause_key
+    assert (await collect_videos(place.credentials, place.bucket)).running == 1
+    await resume_flow_run(run.id)  # somebody resumes it too early: it is suspended again
+    await until(run, lambda state: state.is_paused() and state.state_details.pause_key != first)
+    loova.clear_faults()
+    assert len((await collect_videos(place.credentials, place.bucket)).saved) == 1
+    ended = await until(run, lambda state: state.is_final())
+    assert ended.is_completed(), ended.message
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.one_s3_server
+async def test_a_suspended_run_of_a_video_that_fails_is_resumed_and_says_so(served, credentials, bucket, loova):
+    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    loova.fail("generation_failed")
+    run = await started(await parameters_of(place, wait="suspend"), timeout=0)
+    await until(run, lambda state: state.is_paused())
+    collected = await collect_videos(place.credentials, place.bucket)
+    assert len(collected.failed) == 1
+    async with get_client() as prefect, asyncio.timeout(90):
+        while not (state := (await prefect.read_flow_run(run.id)).state).is_final():
+            await asyncio.sleep(0.25)
+    assert state.is_failed() and "TaskFailedError" in state.message
     assert loova.ledger["totals"]["posted"] == 1
 
 

@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.context import get_run_context
 
 from prefect_loova import VideoRequest, generate_video, get_credits, save_video, submit_video, wait_for_video
-from prefect_loova.errors import InDoubtError, RejectedError, TaskFailedError, WaitTimeoutError
+from prefect_loova.errors import InDoubtError, InvalidRequestError, RejectedError, TaskFailedError, WaitTimeoutError
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 REQUEST = VideoRequest(prompt="A futuristic city at sunset", ratio="9:16", duration=4)
@@ -121,6 +121,12 @@ async def test_a_flow_that_times_out_leaves_the_job_to_the_next_run(place, loova
     loova.clear_faults()
     assert (await run(REQUEST, place)).reused
     assert loova.ledger["totals"]["posted"] == 1
+
+
+async def test_wait_suspend_without_a_deployment_is_refused_before_anything_is_paid(place, loova):
+    with pytest.raises(InvalidRequestError, match=r"wait: 'suspend' was given, .*the run has no deployment"):
+        await run(REQUEST, place, wait="suspend")
+    assert loova.ledger["totals"]["posted"] == 0
 
 
 async def test_the_next_run_retries_a_refused_submit(place, loova):
