@@ -113,6 +113,9 @@ class _Wire:
                 self._more()
         return self._taken(len(self._buffer))
 
+    def buffered(self) -> bytes:
+        return self._taken(len(self._buffer))
+
     def _taken(self, count: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:count])
         del self._buffer[:count]
@@ -277,6 +280,10 @@ class Proxy:
         seen.status = status
         if self.date is not None:
             reply.head = re.sub(rb"(?i)\r\ndate:[^\r]*", b"\r\nDate: " + self.date.encode(), reply.head)
+        if status == 101:  # a web socket
+            client.sock.sendall(reply.head)
+            self._tunnel(client, server)
+            return False
         if method != "HEAD" and status not in (204, 304):
             reply.body = server.body(reply, of_reply=True)
         if fault is not None and not early and not self._after(client, fault, reply):
@@ -347,6 +354,21 @@ class Proxy:
             self._end(client, fault)
             return False
         return True
+
+    def _tunnel(self, client: _Wire, server: _Wire) -> None:
+        def forward(source: _Wire, target: _Wire) -> None:
+            with contextlib.suppress(OSError):
+                target.sock.sendall(source.buffered())
+                while piece := source.sock.recv(65536):
+                    target.sock.sendall(piece)
+            for wire in (source, target):
+                with contextlib.suppress(OSError):
+                    wire.sock.shutdown(socket.SHUT_RDWR)
+
+        back = threading.Thread(target=forward, args=(server, client), daemon=True)
+        back.start()
+        forward(client, server)
+        back.join()
 
     def _drip(self, client: _Wire, fault: NetworkFault) -> None:
         headers = "".join(f"{name}: {value}\r\n" for name, value in fault.headers)
