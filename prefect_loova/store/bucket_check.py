@@ -93,6 +93,7 @@ class Probe:
         self._s3 = s3
         self._bucket = bucket
         self._key = key
+        self._uri = f"s3://{bucket}/{key}"
         self._operation = "PutObject"
         self._requested = time.monotonic()
         self._may_exist = False
@@ -263,10 +264,6 @@ class Probe:
     def _error(self, problem: str, transient: bool = False) -> StorageError:
         where = endpoint_of(None, self._s3, self._operation)
         return StorageError(f"{self._uri}: {problem}{where}", transient=transient)
-
-    @property
-    def _uri(self) -> str:
-        return f"s3://{self._bucket}/{self._key}"
 
 
 @contextmanager

@@ -81,10 +81,6 @@ def validate_prefix(prefix: str) -> str:
     return "/".join(segments)
 
 
-def _age(now: datetime | None, written: datetime) -> float:
-    return max(0.0, (now - written).total_seconds()) if now else 0.0
-
-
 class BucketPrefix:
     """The objects below one prefix of one bucket.
 
@@ -170,15 +166,14 @@ class BucketPrefix:
                 hint = "listing needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
                 failure = StorageError(f"{failure.message}: {hint}", http_status=403)
             raise failure from None
-        return [
-            ListedObject(
-                listed["Key"].removeprefix(below),
-                listed["LastModified"],
-                _age(response_date(page), listed["LastModified"]),
-            )
-            for page in pages
-            for listed in page.get("Contents", [])
-        ]
+        objects = []
+        for page in pages:
+            now = response_date(page)
+            for listed in page.get("Contents", []):
+                name, written = listed["Key"].removeprefix(below), listed["LastModified"]
+                age = max(0.0, (now - written).total_seconds()) if now else 0.0
+                objects.append(ListedObject(name, written, age))
+        return objects
 
     async def list_folders(self) -> list[str]:
         """Return the names of the folders directly below the prefix: one for each job with a record, and the indexes.

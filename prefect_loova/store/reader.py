@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from mypy_boto3_s3 import S3Client
 
-BLOCK_BYTES = 1024**2
-BLOCKS = 8
-
 _BODY_TRIES = 3  # boto3 retries a request, but not after the body has begun
 
 
@@ -45,9 +42,7 @@ class S3File(io.RawIOBase):
         StorageError: The object is missing (403 or 404), may not be read, or was replaced. `read` raises it too.
     """
 
-    def __init__(
-        self, s3: S3Client, bucket: str, key: str, *, block_bytes: int = BLOCK_BYTES, blocks: int = BLOCKS
-    ) -> None:
+    def __init__(self, s3: S3Client, bucket: str, key: str, *, block_bytes: int = 1024**2, blocks: int = 8) -> None:
         super().__init__()
         self._s3 = s3
         self._target = {"Bucket": bucket, "Key": key}

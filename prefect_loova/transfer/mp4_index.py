@@ -187,10 +187,8 @@ class _SampleRun:
 def compact_sizes(stz2: memoryview) -> array[int]:
     """Return the sizes in an `stz2` box, of 4, 8 or 16 bits each."""
     bits, count = stz2[7], struct.unpack_from(">I", stz2, 8)[0]
-    if bits == 16:
-        return array("I", _numbers(stz2, 12, count, "H"))
-    if bits == 8:
-        return array("I", _numbers(stz2, 12, count, "B"))
+    if bits in (8, 16):
+        return array("I", _numbers(stz2, 12, count, "B" if bits == 8 else "H"))
     if bits == 4:
         pairs = _numbers(stz2, 12, (count + 1) // 2, "B")
         return array("I", [half for pair in pairs for half in (pair >> 4, pair & 0xF)][:count])

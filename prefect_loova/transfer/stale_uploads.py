@@ -83,16 +83,17 @@ def abort(s3: S3Client, bucket: str, key: str, upload_ids: set[str], options: di
             s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, **options)
             aborted += 1
         except ClientError as error:
-            if status_of(error) in _DENIED and code_of(error) != "NoSuchUpload":
-                log.warning(
-                    "an unfinished upload of s3://%s/%s was left behind: S3 refuses to abort it (%s). Allow "
-                    "s3:AbortMultipartUpload, or add a lifecycle rule that aborts incomplete uploads",
-                    bucket,
-                    key,
-                    code_of(error),
-                )
-            elif code_of(error) != "NoSuchUpload":
+            if code_of(error) == "NoSuchUpload":
+                continue
+            if status_of(error) not in _DENIED:
                 raise
+            log.warning(
+                "an unfinished upload of s3://%s/%s was left behind: S3 refuses to abort it (%s). Allow "
+                "s3:AbortMultipartUpload, or add a lifecycle rule that aborts incomplete uploads",
+                bucket,
+                key,
+                code_of(error),
+            )
     return aborted
 
 
