@@ -36,7 +36,7 @@ _EXIT_SECONDS = 2.0
 """The seconds that the end of a process waits for a probe to delete its object."""
 
 _BucketId = tuple[str, str, str]
-_probes: dict[_BucketId, Probe] = {}
+_probes: dict[_BucketId, _Probe] = {}
 _lock = threading.Lock()
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ async def check_bucket(s3: S3Client, bucket: str, folder: str, *, response_secon
     with _lock:
         probe = _probes.get(bucket_id)
         if probe is None:
-            probe = _probes[bucket_id] = Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}")
+            probe = _probes[bucket_id] = _Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}")
             probe.start()
     try:
         await probe.wait(response_seconds)
@@ -71,7 +71,7 @@ async def check_bucket(s3: S3Client, bucket: str, folder: str, *, response_secon
 
 def mark_checked(s3: Any, bucket: str, folder: str) -> None:
     """Mark a bucket as checked without a probe, for a model of S3 in tests."""
-    _probes[_bucket_id(s3, bucket, folder)] = probe = Probe(s3, bucket, folder)
+    _probes[_bucket_id(s3, bucket, folder)] = probe = _Probe(s3, bucket, folder)
     probe.result.set_result(None)
 
 
@@ -79,14 +79,8 @@ def _bucket_id(s3: Any, bucket: str, folder: str) -> _BucketId:
     return s3.meta.endpoint_url, bucket, folder
 
 
-class Probe:
-    """Runs each S3 operation of a job on one small object.
-
-    Args:
-        s3: A boto3 S3 client.
-        bucket: The name of the bucket.
-        key: The S3 key of the object. Nobody else uses it.
-    """
+class _Probe:
+    """Runs each S3 operation of a job on one small object, whose key nobody else uses."""
 
     def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
         self.result: Future[None] = Future()
@@ -107,11 +101,7 @@ class Probe:
         self._thread.start()
 
     async def wait(self, response_seconds: float) -> None:
-        """Wait for the result.
-
-        Raises:
-            StorageError: The probe failed, or S3 does not respond.
-        """
+        """Wait for the result. Raise `StorageError` if the probe failed, or if S3 does not respond."""
         done = asyncio.wrap_future(self.result)
         try:
             while not self.result.done():
@@ -136,11 +126,7 @@ class Probe:
         atexit.unregister(self._thread.join)
 
     def check(self) -> None:
-        """Run all steps in the current thread.
-
-        Raises:
-            StorageError: Names what is missing.
-        """
+        """Run all steps in the current thread. Raise `StorageError`, which names what is missing."""
         try:
             self._check_records()
             self._check_parts()

@@ -247,11 +247,7 @@ class DailyBudget:
         return self._day() if self._day else datetime.fromtimestamp(self._wall(), UTC).date()
 
     def _s3_day(self) -> date | None:
-        """Return the day of S3's last response, or None if only this machine's clock is known.
-
-        Raises:
-            BudgetError: Under a budget, the two clocks differ by more than `MOST_SKEW`.
-        """
+        """Return the day of S3's last response if its clock is known. Under a budget, refuse a skew of the clocks."""
         s3_time = self.records.server_time
         if self._day is not None or s3_time is None:
             return None

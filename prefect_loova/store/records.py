@@ -237,11 +237,7 @@ class JobRecords(BucketPrefix):
         raise failure
 
     async def _put(self, object_key: str, body: bytes, condition: dict[str, Any]) -> tuple[str | None, StorageError]:
-        """Return the ETag of the written object, or None and the reason why the outcome is unknown.
-
-        Raises:
-            StorageError: The object was not written, and another try would not help.
-        """
+        """Return the ETag of the written object, or None and the reason why another try may help."""
         target: dict[str, Any] = {"Bucket": self.bucket, "Key": object_key, "ContentType": "application/json"}
         try:
             response = await call_s3(self.s3.put_object, threads=self._threads, Body=body, **target, **condition)

@@ -110,12 +110,12 @@ class Fetch:
 
     async def _get_once(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
         is_checked, addresses = await self._allowed_addresses(url)
-        for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
-            request = self._request(url, headers, address, is_last=not left)
+        for number, address in enumerate(addresses, start=1):
+            is_last = number == len(addresses)
             try:
-                response = await self._send(request)
+                response = await self._send(self._request(url, headers, address, is_last=is_last))
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                if not left:
+                if is_last:
                     raise
             else:
                 if is_checked:

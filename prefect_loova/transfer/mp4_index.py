@@ -109,13 +109,7 @@ class Movie:
         return cls(duration / timescale, video, tracks, "mvex" in moov, defaults, indexed)
 
     def add_fragment(self, data: memoryview, begin: int, end: int) -> None:
-        """Add the duration of a `moof` box, and the places where its media should be.
-
-        Args:
-            data: The box's payload.
-            begin: The offset of the box in the file.
-            end: The offset behind the box.
-        """
+        """Add the duration and the media of a `moof` box, which is at bytes `begin` to `end` of the file."""
         after = begin  # the end of the media of the track before
         for traf in map(_children, _children(data).get("traf", [])):
             tfhd = _one(traf, "tfhd")
