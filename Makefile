@@ -29,7 +29,7 @@ test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races 
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
 
 test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
-	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -p no:xdist tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
+	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -n 0 tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
 	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_storyboard.py $(ARGS)

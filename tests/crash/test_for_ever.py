@@ -206,9 +206,9 @@ class Lane:
                 self.proxies["s3"].inject(NetworkFault(what="answer", matching="^PUT .*partNumber=", times=FOR_EVER))
             try:
                 async with asyncio.timeout(1.5 * MAX_WAIT if clock.speed == 1 else MAX_WAIT + 2 * GRACE):
-                    told = _told(await work())
+                    errors = _reasons(await work())
             except LoovaError as error:
-                told = [str(error)]
+                errors = [str(error)]
             except TimeoutError:
                 return ["it did not end"]
             except Exception as error:
@@ -217,7 +217,7 @@ class Lane:
                 for proxy in self.proxies.values():
                     proxy.watch = None
                     proxy.clear_faults()
-        return _wrong(cell, seen, clock() - started, clock.pauses, told)
+        return _wrong(cell, seen, clock() - started, clock.pauses, errors)
 
     async def _ready(
         self, straight: VideoJobs, jobs: VideoJobs, step: str, request: VideoRequest, what: str
@@ -247,11 +247,11 @@ class Lane:
         return lambda: save_video(jobs, submission, max_wait=MAX_WAIT, max_seconds=SAVE_SECONDS)
 
 
-def _told(result: Any) -> list[str]:
+def _reasons(result: Any) -> list[str]:
     return [reason for _, reason in result.problems] if isinstance(result, CollectedVideos) else []
 
 
-def _wrong(cell: Cell, seen: list[tuple[float, str]], took: float, pauses: int, told: list[str]) -> list[str]:
+def _wrong(cell: Cell, seen: list[tuple[float, str]], took: float, pauses: int, errors: list[str]) -> list[str]:
     operation, answer, _ = cell
     where, pattern, _ = OPERATIONS[operation]
     wrong = []
@@ -269,12 +269,12 @@ def _wrong(cell: Cell, seen: list[tuple[float, str]], took: float, pauses: int, 
     posts = sum(line.startswith("api POST") for _, line in seen)
     if posts > 1 and (operation, answer) != ("submit", "429"):
         wrong.append(f"{posts} submits were sent")
-    wrong += [f"the error does not say where: {one}" for one in told if not _says_where(one, operation, where)]
+    wrong += [f"the error does not say where: {one}" for one in errors if not _says_where(one, operation, where)]
     return [f"{one} ({took:.0f} s, {len(seen)} requests)" for one in wrong]
 
 
-_VIDEO = r"GET at 127\.0\.0\.1|the URL http://127\.0\.0\.1\S+ answers|transfer from 127\S+ to 127"
-_S3 = r"\b(Put|Get|Head|Delete|List)Object|MultipartUpload|UploadPart|transfer from 127\S+ to 127"
+_VIDEO = r"GET at 127\.0\.0\.1|the URL http://127\.0\.0\.1\S+ returned|transfer of the video from 127\S+ to 127"
+_S3 = r"\b(Put|Get|Head|Delete|List)Object|MultipartUpload|UploadPart|transfer of the video from 127\S+ to 127"
 
 
 def _says_where(error: str, operation: str, where: str) -> bool:
