@@ -19,8 +19,9 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
-from prefect_loova._prefect.run import local_files
+from prefect_loova._prefect.run import job_fields, local_files
 from prefect_loova._prefect.run_logs import forward_logs
+from prefect_loova._prefect.telemetry import step_of_job
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import TaskFailedError, may_retry, redact
 from prefect_loova.jobs import save as saving
@@ -185,16 +186,20 @@ async def submit_video(
     async with Location(credentials, bucket, prefix).open() as jobs:
         await jobs.records.check_bucket()
         request = await MediaPreparer(jobs, local_files()).prepare(request)
-        submission = await submitting.submit_video(
-            jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts
-        )
+        with step_of_job("submit", request.key) as current:
+            submission = await submitting.submit_video(
+                jobs, request, max_wait=max_wait, max_paid_attempts=max_paid_attempts
+            )
+            current.set_attribute("loova.task_id", submission.task_id)
+    fields = job_fields(submission.key, submission.task_id)
     if submission.reused:
-        logger.info("Loova task %s: bought by an earlier run, now %s", submission.task_id, submission.state)
+        logger.info(
+            "Loova task %s: bought by an earlier run, now %s", submission.task_id, submission.state, extra=fields
+        )
     else:
         cost = submission.credits_cost if submission.credits_cost is not None else submission.credits_estimate
-        logger.info(
-            "Loova task %s: submitted for %g credits, recorded in %s", submission.task_id, cost, submission.record
-        )
+        message = "Loova task %s: submitted for %g credits, recorded in %s"
+        logger.info(message, submission.task_id, cost, submission.record, extra=fields)
     return submission
 
 
@@ -253,19 +258,21 @@ async def wait_for_video(
     async with Location.of(submission, credentials, bucket).open() as jobs:
         progress = VideoProgress(submission)
         try:
-            ended = await waiting.wait_for_video(
-                jobs,
-                submission,
-                max_wait=max_wait,
-                poll_seconds=poll_seconds,
-                on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
-            )
+            with step_of_job("wait", submission.key, submission.task_id):
+                ended = await waiting.wait_for_video(
+                    jobs,
+                    submission,
+                    max_wait=max_wait,
+                    poll_seconds=poll_seconds,
+                    on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
+                )
         except TaskFailedError:
             await progress.end("failed")
             raise
         await progress.end("made")
     if submission.state == "submitted":
-        get_run_logger().info("Loova task %s: the video is made", submission.task_id)
+        fields = job_fields(submission.key, submission.task_id)
+        get_run_logger().info("Loova task %s: the video is made", submission.task_id, extra=fields)
     return ended
 
 
@@ -332,15 +339,20 @@ async def save_video(
     """
     logger = get_run_logger()
     async with Location.of(submission, credentials, bucket).open() as jobs:
-        saved, is_new = await saving.save_video(
-            jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
-        )
+        with step_of_job("save", submission.key, submission.task_id) as current:
+            saved, is_new = await saving.save_video(
+                jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
+            )
+            current.set_attribute("loova.video.size", saved.size_bytes)
         # A retry of this task finds the video that its first try saved: it is this task's video all the same.
         is_made = is_new or submission.state != "saved"
         status = "is saved" if is_made else "was already saved"
-        logger.info("Loova task %s: %s %s, %d bytes", saved.task_id, saved.video, status, saved.size_bytes)
+        fields = job_fields(saved.key, saved.task_id)
+        message = "Loova task %s: %s %s, %d bytes"
+        logger.info(message, saved.task_id, saved.video, status, saved.size_bytes, extra=fields)
         if saved.differs:
-            logger.warning("Loova task %s: the video differs from the request: %s", saved.task_id, saved.differs)
+            message = "Loova task %s: the video differs from the request: %s"
+            logger.warning(message, saved.task_id, saved.differs, extra=fields)
         await previews.show_video(
             jobs,
             saved,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ from prefect_aws.s3 import S3Bucket
 from prefect_loova._prefect.events import event_sink
 from prefect_loova._prefect.run import run_identity
 from prefect_loova._prefect.run_logs import forward_logs
+from prefect_loova._prefect.telemetry import measure
 from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.context import JobEvent, VideoJobs
+from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
 from prefect_loova.store.records import JobRecords
 
@@ -84,8 +86,18 @@ class Location:
                     or _location_arguments(credentials, bucket, prefix, below),
                     max_credits_per_day=credentials.max_credits_per_day,
                     media=credentials.media,
-                    notify=event_sink(bucket.bucket_name),
+                    notify=_notifier(bucket.bucket_name),
                 )
+
+
+def _notifier(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
+    send = event_sink(bucket)
+
+    def notify(event: JobEvent, record: JobRecord, number: int) -> None:
+        measure(event, record, number)
+        send(event, record, number)
+
+    return notify
 
 
 def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Literal
 
 from prefect.events import emit_event
 from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel, Field
 
 from prefect_loova.errors import redact
 from prefect_loova.jobs.context import JobEvent
@@ -33,6 +34,36 @@ EVENTS: dict[JobEvent, str] = {
 log = logging.getLogger(__name__)
 
 
+class JobPayload(BaseModel):
+    """The payload of an event of a job. Fields that are not known are left out.
+
+    A later version may add fields. If it removes one, or changes the meaning of one, `schema_version` grows.
+    """
+
+    schema_version: Literal[1] = Field(1, description="The version of this payload.")
+    key: str = Field(description="The request's key.")
+    attempt: int = Field(description="The number of the attempt to buy the video, from 1.")
+    task_id: str | None = Field(None, description="The Loova task.")
+    model: str = Field(description="The model of the request.")
+    prompt: str = Field(description="The beginning of the prompt, at most 200 characters.")
+    credits_estimate: float | None = Field(None, description="The price by the table, in credits.")
+    credits_cost: float | None = Field(None, description="The cost that Loova reported, in credits.")
+    video: str | None = Field(None, description="The video as an `s3://` URI (`saved` only).")
+    reason: str | None = Field(None, description="Why there is no video.")
+    differs: str | None = Field(
+        None, description="How the length or ratio of the video differs from the request (`saved` only)."
+    )
+    deployment: str | None = Field(None, description="The deployment that asked for the video.")
+
+
+class CreditsPayload(BaseModel):
+    """The payload of `loova.credits.low`."""
+
+    schema_version: Literal[1] = Field(1, description="The version of this payload.")
+    available: float = Field(description="The credits of the account.")
+    low_below: float = Field(description="The limit that the balance is below.")
+
+
 def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
     """Return a function that sends the events of the jobs in a bucket."""
     return partial(_emit_job_event, bucket)
@@ -41,19 +72,19 @@ def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
 def _emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int) -> None:
     attempt = record.attempt(number)
     model = str(record.request.get("model", ""))
-    payload: dict[str, Any] = {
-        "key": record.key,
-        "attempt": number,
-        "task_id": attempt.task_id,
-        "model": model,
-        "prompt": redact(record.request.get("prompt", ""), 200),
-        "credits_estimate": attempt.credits_estimate,
-        "credits_cost": attempt.credits_cost,
-        "video": f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
-        "reason": attempt.reason,
-        "differs": (differences(record.request, attempt.video) or None) if attempt.video else None,
-        "deployment": attempt.by.get("deployment"),
-    }
+    payload = JobPayload(
+        key=record.key,
+        attempt=number,
+        task_id=attempt.task_id,
+        model=model,
+        prompt=redact(record.request.get("prompt", ""), 200),
+        credits_estimate=attempt.credits_estimate,
+        credits_cost=attempt.credits_cost,
+        video=f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
+        reason=attempt.reason,
+        differs=(differences(record.request, attempt.video) or None) if attempt.video else None,
+        deployment=attempt.by.get("deployment"),
+    )
     resource = {
         "prefect.resource.id": f"loova.job.{record.key}",
         "prefect.resource.name": redact(record.request.get("prompt", ""), 60) or record.key[:16],
@@ -70,15 +101,15 @@ def emit_credits_low(report: CreditsReport) -> None:
         "prefect.resource.name": "Loova credits",
         "loova.api": report.api_origin,
     }
-    _send("loova.credits.low", resource, {"available": report.available, "low_below": report.low_below})
+    payload = CreditsPayload(available=report.available, low_below=report.low_below)
+    _send("loova.credits.low", resource, payload)
 
 
-def _send(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
+def _send(event: str, resource: dict[str, str], payload: BaseModel) -> None:
     """Send an event, if there is a Prefect server. A failure does not fail the job."""
-    known = {name: value for name, value in payload.items() if value is not None}
     try:
         if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):
             return
-        emit_event(event=event, resource=resource, payload=known)
+        emit_event(event=event, resource=resource, payload=payload.model_dump(exclude_none=True))
     except Exception as error:
         log.warning("the event %s was not sent (%s)", event, redact(error))

@@ -6,6 +6,9 @@ import contextvars
 import logging
 import os
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from prefect.runtime import deployment, flow_run, task_run
 
 from prefect_loova.errors import redact
 from prefect_loova.jobs.local_files import LocalFiles
+
+JOB_FIELDS: ContextVar[Mapping[str, str] | None] = ContextVar("JOB_FIELDS", default=None)
+"""The fields of log records in the current step of a job."""
 
 
 def run_identity() -> dict[str, str]:
@@ -81,3 +87,24 @@ def _deployment_of(run: str) -> str | None:
     """Cache the deployment: for a run without one, Prefect asks its API each time and blocks the event loop."""
     name: str | None = deployment.name
     return name
+
+
+def job_fields(key: str | None, task_id: str | None = None) -> dict[str, str]:
+    """Return the fields of a log record that belongs to a job, for `extra`.
+
+    Args:
+        key: The request's key, if it is known.
+        task_id: The Loova task, if it is known.
+    """
+    known = {"key": key, "loova_task_id": task_id, "deployment": deployment_name()}
+    return {name: value for name, value in known.items() if value}
+
+
+@contextmanager
+def log_with(fields: Mapping[str, str]) -> Iterator[None]:
+    """Add fields to the log records that are forwarded from within the block."""
+    token = JOB_FIELDS.set(fields)
+    try:
+        yield
+    finally:
+        JOB_FIELDS.reset(token)

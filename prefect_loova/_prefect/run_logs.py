@@ -12,6 +12,8 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 
+from prefect_loova._prefect.run import JOB_FIELDS
+
 _logger = logging.getLogger("prefect_loova")
 
 
@@ -26,7 +28,7 @@ class _RunLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            get_run_logger().log(record.levelno, record.getMessage())
+            get_run_logger().log(record.levelno, record.getMessage(), extra=dict(JOB_FIELDS.get() or {}))
         except MissingContextError:  # a thread outside of every run
             logging.getLogger().handle(record)
 
