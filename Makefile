@@ -20,7 +20,7 @@ help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S3 server, no account
-	@.venv/bin/python flows/generate_video.py "$(PROMPT)" --simulate
+	@.venv/bin/prefect-loova generate "$(PROMPT)" --simulate
 
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)

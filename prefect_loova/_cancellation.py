@@ -18,6 +18,13 @@ from anyio import CancelScope
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_unfinished: set[asyncio.Future[Any]] = set()
+
+
+def is_finishing() -> bool:
+    """Return whether `run_uncancelled` runs in this process, in any thread."""
+    return bool(_unfinished)
+
 
 async def run_uncancelled(work: Coroutine[Any, Any, T], when_cancelled: Callable[[], None] | None = None) -> T:
     """Run work that must not be interrupted and return its result. A cancellation is raised after the work has ended.
@@ -27,6 +34,8 @@ async def run_uncancelled(work: Coroutine[Any, Any, T], when_cancelled: Callable
         when_cancelled: Called immediately when a cancellation arrives.
     """
     task = asyncio.ensure_future(work)
+    _unfinished.add(task)
+    task.add_done_callback(_unfinished.discard)
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:

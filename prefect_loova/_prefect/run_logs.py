@@ -17,6 +17,14 @@ from prefect_loova._prefect.run import JOB_FIELDS
 _logger = logging.getLogger("prefect_loova")
 
 
+_FACTS = ("bought", "cancelled", "pause", "ended")
+
+
+def _facts(record: logging.LogRecord) -> dict[str, object]:
+    """Return the facts of a line that the command needs for its own display."""
+    return {name: getattr(record, name) for name in _FACTS if hasattr(record, name)}
+
+
 class _RunLogHandler(logging.Handler):
     """Passes records to the run logger. All runs of a process share it, because they share the package's logger."""
 
@@ -28,7 +36,8 @@ class _RunLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            get_run_logger().log(record.levelno, record.getMessage(), extra=dict(JOB_FIELDS.get() or {}))
+            extra = _facts(record) | dict(JOB_FIELDS.get() or {})
+            get_run_logger().log(record.levelno, record.getMessage(), extra=extra)
         except MissingContextError:  # a thread outside of every run
             logging.getLogger().handle(record)
 

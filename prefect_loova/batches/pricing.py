@@ -132,7 +132,7 @@ def plan_from_record(
         state, job = "in_doubt", describe_doubt(jobs, record, doubt.number, None)
         reason = (
             f"submitted at {job.when}, and the answer is lost ({job.reason}); a person has to decide: "
-            f"python -m prefect_loova.resolve {job.key} {job.place}"
+            f"prefect-loova resolve {job.key} {job.place}"
         )
     elif any(one.state == "abandoned" for one in record.attempts):
         reason = "a person gave it up; ask for another take"

@@ -112,7 +112,7 @@ async def _check_adoption(
         if holder is not None:
             raise InvalidRequestError(
                 f"{given}: job {holder} has that task. If its adoption was wrong, take it back first: "
-                f"python -m prefect_loova.resolve {holder} take-back {jobs.location_arguments}"
+                f"prefect-loova resolve {holder} take-back {jobs.location_arguments}"
             )
     if against and not force:
         raise InvalidRequestError(

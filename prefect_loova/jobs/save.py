@@ -234,7 +234,9 @@ def _add_details(error: BaseException, jobs: VideoJobs, attempt: Attempt, unchec
     """Add the task to the error that ended saving."""
     if not isinstance(error, Exception):  # cancelled, or a signal
         log.warning(
-            "Loova task %s: saving was cancelled. Nothing is lost: ask for the same request again", attempt.task_id
+            "Loova task %s: saving was cancelled. Nothing is lost: ask for the same request again",
+            attempt.task_id,
+            extra={"cancelled": attempt.task_id},
         )
     if isinstance(error, LoovaError):
         error.task_id = error.task_id or attempt.task_id

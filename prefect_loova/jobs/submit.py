@@ -200,10 +200,13 @@ async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, st
             jobs.notify("in_doubt", record, number)
         raise await doubt_error(jobs, record, number, error) from None
     # Logged before the write, in case S3 is slow or down.
-    log.info("Loova task %s is bought", task.task_id)
+    log.info("Loova task %s is bought", task.task_id, extra={"bought": task.task_id})
     record = await _record_purchase(jobs, stored, number, task)
     if stop.is_set():
-        log.warning("the cancelled submit bought the video and recorded it: ask for the same request again")
+        log.warning(
+            "the cancelled submit bought the video and recorded it: ask for the same request again",
+            extra={"cancelled": task.task_id},
+        )
     return record
 
 

@@ -97,6 +97,7 @@ async def wait_for_video(
             "Loova task %s: waiting was cancelled. Loova cannot cancel the task: it continues, and its credits are "
             "spent. Ask for the same request again to get the video",
             submission.task_id,
+            extra={"cancelled": submission.task_id},
         )
         raise
 

@@ -88,7 +88,7 @@ class JobInDoubt(Value):
     @property
     def next_steps(self) -> tuple[str, ...]:
         """The next steps for the person, one line each, with commands."""
-        command, of = f"python -m prefect_loova.resolve {self.key}", f"--attempt {self.attempt} {self.place}"
+        command, of = f"prefect-loova resolve {self.key}", f"--attempt {self.attempt} {self.place}"
         return (
             "Nothing is submitted again automatically. Look in the Loova dashboard for a task made at about "
             f"{self.when}, {self.model}, {redact(repr(self.prompt), 80)}; then decide:",

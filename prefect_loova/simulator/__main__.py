@@ -25,9 +25,9 @@ This is a SIMULATOR of Loova. Its videos are drawn by a formula, and its credits
 Ctrl-C stops it."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m prefect_loova.simulator") -> int:
     """Serve until SIGINT or SIGTERM. Return the exit code."""
-    parser = _parser()
+    parser = _parser(prog)
     options = vars(parser.parse_args(arguments))
     faults: list[str] = options.pop("fault")
     try:
@@ -70,15 +70,22 @@ def _fault(text: str) -> Fault:
     return named(name, **({"times": int(times) or None} if times else {}))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{port} was given: must be 0 to 65535")
+    return port
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m prefect_loova.simulator",
+        prog=prog,
         description="A simulated Loova on loopback, with real videos and fake money, for tests and trials.",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8765, help="port of the API; 0 chooses one (default: %(default)s)")
-    add("--video-port", type=int, default=0, metavar="PORT", help="port of the videos; 0 chooses one (default)")
+    add("--port", type=_port, default=8765, help="port of the API; 0 chooses one (default: %(default)s)")
+    add("--video-port", type=_port, default=0, metavar="PORT", help="port of the videos; 0 chooses one (default)")
     add("--api-key", default="simulated-key", metavar="KEY", help="the accepted key (default: %(default)s)")
     add("--credits", type=float, default=10_000, metavar="N", help="credits at the start (default: %(default)s)")
     add("--generation-seconds", type=float, default=5, metavar="S", help="how long a task runs (default: %(default)s)")

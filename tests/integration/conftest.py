@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials, VideoRequest
 from prefect_loova._prefect.context import Location
-from prefect_loova.command import Place
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.simulator import LoovaSimulator
@@ -49,8 +48,8 @@ def s3_block(bucket) -> S3Bucket:
 
 
 @pytest.fixture
-def place(credentials: LoovaCredentials, s3_block: S3Bucket) -> Place:
-    return Place(credentials, s3_block)
+def place(credentials: LoovaCredentials, s3_block: S3Bucket) -> Location:
+    return Location(credentials, s3_block)
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def block_of(bucket, access_key: str, secret_key: str, endpoint_url: str | None 
     return S3Bucket(bucket_name=bucket.name, credentials=aws)
 
 
-async def left_in_the_middle_of_the_submit(requests: list[VideoRequest], place: Place) -> None:
+async def left_in_the_middle_of_the_submit(requests: list[VideoRequest], place: Location) -> None:
     """As a killed run leaves them."""
     async with Location(place.credentials, place.bucket).open() as jobs:
         for request in requests:

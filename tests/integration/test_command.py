@@ -14,6 +14,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import LoovaCredentials
+from prefect_loova.cli.app import run
 from prefect_loova.simulator import LoovaSimulator
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_a_task_that_is_still_running_is_exit_code_5_and_the_next_run_continues(
         (("x", "--poll-seconds", "0"), "must be a number of seconds above 0"),
         (("x", "--max-wait", "nan"), "must be a number of seconds above 0"),
         (("x", "--no-such-option"), "--no-such-option"),
-        ((), "prompt"),
+        ((), "PROMPT"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_one_error_before_anything_else(bad_input, arguments, says):
@@ -120,21 +121,16 @@ def test_bad_input_is_exit_code_2_and_one_error_before_anything_else(bad_input, 
 @pytest.fixture
 def bad_input(capsys):
     """The command in this process: what it refuses, it refuses before a server or a bucket is looked for."""
-    import importlib.util
 
-    def call(*arguments: str, flow: str = "generate_video") -> tuple[int, str]:
-        spec = importlib.util.spec_from_file_location(f"{flow}_command", ROOT / "flows" / f"{flow}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        code = module.run(module.main, module.parser(), list(arguments))
-        return code, capsys.readouterr().out
+    def call(*arguments: str, name: str = "generate") -> tuple[int, str]:
+        return run([name, *arguments]), capsys.readouterr().out
 
     return call
 
 
 @pytest.mark.parametrize("days", ["abc", "0", "367", "7.5"])
 def test_a_report_includes_1_to_366_days(bad_input, days):
-    code, text = bad_input("--days", days, "--json", flow="report_credits")
+    code, text = bad_input("--days", days, "--json", name="credits")
     assert (code, f"{days!r} was given: must be a number of days" in json.loads(text)["error"]["message"]) == (2, True)
 
 

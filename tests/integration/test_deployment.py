@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
 from prefect_loova import VideoRequest, collect_videos
-from prefect_loova.command import Place
+from prefect_loova._prefect.context import Location
 from tests.integration.conftest import block_of
 
 SERVE = """
@@ -79,7 +79,7 @@ async def test_a_served_flow_runs_with_blocks_as_parameters(served, place, loova
 async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, credentials, bucket, loova):
     """Twice in doubt: the second question must not be answered by the first answer."""
     # To adopt a task, all records have to be listed.
-    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    place = Location(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     loova.fail("lost_request")
     loova.fail("lost_reply")
     run = await started(await parameters_of(place, on_in_doubt="suspend"), timeout=0)
@@ -136,7 +136,7 @@ async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(
 async def test_a_run_with_wait_suspend_leaves_its_worker_and_is_resumed_when_the_video_is_saved(
     served, credentials, bucket, loova
 ):
-    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    place = Location(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     run = await started(await parameters_of(place, wait="suspend"), timeout=0)
     first = (await until(run, lambda state: state.is_paused())).state_details.pause_key
@@ -152,7 +152,7 @@ async def test_a_run_with_wait_suspend_leaves_its_worker_and_is_resumed_when_the
 
 @pytest.mark.one_s3_server
 async def test_a_suspended_run_of_a_video_that_fails_is_resumed_and_says_so(served, credentials, bucket, loova):
-    place = Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    place = Location(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     loova.fail("generation_failed")
     run = await started(await parameters_of(place, wait="suspend"), timeout=0)
     await until(run, lambda state: state.is_paused())

@@ -135,15 +135,17 @@ def test_the_steps_are_called_from_a_sync_flow_as_shown(prefect_server, place, l
     assert loova.ledger["totals"]["billed"] == 1
 
 
-COMMAND = Path(__file__).parents[2] / "flows" / "generate_video.py"
+COMMAND = Path(__file__).parents[2] / "prefect_loova" / "cli" / "generate.py"
 
 
 def test_the_arguments_of_the_command_are_those_of_its_help():
-    usage = re.search(r"generate_video\.py PROMPT (.*?)```", GUIDES["one-video.md"], re.DOTALL)
+    usage = re.search(r"prefect-loova generate PROMPT (.*?)```", GUIDES["one-video.md"], re.DOTALL)
     assert usage is not None
-    printed = subprocess.run([sys.executable, COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
-    options = set(re.findall(r"(?m)^  (?:-h, )?(--[a-z0-9-]+)", printed))
-    assert set(re.findall(r"--[a-z0-9-]+", usage[1])) == options - {"--help"}
+    printed = subprocess.run(
+        [sys.executable, "-m", "prefect_loova.cli", "generate", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    options = set(re.findall(r"(?m)^  (--[a-z0-9-]+)", printed))
+    assert set(re.findall(r"--[a-z0-9-]+", usage[1])) == options
 
 
 def test_the_guide_lists_every_exit_code_of_the_command():

@@ -15,7 +15,7 @@ from prefect.blocks.core import Block
 
 import prefect_loova
 from prefect_loova import VideoRequest, generate_storyboard, submit_video
-from prefect_loova.command import Place
+from prefect_loova._prefect.context import Location
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.conftest import block_of
 
@@ -63,7 +63,7 @@ def example(name: str) -> Callable[[], Any]:
 
 
 @pytest.fixture
-async def stored(place: Place, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+async def stored(place: Location, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
     """The blocks under the name of the examples, and the files that examples or earlier runs need."""
     lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
     await place.credentials.save("loova", overwrite=True)
@@ -85,7 +85,7 @@ def test_each_public_task_flow_and_block_has_an_example():
 
 
 @pytest.mark.parametrize("name", sorted(RESULTS))
-async def test_the_example_of_a_docstring_runs(name: str, stored: Place, loova: LoovaSimulator):
+async def test_the_example_of_a_docstring_runs(name: str, stored: Location, loova: LoovaSimulator):
     for prompt, examples in PAID.items():
         if name in examples:  # an earlier run paid for it, so the first poll finds it finished
             request = VideoRequest(prompt=prompt, duration=4)

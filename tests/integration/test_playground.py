@@ -12,22 +12,23 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials
-from prefect_loova.command import Place
+from prefect_loova._prefect.context import Location
+from prefect_loova.cli.app import run
+from prefect_loova.cli.playground import put_list, store_blocks
 from prefect_loova.errors import InvalidRequestError
-from prefect_loova.playground import main, put_list, store_blocks
 
 ON_THIS_MACHINE = AwsClientParameters(endpoint_url="http://127.0.0.1:9000")
 pytestmark = [pytest.mark.one_s3_server, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture
-def simulated(place) -> Place:
-    return Place(place.credentials, place.bucket)
+def simulated(place) -> Location:
+    return Location(place.credentials, place.bucket)
 
 
 async def test_its_blocks_are_saved_and_overwritten(simulated):
     for _ in range(2):
-        await store_blocks(simulated, "to-play")
+        await store_blocks(simulated.credentials, simulated.bucket, "to-play")
     assert (await LoovaCredentials.aload("to-play")).base_url == simulated.credentials.base_url
     assert (await S3Bucket.aload("to-play")).bucket_name == simulated.bucket.bucket_name
 
@@ -45,7 +46,7 @@ async def test_real_blocks_are_not_overwritten(simulated, real):
     name = f"real-{uuid4().hex[:8]}"
     await real.asave(name, overwrite=True)
     with pytest.raises(InvalidRequestError, match=f"'{name}' exists that is not simulated: give another name"):
-        await store_blocks(simulated, name)
+        await store_blocks(simulated.credentials, simulated.bucket, name)
     assert (await type(real).aload(name)).model_dump() == real.model_dump()
     other = S3Bucket if isinstance(real, LoovaCredentials) else LoovaCredentials
     with pytest.raises(ValueError, match="Unable to find block"):
@@ -60,5 +61,5 @@ def test_its_list_is_at_the_printed_uri(simulated, bucket):
 
 def test_without_a_prefect_server_it_says_how_to_start_one(capsys):
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        assert main([]) == 2
+        assert run(["playground"]) == 2
     assert "PREFECT_API_URL is not set: run `prefect server start`" in capsys.readouterr().err

@@ -92,5 +92,5 @@ def test_make_has_the_commands_and_the_demo_is_the_guides():
     for target in re.findall(r"(?:^|`)make ([\w-]+)", README, re.MULTILINE):
         assert f"make {target} " in known, target
     demo = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (shown,) = re.findall(r"(?m)^python (flows/generate_video.py .*)$", (ROOT / "docs" / "index.md").read_text())
-    assert f".venv/bin/python {shown}\n" in demo
+    (shown,) = re.findall(r"(?m)^prefect-loova (generate .*)$", (ROOT / "docs" / "index.md").read_text())
+    assert f".venv/bin/prefect-loova {shown}\n" in demo

@@ -14,7 +14,8 @@ from prefect.artifacts import Artifact
 
 from prefect_loova import InDoubtError, VideoRequest, generate_video, resolve_job, submit_video
 from prefect_loova._prefect.context import Location
-from prefect_loova.command import Place, simulated
+from prefect_loova.cli.app import run
+from prefect_loova.cli.simulation import simulated
 from prefect_loova.errors import (
     AbandonedError,
     InvalidRequestError,
@@ -22,7 +23,6 @@ from prefect_loova.errors import (
     StorageError,
     TaskNotFoundError,
 )
-from prefect_loova.resolve import main
 from tests.integration.conftest import block_of
 
 FLOWS = Path(__file__).parents[2] / "flows"
@@ -49,11 +49,11 @@ def lister(environment, bucket) -> dict[str, str]:
 
 
 @pytest.fixture
-def place_of_a_lister(credentials, bucket) -> Place:
-    return Place(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+def place_of_a_lister(credentials, bucket) -> Location:
+    return Location(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
 
 
-async def in_doubt(place: Place, loova) -> InDoubtError:
+async def in_doubt(place: Location, loova) -> InDoubtError:
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError) as caught:
         await submit_video(REQUEST, credentials=place.credentials, bucket=place.bucket)
@@ -66,8 +66,8 @@ async def test_the_command_that_the_error_shows_adopts_the_task_and_the_next_run
     error = await in_doubt(place, loova)
     (task,) = loova.ledger["tasks"]
     (shown,) = [line for line in str(error).splitlines() if "adopt TASK_ID" in line]
-    words = shlex.split(shown.partition("python ")[2].replace("TASK_ID", task["task_id"]), comments=True)
-    done = await asyncio.to_thread(ran, *words, "--why", "found it", env=lister)
+    words = shlex.split(shown.partition("prefect-loova ")[2].replace("TASK_ID", task["task_id"]), comments=True)
+    done = await asyncio.to_thread(ran, "-m", "prefect_loova.cli", *words, "--why", "found it", env=lister)
     assert done.returncode == 0, done.stderr
     assert "is submitted, decided by" in done.stdout
     saved = await generate_video(REQUEST, credentials=place.credentials, bucket=place.bucket, poll_seconds=0.1)
@@ -84,7 +84,7 @@ async def test_the_command_lists_the_facts_of_each_job(lister, place, loova, buc
     arguments = (str(FLOWS / "resolve_job.py"), "--bucket", bucket.name)
     listed = await asyncio.to_thread(ran, *arguments, env=lister)
     assert listed.returncode == 0, listed.stderr
-    assert f"{REQUEST.key}, attempt 1: a | <b>boat</b>" in listed.stdout
+    assert f"{REQUEST.key[:12]}, attempt 1: a | <b>boat</b>" in listed.stdout
     assert "60 less, which fits its price of 60" in listed.stdout
     as_json = await asyncio.to_thread(ran, *arguments, REQUEST.key[:10], "--json", env=lister)
     (job,) = json.loads(as_json.stdout)["jobs"]
@@ -117,7 +117,7 @@ def test_the_command_names_the_jobs_that_it_cannot_read(lister, bucket):
         (("abc", "adopt"), "task_id: none was given"),
         (("abc", "give-up", "task"), "task_id: task was given"),
         (("abc", "buy"), "decision: 'buy' was given: must be one of adopt, submit-again, give-up, take-back"),
-        (("abc", "give-up", "x", "y"), "unrecognized arguments"),
+        (("abc", "give-up", "x", "y"), "unexpected arguments"),
         (("0" * 64, "give-up", "--prefix", "../x"), "prefix"),
     ],
 )
@@ -125,16 +125,16 @@ def test_the_command_names_the_jobs_that_it_cannot_read(lister, bucket):
 def test_bad_input_is_exit_code_2_and_names_what_is_wrong(environment, monkeypatch, capsys, arguments, says):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert main([*arguments, "--bucket", "b", "--json"]) == 2
+    assert run(["resolve", *arguments, "--bucket", "b", "--json"]) == 2
     assert says in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_the_commands_name_a_simulated_location(tmp_path):
     async def place_named() -> str:
-        async with Location(where.credentials, where.bucket, "loova").open() as jobs:
+        async with where.open() as jobs:
             return jobs.location_arguments
 
-    with simulated(tmp_path / "state") as where:
+    with simulated(tmp_path / "state", "loova") as where:
         named = asyncio.run(place_named())
     assert named == f"--simulate --state {tmp_path / 'state'}"
 
@@ -151,7 +151,7 @@ async def test_the_commands_name_stored_blocks(prefect_server, place):
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.one_s3_server
 async def test_the_flow_decides_and_shows_the_remaining_jobs(place_of_a_lister, loova, bucket):
-    where = place_of_a_lister._asdict()
+    where = {"credentials": place_of_a_lister.credentials, "bucket": place_of_a_lister.bucket}
     await in_doubt(place_of_a_lister, loova)
     (job,) = await resolve_job(**where)
     shown = await Artifact.aget(key="loova-in-doubt")
@@ -176,7 +176,7 @@ async def test_the_flow_decides_and_shows_the_remaining_jobs(place_of_a_lister, 
 async def test_a_decision_counts_even_if_the_other_jobs_cannot_be_listed(place, loova):
     await in_doubt(place, loova)
     with pytest.raises(StorageError, match="s3:ListBucket"):
-        await resolve_job(*place)
-    assert await resolve_job(*place, key=REQUEST.key, decision="give-up", **ME) == []
+        await resolve_job(place.credentials, place.bucket)
+    assert await resolve_job(place.credentials, place.bucket, key=REQUEST.key, decision="give-up", **ME) == []
     with pytest.raises(AbandonedError):
         await submit_video(REQUEST, credentials=place.credentials, bucket=place.bucket)

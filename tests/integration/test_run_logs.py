@@ -19,7 +19,6 @@ from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova._prefect.context import Location
-from prefect_loova.command import Place
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -75,7 +74,9 @@ print(logger.handlers, logger.propagate, logger.level)
     assert done.stdout.split("\n")[-2] == "[] True 0"
 
 
-async def test_in_a_run_each_line_reaches_its_log_once_and_logging_is_restored_after_it(place: Place, at_root: Records):
+async def test_in_a_run_each_line_reaches_its_log_once_and_logging_is_restored_after_it(
+    place: Location, at_root: Records
+):
     before = logging_state()
 
     @task
@@ -100,7 +101,7 @@ async def test_in_a_run_each_line_reaches_its_log_once_and_logging_is_restored_a
     assert logging_state() == before
 
 
-async def test_runs_in_one_process_keep_their_lines_apart(place: Place):
+async def test_runs_in_one_process_keep_their_lines_apart(place: Location):
     @flow
     async def logs(line: str, seconds: float) -> str:
         async with Location(place.credentials, place.bucket).open():
@@ -113,7 +114,7 @@ async def test_runs_in_one_process_keep_their_lines_apart(place: Place):
     assert "a short run" not in await logs_of(second, "a long run")
 
 
-async def test_outside_of_a_run_ordinary_logging_applies(place: Place, at_root: Records):
+async def test_outside_of_a_run_ordinary_logging_applies(place: Location, at_root: Records):
     before = logging_state()
     async with Location(place.credentials, place.bucket).open():
         assert logging_state() == before
@@ -123,7 +124,7 @@ async def test_outside_of_a_run_ordinary_logging_applies(place: Place, at_root: 
     assert "below the level of the root logger" not in at_root.messages
 
 
-async def test_a_thread_outside_of_the_run_logs_to_the_root_logger(place: Place, at_root: Records):
+async def test_a_thread_outside_of_the_run_logs_to_the_root_logger(place: Location, at_root: Records):
     @flow
     async def logs() -> None:
         async with Location(place.credentials, place.bucket).open():

@@ -21,10 +21,10 @@ from PIL import Image, ImageChops, ImageStat
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import BatchError, BudgetError, SavedVideo, StoryReport, VideoRequest, generate_storyboard
+from prefect_loova._prefect.context import Location
 from prefect_loova.batches.plan import PlannedVideo, RunBudget
 from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import read_storyboard
-from prefect_loova.command import Place
 from prefect_loova.errors import InvalidRequestError, StorageError
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.video.frames import frame_of
@@ -296,11 +296,11 @@ TWO = "shots: [{prompt: the boat, duration: 4}, {prompt: the shore, duration: 4}
 
 
 @contextmanager
-def refusing(place: Place, bucket, path: str) -> Iterator[Place]:
+def refusing(place: Location, bucket, path: str) -> Iterator[Location]:
     """A place whose bucket takes nothing at a path."""
     with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as proxy:
         proxy.inject(NetworkFault(what="answer", status=403, matching=f"^(PUT|POST) .*{path}", times=1000))
-        yield Place(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
+        yield Location(place.credentials, block_of(bucket, *bucket.limited_keys, f"http://127.0.0.1:{proxy.port}"))
 
 
 async def test_the_next_run_joins_shots_that_could_not_be_joined(story, place, bucket, loova):

@@ -29,22 +29,22 @@ from prefect_loova import (
     submit_video,
     wait_for_video,
 )
-from prefect_loova.command import Place
+from prefect_loova._prefect.context import Location
 from tests.integration.conftest import block_of
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 REQUEST = VideoRequest(prompt="a boat at sunset", duration=4)
 
 
-def make(place: Place, request: VideoRequest = REQUEST) -> Any:
+def make(place: Location, request: VideoRequest = REQUEST) -> Any:
     return generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
 
 
-def in_a_script(place: Place) -> SavedVideo:
+def in_a_script(place: Location) -> SavedVideo:
     return make(place)
 
 
-def in_a_sync_flow(place: Place) -> SavedVideo:
+def in_a_sync_flow(place: Location) -> SavedVideo:
     @flow
     def morning() -> SavedVideo:
         return make(place)
@@ -52,7 +52,7 @@ def in_a_sync_flow(place: Place) -> SavedVideo:
     return morning()
 
 
-def in_steps_of_a_sync_flow(place: Place) -> SavedVideo:
+def in_steps_of_a_sync_flow(place: Location) -> SavedVideo:
     @flow
     def morning() -> SavedVideo:
         location = {"credentials": place.credentials, "bucket": place.bucket}
@@ -63,7 +63,7 @@ def in_steps_of_a_sync_flow(place: Place) -> SavedVideo:
     return morning()
 
 
-def in_a_sync_task(place: Place) -> SavedVideo:
+def in_a_sync_task(place: Location) -> SavedVideo:
     @task
     def step() -> SavedVideo:
         return make(place)
@@ -75,7 +75,7 @@ def in_a_sync_task(place: Place) -> SavedVideo:
     return morning()
 
 
-def in_a_thread(place: Place) -> SavedVideo:
+def in_a_thread(place: Location) -> SavedVideo:
     made: list[SavedVideo] = []
     thread = threading.Thread(target=contextvars.copy_context().run, args=(lambda: made.append(make(place)),))
     thread.start()
@@ -83,7 +83,7 @@ def in_a_thread(place: Place) -> SavedVideo:
     return made[0]
 
 
-def in_a_coroutine_of_a_sync_flow(place: Place) -> SavedVideo:
+def in_a_coroutine_of_a_sync_flow(place: Location) -> SavedVideo:
     async def helper() -> SavedVideo:
         return await make(place)
 
@@ -94,7 +94,7 @@ def in_a_coroutine_of_a_sync_flow(place: Place) -> SavedVideo:
     return morning()
 
 
-def in_an_async_flow(place: Place) -> SavedVideo:
+def in_an_async_flow(place: Location) -> SavedVideo:
     @flow
     async def morning() -> SavedVideo:
         return await make(place)
@@ -102,14 +102,14 @@ def in_an_async_flow(place: Place) -> SavedVideo:
     return asyncio.run(morning())
 
 
-def in_a_cell_with_a_running_loop(place: Place) -> SavedVideo:
+def in_a_cell_with_a_running_loop(place: Location) -> SavedVideo:
     async def cell() -> SavedVideo:
         return await make(place)
 
     return asyncio.run(cell())
 
 
-def in_a_sync_flow_of_a_cell(place: Place) -> SavedVideo:
+def in_a_sync_flow_of_a_cell(place: Location) -> SavedVideo:
     @flow
     def morning() -> SavedVideo:
         return make(place)
@@ -120,7 +120,7 @@ def in_a_sync_flow_of_a_cell(place: Place) -> SavedVideo:
     return asyncio.run(cell())
 
 
-def in_a_thread_of_an_async_flow(place: Place) -> SavedVideo:
+def in_a_thread_of_an_async_flow(place: Location) -> SavedVideo:
     @flow
     async def morning() -> SavedVideo:
         return await asyncio.to_thread(make, place)
@@ -143,7 +143,7 @@ def in_a_thread_of_an_async_flow(place: Place) -> SavedVideo:
         in_a_thread_of_an_async_flow,
     ],
 )
-def test_the_caller_gets_the_video_and_it_is_paid_once(caller: Callable[[Place], SavedVideo], place, loova):
+def test_the_caller_gets_the_video_and_it_is_paid_once(caller: Callable[[Location], SavedVideo], place, loova):
     saved = caller(place)
     assert isinstance(saved, SavedVideo) and saved.state == "saved"
     assert caller(place).sha256 == saved.sha256
@@ -163,7 +163,7 @@ def test_a_sync_caller_keeps_its_run_as_the_parent(place):
     assert seen[0] != seen[1] and seen[1]
 
 
-def make_state(place: Place) -> Any:
+def make_state(place: Location) -> Any:
     return generate_video(REQUEST, place.credentials, place.bucket, poll_seconds=0.1, return_state=True)
 
 

@@ -269,7 +269,7 @@ async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Work
     assert "evidence, not proof" in told
     place = f"--attempt 1 --bucket {workers.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):
-        assert f"python -m prefect_loova.resolve {KEY} {decision} {place}" in told
+        assert f"prefect-loova resolve {KEY} {decision} {place}" in told
     assert (error.key, error.attempt) == (KEY, 1)
 
 

@@ -1,0 +1,166 @@
+"""What a person sees while a flow runs: a few lines, and at a terminal the progress.
+
+If the user has not set Prefect's log level, the lines are those of this package, without Prefect's own. With it, they
+are all lines of that level, as Prefect prints them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.logging.configuration import setup_logging
+from prefect.settings import get_current_settings
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
+from rich.text import Text
+
+import prefect_loova
+from prefect_loova.cli.interrupts import purchases
+from prefect_loova.cli.output import print_above, say, short_keys
+from prefect_loova.errors import LoovaError, redact
+
+_PACKAGE = str(Path(prefect_loova.__file__).parent)
+_RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Show the lines and the progress of the flow that runs in the block."""
+    setup_logging()
+    root, package, waiting = (logging.getLogger(name) for name in (None, "prefect_loova", "prefect_loova.jobs.wait"))
+    levels = [(logger, logger.level) for logger in (package, waiting)]
+    progress = _Progress() if sys.stderr.isatty() else None
+    facts, lines = _Facts(progress), _Lines(is_quiet="level" not in get_current_settings().logging.model_fields_set)
+    consoles = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
+    for handler in consoles:
+        handler.addFilter(lines)
+    root.addHandler(facts)
+    package.addHandler(facts)
+    package.setLevel(min(package.level or logging.INFO, logging.INFO))
+    waiting.setLevel(logging.DEBUG if progress else logging.INFO)
+    try:
+        yield
+    finally:
+        if progress is not None:
+            progress.close()
+        for logger, level in levels:
+            logger.setLevel(level)
+        package.removeHandler(facts)
+        root.removeHandler(facts)
+        for handler in consoles:
+            handler.removeFilter(lines)
+
+
+class _Lines(logging.Filter):
+    """Prints the lines of runs in short, instead of Prefect's console handler."""
+
+    def __init__(self, *, is_quiet: bool) -> None:
+        super().__init__()
+        self._is_quiet = is_quiet
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], LoovaError):
+            record.exc_info = record.exc_text = None  # the command prints its message
+        if not self._is_quiet:
+            return True
+        if not record.name.startswith(_RUN_LOGGERS):
+            return record.levelno >= logging.WARNING
+        is_ours = record.pathname.startswith(_PACKAGE)
+        if is_ours and not hasattr(record, "cancelled"):
+            self._print(record, record.getMessage())
+        elif "Retry" in str(record.msg):
+            self._print(record, redact(record.getMessage(), 300))
+        return False
+
+    @staticmethod
+    def _print(record: logging.LogRecord, message: str) -> None:
+        say(f"{'warning: ' if record.levelno >= logging.WARNING else ''}{short_keys(message)}")
+
+
+class _Facts(logging.Handler):
+    """Keeps what is bought, for an interruption, and passes other facts to the progress."""
+
+    def __init__(self, progress: _Progress | None) -> None:
+        super().__init__(logging.DEBUG)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        task = getattr(record, "bought", None) or getattr(record, "cancelled", None)
+        if task is not None and task not in purchases:
+            purchases.append(task)
+        saved = getattr(record, "saved", None)
+        if saved in purchases:
+            purchases.remove(saved)
+        if self._progress is not None:
+            self._progress.learn(record)
+
+
+class _Progress:
+    """One line: the elapsed time, a bar for a batch, Loova's status and the time until the next poll."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._display: Progress | None = None
+        self._total: int | None = None
+        self._outcomes = Counter[str]()
+        self._status, self._next_poll = "", 0.0
+
+    def learn(self, record: logging.LogRecord) -> None:
+        """Update the line with the facts of a log record."""
+        if hasattr(record, "batch_size"):
+            self._total = record.batch_size
+        elif hasattr(record, "outcome"):
+            self._outcomes[str(record.outcome).replace("_", " ")] += 1
+        elif hasattr(record, "pause"):
+            self._status = redact(getattr(record, "status", ""), 40)
+            self._next_poll = time.monotonic() + record.pause
+        elif hasattr(record, "ended") and self._total is None:
+            self.close()
+            return
+        else:
+            return
+        self._show()
+
+    def close(self) -> None:
+        """Remove the line."""
+        if self._display is not None:
+            self._display.stop()
+            self._display = None
+            print_above(None)
+
+    def text(self) -> str:
+        """Return the text of the line."""
+        left = max(0.0, self._next_poll - time.monotonic())
+        parts = [f"{self._status}, next poll in {left:.0f} s"] if self._status else []
+        if self._total is not None:
+            parts.insert(0, f"{self._outcomes.total()} of {self._total} videos")
+            parts += [f"{count} {outcome}" for outcome, count in self._outcomes.items()]
+        return ", ".join(parts)
+
+    def _show(self) -> None:
+        if self._display is None:
+            bar = [] if self._total is None else [BarColumn(20)]
+            columns: list[ProgressColumn] = [SpinnerColumn(), TimeElapsedColumn(), *bar, _TextOf(self)]
+            self._display = Progress(*columns, console=self._console, transient=True)
+            self._display.add_task("", total=self._total)
+            self._display.start()
+            print_above(self._console)
+        if self._total is not None:
+            self._display.update(self._display.task_ids[0], completed=self._outcomes.total())
+
+
+class _TextOf(ProgressColumn):
+    max_refresh = None
+
+    def __init__(self, progress: _Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._progress.text())

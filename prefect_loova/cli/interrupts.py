@@ -1,0 +1,112 @@
+"""Ctrl-C and SIGTERM: end within seconds, and say what is bought.
+
+A signal raises KeyboardInterrupt, which cancels the flow. If the flow does not end, for example because the Prefect
+server is gone, the process ends anyway, but never while a submit waits for its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+GRACE_SECONDS = 3.5
+"""How long the flow may take to end after a signal, in seconds."""
+
+_MOST_NAMED = 10
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+purchases: list[str] = []
+"""The Loova tasks that this run bought or waits for, and that are not saved yet."""
+
+at_end: list[Callable[[], None]] = []
+"""What has to be done before the process ends at once. Each takes a second at most."""
+
+_state = {"as_json": False, "is_interrupted": False}
+_leaving = threading.Lock()
+
+
+def end_on_signals(*, as_json: bool) -> None:
+    """Raise KeyboardInterrupt at the first signal, and end the process at the second one."""
+    _state["as_json"] = as_json
+    for number in _SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def end_quietly_on_signals(code: int) -> None:
+    """End the process with this exit code at a signal: the result is printed, and only the cleaning up is left."""
+
+    def end(_signal: int, _frame: FrameType | None) -> NoReturn:
+        _end(code)
+
+    for number in _SIGNALS:
+        signal.signal(number, end)
+
+
+def leave() -> NoReturn:
+    """Say what is bought, and end the process with exit code 1, without waiting for other threads."""
+    _leaving.acquire()  # never released: the main thread and the watchdog say it once
+    message, task_id = interruption()
+    if _state["as_json"]:
+        error = {"type": "InterruptedRunError", "message": message, "task_id": task_id, "trace_id": None}
+        print(json.dumps({"state": "error", "error": error}), flush=True)
+    else:
+        print(f"interrupted: {message}", file=sys.stderr, flush=True)
+    _end(1)
+
+
+def _end(code: int) -> NoReturn:
+    for work in at_end:
+        with suppress(Exception):
+            work()
+    os._exit(code)
+
+
+def interruption() -> tuple[str, str | None]:
+    """Return what a person has to know, and the Loova task if there is one."""
+    again = "run the same command again"
+    if purchases:
+        named = ", ".join(purchases[:_MOST_NAMED])
+        more = len(purchases) - _MOST_NAMED
+        tasks = f"Loova task {named} is" if len(purchases) == 1 else f"{len(purchases)} Loova tasks are"
+        listed = "" if len(purchases) == 1 else f" ({named}{f' and {more} more' if more > 0 else ''})"
+        videos = "its video" if len(purchases) == 1 else "their videos"
+        return f"{tasks} bought{listed}; nothing is lost: {again} to get {videos}", purchases[0]
+    if _is_finishing():
+        return f"a submit has no answer yet, so it may be bought: {again}, which shows whether it is", None
+    return f"nothing is lost: {again} to continue", None
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    if _state["is_interrupted"]:
+        leave()
+    _state["is_interrupted"] = True
+    threading.Thread(target=_leave_soon, daemon=True).start()
+    raise KeyboardInterrupt
+
+
+def _leave_soon() -> None:
+    time.sleep(GRACE_SECONDS)
+    if _is_finishing():
+        print(
+            "A submit waits for its answer, so that it is not lost. Ctrl-C ends at once: then it may be in doubt.",
+            file=sys.stderr,
+            flush=True,
+        )
+        while _is_finishing():
+            time.sleep(0.1)
+        time.sleep(GRACE_SECONDS)
+    leave()
+
+
+def _is_finishing() -> bool:
+    """Return whether work runs that must not be interrupted. Without its module, none has started."""
+    module = sys.modules.get("prefect_loova._cancellation")
+    return module is not None and module.is_finishing()
