@@ -349,7 +349,9 @@ async def save_video(
         status = "is saved" if is_made else "was already saved"
         fields = job_fields(saved.key, saved.task_id)
         message = "Loova task %s: %s %s, %d bytes"
-        logger.info(message, saved.task_id, saved.video, status, saved.size_bytes, extra=fields | {"saved": saved.task_id})
+        logger.info(
+            message, saved.task_id, saved.video, status, saved.size_bytes, extra=fields | {"saved": saved.task_id}
+        )
         if saved.differs:
             message = "Loova task %s: the video differs from the request: %s"
             logger.warning(message, saved.task_id, saved.differs, extra=fields)
