@@ -14,7 +14,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-moto test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
+
+test-moto: $(READY) ## The tests of the jobs again, on another S3 server (3 minutes)
+	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)
 
 test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)

@@ -30,11 +30,15 @@ def pytest_report_header() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each S3 server in turn, unless a test says that one will do: the core below it is tested on both."""
+    """Each S3 server in turn, unless a test says that one will do: the core below it is tested on both.
+
+    The jobs run again on moto with `make test-moto`.
+    """
     if "s3_server" in metafunc.fixturenames:
         one = metafunc.definition.get_closest_marker("one_s3_server")
-        servers = ["seaweedfs"] if one else ["seaweedfs", "moto"]
-        metafunc.parametrize("s3_server", servers, indirect=True, scope="session")
+        again = "jobs" in metafunc.definition.path.parts
+        moto = pytest.param("moto", marks=pytest.mark.moto if again else ())
+        metafunc.parametrize("s3_server", ["seaweedfs"] if one else ["seaweedfs", moto], indirect=True, scope="session")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
