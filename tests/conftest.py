@@ -17,10 +17,13 @@ from tests.support.s3_servers import Bucket, S3Server, moto, seaweedfs
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
-SECOND_SERVER = ("test_deployment", "test_docs", "test_readme", "test_storyboard")
-"""Some half of the tests at a Prefect server, by time: they have one of their own, in another runner.
+SERVERS = {
+    "prefect-2": ("test_deployment", "test_docs", "test_readme", "test_storyboard"),
+    "prefect-3": ("test_automations", "test_docstrings", "test_resolve", "test_sync", "test_telemetry"),
+}
+"""Tests whose Prefect server is another than that of the rest, so that runners have about the same time to work.
 
-As one chain they decided how long a run takes, with the processors 60% busy.
+The tests at one server run one after the other, and the longest of these rows decides how long everything takes.
 """
 
 
@@ -46,7 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs one after the other: the tests at a Prefect test server, the commands, and the crash tests."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("prefect-2" if item.path.stem in SECOND_SERVER else "prefect"))
+            server = next((name for name, stems in SERVERS.items() if item.path.stem in stems), "prefect")
+            item.add_marker(pytest.mark.xdist_group(server))
         elif "crash" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("crash"))
         elif "killable_prefect" in getattr(item, "fixturenames", ()):

@@ -24,6 +24,7 @@ from prefect.states import Cancelling
 from prefect_loova import VideoRequest, collect_videos
 from prefect_loova._prefect.context import Location
 from tests.integration.conftest import block_of
+from tests.support.docs_blocks import to_run
 
 SERVE = """
 from prefect_loova import generate_video
@@ -35,8 +36,17 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def served(prefect_server, tmp_path: Path) -> Iterator[None]:
+    yield from serve(SERVE, tmp_path)
+
+
+@pytest.fixture
+def served_as_shown(prefect_server, tmp_path: Path) -> Iterator[None]:
+    yield from serve(to_run("detached.md", "python")[1], tmp_path)
+
+
+def serve(code: str, tmp_path: Path) -> Iterator[None]:
     script = tmp_path / "serve.py"
-    script.write_text(SERVE)
+    script.write_text(code)
     env = dict(os.environ) | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen([sys.executable, str(script)], env=env, stdout=log, stderr=log)
@@ -57,10 +67,10 @@ async def parameters_of(place, **more: Any) -> dict[str, Any]:
     } | more
 
 
-async def started(parameters: dict[str, Any], **options: Any) -> FlowRun:
+async def started(parameters: dict[str, Any], name: str = "served", **options: Any) -> FlowRun:
     for _ in range(120):
         try:
-            return await run_deployment("generate-video/served", parameters=parameters, poll_interval=0.5, **options)
+            return await run_deployment(f"generate-video/{name}", parameters=parameters, poll_interval=0.5, **options)
         except ObjectNotFound:
             await asyncio.sleep(0.5)  # it is not served yet
     raise AssertionError("the flow was never served")
@@ -134,11 +144,11 @@ async def test_a_run_that_is_cancelled_keeps_its_purchase_and_says_how_to_go_on(
 
 @pytest.mark.one_s3_server
 async def test_a_run_with_wait_suspend_leaves_its_worker_and_is_resumed_when_the_video_is_saved(
-    served, credentials, bucket, loova
+    served_as_shown, credentials, bucket, loova
 ):
     place = Location(credentials, block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
-    run = await started(await parameters_of(place, wait="suspend"), timeout=0)
+    run = await started(await parameters_of(place), "videos-without-a-worker", timeout=0)
     first = (await until(run, lambda state: state.is_paused())).state_details.pause_key
     assert (await collect_videos(place.credentials, place.bucket)).running == 1
     await resume_flow_run(run.id)  # somebody resumes it too early: it is suspended again
