@@ -69,6 +69,11 @@ def first_lines(lines: Sequence[str], most: int = _MAX_PROBLEMS) -> list[str]:
     return [*lines[:most], f"... and {left:,} more"] if left > 0 else list(lines)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 video`, `1,000 videos`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class LoovaError(Exception):
     """The base class of the errors that this package raises.
 

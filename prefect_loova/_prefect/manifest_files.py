@@ -62,6 +62,11 @@ class Manifest:
             InvalidRequestError: The file or object does not exist, or access is denied.
             StorageError: S3 cannot be reached, or returns another error.
         """
+        if self.name.lower().startswith(("http://", "https://")):
+            raise InvalidRequestError(
+                f"{self._what}: {redact(self.name, 200)} was given: must be a local file or an s3:// URI; download it "
+                "first"
+            )
         try:
             return await asyncio.to_thread(self._read)
         except ValueError as error:
@@ -87,7 +92,8 @@ class Manifest:
 
     def _read(self) -> bytes:
         if not self.name.startswith("s3://"):
-            with local_files().find(self.name).open("rb") as file:
+            files = replace(local_files(), hint="an object in S3 begins with s3://")
+            with files.find(self.name).open("rb") as file:
                 return file.read(MAX_BYTES + 1)
         bucket, key = self._split(self.name)
         body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]

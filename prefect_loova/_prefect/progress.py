@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect_loova._prefect.artifacts import artifact_key
 from prefect_loova._prefect.pages import duration, escaped
 from prefect_loova._timing import Clock
-from prefect_loova.errors import redact
+from prefect_loova.errors import counted, redact
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.results import Submission
 
@@ -111,7 +111,9 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
 
     async def show() -> None:
         summary = ", ".join(f"{number} {name}" for name, number in counts.most_common()) or "started"
-        await bar.show(100 * counts.total() / max(total, 1), f"{counts.total()} of {total} videos: {summary}")
+        await bar.show(
+            100 * counts.total() / max(total, 1), f"{counts.total()} of {counted(total, 'video')}: {summary}"
+        )
 
     async def keep_updated() -> None:
         while True:

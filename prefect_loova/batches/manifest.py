@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prefect_loova.batches.cells import parse_whole_number, split_media
-from prefect_loova.errors import InvalidRequestError, first_lines, redact
+from prefect_loova.errors import InvalidRequestError, counted, first_lines, redact
 from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
 
@@ -53,7 +53,9 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
         InvalidRequestError: The file has problems; the error lists all of them, by line and column.
     """
     source = f"manifest: {redact(name, 200)}"
-    text = _decode(content, source)
+    if len(content) > MAX_BYTES:
+        raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
+    text = decode(content, source)
     if name.lower().endswith((".csv", ".tsv")):
         rows = _csv_rows(text, source)
     elif name.lower().endswith((".jsonl", ".ndjson")):
@@ -74,21 +76,28 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
             row_problems = str(InvalidRequestError.from_validation(error)).splitlines()
             problems += [f"line {line}: {problem}" for problem in row_problems]
     if problems:
-        head = f"{source} has {len(problems):,} problems in {count:,} rows; nothing was started"
+        head = f"{source} has {counted(len(problems), 'problem')} in {counted(count, 'row')}; nothing was started"
         raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     if not requests:
         raise InvalidRequestError(f"{source} has no rows")
     return requests
 
 
-def _decode(content: bytes, source: str) -> str:
-    if len(content) > MAX_BYTES:
-        raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
+def decode(content: bytes, source: str) -> str:
+    """Return the text of a file in UTF-8, with or without a BOM.
+
+    Raises:
+        InvalidRequestError: It is not UTF-8; the error says which line, and what it looks like.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        hint = "; it looks like UTF-16: save it as UTF-8" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise InvalidRequestError(f"{source} is not UTF-8 at byte {error.start:,}{hint}") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        looks_like = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "Windows-1252 or another old encoding"
+        raise InvalidRequestError(
+            f"{source} is not UTF-8 at byte {error.start:,}, in line {line:,}; it looks like {looks_like}: save it as "
+            "UTF-8 (in Excel: CSV UTF-8)"
+        ) from None
 
 
 def _csv_rows(text: str, source: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -102,7 +111,7 @@ def _csv_rows(text: str, source: str) -> Iterator[tuple[int, dict[str, Any] | st
     try:
         header = next(reader, None)
     except csv.Error as error:
-        raise InvalidRequestError(f"{source}, line {1 + skipped}: {redact(error)}") from None
+        raise InvalidRequestError(f"{source}, line {1 + skipped}: {_csv_problem(error)}") from None
     columns = _check_header(header or [], f"{source}, line {1 + skipped}")
     while True:
         line = reader.line_num + 1 + skipped
@@ -111,11 +120,17 @@ def _csv_rows(text: str, source: str) -> Iterator[tuple[int, dict[str, Any] | st
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, redact(error)
+            yield line, _csv_problem(error)
             return
         if not any(cell.strip() for cell in cells):
             continue
         yield line, _fields(columns, cells)
+
+
+def _csv_problem(error: csv.Error) -> str:
+    if "unexpected end of data" not in str(error):
+        return redact(error)
+    return "a quote opens in this row and is never closed; a quote within a cell is written twice"
 
 
 def _separator(text: str) -> str:
@@ -154,7 +169,8 @@ def _fields(columns: list[str], cells: list[str]) -> dict[str, Any] | str:
     while len(cells) > len(columns) and not cells[-1].strip():
         cells = cells[:-1]
     if len(cells) != len(columns):
-        return f"{len(cells)} cells for {len(columns)} columns: a cell with a separator or a line break needs quotes"
+        given = f"{counted(len(cells), 'cell')} for {counted(len(columns), 'column')}"
+        return f"{given}: a cell with a separator or a line break needs quotes"
     fields: dict[str, Any] = {}
     for column, cell in zip(columns, cells, strict=True):
         value = cell.strip()
@@ -197,9 +213,11 @@ def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: A field is given twice.
     """
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a field is given twice")
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"the field {redact(repr(name), 80)} is given twice")
+        fields[name] = value
     return fields
 
 

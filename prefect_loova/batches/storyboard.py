@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from prefect_loova.batches.manifest import unique_fields
-from prefect_loova.errors import InvalidRequestError, first_lines, redact
+from prefect_loova.batches.manifest import decode, unique_fields
+from prefect_loova.errors import InvalidRequestError, counted, first_lines, redact
 from prefect_loova.models.media import KINDS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
@@ -149,7 +149,7 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
         shots.append(shot)
         problems += [f"shot {number}: {problem}" for problem in shot_problems]
     if problems:
-        head = f"{source} has {len(problems)} problems; nothing was started"
+        head = f"{source} has {counted(len(problems), 'problem')}; nothing was started"
         raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     title = given.get("title") or name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
     return Storyboard(title, tuple(shots))
@@ -190,14 +190,12 @@ def _unknown_fields(given: dict[Any, Any], known: tuple[str, ...]) -> list[str]:
 def _parse(content: bytes, name: str, source: str) -> Any:
     if len(content) > MAX_BYTES:
         raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
+    text = decode(content, source)
     try:
-        text = content.decode("utf-8-sig")
         if name.lower().endswith(".json"):
             return json.loads(text, object_pairs_hook=unique_fields)
         if name.lower().endswith((".yaml", ".yml")):
             return yaml.load(text, _YamlLoader)  # noqa: S506  (a stricter SafeLoader)
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"{source} is not UTF-8 at byte {error.start:,}") from None
     except yaml.MarkedYAMLError as error:  # its own text quotes the file
         mark = error.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -240,7 +238,13 @@ class _YamlLoader(yaml.SafeLoader):
         return int(self.construct_scalar(node))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        unique_fields([(self.construct_object(key, deep=True), value) for key, value in node.value])
+        names: list[Any] = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in names:
+                problem = f"the field {redact(repr(name), 80)} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            names.append(name)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -23,7 +23,7 @@ from rich.text import Text
 import prefect_loova
 from prefect_loova.cli.interrupts import purchases
 from prefect_loova.cli.output import print_above, say, short_keys
-from prefect_loova.errors import LoovaError, redact
+from prefect_loova.errors import LoovaError, counted, redact
 
 _PACKAGE = str(Path(prefect_loova.__file__).parent)
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -139,7 +139,7 @@ class _Progress:
         left = max(0.0, self._next_poll - time.monotonic())
         parts = [f"{self._status}, next poll in {left:.0f} s"] if self._status else []
         if self._total is not None:
-            parts.insert(0, f"{self._outcomes.total()} of {self._total} videos")
+            parts.insert(0, f"{self._outcomes.total()} of {counted(self._total, 'video')}")
             parts += [f"{count} {outcome}" for outcome, count in self._outcomes.items()]
         return ", ".join(parts)
 

@@ -81,14 +81,14 @@ def _start() -> None:
         except Exception as error:
             failures.append(error)
 
-    if "level" not in get_current_settings().logging.model_fields_set:
-        # Prefect announces the server's end when the process exits.
-        atexit.register(logging.getLogger("prefect").setLevel, logging.WARNING)
     at_end.append(partial(_stop, server))
     starting = threading.Thread(target=contextvars.copy_context().run, args=(start,), daemon=True)
     starting.start()
     while starting.is_alive():
         starting.join(0.5)  # with a timeout, Ctrl-C interrupts it on Windows too
+    if "level" not in get_current_settings().logging.model_fields_set:
+        # When the process exits, Prefect logs that the server ends. What is registered last runs first.
+        atexit.register(logging.getLogger("prefect").setLevel, logging.WARNING)
     if failures:
         raise NoPrefectServerError(f"Prefect's temporary server did not start: {redact(failures[0])}")
 

@@ -17,6 +17,7 @@ from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
 from prefect_loova.credentials import LoovaCredentials
+from prefect_loova.errors import counted
 from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget, file_run_name
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.save import MAX_BYTES
@@ -25,7 +26,7 @@ from prefect_loova.models.request import VideoRequest
 
 
 def _batch_name() -> str:
-    return f"{len(flow_run.parameters.get('requests') or ())} videos"
+    return counted(len(flow_run.parameters.get("requests") or ()), "video")
 
 
 def _manifest_name() -> str:

@@ -19,12 +19,12 @@ from prefect_loova._prefect.progress import batch_progress
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
-from prefect_loova.errors import BatchError, first_lines, redact
+from prefect_loova.errors import BatchError, counted, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
-from prefect_loova.jobs.media_delivery import warn_about_references
+from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
@@ -68,7 +68,7 @@ class Batch:
             requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(requests)
             videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             for planned in videos:
-                warn_about_references(planned.request)
+                warn_about_prompt(planned.request)
         table = price_table(videos)
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
@@ -106,8 +106,8 @@ class Batch:
                 over_budget=self.over_budget,
             )
             logger.info(
-                "%d different videos: %d are already bought, %d are to be bought for up to %s",
-                len(videos),
+                "%s: %d already bought, %d to be bought for up to %s",
+                counted(len(videos), "different video"),
                 sum(planned.submission is not None for planned in videos),
                 sum(bool(planned.price) for planned in videos),
                 format_credits(plan.price),

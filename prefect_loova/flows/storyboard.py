@@ -29,10 +29,10 @@ from prefect_loova.batches.plan import RunBudget, admit, price_table
 from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import Storyboard, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import first_lines, redact
+from prefect_loova.errors import counted, first_lines, redact
 from prefect_loova.flows.batch_run import IN_BUCKET, Batch, batch_error, file_run_name
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
-from prefect_loova.jobs.media_delivery import warn_about_references
+from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
@@ -58,7 +58,7 @@ class Story:
         async with self.batch.location.open() as jobs:
             plan = await self._plan(jobs, upload=False)
             for planned in plan.videos.values():
-                warn_about_references(planned.request)
+                warn_about_prompt(planned.request)
         table = price_table(list(plan.videos.values()))
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         await publish_prices(table)
@@ -146,7 +146,7 @@ class Story:
 
 
 def _join_run_name() -> str:
-    return f"join {len(task_run.parameters['videos'])} shots"
+    return f"join {counted(len(task_run.parameters['videos']), 'shot')}"
 
 
 @sync_or_async

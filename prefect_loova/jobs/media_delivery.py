@@ -16,7 +16,7 @@ from typing import Any
 from prefect_loova._concurrency import map_bounded
 from prefect_loova._urls import is_private_host
 from prefect_loova.client import FormFile
-from prefect_loova.errors import InvalidRequestError
+from prefect_loova.errors import InvalidRequestError, counted
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.media_objects import InspectedObject, check_content, check_digest, inspect_object, open_object
 from prefect_loova.jobs.media_urls import url_problems
@@ -27,6 +27,8 @@ from prefect_loova.store.errors import S3_ERRORS, storage_error
 from prefect_loova.store.presign import presign
 
 _MAX_LINK_SECONDS = 604_800  # of AWS Signature Version 4
+_LONG_PROMPT = 4_000
+"""From how many characters on a prompt is probably a mistake. Examples of the model have some hundred."""
 _CONCURRENT_MEDIA = 4
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ async def deliver_media(
     """
     media = [(name, number, text) for name in KINDS for number, text in enumerate(getattr(request, name))]
     if not is_repeated:
-        warn_about_references(request)
+        warn_about_prompt(request)
     if not media:
         return SubmitPayload(request)
     warn = log.debug if is_repeated else log.warning
@@ -108,11 +110,17 @@ def _order_warning(request: VideoRequest, urls: dict[str, list[str]], files: tup
     return f"{problem}: references such as @image1 may mean another one"
 
 
-def warn_about_references(request: VideoRequest) -> None:
-    """Log a warning if the prompt has `@` references to media that the request does not have."""
+def warn_about_prompt(request: VideoRequest) -> None:
+    """Log a warning if the prompt is very long, or has `@` references to media that the request does not have."""
+    if len(request.prompt) > _LONG_PROMPT:
+        log.warning(
+            "%s: the prompt has %s characters; Loova documents no limit, and the model may use only a part of it",
+            request.name,
+            f"{len(request.prompt):,}",
+        )
     unknown = request.unknown_references()
     if unknown:
-        counts = ", ".join(f"{len(texts)} {KINDS[name]}s" for name, texts in request.media().items())
+        counts = ", ".join(counted(len(texts), KINDS[name]) for name, texts in request.media().items())
         log.warning("%s: the prompt refers to %s, and the request has %s", request.name, ", ".join(unknown), counts)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_loova.errors import counted
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.results import JobInDoubt, SavedVideo, Submission
 
@@ -68,7 +69,7 @@ class BatchReport(BaseModel):
         """One line about the videos that are not started, and their price."""
         left = [video for video in self.videos if video.outcome == "not_started"]
         most = format_credits(sum(video.credits_estimate for video in left))
-        return f"{len(self.videos)} videos, {len(left)} to be bought for up to {most}"
+        return f"{counted(len(self.videos), 'video')}, {len(left)} to be bought for up to {most}"
 
     @property
     def summary(self) -> str:
@@ -77,9 +78,8 @@ class BatchReport(BaseModel):
         outcomes = ", ".join(
             f"{counts[one]} {one.replace('_', ' ')}" for one in reversed(get_args(Outcome)) if counts[one]
         )
-        return (
-            f"{len(self.videos)} videos: {outcomes or 'none'}; {format_credits(self.credits_charged)} spent by this run"
-        )
+        spent = format_credits(self.credits_charged)
+        return f"{counted(len(self.videos), 'video')}: {outcomes or 'none'}; {spent} spent by this run"
 
 
 class StoryReport(BaseModel):
@@ -107,7 +107,7 @@ class StoryReport(BaseModel):
         there, all_of_them = self.shots.count("saved", "reused"), self.shots.count()
         film = f"; {self.film}, {self.duration_seconds:.1f} s" if self.film and self.duration_seconds else ""
         spent = format_credits(self.shots.credits_charged)
-        return f"{there} of {all_of_them} shots are there{film}; {spent} spent by this run"
+        return f"{there} of {counted(all_of_them, 'shot')} are there{film}; {spent} spent by this run"
 
 
 class DaySpent(BaseModel):

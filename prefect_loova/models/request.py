@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, mo
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from prefect_loova.errors import InvalidRequestError, redact
+from prefect_loova.errors import InvalidRequestError, counted, redact
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, check_medium, redact_media, unknown_references
 from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
 from prefect_loova.models.results import SavedVideo, Value, name_of
@@ -282,17 +282,19 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
             problems.append(violation(loc, problem, text))
     for field, given, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
         if given > most:
-            problems.append(violation((field,), f"at most {most} are allowed", f"{given} {KINDS[field]}s"))
+            problems.append(violation((field,), f"at most {most} are allowed", counted(given, KINDS[field])))
     if mode == "first_last_frames":
         if not 1 <= images <= 2 and images <= 9:
             rule = "first_last_frames takes 1 image (the first frame) or 2 (the first and the last)"
-            problems.append(violation(("image_urls",), rule, f"{images} images"))
+            problems.append(violation(("image_urls",), rule, counted(images, "image")))
         for field, given in (("audio_urls", audios), ("video_urls", videos)):
             if given:
-                problems.append(violation((field,), "first_last_frames takes images only", f"{given} {KINDS[field]}s"))
+                problems.append(
+                    violation((field,), "first_last_frames takes images only", counted(given, KINDS[field]))
+                )
     elif audios and not images and not videos:
         rule = "audio alone is refused: omni_reference needs at least one image or video beside it"
-        problems.append(violation(("audio_urls",), rule, f"{audios} audios, 0 images, 0 videos"))
+        problems.append(violation(("audio_urls",), rule, f"{counted(audios, 'audio')}, 0 images, 0 videos"))
     return problems
 
 

@@ -159,7 +159,7 @@ async def test_a_nightly_list_is_made_and_served_as_shown(stored, loova, bucket,
     await bought(stored, prompt="a kite", duration=4)
     bucket.client.put_object(Bucket=bucket, Key="loova/prompts.csv", Body=b"prompt,duration\na kite,4\n")
     summary = await example("schedule.md")["nightly_videos"](f"s3://{bucket.name}/loova/prompts.csv")
-    assert summary.startswith("1 videos: 1 reused")
+    assert summary.startswith("1 video: 1 reused")
     bucket.client.head_object(Bucket=bucket, Key="loova/prompts.report.csv")
 
     script = tmp_path / "nightly.py"

@@ -107,14 +107,22 @@ def test_a_formula_is_not_a_prompt(cell):
         ("", "list.jsonl", "has no rows"),
         ("[]\n{}\n{", "list.jsonl", "line 1: [] was given: must be an object"),
         ('{"prompt": "a", "promt": "b"}', "list.jsonl", "line 1: promt"),
-        ("prompt\na,b\n", "list.csv", "line 2: 2 cells for 1 columns"),
-        ("prompt,duration\na\n", "list.csv", "line 2: 1 cells for 2 columns"),
-        ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "a field is given twice"),
+        ("prompt\na,b\n", "list.csv", "line 2: 2 cells for 1 column:"),
+        ("prompt,duration\na\n", "list.csv", "line 2: 1 cell for 2 columns"),
+        ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "the field 'prompt' is given twice"),
         ("[" * 100_000, "list.jsonl", "line 1: not a JSON object"),
-        ('prompt\n"a', "list.csv", "line 2: unexpected end of data"),
+        ('prompt\n"a', "list.csv", "line 2: a quote opens in this row and is never closed"),
         ("prompt\na", "list.xlsx", "must end with .csv or .jsonl"),
-        ("prompt\na".encode("utf-16"), "list.csv", "is not UTF-8 at byte 0; it looks like UTF-16"),
-        (b"prompt\n\xe4", "list.csv", "is not UTF-8 at byte 7"),
+        (
+            "prompt\na".encode("utf-16"),
+            "list.csv",
+            "is not UTF-8 at byte 0, in line 1; it looks like UTF-16: save it as UTF-8",
+        ),
+        (
+            b"prompt\n\xe4",
+            "list.csv",
+            "at byte 7, in line 2; it looks like Windows-1252 or another old encoding: save it as",
+        ),
     ],
 )
 def test_a_file_that_is_not_a_manifest_is_refused(content, name, says):

@@ -104,7 +104,7 @@ def test_a_mode_that_is_given_is_kept() -> None:
         ("rato: 16:9\nshots: [{prompt: a}]", "unknown field 'rato' (is it ratio?)"),
         ("prompt: x\nshots: [{prompt: a}]", "unknown field 'prompt'"),
         ("title: 5\nshots: [{prompt: a}]", "title: must be text"),
-        ("shots: [{prompt: a, prompt: b}]", "a field is given twice"),
+        ("shots: [{prompt: a,\n prompt: b}]", "the field 'prompt' is given twice (line 2, column 2)"),
         ("shots: [{prompt: &a x}, {prompt: *a}]", "aliases (*name) are not allowed"),
         ("shots: [{prompt: !!python/object/apply:os.system [true]}]", "cannot be read"),
         ("shots: [{prompt: a", "cannot be read"),

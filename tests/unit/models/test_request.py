@@ -102,7 +102,7 @@ def test_everything_that_the_reference_allows_is_accepted(fields: dict[str, Any]
         ({"image_urls": urls(IMAGE, 10)}, "image_urls", "10 images", "at most 9"),
         ({"video_urls": urls(VIDEO, 4)}, "video_urls", "4 videos", "at most 3"),
         ({"audio_urls": urls(AUDIO, 4), "image_urls": urls(IMAGE, 1)}, "audio_urls", "4 audios", "at most 3"),
-        ({"audio_urls": urls(AUDIO, 1)}, "audio_urls", "1 audios, 0 images, 0 videos", "audio alone"),
+        ({"audio_urls": urls(AUDIO, 1)}, "audio_urls", "1 audio, 0 images, 0 videos", "audio alone"),
         ({"function_mode": "first_last_frames"}, "image_urls", "0 images", "1 image (the first frame) or 2"),
         (
             {"function_mode": "first_last_frames", "image_urls": urls(IMAGE, 3)},
@@ -113,13 +113,13 @@ def test_everything_that_the_reference_allows_is_accepted(fields: dict[str, Any]
         (
             {"function_mode": "first_last_frames", "image_urls": urls(IMAGE, 1), "video_urls": urls(VIDEO, 1)},
             "video_urls",
-            "1 videos",
+            "1 video",
             "images only",
         ),
         (
             {"function_mode": "first_last_frames", "image_urls": urls(IMAGE, 1), "audio_urls": urls(AUDIO, 1)},
             "audio_urls",
-            "1 audios",
+            "1 audio",
             "images only",
         ),
         ({"image_urls": ["https://cdn.test/a cat"]}, "image_urls.0", "'https://cdn.test/a cat'", "without spaces"),
