@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 import prefect_loova
-from prefect_loova.cli.interrupts import purchases
+from prefect_loova.cli.interrupts import before_message, purchases
 from prefect_loova.cli.output import print_above, say, short_keys
 from prefect_loova.errors import LoovaError, counted, redact
 
@@ -36,6 +36,8 @@ def console() -> Iterator[None]:
     root, package, waiting = (logging.getLogger(name) for name in (None, "prefect_loova", "prefect_loova.jobs.wait"))
     levels = [(logger, logger.level) for logger in (package, waiting)]
     progress = _Progress() if sys.stderr.isatty() else None
+    if progress is not None:
+        before_message.append(progress.close)
     facts, lines = _Facts(progress), _Lines(is_quiet="level" not in get_current_settings().logging.model_fields_set)
     consoles = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
     for handler in consoles:
@@ -49,6 +51,7 @@ def console() -> Iterator[None]:
     finally:
         if progress is not None:
             progress.close()
+            before_message.remove(progress.close)
         for logger, level in levels:
             logger.setLevel(level)
         package.removeHandler(facts)

@@ -26,6 +26,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 purchases: list[str] = []
 """The Loova tasks that this run bought or waits for, and that are not saved yet."""
 
+before_message: list[Callable[[], None]] = []
+"""What has to be done before the last line is printed."""
+
 at_end: list[Callable[[], None]] = []
 """What has to be done before the process ends at once. Each takes a second at most."""
 
@@ -50,9 +53,15 @@ def end_quietly_on_signals(code: int) -> None:
         signal.signal(number, end)
 
 
+def is_how_it_ends() -> None:
+    """Take the signal as the usual end of the command, which then has as long as it needs."""
+    _state["is_interrupted"] = False
+
+
 def leave() -> NoReturn:
     """Say what is bought, and end the process with exit code 1, without waiting for other threads."""
     _leaving.acquire()  # never released: the main thread and the watchdog say it once
+    _do(before_message)
     message, task_id = interruption()
     if _state["as_json"]:
         error = {"type": "InterruptedRunError", "message": message, "task_id": task_id, "trace_id": None}
@@ -63,10 +72,14 @@ def leave() -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    for work in at_end:
+    _do(at_end)
+    os._exit(code)
+
+
+def _do(works: list[Callable[[], None]]) -> None:
+    for work in works:
         with suppress(Exception):
             work()
-    os._exit(code)
 
 
 def interruption() -> tuple[str, str | None]:
@@ -103,7 +116,8 @@ def _leave_soon() -> None:
         while _is_finishing():
             time.sleep(0.1)
         time.sleep(GRACE_SECONDS)
-    leave()
+    if _state["is_interrupted"]:
+        leave()
 
 
 def _is_finishing() -> bool:

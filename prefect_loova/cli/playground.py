@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._sync import run_sync
+from prefect_loova.cli.interrupts import is_how_it_ends
 from prefect_loova.cli.options import State, check_block_name
 from prefect_loova.cli.output import say
 from prefect_loova.cli.server import need_server
@@ -51,9 +51,11 @@ def playground(
         say("Press Ctrl-C to stop. A list of three videos:")
         print(put_list(bucket), flush=True)
         ended = threading.Event()
-        with suppress(KeyboardInterrupt):
+        try:
             while not ended.wait(3600):  # on Windows a signal wakes it up only if it has a timeout
                 pass
+        except KeyboardInterrupt:
+            is_how_it_ends()
 
 
 async def store_blocks(credentials: LoovaCredentials, bucket: S3Bucket, name: str) -> None:

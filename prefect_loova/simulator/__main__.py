@@ -80,6 +80,7 @@ def _port(text: str) -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
+        usage="%(prog)s [OPTIONS]\nExample: %(prog)s --port 8765 --fault lost_reply:1",
         description="A simulated Loova on loopback, with real videos and fake money, for tests and trials.",
     )
     add = parser.add_argument

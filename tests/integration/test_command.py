@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,9 @@ def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
     assert the_json(second) == the_json(first) | {"reused": True}
     assert the_json(first)["sha256"] == loova.sha256(the_json(first)["task_id"])
     assert loova.ledger["totals"]["posted"] == 1
+    assert first.stdout.count("\n") + first.stderr.count("\n") <= 10, first.stderr
+    assert "\x1b" not in first.stderr
+    assert not re.search(r"\b[0-9a-f]{64}\b", first.stderr)
     for secret in (loova.api_key, bucket.limited_secret_key, "signature="):
         assert secret not in first.stdout + first.stderr
 
@@ -75,6 +79,8 @@ def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loo
     assert (done.returncode, found["state"], found["error"]["type"]) == (code, state, kind)
     assert found["error"].keys() == {"type", "message", "task_id", "trace_id"}
     assert "Traceback" not in done.stderr
+    assert "\\n" not in done.stderr
+    assert found["error"]["message"].splitlines()[0] not in done.stderr  # it is not said twice
     assert loova.ledger["totals"]["posted"] == 1
 
 
@@ -196,6 +202,7 @@ def test_a_simulated_run_writes_an_mp4_and_continues_after_a_kill(killable_prefe
     path = Path(again.stdout.splitlines()[-1])
     assert path.is_file() and path.is_relative_to(tmp_path)
     assert "paid by an earlier run" in again.stdout
+    assert again.stdout.count("\n") + again.stderr.count("\n") <= 10, again.stderr
     with LoovaSimulator(state=tmp_path / ".loova-simulated" / "loova") as loova:
         assert loova.ledger["totals"]["billed"] == 1
 
@@ -215,7 +222,8 @@ def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(serve
     run.send_signal(sent)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 1, err
-    assert json.loads(out)["error"]["type"] == "InterruptedRunError"
+    error = json.loads(out)["error"]
+    assert (error["type"], error["task_id"]) == ("InterruptedRunError", loova.ledger["tasks"][0]["task_id"])
     again = command(*arguments, env=served)
     assert (again.returncode, the_json(again)["reused"]) == (0, True), again.stderr
     assert loova.ledger["totals"]["posted"] == 1

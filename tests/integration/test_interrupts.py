@@ -1,0 +1,140 @@
+"""Ctrl-C, as a terminal sends it: the command ends within seconds, and says what is bought and how to continue."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.prefect_server import PrefectServer
+from tests.support.terminal import Terminal
+
+SECONDS = 5.0
+STILL_RUNNING: dict[str, Any] = {
+    "on": "poll",
+    "envelope": {"data": {"status": "running", "result": None}},
+    "times": None,
+}
+pytestmark = [
+    pytest.mark.one_s3_server,
+    pytest.mark.skipif(sys.platform != "linux", reason="/proc"),
+    pytest.mark.xdist_group("commands"),
+]
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def says_it_once(command: Terminal, message: str) -> None:
+    """Exit code 1, the message last, no traceback, and nothing of Prefect's own end."""
+    assert command.code == 1, command.shown
+    assert command.lines[-1].endswith(message), command.shown
+    for noise in ("Traceback", "Error logging to API", "CancelledError", "KeyboardInterrupt", "Exception ignored"):
+        assert noise not in command.shown, command.shown
+
+
+@pytest.fixture
+def unserved(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """Without a Prefect server: the command starts a temporary one."""
+    return environment | {"PREFECT_HOME": str(tmp_path / "home")}
+
+
+@pytest.mark.parametrize("after", [0.0, 0.4, 1.2])
+def test_in_the_first_seconds_it_ends_at_once(unserved: dict[str, str], tmp_path: Path, after: float) -> None:
+    command = Terminal("generate", "a boat", "--bucket", "my-videos", env=unserved, cwd=tmp_path)
+    command.until(lambda: command.handles_signals)
+    time.sleep(after)
+    assert command.interrupt() < SECONDS
+    says_it_once(command, "interrupted: nothing is lost: run the same command again to continue")
+
+
+def test_it_ends_while_a_temporary_prefect_server_starts_and_ends_that_too(
+    unserved: dict[str, str], bucket: Any, tmp_path: Path
+) -> None:
+    command = Terminal("generate", "a boat", "--bucket", bucket.name, env=unserved, cwd=tmp_path)
+    command.until(lambda: command.prefect_server is not None)
+    server = command.prefect_server
+    time.sleep(0.5)
+    assert command.interrupt() < SECONDS
+    says_it_once(command, "interrupted: nothing is lost: run the same command again to continue")
+    assert server is not None
+    assert not is_alive(server)
+
+
+def test_beside_a_temporary_prefect_server_it_ends_and_names_the_task_in_json(
+    unserved: dict[str, str], bucket: Any, loova: Any, tmp_path: Path
+) -> None:
+    loova.fail(**STILL_RUNNING)
+    command = Terminal("generate", "a boat", "--bucket", bucket.name, "--json", env=unserved, cwd=tmp_path)
+    command.until("next poll in")
+    server = command.prefect_server
+    assert command.interrupt() < SECONDS
+    (task,) = loova.ledger["tasks"]
+    says_it_once(command, "}")
+    error = json.loads(command.lines[-1][command.lines[-1].index('{"state"') :])["error"]
+    assert (error["type"], error["task_id"]) == ("InterruptedRunError", task["task_id"])
+    assert error["message"] == (
+        f"Loova task {task['task_id']} is bought; nothing is lost: run the same command again to get its video"
+    )
+    assert server is not None
+    assert not is_alive(server)
+
+
+def test_a_batch_shows_a_bar_and_names_what_is_bought(
+    served: dict[str, str], bucket: Any, loova: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "list.csv").write_text("prompt,duration\na,4\nb,4\nc,4\n")
+    loova.fail(**STILL_RUNNING)
+    command = Terminal("batch", "list.csv", "--bucket", bucket.name, env=served, cwd=tmp_path)
+    command.until(
+        lambda: "0 of 3 videos, running, next poll in" in command.shown and loova.ledger["totals"]["billed"] == 3
+    )
+    time.sleep(0.5)
+    assert command.interrupt() < SECONDS
+    says_it_once(command, "nothing is lost: run the same command again to get their videos")
+    assert "3 Loova tasks are bought (" in command.lines[-1]
+    assert all(task["task_id"] in command.lines[-1] for task in loova.ledger["tasks"])
+
+
+def test_it_ends_beside_a_prefect_server_that_is_gone(
+    served: dict[str, str], killable_prefect: PrefectServer, bucket: Any, loova: Any, tmp_path: Path
+) -> None:
+    loova.fail(**STILL_RUNNING)
+    command = Terminal("generate", "a boat", "--bucket", bucket.name, env=served, cwd=tmp_path)
+    command.until("next poll in")
+    killable_prefect.kill()
+    try:
+        assert command.interrupt() < SECONDS
+    finally:
+        killable_prefect.start()
+    (task,) = loova.ledger["tasks"]
+    says_it_once(
+        command,
+        f"interrupted: Loova task {task['task_id']} is bought; nothing is lost: run the same command "
+        "again to get its video",
+    )
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_answer_to_a_submit(
+    served: dict[str, str], bucket: Any, loova: Any, tmp_path: Path
+) -> None:
+    loova.fail("slow_reply", delay_seconds=40)
+    command = Terminal("generate", "a boat", "--bucket", bucket.name, env=served, cwd=tmp_path)
+    command.until(lambda: loova.ledger["totals"]["posted"] == 1)
+    command.press_ctrl_c()
+    command.until("A submit waits for its answer")
+    assert command.interrupt() < SECONDS
+    says_it_once(
+        command,
+        "interrupted: a submit has no answer yet, so it may be bought: run the same command again, which shows whether "
+        "it is",
+    )
