@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
-from prefect.runtime import task_run
-from prefect.tasks import Task, exponential_backoff
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect import previews
@@ -21,9 +16,10 @@ from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
 from prefect_loova._prefect.run import job_fields, local_files
 from prefect_loova._prefect.run_logs import forward_logs
+from prefect_loova._prefect.task_options import CACHED, NAMED, NOT_CACHED, RETRIES
 from prefect_loova._prefect.telemetry import step_of_job
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import TaskFailedError, may_retry, redact
+from prefect_loova.errors import TaskFailedError
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs import submit as submitting
 from prefect_loova.jobs import wait as waiting
@@ -33,55 +29,11 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
 
 
-def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Return whether Prefect may retry a task: not after a final error, or one that a person has to read."""
-    return may_retry(state.data)
-
-
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """Return the cache key of a call of `wait_for_video` or `save_video` within one flow run."""
-    submission, bucket = parameters["submission"], parameters["bucket"]
-    run = context.task_run.flow_run_id or context.task_run.id
-    parts = [
-        str(run),
-        submission.key,
-        str(submission.attempt),
-        submission.task_id,
-        submission.api_origin,
-        submission.record,
-        bucket.credentials.get_s3_client().meta.endpoint_url,
-    ]
-    digest = hashlib.sha256("|".join(parts).encode()).hexdigest()
-    return f"{context.task.task_key}-{digest}"  # Prefect uses it as a file name
-
-
-def _run_name() -> str:
-    parameters = task_run.parameters
-    verb = task_run.task_name.partition("-")[0]
-    request, submission = parameters.get("request"), parameters.get("submission")
-    video = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")
-    return f"{verb} {redact(video, 80)}".strip()
-
-
-RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(5),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _may_retry,
-}
-"""The retry options of each task."""
-
-_CACHED: dict[str, Any] = {"cache_key_fn": _cache_key, "persist_result": True, "result_serializer": "json"}
-
-
 @sync_or_async
 @task(
     name="prepare-media",
     description="Identify the reference media, and upload local files to the bucket.",
-    tags={"loova"},
-    task_run_name=_run_name,
-    **RETRIES,
-    cache_policy=NO_CACHE,
+    **NOT_CACHED,
 )
 async def prepare_media(
     request: VideoRequest, *, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str = DEFAULT_PREFIX
@@ -128,10 +80,7 @@ async def prepare_media(
 @task(
     name="submit-video",
     description="Buy one video on Loova, or find the earlier purchase.",
-    tags={"loova"},
-    task_run_name=_run_name,
-    **RETRIES,
-    cache_policy=NO_CACHE,
+    **NOT_CACHED,
 )
 async def submit_video(
     request: VideoRequest,
@@ -207,10 +156,7 @@ async def submit_video(
 @task(
     name="wait-for-video",
     description="Poll Loova until the video is made, at growing intervals.",
-    tags={"loova"},
-    task_run_name=_run_name,
-    **RETRIES,
-    **_CACHED,
+    **CACHED,
 )
 async def wait_for_video(
     submission: Submission,
@@ -280,10 +226,7 @@ async def wait_for_video(
 @task(
     name="save-video",
     description="Stream the video of a finished Loova task into the bucket, and check it.",
-    tags={"loova"},
-    task_run_name=_run_name,
-    **RETRIES,
-    **_CACHED,
+    **CACHED,
 )
 async def save_video(
     submission: Submission,
@@ -371,8 +314,7 @@ async def save_video(
 @task(
     name="show-video",
     description="Show a video that the collector saved, as an artifact and an asset.",
-    tags={"loova"},
-    task_run_name=_run_name,
+    **NAMED,
     cache_policy=NO_CACHE,
 )
 async def show_video(

@@ -10,7 +10,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.concurrency import LIMIT
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.context import DEFAULT_PREFIX
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
@@ -99,22 +99,7 @@ async def generate_videos(
             return report.summary
         ```
     """
-    batch = Batch(
-        location=Location(credentials, bucket, prefix),
-        max_credits=max_credits,
-        keep_credits=keep_credits,
-        over_budget=over_budget,
-        on_failure=on_failure,
-        wait=wait,
-        max_wait=max_wait,
-        poll_seconds=poll_seconds,
-        max_paid_attempts=max_paid_attempts,
-        upload_options=upload_options,
-        max_bytes=max_bytes,
-        concurrency_limit=concurrency_limit,
-        preview=preview,
-        local=local_files(),
-    )
+    batch = Batch.from_parameters(locals(), local_files())
     return await batch.make(requests)
 
 
@@ -193,21 +178,7 @@ async def generate_from_manifest(
     """
     source = Manifest(manifest, bucket)
     requests = read_manifest(await source.read(), manifest, max_rows=max_rows)
-    batch = Batch(
-        location=Location(credentials, bucket, prefix),
-        max_credits=max_credits,
-        keep_credits=keep_credits,
-        over_budget=over_budget,
-        on_failure=on_failure,
-        wait=wait,
-        max_wait=max_wait,
-        poll_seconds=poll_seconds,
-        max_paid_attempts=max_paid_attempts,
-        upload_options=upload_options,
-        concurrency_limit=concurrency_limit,
-        preview=preview,
-        local=source.local_files(media_folder),
-    )
+    batch = Batch.from_parameters(locals(), source.local_files(media_folder))
     if dry_run:
         return await batch.dry_run(requests)
     return await batch.make(requests, source.write_report)

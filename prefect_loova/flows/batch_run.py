@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -61,6 +61,13 @@ class Batch:
     concurrency_limit: str = LIMIT
     preview: Preview = "still"
     local: LocalFiles = field(default_factory=LocalFiles)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any], local: LocalFiles) -> Self:
+        """Return the options that a flow was called with. The flow's other parameters are ignored."""
+        location = Location(parameters["credentials"], parameters["bucket"], parameters["prefix"])
+        options = {one.name: parameters[one.name] for one in fields(cls) if one.name in parameters}
+        return cls(**options | {"location": location, "local": local})
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show the price of the batch in the log and as an artifact. Spends nothing."""

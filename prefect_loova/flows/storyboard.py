@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
 from prefect_aws.s3 import S3Bucket
@@ -24,6 +23,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
+from prefect_loova._prefect.task_options import NOT_CACHED
 from prefect_loova.batches.film import JoinedFilm, join_shots
 from prefect_loova.batches.plan import RunBudget, admit, price_table
 from prefect_loova.batches.story import StoryPlan, StoryRun
@@ -38,7 +38,7 @@ from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.previews import load_moving
-from prefect_loova.tasks import RETRIES, prepare_media
+from prefect_loova.tasks import prepare_media
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,7 @@ def _join_run_name() -> str:
 @task(
     name="join-shots",
     description="Join the shots of a story into one film in the bucket.",
-    tags={"loova"},
-    task_run_name=_join_run_name,
-    **RETRIES,
-    cache_policy=NO_CACHE,
+    **NOT_CACHED | {"task_run_name": _join_run_name},
 )
 async def _join(videos: list[SavedVideo], *, location: Location, upload_options: dict[str, Any] | None) -> JoinedFilm:
     async with location.open() as jobs:
@@ -248,17 +245,5 @@ async def generate_storyboard(
     """
     source = Manifest(storyboard, bucket, what="storyboard")
     board = read_storyboard(await source.read(), storyboard)
-    batch = Batch(
-        location=Location(credentials, bucket, prefix),
-        max_credits=max_credits,
-        keep_credits=keep_credits,
-        max_wait=max_wait,
-        poll_seconds=poll_seconds,
-        max_paid_attempts=max_paid_attempts,
-        upload_options=upload_options,
-        concurrency_limit=concurrency_limit,
-        preview=preview,
-        local=source.local_files(media_folder),
-    )
-    story = Story(board, batch)
+    story = Story(board, Batch.from_parameters(locals(), source.local_files(media_folder)))
     return await (story.dry_run() if dry_run else story.make())
