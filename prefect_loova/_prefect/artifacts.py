@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
-from prefect.context import get_run_context
-from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from prefect_loova._prefect.pages import (
@@ -21,6 +19,7 @@ from prefect_loova._prefect.pages import (
     story_page,
     video_page,
 )
+from prefect_loova._prefect.run import is_in_run
 from prefect_loova.errors import redact
 from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
@@ -69,9 +68,7 @@ async def publish_credits(report: CreditsReport) -> None:
 
 async def _publish(create: Callable[..., Awaitable[Any]], content: Any, key: str, description: str) -> None:
     """Create an artifact of the current run. Outside of a run, do nothing."""
-    try:
-        get_run_context()
-    except MissingContextError:
+    if not is_in_run():
         return
     try:
         await create(content, key=key, description=description)

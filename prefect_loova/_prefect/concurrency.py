@@ -92,7 +92,7 @@ async def _acquire(limit: str, timeout: float, max_wait: float | None) -> Abstra
     """Acquire a slot. Return its lease, or None to continue without a slot."""
     await slot_count(limit)
     until = time.monotonic() + (float("inf") if max_wait is None else max(max_wait, 5.0))
-    gate = _gate(limit)
+    gate = _gates.setdefault(asyncio.get_running_loop(), {}).setdefault(limit, _Gate())
     try:
         async with asyncio.timeout(None if max_wait is None else until - time.monotonic()):
             await gate.turn.acquire()
@@ -103,7 +103,13 @@ async def _acquire(limit: str, timeout: float, max_wait: float | None) -> Abstra
             seconds = min(timeout, until - time.monotonic())
             if seconds <= 0:
                 raise _no_slot(limit, max_wait)
-            lease = _lease(limit, seconds)
+            lease = concurrency(
+                limit,
+                timeout_seconds=seconds,
+                lease_duration=_LEASE_SECONDS,
+                holder=ConcurrencyLeaseHolder(type="flow_run", id=flow_run.id) if flow_run.id else None,
+                raise_on_lease_renewal_failure=False,
+            )
             try:
                 async with asyncio.timeout(seconds + 5):
                     await lease.__aenter__()
@@ -148,18 +154,3 @@ class _Gate:
 
 
 _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Gate]] = WeakKeyDictionary()
-
-
-def _gate(limit: str) -> _Gate:
-    return _gates.setdefault(asyncio.get_running_loop(), {}).setdefault(limit, _Gate())
-
-
-def _lease(limit: str, timeout: float) -> AbstractAsyncContextManager[None]:
-    run = flow_run.id
-    return concurrency(
-        limit,
-        timeout_seconds=timeout,
-        lease_duration=_LEASE_SECONDS,
-        holder=ConcurrencyLeaseHolder(type="flow_run", id=run) if run else None,
-        raise_on_lease_renewal_failure=False,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Self
 from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
 
-from prefect_loova._prefect.events import event_sink
+from prefect_loova._prefect.events import emit_job_event
 from prefect_loova._prefect.run import run_identity
 from prefect_loova._prefect.run_logs import forward_logs
 from prefect_loova._prefect.telemetry import measure
@@ -75,6 +75,11 @@ class Location:
         credentials, bucket, prefix = self.credentials, self.bucket, self.prefix
         folder = bucket.bucket_folder.strip("/")
         below = "/".join(filter(None, (folder, prefix)))
+
+        def notify(event: JobEvent, record: JobRecord, number: int) -> None:
+            measure(event, record, number)
+            emit_job_event(bucket.bucket_name, event, record, number)
+
         with forward_logs():
             async with credentials.get_client() as loova:
                 yield VideoJobs(
@@ -86,18 +91,8 @@ class Location:
                     or _location_arguments(credentials, bucket, prefix, below),
                     max_credits_per_day=credentials.max_credits_per_day,
                     media=credentials.media,
-                    notify=_notifier(bucket.bucket_name),
+                    notify=notify,
                 )
-
-
-def _notifier(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
-    send = event_sink(bucket)
-
-    def notify(event: JobEvent, record: JobRecord, number: int) -> None:
-        measure(event, record, number)
-        send(event, record, number)
-
-    return notify
 
 
 def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:

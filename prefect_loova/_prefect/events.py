@@ -7,8 +7,6 @@ on the records for anything that you must not miss.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 from prefect.events import emit_event
@@ -21,15 +19,6 @@ from prefect_loova.jobs.context import JobEvent
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import CreditsReport
-
-EVENTS: dict[JobEvent, str] = {
-    "submitted": "loova.job.submitted",
-    "succeeded": "loova.job.succeeded",
-    "saved": "loova.job.saved",
-    "failed": "loova.job.failed",
-    "in_doubt": "loova.job.in_doubt",
-}
-"""The Prefect event for each event of a job."""
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +53,8 @@ class CreditsPayload(BaseModel):
     low_below: float = Field(description="The limit that the balance is below.")
 
 
-def event_sink(bucket: str) -> Callable[[JobEvent, JobRecord, int], None]:
-    """Return a function that sends the events of the jobs in a bucket."""
-    return partial(_emit_job_event, bucket)
-
-
-def _emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int) -> None:
+def emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int) -> None:
+    """Send an event of a job whose record is in this bucket."""
     attempt = record.attempt(number)
     model = str(record.request.get("model", ""))
     payload = JobPayload(
@@ -91,7 +76,7 @@ def _emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int
         "loova.model": model,
         "loova.api": record.api_origin,
     }
-    _send(EVENTS[event], resource, payload)
+    _send(f"loova.job.{event}", resource, payload)
 
 
 def emit_credits_low(report: CreditsReport) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
@@ -96,20 +95,15 @@ class Manifest:
             with files.find(self.name).open("rb") as file:
                 return file.read(MAX_BYTES + 1)
         bucket, key = self._split(self.name)
-        body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
-        content: bytes = body.read(MAX_BYTES + 1)
-        return content
+        body = self._credentials.get_s3_client().get_object(Bucket=bucket, Key=key)["Body"]
+        return body.read(MAX_BYTES + 1)
 
     def _write(self, name: str, content: bytes) -> None:
         if not name.startswith("s3://"):
             Path(name).write_bytes(content)
             return
         bucket, key = self._split(name)
-        self._s3.put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv")
-
-    @property
-    def _s3(self) -> Any:
-        return self._credentials.get_s3_client()
+        self._credentials.get_s3_client().put_object(Bucket=bucket, Key=key, Body=content, ContentType="text/csv")
 
     def _split(self, uri: str) -> tuple[str, str]:
         bucket, _, key = uri.removeprefix("s3://").partition("/")

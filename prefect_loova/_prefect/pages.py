@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from prefect_loova.errors import redact
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, StoryReport, VideoOutcome
 from prefect_loova.models.results import JobInDoubt, SavedVideo
+
+T = TypeVar("T")
 
 MOST_INLINED = 256 * 1024
 """The largest data URI of a picture, in bytes."""
@@ -167,12 +169,11 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
     missing = sorted((video for video in report.videos if video.outcome not in _IN_BUCKET), key=_severity)
     lines = [f"**{escaped(report.summary)}**"]
     if missing:
-        lines += ["", *map(_missing_item, missing[:_MAX_ROWS]), *_more(len(missing) - _MAX_ROWS)]
+        lines += ["", *_items(missing, _missing_item)]
     differing = [video for video in saved if video.differs]
     if differing:
         lines += ["", "These videos differ from their requests:", ""]
-        lines += [f"- {escaped(v.name, 80)}: {escaped(v.differs, 200)}" for v in differing[:_MAX_ROWS]]
-        lines += _more(len(differing) - _MAX_ROWS)
+        lines += _items(differing, lambda video: f"- {escaped(video.name, 80)}: {escaped(video.differs, 200)}")
     table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
     pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size)
     if pictured:
@@ -240,7 +241,7 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
     """Return the batch as the rows of a table artifact, most severe first. Prefect's UI shows the cells as text."""
     return [
         {
-            "state": video.outcome.replace("_", " "),
+            "state": _state(video),
             "video": video.name,
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
@@ -258,8 +259,7 @@ def doubts_page(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] 
     page = "\n\n".join(map(_doubt, jobs))
     if not problems:
         return page or "No job is in doubt."
-    rows = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in problems[:_MAX_ROWS]]
-    lines = ["### These jobs have problems, and may be in doubt too", "", *rows, *_more(len(problems) - len(rows))]
+    lines = ["### These jobs have problems, and may be in doubt too", "", *_items(problems, _problem_item)]
     return "\n\n".join(filter(None, [page, "\n".join(lines)]))
 
 
@@ -291,8 +291,7 @@ def credits_page(report: CreditsReport) -> str:
     table = _table(("Day", "Model", "Deployment", "Videos", "Credits", "May change"), rows, numbers=3)
     lines = [escaped(report.summary), "", *table, *_more(len(report.days) - len(rows))]
     if report.problems:
-        problems = [f"- job {_cell(key)}: {escaped(reason, 300)}" for key, reason in report.problems[:_MAX_ROWS]]
-        lines += ["", "Counted at their estimate:", "", *problems, *_more(len(report.problems) - len(problems))]
+        lines += ["", "Counted at their estimate:", "", *_items(report.problems, _problem_item)]
     return "\n".join(lines)
 
 
@@ -300,6 +299,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0)
     """Return a markdown table whose last columns hold numbers."""
     align = ["---"] * (len(head) - numbers) + ["---:"] * numbers
     return [f"| {' | '.join(row)} |" for row in (head, align, *rows)]
+
+
+def _items(values: Sequence[T], item: Callable[[T], str]) -> list[str]:
+    return [*map(item, values[:_MAX_ROWS]), *_more(len(values) - _MAX_ROWS)]
+
+
+def _problem_item(problem: tuple[str, str]) -> str:
+    key, reason = problem
+    return f"- job {_cell(key)}: {escaped(reason, 300)}"
 
 
 def _more(count: int) -> list[str]:

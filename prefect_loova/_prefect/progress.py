@@ -11,13 +11,11 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from prefect.context import get_run_context
-from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from prefect_loova._prefect.artifacts import artifact_key
 from prefect_loova._prefect.pages import duration, escaped
-from prefect_loova._timing import Clock
+from prefect_loova._prefect.run import is_in_run
 from prefect_loova.errors import counted, redact
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.results import Submission
@@ -33,16 +31,12 @@ class ProgressBar:
         key: The artifact's key.
         every: The least time between two calls of Prefect's API, in seconds.
         api_seconds: The timeout of a call, in seconds. A slow server must not delay the next poll.
-        clock: Monotonic seconds.
     """
 
-    def __init__(
-        self, key: str, *, every: float = 10.0, api_seconds: float = 10.0, clock: Clock = time.monotonic
-    ) -> None:
+    def __init__(self, key: str, *, every: float = 10.0, api_seconds: float = 10.0) -> None:
         self._key = key
         self._every = every
         self._api_seconds = api_seconds
-        self._clock = clock
         self._artifact: UUID | None = None
         self._next = -math.inf
 
@@ -54,12 +48,10 @@ class ProgressBar:
             description: The text beside the bar.
             now: Whether to update it even if the last update was a moment ago.
         """
-        if self._clock() < self._next and not now:
+        if time.monotonic() < self._next and not now:
             return
-        self._next = self._clock() + self._every
-        try:
-            get_run_context()
-        except MissingContextError:
+        self._next = time.monotonic() + self._every
+        if not is_in_run():
             return
         try:
             async with asyncio.timeout(self._api_seconds):

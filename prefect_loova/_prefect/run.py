@@ -6,13 +6,12 @@ import contextvars
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import deployment, flow_run, task_run
 
 from prefect_loova.errors import redact
@@ -20,6 +19,11 @@ from prefect_loova.jobs.local_files import LocalFiles
 
 JOB_FIELDS: ContextVar[Mapping[str, str] | None] = ContextVar("JOB_FIELDS", default=None)
 """The fields of log records in the current step of a job."""
+
+
+def is_in_run() -> bool:
+    """Return whether this code runs in a flow or a task."""
+    return TaskRunContext.get() is not None or FlowRunContext.get() is not None
 
 
 def run_identity() -> dict[str, str]:
@@ -98,13 +102,3 @@ def job_fields(key: str | None, task_id: str | None = None) -> dict[str, str]:
     """
     known = {"key": key, "loova_task_id": task_id, "deployment": deployment_name()}
     return {name: value for name, value in known.items() if value}
-
-
-@contextmanager
-def log_with(fields: Mapping[str, str]) -> Iterator[None]:
-    """Add fields to the log records that are forwarded from within the block."""
-    token = JOB_FIELDS.set(fields)
-    try:
-        yield
-    finally:
-        JOB_FIELDS.reset(token)

@@ -7,22 +7,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 
-from prefect_loova._prefect.run import JOB_FIELDS
+from prefect_loova._prefect.run import JOB_FIELDS, is_in_run
 
 _logger = logging.getLogger("prefect_loova")
 
-
 _FACTS = ("bought", "cancelled", "pause", "ended")
-
-
-def _facts(record: logging.LogRecord) -> dict[str, object]:
-    """Return the facts of a line that the command needs for its own display."""
-    return {name: getattr(record, name) for name in _FACTS if hasattr(record, name)}
+"""The facts of a line that the command needs for its own display."""
 
 
 class _RunLogHandler(logging.Handler):
@@ -36,7 +30,8 @@ class _RunLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            extra = _facts(record) | dict(JOB_FIELDS.get() or {})
+            facts = {name: getattr(record, name) for name in _FACTS if hasattr(record, name)}
+            extra = facts | dict(JOB_FIELDS.get() or {})
             get_run_logger().log(record.levelno, record.getMessage(), extra=extra)
         except MissingContextError:  # a thread outside of every run
             logging.getLogger().handle(record)
@@ -69,7 +64,7 @@ def forward_logs() -> Iterator[None]:
 
     Does nothing outside of a run, or if `PREFECT_LOGGING_EXTRA_LOGGERS` names the package: Prefect then forwards them.
     """
-    if not _is_needed():
+    if not is_in_run() or _logger.name in PREFECT_LOGGING_EXTRA_LOGGERS.value():
         yield
         return
     _handler.install()
@@ -77,11 +72,3 @@ def forward_logs() -> Iterator[None]:
         yield
     finally:
         _handler.remove()
-
-
-def _is_needed() -> bool:
-    try:
-        get_run_context()
-    except MissingContextError:
-        return False
-    return _logger.name not in PREFECT_LOGGING_EXTRA_LOGGERS.value()

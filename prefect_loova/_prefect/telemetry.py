@@ -12,7 +12,7 @@ from typing import Literal
 from opentelemetry import metrics, trace
 from opentelemetry.trace import Span
 
-from prefect_loova._prefect.run import job_fields, log_with
+from prefect_loova._prefect.run import JOB_FIELDS, job_fields
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.context import JobEvent
 from prefect_loova.models.job_record import JobRecord
@@ -36,13 +36,13 @@ def step_of_job(step: Literal["submit", "wait", "save"], key: str | None, task_i
     """
     fields = job_fields(key, task_id)
     names = {"key": "loova.key", "loova_task_id": "loova.task_id"}
-    span = _tracer.start_as_current_span(
+    with _tracer.start_as_current_span(
         f"loova.{step}",
         attributes={names.get(name, name): value for name, value in fields.items()},
         record_exception=False,  # its traceback may hold values that are secret
         set_status_on_exception=False,
-    )
-    with log_with(fields), span as current:
+    ) as current:
+        token = JOB_FIELDS.set(fields)
         try:
             yield current
         except LoovaError as error:
@@ -51,6 +51,8 @@ def step_of_job(step: Literal["submit", "wait", "save"], key: str | None, task_i
         except Exception as error:
             current.set_status(trace.StatusCode.ERROR, type(error).__name__)
             raise
+        finally:
+            JOB_FIELDS.reset(token)
 
 
 def measure(event: JobEvent, record: JobRecord, number: int) -> None:

@@ -26,8 +26,6 @@ from prefect_loova.video.concat_output import Mp4Writer
 from prefect_loova.video.concat_traits import Traits, traits_of
 from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video
 
-_CHUNK = 1024**2
-
 
 @dataclass(frozen=True)
 class JoinedVideo:
@@ -80,7 +78,7 @@ def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max
         path = Path(folder) / "joined.mp4"
         joined = _copy(videos, path, traits, time_limit) or _encode(videos, path, traits, time_limit)
         with path.open("rb") as file:
-            shutil.copyfileobj(file, out, _CHUNK)
+            shutil.copyfileobj(file, out)
     return joined
 
 

@@ -109,8 +109,9 @@ class CopyConcat:
         if dts > pts:
             raise CannotCopyError("the frames cannot be decoded in time")
         self._last_dts = dts
-        duration = round((packet.duration or 0) * scale)
-        self._write(packet, self._pictures, pts, dts, duration, self._tick)
+        packet.pts, packet.dts, packet.duration = pts, dts, round((packet.duration or 0) * scale)
+        packet.stream, packet.time_base = self._pictures, self._tick
+        self._output.write(packet)
 
     def _add_sound(self, packet: Packet[Any], video: VideoReader) -> None:
         """Add a packet of sound, at most half a packet away from its picture, and without a gap to the one before."""
@@ -130,19 +131,8 @@ class CopyConcat:
         if start + half > (self.seconds + video.seconds) / tick:
             return
         self._sound_end = start + self._packet_ticks
-        self._write(packet, self._sound, start, start, self._packet_ticks, tick)
-
-    def _write(
-        self,
-        packet: Packet[Any],
-        stream: VideoStream | AudioStream,
-        pts: int,
-        dts: int,
-        duration: int,
-        tick: Fraction,
-    ) -> None:
-        packet.stream = stream
-        packet.pts, packet.dts, packet.duration, packet.time_base = pts, dts, duration, tick
+        packet.pts, packet.dts, packet.duration = start, start, self._packet_ticks
+        packet.stream = self._sound
         self._output.write(packet)
 
 

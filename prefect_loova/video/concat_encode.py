@@ -141,12 +141,7 @@ class _SoundTrack:
         self._resampler = self._new_resampler()
 
     def begin(self, offset: Fraction, limit: Fraction) -> None:
-        """Start the next video.
-
-        Args:
-            offset: What to add to its timestamps, in seconds.
-            limit: When its picture ends, in seconds of the output.
-        """
+        """Start the next video: add `offset` to its timestamps, and cut its sound at `limit`, in seconds."""
         self._offset, self._limit = offset, limit
         self._resampler = self._new_resampler()
 

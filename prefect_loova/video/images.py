@@ -76,20 +76,9 @@ def scale(frame: VideoFrame, size: tuple[int, int], rotation: RotationFilters = 
         size: Width and height in pixels, after the rotation.
         rotation: The rotation to apply.
     """
-    width, height = _unrotated(size, rotation)
-    matrix, colour_range = colour_properties(frame)
     # Full-size frames never enter a graph: graphs are reference cycles, which keep their memory until the garbage
     # collector runs.
-    small = frame.reformat(
-        width,
-        height,
-        "yuv420p",
-        src_colorspace=matrix,
-        dst_colorspace=Colorspace.ITU601,
-        src_color_range=colour_range,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=Interpolation.AREA,
-    )
+    small = _to_yuv(frame, _unrotated(size, rotation), Colorspace.ITU601, Interpolation.AREA)
     return _filter([small], rotation)[0] if rotation else small
 
 
@@ -119,18 +108,8 @@ class Canvas:
 
     def draw(self, frame: VideoFrame) -> VideoFrame:
         """Return a decoded frame in yuv420p, with limited range and `canvas_matrix`. May return the frame itself."""
-        width, height = self._unrotated_size
-        matrix, colour_range = colour_properties(frame)
-        inner = frame.reformat(
-            width,
-            height,
-            "yuv420p",
-            src_colorspace=matrix,
-            dst_colorspace=self._matrix,
-            src_color_range=colour_range,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT,
-        )
+        flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+        inner = _to_yuv(frame, self._unrotated_size, self._matrix, flags)
         if not self._filters:
             return inner
         if self._graph is None:
@@ -247,6 +226,20 @@ def _encode_animation(
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
     return file.getvalue()
+
+
+def _to_yuv(frame: VideoFrame, size: tuple[int, int], matrix: Colorspace, flags: Interpolation) -> VideoFrame:
+    """Convert a frame to yuv420p of limited range."""
+    source_matrix, source_range = colour_properties(frame)
+    return frame.reformat(
+        *size,
+        "yuv420p",
+        src_colorspace=source_matrix,
+        dst_colorspace=matrix,
+        src_color_range=source_range,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=flags,
+    )
 
 
 def _unrotated(size: tuple[int, int], rotation: RotationFilters) -> tuple[int, int]:

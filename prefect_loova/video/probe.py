@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import BinaryIO
 
 from av import AudioFrame, AudioStream, CodecContext, Packet, VideoFrame, VideoStream
@@ -199,16 +198,13 @@ def _decode_first(container: InputContainer, track: VideoStream | AudioStream, t
     raise MediaError(f"it is damaged: no {what} can be decoded{reason}")
 
 
-@contextmanager
-def _open(file: BinaryIO | io.RawIOBase, demuxer: str, problem: str) -> Iterator[InputContainer]:
+def _open(file: BinaryIO | io.RawIOBase, demuxer: str, problem: str) -> InputContainer:
     try:
-        container = open_container(file, demuxer)
+        return open_container(file, demuxer)
     except _UNKNOWABLE:
         raise
     except FFmpegError as error:
         raise MediaError(f"{problem} ({reason_of(error)})") from None
-    with container:
-        yield container
 
 
 def _check_index(track: VideoStream, size: int) -> None:
