@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ from prefect_loova._prefect.run import is_in_run
 from prefect_loova.errors import counted, redact
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.results import Submission
+
+log = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 5.0
 _TYPICAL_SECONDS = 240.0
@@ -97,8 +100,14 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
     """
     bar, counts, changed = ProgressBar("loova-batch-progress", every=0), Counter[str](), asyncio.Event()
 
+    def tell() -> None:
+        """Log the counts for a display at a terminal."""
+        done = {"videos": total, "done": dict(counts)}
+        log.debug("%d of %s", counts.total(), counted(total, "video"), extra=done)
+
     def count(outcome: VideoOutcome) -> None:
         counts[outcome.outcome.replace("_", " ")] += 1
+        tell()
         changed.set()
 
     async def show() -> None:
@@ -114,6 +123,7 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
             await asyncio.sleep(_BATCH_SECONDS)
             await changed.wait()
 
+    tell()
     updates = asyncio.create_task(keep_updated())
     try:
         yield count

@@ -15,7 +15,7 @@ from prefect_loova._prefect.run import JOB_FIELDS, is_in_run
 
 _logger = logging.getLogger("prefect_loova")
 
-_FACTS = ("bought", "cancelled", "pause", "ended")
+_FACTS = ("bought", "cancelled")
 """The facts of a line that the command needs for its own display."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from prefect_loova.cli.output import print_above, say, short_keys
 from prefect_loova.errors import LoovaError, counted, redact
 
 _PACKAGE = str(Path(prefect_loova.__file__).parent)
+_PROGRESS_LOGGERS = ("prefect_loova.jobs.wait", "prefect_loova._prefect.progress")
 _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -33,8 +33,8 @@ _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 def console() -> Iterator[None]:
     """Show the lines and the progress of the flow that runs in the block."""
     setup_logging()
-    root, package, waiting = (logging.getLogger(name) for name in (None, "prefect_loova", "prefect_loova.jobs.wait"))
-    levels = [(logger, logger.level) for logger in (package, waiting)]
+    root, package = logging.getLogger(), logging.getLogger("prefect_loova")
+    levels = [(logger, logger.level) for logger in (package, *map(logging.getLogger, _PROGRESS_LOGGERS))]
     progress = _Progress() if sys.stderr.isatty() else None
     if progress is not None:
         before_message.append(progress.close)
@@ -45,7 +45,8 @@ def console() -> Iterator[None]:
     root.addHandler(facts)
     package.addHandler(facts)
     package.setLevel(min(package.level or logging.INFO, logging.INFO))
-    waiting.setLevel(logging.DEBUG if progress else logging.INFO)
+    for name in _PROGRESS_LOGGERS if progress else ():
+        logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         yield
     finally:
@@ -111,15 +112,15 @@ class _Progress:
         self._console = Console(stderr=True)
         self._display: Progress | None = None
         self._total: int | None = None
-        self._outcomes = Counter[str]()
+        self._done: dict[str, int] = {}
         self._status, self._next_poll = "", 0.0
 
     def learn(self, record: logging.LogRecord) -> None:
         """Update the line with the facts of a log record."""
-        if hasattr(record, "batch_size"):
-            self._total = record.batch_size
-        elif hasattr(record, "outcome"):
-            self._outcomes[str(record.outcome).replace("_", " ")] += 1
+        if hasattr(record, "videos") and hasattr(record, "done"):
+            self._total, self._done = record.videos, record.done
+            if sum(self._done.values()) == self._total:
+                self._status = ""
         elif hasattr(record, "pause"):
             self._status = redact(getattr(record, "status", ""), 40)
             self._next_poll = time.monotonic() + record.pause
@@ -139,11 +140,13 @@ class _Progress:
 
     def text(self) -> str:
         """Return the text of the line."""
-        left = max(0.0, self._next_poll - time.monotonic())
-        parts = [f"{self._status}, next poll in {left:.0f} s"] if self._status else []
+        parts = []
         if self._total is not None:
-            parts.insert(0, f"{self._outcomes.total()} of {counted(self._total, 'video')}")
-            parts += [f"{count} {outcome}" for outcome, count in self._outcomes.items()]
+            parts.append(f"{sum(self._done.values())} of {counted(self._total, 'video')}")
+            parts += [f"{count} {outcome}" for outcome, count in self._done.items()]
+        if self._status:
+            left = max(0.0, self._next_poll - time.monotonic())
+            parts.append(f"{self._status}, next poll in {left:.0f} s")
         return ", ".join(parts)
 
     def _show(self) -> None:
@@ -155,7 +158,7 @@ class _Progress:
             self._display.start()
             print_above(self._console)
         if self._total is not None:
-            self._display.update(self._display.task_ids[0], completed=self._outcomes.total())
+            self._display.update(self._display.task_ids[0], completed=sum(self._done.values()))
 
 
 class _TextOf(ProgressColumn):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +26,18 @@ def say(line: str) -> None:
 def print_above(console: Console | None) -> None:
     """Print the next lines on the console of a progress display; None: without one."""
     _live[:] = [] if console is None else [console]
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Show a text at a terminal while the block runs."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    with Console(stderr=True).status(text):
+        yield
 
 
 def short_keys(text: str) -> str:

@@ -24,6 +24,7 @@ from prefect.settings import (
 )
 
 from prefect_loova.cli.interrupts import at_end
+from prefect_loova.cli.output import busy
 from prefect_loova.errors import LoovaError, redact
 
 # On a slow machine the first start takes long. The telemetry logs a traceback if the database is locked.
@@ -84,8 +85,9 @@ def _start() -> None:
     at_end.append(partial(_stop, server))
     starting = threading.Thread(target=contextvars.copy_context().run, args=(start,), daemon=True)
     starting.start()
-    while starting.is_alive():
-        starting.join(0.5)  # with a timeout, Ctrl-C interrupts it on Windows too
+    with busy("Starting a temporary Prefect server"):
+        while starting.is_alive():
+            starting.join(0.5)  # with a timeout, Ctrl-C interrupts it on Windows too
     if "level" not in get_current_settings().logging.model_fields_set:
         # When the process exits, Prefect logs that the server ends. What is registered last runs first.
         atexit.register(logging.getLogger("prefect").setLevel, logging.WARNING)

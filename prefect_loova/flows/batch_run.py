@@ -118,7 +118,6 @@ class Batch:
                 sum(planned.submission is not None for planned in videos),
                 sum(bool(planned.price) for planned in videos),
                 format_credits(plan.price),
-                extra={"batch_size": len(videos)},
             )
             if self.wait:
                 report = await self._make_all(jobs, plan)
@@ -238,8 +237,7 @@ def _log_outcome(outcome: VideoOutcome) -> None:
         result = f"{result}, which differs from the request: {outcome.differs}"
     is_good = outcome.outcome in IN_BUCKET and not outcome.differs
     log = get_run_logger().info if is_good else get_run_logger().warning
-    facts = {"outcome": outcome.outcome}
-    log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result, extra=facts)
+    log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result)
 
 
 def batch_error(message: str, report: BatchReport) -> BatchError:
