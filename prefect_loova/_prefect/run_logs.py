@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -14,6 +15,9 @@ from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect_loova._prefect.run import JOB_FIELDS, is_in_run
 
 _logger = logging.getLogger("prefect_loova")
+
+RESULT = MappingProxyType({"is_result": True})
+"""Marks a line that has the result of a flow. The command prints the result itself."""
 
 _FACTS = ("bought", "cancelled")
 """The facts of a line that the command needs for its own display."""

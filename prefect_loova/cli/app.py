@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -76,9 +75,6 @@ def run(arguments: Sequence[str]) -> int:
         from prefect_loova.cli.outcome import fail, wrong_arguments  # noqa: PLC0415
 
         return fail(wrong_arguments(error, arguments), as_json)
-    except BrokenPipeError:
-        sys.stderr.close()  # such as `| head`: nobody reads on
-        return 1
     except Exception as error:
         from prefect_loova.cli.outcome import fail  # noqa: PLC0415
 

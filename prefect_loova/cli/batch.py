@@ -39,7 +39,7 @@ def batch(
     Exit codes: 0 all videos are in the bucket; 2 invalid input; 4 some videos are missing, and the report says why; 6
     over budget, and nothing was submitted; 1 any other error.
     """
-    with console(), where.open() as location:
+    with console(shows_steps=False), where.open() as location:
         # Report errors in the list before a run, and perhaps a Prefect server, starts. The flow reads the list again.
         read_manifest(run_sync(Manifest(manifest, location.bucket).read()), manifest)
         need_server()

@@ -30,15 +30,20 @@ _RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 @contextmanager
-def console() -> Iterator[None]:
-    """Show the lines and the progress of the flow that runs in the block."""
+def console(*, shows_steps: bool = True) -> Iterator[None]:
+    """Show the lines and the progress of the flow that runs in the block.
+
+    Args:
+        shows_steps: Whether to show what the tasks of each video log, besides its purchase and warnings.
+    """
     setup_logging()
     root, package = logging.getLogger(), logging.getLogger("prefect_loova")
     levels = [(logger, logger.level) for logger in (package, *map(logging.getLogger, _PROGRESS_LOGGERS))]
     progress = _Progress() if sys.stderr.isatty() else None
     if progress is not None:
         before_message.append(progress.close)
-    facts, lines = _Facts(progress), _Lines(is_quiet="level" not in get_current_settings().logging.model_fields_set)
+    is_quiet = "level" not in get_current_settings().logging.model_fields_set
+    facts, lines = _Facts(progress), _Lines(is_quiet=is_quiet, shows_steps=shows_steps)
     consoles = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
     for handler in consoles:
         handler.addFilter(lines)
@@ -64,9 +69,10 @@ def console() -> Iterator[None]:
 class _Lines(logging.Filter):
     """Prints the lines of runs in short, instead of Prefect's console handler."""
 
-    def __init__(self, *, is_quiet: bool) -> None:
+    def __init__(self, *, is_quiet: bool, shows_steps: bool) -> None:
         super().__init__()
         self._is_quiet = is_quiet
+        self._shows_steps = shows_steps
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], LoovaError):
@@ -75,12 +81,18 @@ class _Lines(logging.Filter):
             return True
         if not record.name.startswith(_RUN_LOGGERS):
             return record.levelno >= logging.WARNING
-        is_ours = record.pathname.startswith(_PACKAGE)
-        if is_ours and not hasattr(record, "cancelled"):
-            self._print(record, record.getMessage())
-        elif "Retry" in str(record.msg):
+        if "Retry" in str(record.msg):
             self._print(record, redact(record.getMessage(), 300))
+        elif record.pathname.startswith(_PACKAGE) and not self._is_repeated(record):
+            self._print(record, record.getMessage())
         return False
+
+    def _is_repeated(self, record: logging.LogRecord) -> bool:
+        """Return whether the command says the same in another way."""
+        if hasattr(record, "cancelled") or hasattr(record, "is_result"):
+            return True
+        is_step = record.name.startswith("prefect.task_runs") and record.levelno < logging.WARNING
+        return hasattr(record, "saved") or (is_step and not self._shows_steps and not hasattr(record, "bought"))
 
     @staticmethod
     def _print(record: logging.LogRecord, message: str) -> None:

@@ -34,7 +34,7 @@ def story(
     budget, and nothing was submitted; 1 any other error.
     """
     path: Path | None = None
-    with console(), where.open() as location:
+    with console(shows_steps=False), where.open() as location:
         # Report errors in the storyboard before a run, and perhaps a Prefect server, starts.
         read_storyboard(run_sync(Manifest(storyboard, location.bucket, what="storyboard").read()), storyboard)
         need_server()

@@ -16,6 +16,7 @@ from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
+from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
@@ -123,7 +124,7 @@ class Batch:
                 report = await self._make_all(jobs, plan)
             else:
                 report = await self._queue_all(jobs, plan)
-            logger.info(report.summary)
+            logger.info(report.summary, extra=RESULT)
             await publish_batch(report, await posters(jobs, report))
         if write_report is not None:
             await write_report(report)

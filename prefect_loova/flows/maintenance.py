@@ -17,6 +17,7 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._prefect.suspended_runs import resume_suspended_runs
 from prefect_loova.batches.credits import credits_report
 from prefect_loova.credentials import LoovaCredentials
@@ -85,7 +86,7 @@ async def collect_videos(
             max_bytes=max_bytes,
         )
         resumed = 0 if key else await resume_suspended_runs(jobs)
-    logger.info(collected.summary)
+    logger.info(collected.summary, extra=RESULT)
     if resumed:
         logger.info("%d suspended flow runs are resumed", resumed)
     for failed, reason in collected.failed:
@@ -148,10 +149,10 @@ async def report_credits(
     async with Location(credentials, bucket, prefix).open() as jobs:
         report = await credits_report(jobs, days=days, low_below=low_below)
     if report.is_low:
-        get_run_logger().warning("%s", report.summary)
+        get_run_logger().warning("%s", report.summary, extra=RESULT)
         emit_credits_low(report)
     else:
-        get_run_logger().info("%s", report.summary)
+        get_run_logger().info("%s", report.summary, extra=RESULT)
     await publish_credits(report)
     return report
 

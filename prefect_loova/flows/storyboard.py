@@ -23,6 +23,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
+from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._prefect.task_options import NOT_CACHED
 from prefect_loova.batches.film import JoinedFilm, join_shots
 from prefect_loova.batches.plan import RunBudget, admit, price_table
@@ -95,7 +96,7 @@ class Story:
                     report = report.with_film(film.model_dump())
                 except Exception as error:
                     problem = error
-            logger.info(report.summary)
+            logger.info(report.summary, extra=RESULT)
             await self._show(jobs, report)
         if report.film is None:
             message = _join_failure(report, problem) if problem else _missing_shots(report)
