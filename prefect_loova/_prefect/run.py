@@ -102,3 +102,17 @@ def job_fields(key: str | None, task_id: str | None = None) -> dict[str, str]:
     """
     known = {"key": key, "loova_task_id": task_id, "deployment": deployment_name()}
     return {name: value for name, value in known.items() if value}
+
+
+def obstacle_to_suspending() -> str | None:
+    """Return why Prefect cannot suspend this run, or None."""
+    context = FlowRunContext.get()
+    if TaskRunContext.get() is not None:
+        return "it runs in a task"
+    if context is None or context.flow_run is None:
+        return "it is no flow run"
+    if context.flow_run.parent_task_run_id is not None:
+        return "it is a subflow"
+    if context.flow_run.deployment_id is None:
+        return "the run has no deployment"
+    return None

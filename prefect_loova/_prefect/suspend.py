@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.pages import escaped
+from prefect_loova._prefect.run import obstacle_to_suspending
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
 from prefect_loova.jobs.decide import decide
@@ -85,20 +85,6 @@ async def ask_for_decision(doubt: InDoubtError, credentials: LoovaCredentials, b
             logger.info("job %s: %s, decided by %s", doubt.key, answer.decision, answer.who)
             return
     raise doubt
-
-
-def obstacle_to_suspending() -> str | None:
-    """Return why Prefect cannot suspend this run, or None."""
-    context = FlowRunContext.get()
-    if TaskRunContext.get() is not None:
-        return "it runs in a task"
-    if context is None or context.flow_run is None:
-        return "it is no flow run"
-    if context.flow_run.parent_task_run_id is not None:
-        return "it is a subflow"
-    if context.flow_run.deployment_id is None:
-        return "the run has no deployment"
-    return None
 
 
 def _description(doubt: InDoubtError, problem: str) -> str:

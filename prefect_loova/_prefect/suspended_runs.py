@@ -15,7 +15,7 @@ from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
 from prefect_loova._concurrency import map_bounded
-from prefect_loova._prefect.suspend import obstacle_to_suspending
+from prefect_loova._prefect.run import obstacle_to_suspending
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.results import Submission

@@ -22,13 +22,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import Clock, backoff
 from prefect_loova.errors import BudgetError, StorageError, redact
 from prefect_loova.models.attempts import SETTLED, Attempt, is_cost
 from prefect_loova.models.job_record import JobRecord
-from prefect_loova.store.records import JobRecords
+
+if TYPE_CHECKING:
+    from prefect_loova.store.records import JobRecords
 
 MOST_SKEW = 15 * 60.0
 """The seconds by which the clocks of S3 and of a worker may differ under a daily budget."""
