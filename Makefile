@@ -14,7 +14,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-moto test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-moto test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races 
 
 test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -n 0 tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
+
+test-lowest: $(UV) ## Unit and contract tests, and flows, on the lowest versions that pyproject.toml allows (Prefect 3.8.0)
+	@$(UV) venv --quiet --clear .venv-lowest
+	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --resolution lowest-direct \
+	  -c tests/lowest-constraints.txt -e ".[simulator]" --group dev
+	@.venv-lowest/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
 	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_storyboard.py $(ARGS)
@@ -94,7 +100,7 @@ docs-serve: $(DOCS_READY) ## Serve it on http://127.0.0.1:8000, built anew with 
 	@.venv-docs/bin/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch prefect_loova
 
 clean: ## Remove all that make made, the simulated videos too
-	@rm -rf .venv .venv-docs .venv-bench .uv site .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
+	@rm -rf .venv .venv-docs .venv-bench .venv-lowest .uv site .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml uv.lock $(UV)
