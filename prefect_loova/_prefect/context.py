@@ -54,7 +54,8 @@ class Location:
         """
         start = f"s3://{bucket.bucket_name}/"
         end = f"/{submission.key}/record.json"
-        if not (submission.record.startswith(start) and f"/{submission.record.removeprefix(start)}".endswith(end)):
+        path = f"/{submission.record.removeprefix(start)}"
+        if not (submission.record.startswith(start) and path.endswith(end)):
             raise InvalidRequestError(
                 f"bucket: {bucket.bucket_name} was given, but the job's record is {submission.record}"
             )
@@ -62,8 +63,7 @@ class Location:
             raise InvalidRequestError(
                 f"credentials: they are for {given}, but the job belongs to {submission.api_origin}"
             )
-        path = submission.record.removeprefix(start).removesuffix("record.json").rstrip("/")
-        path = path.removesuffix(submission.key).rstrip("/")
+        path = path.removesuffix(end)[1:].rstrip("/")
         folder = bucket.bucket_folder.strip("/")
         if folder and path != folder and not path.startswith(f"{folder}/"):
             raise InvalidRequestError(f"bucket: its folder is {folder}, but the job's record is {submission.record}")

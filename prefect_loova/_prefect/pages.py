@@ -265,14 +265,14 @@ def doubts_page(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] 
 
 def _doubt(job: JobInDoubt) -> str:
     commands = "\n".join(job.next_steps[1:])
-    facts = [
-        f"submitted at {job.when}, attempt {job.attempt}, up to {job.credits_estimate:g} credits",
-        f"the answer is lost: {escaped(job.reason)}",
-        escaped(job.evidence),
+    lines = [
+        f"### {escaped(job.prompt, 80)}\n",
+        f"- submitted at {job.when}, attempt {job.attempt}, up to {job.credits_estimate:g} credits",
+        f"- the answer is lost: {escaped(job.reason)}",
+        f"- {escaped(job.evidence)}",
+        f"\n```\n{commands}\n```",
     ]
-    return "\n".join(
-        [f"### {escaped(job.prompt, 80)}", "", *(f"- {fact}" for fact in facts), "", f"```\n{commands}\n```"]
-    )
+    return "\n".join(lines)
 
 
 def credits_page(report: CreditsReport) -> str:

@@ -62,7 +62,7 @@ async def show_video(
     object_key = jobs.records.key_of(saved.video)
     picture = None
     if preview != "none":
-        picture = await _picture(jobs, saved, object_key, preview, upload_options, is_new=is_new)
+        picture = await _picture(jobs, saved, preview, upload_options, is_new=is_new)
     try:
         links = links_to(jobs.records.s3, jobs.records.bucket, object_key, player_seconds=player_seconds)
         await publish_video(saved, picture, links)
@@ -88,15 +88,10 @@ async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
 
 
 async def _picture(
-    jobs: VideoJobs,
-    saved: SavedVideo,
-    object_key: str,
-    preview: Preview,
-    options: Mapping[str, Any] | None,
-    *,
-    is_new: bool,
+    jobs: VideoJobs, saved: SavedVideo, preview: Preview, options: Mapping[str, Any] | None, *, is_new: bool
 ) -> Picture | None:
     """Load the picture of a video, or make it if it does not exist."""
+    object_key = jobs.records.key_of(saved.video)
     try:
         if not is_new and (stored := await _load_picture(jobs, object_key, preview)):
             return stored

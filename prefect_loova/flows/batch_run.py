@@ -31,7 +31,6 @@ from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
-from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 
 OnFailure = Literal["raise", "report"]
@@ -148,32 +147,15 @@ class Batch:
     def steps(self, jobs: VideoJobs) -> BatchSteps:
         """The steps of one video, as Prefect tasks."""
         credentials, bucket = self.location.credentials, self.location.bucket
-
-        async def submit(request: VideoRequest) -> Submission:
-            submission: Submission = await submit_video(
-                request,
+        return BatchSteps(
+            submit=partial(
+                submit_video,
                 credentials=credentials,
                 bucket=bucket,
                 prefix=self.location.prefix,
                 max_wait=self.max_wait,
                 max_paid_attempts=self.max_paid_attempts,
-            )
-            return submission
-
-        async def save(submission: Submission) -> SavedVideo:
-            saved: SavedVideo = await save_video(
-                submission,
-                credentials=credentials,
-                bucket=bucket,
-                upload_options=self.upload_options,
-                max_bytes=self.max_bytes,
-                max_wait=self.max_wait,
-                preview=self.preview,
-            )
-            return saved
-
-        return BatchSteps(
-            submit=submit,
+            ),
             wait=partial(
                 wait_for_video,
                 credentials=credentials,
@@ -182,7 +164,15 @@ class Batch:
                 poll_seconds=self.poll_seconds,
                 show_progress=False,  # the batch has one
             ),
-            save=save,
+            save=partial(
+                save_video,
+                credentials=credentials,
+                bucket=bucket,
+                upload_options=self.upload_options,
+                max_bytes=self.max_bytes,
+                max_wait=self.max_wait,
+                preview=self.preview,
+            ),
             is_stored=partial(is_stored, jobs),
             slot=partial(slot, self.concurrency_limit),
         )

@@ -92,7 +92,11 @@ class Story:
             report, problem = self._report(outcomes), None
             if len(plan.saved) == len(self.board.shots):
                 try:
-                    film = await self._join_shots(plan)
+                    film = await _join(
+                        [plan.saved[shot.number] for shot in self.board.shots],
+                        location=self.batch.location,
+                        upload_options=self.batch.upload_options,
+                    )
                     report = report.with_film(film.model_dump())
                 except Exception as error:
                     problem = error
@@ -127,11 +131,6 @@ class Story:
             for chain in self.board.chains():
                 group.create_task(run.run_chain(chain))
         return [plan.outcomes[shot.number] for shot in self.board.shots]
-
-    async def _join_shots(self, plan: StoryPlan) -> JoinedFilm:
-        videos = [plan.saved[shot.number] for shot in self.board.shots]
-        film: JoinedFilm = await _join(videos, location=self.batch.location, upload_options=self.batch.upload_options)
-        return film
 
     async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
         moving = None

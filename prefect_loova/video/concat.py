@@ -10,7 +10,6 @@ The result is written to a file on disk, not to memory. Joining uses up to two t
 
 from __future__ import annotations
 
-import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from prefect_loova.video.concat_copy import CannotCopyError, CopyConcat, copy_ti
 from prefect_loova.video.concat_encode import EncodeConcat
 from prefect_loova.video.concat_output import Mp4Writer
 from prefect_loova.video.concat_traits import Traits, traits_of
-from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, VideoReader, open_video
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class JoinedVideo:
     is_copy: bool
 
 
-def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max_seconds: float = 600.0) -> JoinedVideo:
+def join_videos(videos: Sequence[VideoFile], out: BinaryIO, *, max_seconds: float = 600.0) -> JoinedVideo:
     """Join videos, in order, into one mp4 with its index first. The same videos give the same bytes.
 
     Videos are copied if all are H.264 or all HEVC, with the same parameter sets, size and rotation, and all have the
@@ -82,9 +81,7 @@ def join_videos(videos: Sequence[BinaryIO | io.RawIOBase], out: BinaryIO, *, max
     return joined
 
 
-def _copy(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], time_limit: TimeLimit
-) -> JoinedVideo | None:
+def _copy(videos: Sequence[VideoFile], path: Path, traits: list[Traits], time_limit: TimeLimit) -> JoinedVideo | None:
     """Join by copying. Return None if the videos cannot be copied."""
     first = traits[0]
     if any((one.picture, one.sound) != (first.picture, first.sound) for one in traits):
@@ -101,9 +98,7 @@ def _copy(
     return JoinedVideo(float(concat.seconds), *first.size, has_sound=first.sound is not None, is_copy=True)
 
 
-def _encode(
-    videos: Sequence[BinaryIO | io.RawIOBase], path: Path, traits: Sequence[Traits], time_limit: TimeLimit
-) -> JoinedVideo:
+def _encode(videos: Sequence[VideoFile], path: Path, traits: list[Traits], time_limit: TimeLimit) -> JoinedVideo:
     with Mp4Writer(path) as output:
         concat = EncodeConcat(output, traits)
         for number, one in enumerate(traits):
@@ -114,9 +109,7 @@ def _encode(
 
 
 @contextmanager
-def _open_numbered(
-    videos: Sequence[BinaryIO | io.RawIOBase], number: int, time_limit: TimeLimit
-) -> Iterator[VideoReader]:
+def _open_numbered(videos: Sequence[VideoFile], number: int, time_limit: TimeLimit) -> Iterator[VideoReader]:
     try:
         with open_video(videos[number], time_limit) as video:
             yield video

@@ -21,6 +21,9 @@ from av.video.codeccontext import VideoCodecContext
 from prefect_loova.errors import redact
 from prefect_loova.video.images import RotationFilters, swaps_axes
 
+VideoFile = BinaryIO | io.RawIOBase
+"""A seekable file."""
+
 MAX_SECONDS = 3600.0
 """The longest video, in seconds."""
 
@@ -189,7 +192,7 @@ class VideoReader:
 
 
 @contextmanager
-def open_video(video: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> Iterator[VideoReader]:
+def open_video(video: VideoFile, time_limit: TimeLimit) -> Iterator[VideoReader]:
     """Open a video. Errors of FFmpeg inside the block become a `DecodeError`.
 
     Args:
@@ -215,7 +218,7 @@ def open_video(video: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> Iterato
         raise DecodeError(f"it cannot be decoded ({reason_of(error)})") from None
 
 
-def open_container(file: BinaryIO | io.RawIOBase, demuxer: str) -> InputContainer:
+def open_container(file: VideoFile, demuxer: str) -> InputContainer:
     """Open a file with this demuxer only. Other demuxers, such as those of playlists, open more files."""
     file.seek(0)
     container = av_open(file, format=demuxer, metadata_errors="replace")

@@ -5,19 +5,18 @@ What is read and decoded is bounded, as in `decoder`. It uses one thread and blo
 
 from __future__ import annotations
 
-import io
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from av import VideoFrame
 from av.error import FFmpegError
 
 from prefect_loova.errors import UnusableVideoError
-from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video, pts_of
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, VideoReader, open_video, pts_of
 from prefect_loova.video.images import png, rotation_filters
 from prefect_loova.video.tone_mapping import sdr
 
 
-def frame_of(video: BinaryIO | io.RawIOBase, which: Literal["first", "last"], *, max_seconds: float = 60.0) -> bytes:
+def frame_of(video: VideoFile, which: Literal["first", "last"], *, max_seconds: float = 60.0) -> bytes:
     """Return the first or the last frame of a video. The same video gives the same bytes.
 
     Args:
@@ -50,7 +49,7 @@ def frame_of(video: BinaryIO | io.RawIOBase, which: Literal["first", "last"], *,
         raise UnusableVideoError(f"no frame can be taken from the video: {error}") from None
 
 
-def _from_last_keyframe(video: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> bytes | None:
+def _from_last_keyframe(video: VideoFile, time_limit: TimeLimit) -> bytes | None:
     """Return the last frame, or None if all frames must be decoded to find it."""
     with open_video(video, time_limit) as reader:
         reader.check_index()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import suppress
-from typing import BinaryIO
 
 from av import AudioFrame, AudioStream, CodecContext, Packet, VideoFrame, VideoStream
 from av.container import InputContainer
@@ -24,6 +23,7 @@ from prefect_loova.video.decoder import (
     MAX_PIXELS,
     DecodeError,
     TimeLimit,
+    VideoFile,
     is_index_truncated,
     is_too_large,
     open_container,
@@ -58,7 +58,7 @@ _one_image = threading.Lock()  # the pixels of one image may take 280 MB
 _UNKNOWABLE = (ArgumentError, MemoryError, NotImplementedError, PatchWelcomeError)
 
 
-def probe(file: BinaryIO | io.RawIOBase, kind: Kind, media_type: str, *, max_seconds: float = 20.0) -> str:
+def probe(file: VideoFile, kind: Kind, media_type: str, *, max_seconds: float = 20.0) -> str:
     """Decode a medium to check it: an image completely, a video or audio up to its first whole frame.
 
     Args:
@@ -134,7 +134,7 @@ def _is_animated(content: bytes, media_type: str) -> bool:
     return media_type == "image/webp" and content[12:16] == b"VP8X" and bool(content[20] & 0x02)
 
 
-def _probe_video(file: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> str:
+def _probe_video(file: VideoFile, time_limit: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
     with _open(file, "mp4", "it is not an mp4 or mov, or its index is missing") as container:
         track = next((one for one in container.streams.video if not one.disposition & Disposition.attached_pic), None)
@@ -154,7 +154,7 @@ def _probe_video(file: BinaryIO | io.RawIOBase, time_limit: TimeLimit) -> str:
         return doubt
 
 
-def _probe_audio(file: BinaryIO | io.RawIOBase, media_type: str, time_limit: TimeLimit) -> str:
+def _probe_audio(file: VideoFile, media_type: str, time_limit: TimeLimit) -> str:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(8) or b""
@@ -198,7 +198,7 @@ def _decode_first(container: InputContainer, track: VideoStream | AudioStream, t
     raise MediaError(f"it is damaged: no {what} can be decoded{reason}")
 
 
-def _open(file: BinaryIO | io.RawIOBase, demuxer: str, problem: str) -> InputContainer:
+def _open(file: VideoFile, demuxer: str, problem: str) -> InputContainer:
     try:
         return open_container(file, demuxer)
     except _UNKNOWABLE:

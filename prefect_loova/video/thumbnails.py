@@ -10,17 +10,16 @@ blocks: call it with `asyncio.to_thread`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from av import VideoFrame
 
 from prefect_loova.errors import PreviewError
-from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoReader, open_video, pts_of
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, VideoReader, open_video, pts_of
 from prefect_loova.video.images import RotationFilters, fit, gif, jpeg, rotation_filters, scale, sheet, webp
 from prefect_loova.video.tone_mapping import sdr
 
@@ -68,9 +67,7 @@ class Previews:
     duration_seconds: float
 
 
-def make_previews(
-    video: BinaryIO | io.RawIOBase, *, moving_bytes: int = MOVING_BYTES, max_seconds: float = 60.0
-) -> Previews:
+def make_previews(video: VideoFile, *, moving_bytes: int = MOVING_BYTES, max_seconds: float = 60.0) -> Previews:
     """Make pictures of a video. The same video gives the same bytes.
 
     Args:
@@ -145,8 +142,7 @@ def _keyframes_before(reader: VideoReader, times: list[int]) -> Iterator[VideoFr
 
 
 def _make(reader: VideoReader, moving_bytes: int) -> Previews:
-    cells: list[VideoFrame] = []
-    sheet_cells: list[VideoFrame] = []
+    cells: list[VideoFrame] = []  # one for each sample; a frame that is sampled twice has one cell
     poster = thumbnail = b""
     width = height = 0
     sample: VideoFrame | None = None
@@ -159,15 +155,15 @@ def _make(reader: VideoReader, moving_bytes: int) -> Previews:
                 rotation = rotation_filters(frame)
                 width, height = reader.display_size(frame, rotation)
             sample, picture = frame, sdr(frame)
-            cells.append(scale(picture, fit(width, height, CELL_SIDE), rotation))
-        if number % 3 == 1 and not (sheet_cells and sheet_cells[-1] is cells[-1]):
-            sheet_cells.append(cells[-1])
+            cell = scale(picture, fit(width, height, CELL_SIDE), rotation)
+        cells.append(cell)
         if number == SAMPLES // 2:
             poster = jpeg(scale(picture, fit(width, height, POSTER_SIDE), rotation), 4)
             thumbnail = _thumbnail(picture, width, height, rotation)
-    rate = max(Fraction(PICTURES_A_SECOND), len(cells) / reader.seconds).limit_denominator(1000)
-    moving, moving_type = _moving_preview(cells, rate, moving_bytes, reader.time_limit)
-    contact_sheet = jpeg(sheet(sheet_cells), 4)
+    pictures = [*dict.fromkeys(cells)]
+    rate = max(Fraction(PICTURES_A_SECOND), len(pictures) / reader.seconds).limit_denominator(1000)
+    moving, moving_type = _moving_preview(pictures, rate, moving_bytes, reader.time_limit)
+    contact_sheet = jpeg(sheet([*dict.fromkeys(cells[1::3])]), 4)
     return Previews(poster, contact_sheet, thumbnail, moving, moving_type, width, height, float(reader.seconds))
 
 
