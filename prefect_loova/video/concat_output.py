@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,10 +39,8 @@ class Mp4Writer:
         Raises:
             OSError: They cannot be written, for example because the disk is full. No input video is at fault.
         """
-        try:
+        with _write_errors():
             self.container.mux(packets)
-        except FFmpegError as error:
-            raise _write_error(error) from None
 
     def __enter__(self) -> Self:
         return self
@@ -50,12 +48,13 @@ class Mp4Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError) if error else nullcontext():
-            try:
-                self.container.close()
-            except FFmpegError as failure:
-                raise _write_error(failure) from None
+        with suppress(OSError) if error else nullcontext(), _write_errors():
+            self.container.close()
 
 
-def _write_error(error: FFmpegError) -> OSError:
-    return OSError(error.errno, f"the joined video cannot be written: {error.strerror}")
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except FFmpegError as error:
+        raise OSError(error.errno, f"the joined video cannot be written: {error.strerror}") from None

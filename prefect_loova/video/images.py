@@ -95,13 +95,14 @@ class Canvas:
         width, height = size
         factor = min(Fraction(width, display_size[0]), Fraction(height, display_size[1]))
         # No bars of less than two pixels: these come from rounded sizes.
-        inner = [
+        inner_width, inner_height = (
             whole if whole - part * factor < 2 else max(2, round(part * factor / 2) * 2)
             for whole, part in zip(size, display_size, strict=True)
-        ]
-        self._unrotated_size = _unrotated((inner[0], inner[1]), rotation)
-        bars = ("pad", f"{width}:{height}:{(width - inner[0]) // 4 * 2}:{(height - inner[1]) // 4 * 2}:black")
-        self._filters = (*rotation, bars) if (inner[0], inner[1]) != size else rotation
+        )
+        self._unrotated_size = _unrotated((inner_width, inner_height), rotation)
+        left, top = (width - inner_width) // 4 * 2, (height - inner_height) // 4 * 2
+        bars = ("pad", f"{width}:{height}:{left}:{top}:black")
+        self._filters = (*rotation, bars) if (inner_width, inner_height) != size else rotation
         self._matrix = canvas_matrix(size)
         self._graph: Graph | None = None
         self._frame_count = 0
