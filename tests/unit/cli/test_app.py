@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import prefect_loova
 from prefect_loova.cli.app import app, run
 from prefect_loova.cli.output import short_keys
 
 COMMANDS = ["generate", "batch", "story", "collect", "resolve", "credits", "simulator", "playground"]
 KEY = "5476" * 16
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +175,28 @@ def test_a_key_is_shown_whole_only_in_a_command() -> None:
     text = f"job s3://b/loova/{KEY}/record.json\n  prefect-loova resolve {KEY} give-up"
     assert short_keys(text) == f"job s3://b/loova/{KEY[:12]}…/record.json\n  prefect-loova resolve {KEY} give-up"
     assert short_keys(f"{KEY}0 and {KEY[:40]}") == f"{KEY}0 and {KEY[:40]}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "flows").glob("*.py")), ids=lambda file: file.stem)
+def test_a_file_to_deploy_has_the_flow_of_the_package_and_is_the_command(file: Path) -> None:
+    deployed = runpy.run_path(str(file), run_name="deployed")
+    (name,) = deployed["__all__"]
+    assert deployed[name] is getattr(prefect_loova, name)
+    (command,) = re.findall(r'main\(\["(\w+)", \*sys\.argv\[1:\]\]\)', file.read_text())
+    assert command in COMMANDS
+    assert f"`prefect-loova {command}`" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["flows/report_credits.py"], "credits"),
+        (["-m", "prefect_loova.resolve"], "resolve"),
+        (["-m", "prefect_loova.playground"], "playground"),
+    ],
+)
+def test_the_former_commands_take_the_same_arguments(words: list[str], command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.startswith(f"Usage: prefect-loova {command} ")
