@@ -46,12 +46,12 @@ def playground(
             "--state and another --block"
         )
     with servers(state, block=block) as (credentials, bucket):
-        run_sync(store_blocks(credentials, bucket, block))
-        say(f"Two blocks named {block!r} are saved in {PREFECT_API_URL.value()}.")
-        say("Press Ctrl-C to stop. A list of three videos:")
-        print(put_list(bucket), flush=True)
-        ended = threading.Event()
         try:
+            run_sync(store_blocks(credentials, bucket, block))
+            say(f"Two blocks named {block!r} are saved in {PREFECT_API_URL.value()}.")
+            say("Press Ctrl-C to stop. A list of three videos:")
+            print(put_list(bucket), flush=True)
+            ended = threading.Event()
             while not ended.wait(3600):  # on Windows a signal wakes it up only if it has a timeout
                 pass
         except KeyboardInterrupt:
