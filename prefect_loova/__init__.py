@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.tasks import save_video as save_video
     from prefect_loova.tasks import submit_video as submit_video
     from prefect_loova.tasks import wait_for_video as wait_for_video
+    from prefect_loova.videos import LoovaVideoRun as LoovaVideoRun
+    from prefect_loova.videos import LoovaVideos as LoovaVideos
 
 _NAMES = {
     "client": ("LoovaClient",),
@@ -55,6 +57,7 @@ _NAMES = {
     "models.reports": ("BatchReport", "CollectedVideos", "CreditsReport", "StoryReport", "VideoOutcome"),
     "models.request": ("VideoRequest",),
     "models.results": ("CreditBalance", "JobInDoubt", "SavedVideo", "Submission", "VideoTask"),
+    "videos": ("LoovaVideoRun", "LoovaVideos"),
     "tasks": ("get_credits", "prepare_media", "save_video", "submit_video", "wait_for_video"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

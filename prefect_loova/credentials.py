@@ -14,7 +14,11 @@ from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.media_types import MediaRules
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.sync_client import SyncLoovaClient
+
+LOGO_URL = "https://raw.githubusercontent.com/prefect-loova/prefect-loova/main/docs/logo.png"
+DOCUMENTATION_URL = "https://github.com/prefect-loova/prefect-loova#readme"
 
 
 class LoovaCredentials(CredentialsBlock):
@@ -46,16 +50,26 @@ class LoovaCredentials(CredentialsBlock):
 
     _block_type_name: ClassVar[str] = "Loova Credentials"
     _block_type_slug: ClassVar[str] = "loova-credentials"
-    _logo_url = "https://raw.githubusercontent.com/prefect-loova/prefect-loova/main/docs/logo.png"  # type: ignore[assignment]
-    _documentation_url = "https://github.com/prefect-loova/prefect-loova#readme"  # type: ignore[assignment]
+    _logo_url = LOGO_URL  # type: ignore[assignment]
+    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]
 
     api_key: SecretStr = Field(title="API key", description="The API key, made in the Loova dashboard.")
     base_url: str = Field(
-        DEFAULT_BASE_URL, title="Base URL", description="Where the API's /v1 is; change it for the simulator only."
+        default_factory=lambda: LoovaSettings().base_url,
+        title="Base URL",
+        description="Where the API's /v1 is; change it for the simulator only.",
+        json_schema_extra={"default": DEFAULT_BASE_URL},
     )
-    timeout: float = Field(30.0, gt=0, title="Timeout", description="The timeout of a read, in seconds.")
+    timeout: float = Field(
+        default_factory=lambda: LoovaSettings().timeout,
+        gt=0,
+        title="Timeout",
+        description="The timeout of a read, in seconds.",
+        json_schema_extra={"default": 30.0},
+    )
     submit_timeout: float = Field(
-        60.0,
+        default_factory=lambda: LoovaSettings().submit_timeout,
+        json_schema_extra={"default": 60.0},
         gt=0,
         le=600,
         title="Submit timeout",
@@ -128,7 +142,7 @@ class LoovaCredentials(CredentialsBlock):
                 f"LOOVA_API_KEY {state}: make a key in the Loova dashboard and export it, "
                 "or name a Loova Credentials block"
             )
-        base_url = os.environ.get("LOOVA_BASE_URL", "").strip() or DEFAULT_BASE_URL
+        base_url = os.environ.get("LOOVA_BASE_URL", "").strip() or LoovaSettings().base_url
         problem = url_problem(base_url)
         if problem:
             raise InvalidRequestError(f"LOOVA_BASE_URL: {problem}")

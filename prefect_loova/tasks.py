@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 
 from prefect_loova._prefect import previews
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of, location_of_submission
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.progress import VideoProgress
@@ -28,6 +28,9 @@ from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
 
+if TYPE_CHECKING:
+    from prefect_loova.videos import LoovaVideos
+
 
 @sync_or_async
 @task(
@@ -36,7 +39,12 @@ from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, 
     **NOT_CACHED,
 )
 async def prepare_media(
-    request: VideoRequest, *, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str = DEFAULT_PREFIX
+    request: VideoRequest,
+    *,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
+    prefix: str = DEFAULT_PREFIX,
+    videos: LoovaVideos | None = None,
 ) -> VideoRequest:
     """Identify the reference media of a request, and upload local files and frames of videos to the bucket.
 
@@ -48,6 +56,7 @@ async def prepare_media(
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
         The request with prepared media.
@@ -70,7 +79,7 @@ async def prepare_media(
             return request.key
         ```
     """
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         if not request.is_prepared:
             await jobs.records.check_bucket()
         return await MediaPreparer(jobs, local_files()).prepare(request)
@@ -85,9 +94,10 @@ async def prepare_media(
 async def submit_video(
     request: VideoRequest,
     *,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
+    videos: LoovaVideos | None = None,
     max_wait: float = MAX_WAIT,
     max_paid_attempts: int = 1,
 ) -> Submission:
@@ -101,6 +111,7 @@ async def submit_video(
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
         max_wait: Seconds to wait while Loova's limit of running tasks is reached, or while another worker submits the
             same request.
         max_paid_attempts: How many times this request may be bought in total, if Loova fails to make the video.
@@ -132,7 +143,7 @@ async def submit_video(
         ```
     """
     logger = get_run_logger()
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         await jobs.records.check_bucket()
         request = await MediaPreparer(jobs, local_files()).prepare(request)
         with step_of_job("submit", request.key) as current:
@@ -161,8 +172,9 @@ async def submit_video(
 async def wait_for_video(
     submission: Submission,
     *,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
+    videos: LoovaVideos | None = None,
     max_wait: float = MAX_WAIT,
     poll_seconds: float = 20.0,
     show_progress: bool = True,
@@ -173,6 +185,7 @@ async def wait_for_video(
         submission: The result of `submit_video`.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket with the job record.
+        videos: The block to use in place of `credentials` and `bucket`.
         max_wait: Seconds to wait in total.
         poll_seconds: The longest first pause between polls, in seconds.
         show_progress: Whether to show a progress bar in the Prefect UI.
@@ -201,7 +214,7 @@ async def wait_for_video(
             return task.state
         ```
     """
-    async with Location.of(submission, credentials, bucket).open() as jobs:
+    async with location_of_submission(submission, videos, credentials, bucket).open() as jobs:
         progress = VideoProgress(submission)
         try:
             with step_of_job("wait", submission.key, submission.task_id):
@@ -231,8 +244,9 @@ async def wait_for_video(
 async def save_video(
     submission: Submission,
     *,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
+    videos: LoovaVideos | None = None,
     upload_options: dict[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
     max_wait: float = 3600.0,
@@ -247,6 +261,7 @@ async def save_video(
         submission: The result of `submit_video`.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket with the job record.
+        videos: The block to use in place of `credentials` and `bucket`.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
         max_wait: Seconds to wait while another worker saves the same video.
@@ -281,7 +296,7 @@ async def save_video(
         ```
     """
     logger = get_run_logger()
-    async with Location.of(submission, credentials, bucket).open() as jobs:
+    async with location_of_submission(submission, videos, credentials, bucket).open() as jobs:
         with step_of_job("save", submission.key, submission.task_id) as current:
             saved, is_new = await saving.save_video(
                 jobs, submission, upload_options=upload_options, max_bytes=max_bytes, max_wait=max_wait
@@ -320,9 +335,10 @@ async def save_video(
 async def show_video(
     saved: SavedVideo,
     *,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
+    videos: LoovaVideos | None = None,
     preview: Preview = "still",
     upload_options: dict[str, Any] | None = None,
 ) -> None:
@@ -333,10 +349,11 @@ async def show_video(
         credentials: The block with the Loova API key.
         bucket: The block of the bucket with the video.
         prefix: The prefix in the bucket, below the block's own folder.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
         preview: What its page shows: `moving`, `still`, or `none`.
         upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
     """
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         await previews.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
 
 

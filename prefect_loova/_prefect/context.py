@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
@@ -23,6 +23,9 @@ from prefect_loova.jobs.context import JobEvent, VideoJobs
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
 from prefect_loova.store.records import JobRecords
+
+if TYPE_CHECKING:
+    from prefect_loova.videos import LoovaVideos
 
 DEFAULT_PREFIX = "loova"
 """The default prefix in the bucket, below the block's own folder."""
@@ -93,6 +96,42 @@ class Location:
                     media=credentials.media,
                     notify=notify,
                 )
+
+
+def location_of(
+    videos: LoovaVideos | None, credentials: LoovaCredentials | None, bucket: S3Bucket | None, prefix: str
+) -> Location:
+    """Return the location that a call names, with `videos`, or with `credentials` and `bucket`.
+
+    Raises:
+        InvalidRequestError: The call names none, or both.
+    """
+    given = {"credentials": credentials, "bucket": bucket}
+    if videos is not None:
+        both = [name for name, value in given.items() if value is not None]
+        both += ["prefix"] if prefix != DEFAULT_PREFIX else []
+        if both:
+            raise InvalidRequestError(f"{', '.join(both)}: given together with `videos`, which has its own")
+        return videos.location
+    if credentials is None or bucket is None:
+        missing = [name for name, value in given.items() if value is None]
+        raise InvalidRequestError(f"{', '.join(missing)}: missing; give `videos`, or `credentials` and `bucket`")
+    return Location(credentials, bucket, prefix)
+
+
+def location_of_submission(
+    submission: Submission,
+    videos: LoovaVideos | None,
+    credentials: LoovaCredentials | None,
+    bucket: S3Bucket | None,
+) -> Location:
+    """Return the location of a submission, with the blocks that a call names.
+
+    Raises:
+        InvalidRequestError: The call names no blocks or too many, or they are for another location.
+    """
+    named = location_of(videos, credentials, bucket, DEFAULT_PREFIX)
+    return Location.of(submission, named.credentials, named.bucket)
 
 
 def _location_arguments(credentials: LoovaCredentials, bucket: S3Bucket, prefix: str, below: str) -> str:

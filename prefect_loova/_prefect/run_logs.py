@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 
 from prefect_loova._prefect.run import JOB_FIELDS, is_in_run
+from prefect_loova.settings import LoovaSettings
 
 _logger = logging.getLogger("prefect_loova")
 
@@ -48,7 +49,7 @@ class _RunLogHandler(logging.Handler):
                 _logger.addHandler(self)
                 _logger.propagate = False  # the run loggers write to the console too
                 if _logger.level == logging.NOTSET:
-                    _logger.setLevel(logging.INFO)
+                    _logger.setLevel(LoovaSettings().log_level)
 
     def remove(self) -> None:
         with self._users_lock:

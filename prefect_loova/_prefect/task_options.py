@@ -21,7 +21,8 @@ def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 
 def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """Return the cache key of a call of `wait_for_video` or `save_video` within one flow run."""
-    submission, bucket = parameters["submission"], parameters["bucket"]
+    submission, videos = parameters["submission"], parameters["videos"]
+    bucket = parameters["bucket"] if videos is None else videos.bucket
     run = context.task_run.flow_run_id or context.task_run.id
     parts = [
         str(run),

@@ -9,8 +9,7 @@ from prefect.runtime import flow_run
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
-from prefect_loova._prefect.concurrency import LIMIT
-from prefect_loova._prefect.context import DEFAULT_PREFIX
+from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
@@ -23,6 +22,7 @@ from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
+from prefect_loova.videos import LoovaVideos
 
 
 def _batch_name() -> str:
@@ -37,8 +37,8 @@ def _manifest_name() -> str:
 @flow(name="generate-videos", flow_run_name=_batch_name)
 async def generate_videos(
     requests: list[VideoRequest],
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     max_credits: Annotated[float | None, Field(ge=0)] = None,
     keep_credits: Annotated[float, Field(ge=0)] = 0.0,
@@ -46,12 +46,13 @@ async def generate_videos(
     on_failure: OnFailure = "raise",
     wait: bool = True,
     max_wait: Annotated[float, Field(ge=0)] = MAX_WAIT,
-    poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0,
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     upload_options: dict[str, Any] | None = None,
     max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
-    concurrency_limit: str = LIMIT,
-    preview: Preview = "still",
+    concurrency_limit: str | None = None,
+    preview: Preview | None = None,
+    videos: LoovaVideos | None = None,
 ) -> BatchReport:
     """Make many videos on Loova, pay for each once, and save them to the bucket.
 
@@ -79,6 +80,8 @@ async def generate_videos(
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos all runs together make at
             the same time. It is created with 6 if it does not exist.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if
+            a request names none.
 
     Returns:
         The outcome of each request.
@@ -107,8 +110,8 @@ async def generate_videos(
 @flow(name="generate-from-manifest", flow_run_name=_manifest_name)
 async def generate_from_manifest(
     manifest: str,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     dry_run: bool = False,
     max_credits: Annotated[float | None, Field(ge=0)] = None,
@@ -117,13 +120,14 @@ async def generate_from_manifest(
     on_failure: OnFailure = "raise",
     wait: bool = True,
     max_wait: Annotated[float, Field(ge=0)] = MAX_WAIT,
-    poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0,
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     max_rows: Annotated[int, Field(ge=1)] = MAX_ROWS,
     upload_options: dict[str, Any] | None = None,
-    concurrency_limit: str = LIMIT,
-    preview: Preview = "still",
+    concurrency_limit: str | None = None,
+    preview: Preview | None = None,
     media_folder: str | None = None,
+    videos: LoovaVideos | None = None,
 ) -> BatchReport:
     """Make the videos of a list in CSV or JSON lines, and pay only for those that are missing.
 
@@ -154,6 +158,8 @@ async def generate_from_manifest(
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
         media_folder: The folder of the local files that the list names. A list in S3 may name local files only if you
             set it, and relative paths start there. In a local list they start at the list's own folder.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if
+            a request names none.
 
     Returns:
         The outcome of each request.
@@ -176,7 +182,7 @@ async def generate_from_manifest(
             return report.left_to_buy
         ```
     """
-    source = Manifest(manifest, bucket)
+    source = Manifest(manifest, location_of(videos, credentials, bucket, prefix).bucket)
     requests = read_manifest(await source.read(), manifest, max_rows=max_rows)
     batch = Batch.from_parameters(locals(), source.local_files(media_folder))
     if dry_run:

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
-from prefect_loova._prefect.context import Location
+from prefect_loova._prefect.context import Location, location_of
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
@@ -31,7 +31,9 @@ from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
+from prefect_loova.videos import LoovaVideos
 
 OnFailure = Literal["raise", "report"]
 """Whether a run with missing videos fails (`raise`) or only reports them (`report`)."""
@@ -61,18 +63,29 @@ class Batch:
     concurrency_limit: str = LIMIT
     preview: Preview = "still"
     local: LocalFiles = field(default_factory=LocalFiles)
+    videos: LoovaVideos | None = None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], local: LocalFiles) -> Self:
         """Return the options that a flow was called with. The flow's other parameters are ignored."""
-        location = Location(parameters["credentials"], parameters["bucket"], parameters["prefix"])
-        options = {one.name: parameters[one.name] for one in fields(cls) if one.name in parameters}
-        return cls(**options | {"location": location, "local": local})
+        videos: LoovaVideos | None = parameters["videos"]
+        location = location_of(videos, parameters["credentials"], parameters["bucket"], parameters["prefix"])
+        settings = LoovaSettings()
+        defaults: dict[str, Any] = {
+            "poll_seconds": settings.poll_seconds,
+            "concurrency_limit": settings.concurrency_limit,
+            "preview": (videos.preview if videos else None) or settings.preview or "still",
+        }
+        given = {one.name: parameters[one.name] for one in fields(cls) if parameters.get(one.name) is not None}
+        return cls(**defaults | given | {"location": location, "local": local, "videos": videos})
+
+    def _complete(self, requests: Sequence[VideoRequest]) -> Sequence[VideoRequest]:
+        return [self.videos.complete(request) for request in requests] if self.videos else requests
 
     async def dry_run(self, requests: Sequence[VideoRequest]) -> BatchReport:
         """Show the price of the batch in the log and as an artifact. Spends nothing."""
         async with self.location.open() as jobs:
-            requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(requests)
+            requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(self._complete(requests))
             videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             for planned in videos:
                 warn_about_prompt(planned.request)
@@ -103,7 +116,7 @@ class Batch:
         logger = get_run_logger()
         async with self.location.open() as jobs:
             await jobs.records.check_bucket()
-            requests = await MediaPreparer(jobs, self.local).prepare_all(requests)
+            requests = await MediaPreparer(jobs, self.local).prepare_all(self._complete(requests))
             videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             plan = await admit(
                 jobs,

@@ -12,8 +12,8 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.artifacts import publish_credits, publish_jobs_in_doubt
-from prefect_loova._prefect.concurrency import LIMIT, slot_count
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.concurrency import slot_count
+from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
 from prefect_loova._prefect.previews import Preview
@@ -29,20 +29,23 @@ from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import Decision
 from prefect_loova.models.reports import CollectedVideos, CreditsReport
 from prefect_loova.models.results import JobInDoubt
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import show_video
+from prefect_loova.videos import LoovaVideos
 
 
 @sync_or_async
 @flow(name="collect-videos")
 async def collect_videos(
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     key: str = "",
     upload_options: dict[str, Any] | None = None,
     max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
-    concurrency_limit: str = LIMIT,
-    preview: Preview = "still",
+    concurrency_limit: str | None = None,
+    preview: Preview | None = None,
+    videos: LoovaVideos | None = None,
 ) -> CollectedVideos:
     """Finish the jobs of other runs: save videos that are made, submit queued requests, and report jobs in doubt.
 
@@ -58,6 +61,7 @@ async def collect_videos(
         max_bytes: The largest video to accept, in bytes.
         concurrency_limit: The Prefect global concurrency limit. Its value is how many tasks may run at Loova.
         preview: What the page of each saved video shows: `moving`, `still`, or `none`.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
         The videos and jobs that this run found.
@@ -76,11 +80,14 @@ async def collect_videos(
             return collected.summary
         ```
     """
-    logger = get_run_logger()
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    logger, defaults = get_run_logger(), LoovaSettings()
+    location = location_of(videos, credentials, bucket, prefix)
+    limit = defaults.concurrency_limit if concurrency_limit is None else concurrency_limit
+    shown = preview or (videos.preview if videos else None) or defaults.preview or "still"
+    async with location.open() as jobs:
         collected = await collect(
             jobs,
-            slots=await slot_count(concurrency_limit),
+            slots=await slot_count(limit),
             key=key,
             upload_options=upload_options,
             max_bytes=max_bytes,
@@ -97,10 +104,10 @@ async def collect_videos(
         try:
             await show_video(
                 saved,
-                credentials=credentials,
-                bucket=bucket,
-                prefix=prefix,
-                preview=preview,
+                credentials=location.credentials,
+                bucket=location.bucket,
+                prefix=location.prefix,
+                preview=shown,
                 upload_options=upload_options,
             )
         except Exception as error:  # the video is saved, and the others need their pages
@@ -111,11 +118,12 @@ async def collect_videos(
 @sync_or_async
 @flow(name="report-credits")
 async def report_credits(
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     days: Annotated[int, Field(ge=1, le=366)] = 30,
     low_below: Annotated[float, Field(ge=0)] = 1000.0,
+    videos: LoovaVideos | None = None,
 ) -> CreditsReport:
     """Show the account's credits, and the spending by day, model and deployment, from the job records.
 
@@ -127,6 +135,7 @@ async def report_credits(
         prefix: The prefix in the bucket, below the block's own folder.
         days: How many days to include, up to today (UTC).
         low_below: The credits below which the balance is low.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
         The balance, and the spending.
@@ -146,7 +155,7 @@ async def report_credits(
             return report.available
         ```
     """
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         report = await credits_report(jobs, days=days, low_below=low_below)
     if report.is_low:
         get_run_logger().warning("%s", report.summary, extra=RESULT)
@@ -160,8 +169,8 @@ async def report_credits(
 @sync_or_async
 @flow(name="resolve-job")
 async def resolve_job(
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     key: str = "",
     decision: Literal["list", "adopt", "submit-again", "give-up", "take-back"] = "list",
@@ -170,6 +179,7 @@ async def resolve_job(
     who: str = "",
     why: str = "",
     force: bool = False,
+    videos: LoovaVideos | None = None,
 ) -> list[JobInDoubt]:
     """List the jobs in doubt, or record a person's decision about one of them.
 
@@ -188,6 +198,7 @@ async def resolve_job(
         who: Who decides. By default the user of the process. The record stores it.
         why: What the person saw. The record stores it.
         force: Adopt the task although it contradicts the request. `why` must give the reason.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
         The jobs in doubt.
@@ -211,7 +222,7 @@ async def resolve_job(
     """
     if bool(key) != (decision != "list"):
         raise InvalidRequestError("key, decision: give both to decide about a job, or neither to list jobs in doubt")
-    async with Location(credentials, bucket, prefix).open() as jobs:
+    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         if decision != "list":
             made = Decision(what=decision, who=who or getpass.getuser(), when=datetime.now(UTC), why=why)
             record = await decide(jobs, key, made, task_id or None, attempt=attempt, force=force)

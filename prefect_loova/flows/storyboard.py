@@ -15,8 +15,8 @@ from pydantic import Field
 
 from prefect_loova._cancellation import task_group
 from prefect_loova._prefect.artifacts import publish_prices, publish_story
-from prefect_loova._prefect.concurrency import LIMIT, slot_count
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.concurrency import slot_count
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.manifest_files import Manifest
@@ -40,6 +40,7 @@ from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.previews import load_moving
 from prefect_loova.tasks import prepare_media
+from prefect_loova.videos import LoovaVideos
 
 
 @dataclass(frozen=True)
@@ -186,19 +187,20 @@ def _storyboard_name() -> str:
 @flow(name="generate-storyboard", flow_run_name=_storyboard_name)
 async def generate_storyboard(
     storyboard: str,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     dry_run: bool = False,
     max_credits: Annotated[float | None, Field(ge=0)] = None,
     keep_credits: Annotated[float, Field(ge=0)] = 0.0,
     max_wait: Annotated[float, Field(ge=0)] = MAX_WAIT,
-    poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0,
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     upload_options: dict[str, Any] | None = None,
-    concurrency_limit: str = LIMIT,
-    preview: Preview = "still",
+    concurrency_limit: str | None = None,
+    preview: Preview | None = None,
     media_folder: str | None = None,
+    videos: LoovaVideos | None = None,
 ) -> StoryReport:
     """Make a story of several shots and join them into one film. A shot may continue the shot before it.
 
@@ -221,6 +223,7 @@ async def generate_storyboard(
         preview: What the page of each shot shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
         media_folder: The folder of the local files that the shots name. A storyboard in S3 may name local files only
             if you set it, and relative paths start there. In a local storyboard they start at its own folder.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
         The outcome of each shot, and the film.
@@ -243,7 +246,7 @@ async def generate_storyboard(
             return report.film
         ```
     """
-    source = Manifest(storyboard, bucket, what="storyboard")
+    source = Manifest(storyboard, location_of(videos, credentials, bucket, prefix).bucket, what="storyboard")
     board = read_storyboard(await source.read(), storyboard)
     story = Story(board, Batch.from_parameters(locals(), source.local_files(media_folder)))
     return await (story.dry_run() if dry_run else story.make())

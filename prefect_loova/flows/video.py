@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
-from prefect_loova._prefect.concurrency import LIMIT, is_shared, slot
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
+from prefect_loova._prefect.concurrency import is_shared, slot
+from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview
@@ -28,7 +28,9 @@ from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import prepare_media, save_video, submit_video, wait_for_video
+from prefect_loova.videos import LoovaVideos
 
 
 def _run_name() -> str:
@@ -43,19 +45,20 @@ def _run_name() -> str:
 @flow(name="generate-video", flow_run_name=_run_name)
 async def generate_video(
     request: VideoRequest,
-    credentials: LoovaCredentials,
-    bucket: S3Bucket,
+    credentials: LoovaCredentials | None = None,
+    bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     max_wait: Annotated[float, Field(ge=0)] = MAX_WAIT,
-    poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0,
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     upload_options: dict[str, Any] | None = None,
     max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
     on_in_doubt: Literal["raise", "suspend"] = "raise",
-    concurrency_limit: str = LIMIT,
+    concurrency_limit: str | None = None,
     wait: bool | Literal["suspend"] = True,
-    preview: Preview = "moving",
+    preview: Preview | None = None,
     player_link_seconds: Annotated[int, Field(ge=0, le=604_800)] = 0,
+    videos: LoovaVideos | None = None,
 ) -> SavedVideo | Submission:
     """Make one video on Loova, pay for it once, and save it to the bucket.
 
@@ -68,7 +71,7 @@ async def generate_video(
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
         max_wait: Seconds to wait in total.
-        poll_seconds: The longest first pause between polls, in seconds.
+        poll_seconds: The longest first pause between polls, in seconds. By default the setting `poll_seconds`: 20.
         max_paid_attempts: How many times this request may be bought in total, if Loova fails to make the video.
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
@@ -76,15 +79,18 @@ async def generate_video(
             decide. `suspend`: the run is suspended until a person decides in a form in the Prefect UI, then continues.
             Prefect cannot suspend subflows, tasks and runs without a deployment; they fail, and the log says why.
         concurrency_limit: The Prefect global concurrency limit that spaces out the submits of all runs. It is created
-            with 6 if it does not exist. It is not used if the name is empty, or without a Prefect server.
+            with 6 if it does not exist. It is not used if the name is empty, or without a Prefect server. By default
+            the setting `concurrency_limit`: `loova`.
         wait: Whether to wait for the video and save it. If not, the run ends after the submit and returns its
             `Submission`, and the scheduled flow `collect_videos` saves the video. `suspend`: no worker waits. The run
             is suspended after the submit, and `collect_videos` saves the video and resumes the run. Only the run of a
             deployment can do this.
         preview: What the video's page in the Prefect UI shows. `moving`: an animated picture of at most 256 KiB.
-            `still`: a small picture. `none`: no picture.
+            `still`: a small picture. `none`: no picture. By default what `videos` or the setting says, else `moving`.
         player_link_seconds: How long the page's link to play the video is valid, in seconds. Everybody who sees the
             page can use it. 0 for no link.
+        videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if the
+            request names none.
 
     Returns:
         The saved video, or the submission if `wait` is false.
@@ -109,6 +115,12 @@ async def generate_video(
             return saved.video
         ```
     """
+    location = location_of(videos, credentials, bucket, prefix)
+    credentials, bucket, prefix = location.credentials, location.bucket, location.prefix
+    defaults = LoovaSettings()
+    limit = defaults.concurrency_limit if concurrency_limit is None else concurrency_limit
+    shown = preview or (videos.preview if videos else None) or defaults.preview or "moving"
+    request = videos.complete(request) if videos else request
     deadline = Deadline(max_wait)
     if wait == "suspend":
         check_can_suspend()
@@ -116,12 +128,8 @@ async def generate_video(
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as stack:
-            if (
-                wait is True
-                and is_shared(concurrency_limit)
-                and not await _is_bought(request, credentials, bucket, prefix)
-            ):
-                await stack.enter_async_context(slot(concurrency_limit, max_wait=max_wait))
+            if wait is True and is_shared(limit) and not await _is_bought(request, credentials, bucket, prefix):
+                await stack.enter_async_context(slot(limit, max_wait=max_wait))
             while True:
                 try:
                     submission: Submission = await submit_video(
@@ -147,7 +155,7 @@ async def generate_video(
                     credentials=credentials,
                     bucket=bucket,
                     max_wait=deadline.left,
-                    poll_seconds=poll_seconds,
+                    poll_seconds=poll_seconds or defaults.poll_seconds,
                 )
         saved: SavedVideo = await save_video(
             submission,
@@ -156,7 +164,7 @@ async def generate_video(
             upload_options=upload_options,
             max_bytes=max_bytes,
             max_wait=deadline.left,
-            preview=preview,
+            preview=shown,
             player_link_seconds=player_link_seconds,
         )
         return saved
