@@ -230,7 +230,7 @@ class LoovaVideos(JobBlock[SavedVideo]):
         self.logger.log(logging.INFO, "Loova task %s: %s", bought.task_id, bought.record)
         return LoovaVideoRun(self, bought)
 
-    @sync_or_async
+    @sync_or_async  # type: ignore[arg-type]  # because of **fields
     async def trigger(  # type: ignore[override]
         self, request: VideoRequest | str, *, max_wait: float = MAX_WAIT, max_paid_attempts: int = 1, **fields: Any
     ) -> LoovaVideoRun:

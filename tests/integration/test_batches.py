@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def batch(requests: list[VideoRequest], place, **options: Any):
 @pytest.fixture
 def lister(place, bucket):
     """The place of one who may list the bucket."""
-    return place._replace(bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    return replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
 
 
 async def artifacts(key: str) -> list[str]:
@@ -212,7 +213,7 @@ async def test_a_report_that_cannot_be_written_does_not_fail_the_videos(place, l
 
 async def test_the_budget_of_a_day_applies_to_all_runs(lister, loova):
     bounded = lister.credentials.model_copy(update={"max_credits_per_day": 200.0})
-    place = lister._replace(credentials=bounded)
+    place = replace(lister, credentials=bounded)
     report = await batch(requests(6), place, on_failure="report")
     assert (report.count("saved"), report.count("not_started")) == (3, 3)
     assert "max_credits_per_day: the limit is 200 credits" in next(

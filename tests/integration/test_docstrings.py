@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ async def stored(place: Location, bucket, tmp_path: Path, monkeypatch: pytest.Mo
     Image.linear_gradient("L").resize((640, 360)).save(tmp_path / "cat.png")
     (tmp_path / "boat.yaml").write_text("shots: [{prompt: a boat, duration: 4}, {prompt: fog, continue: true}]")
     monkeypatch.chdir(tmp_path)
-    return place._replace(bucket=lister)
+    return replace(place, bucket=lister)
 
 
 def test_each_public_task_flow_and_block_has_an_example():

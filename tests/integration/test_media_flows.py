@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_serv
 @pytest.fixture
 def lister(place, bucket):
     """The place of one who may list the bucket."""
-    return place._replace(bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    return replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
 
 
 @pytest.fixture

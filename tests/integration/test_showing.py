@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -134,7 +135,7 @@ async def test_a_picture_that_cannot_be_stored_fails_neither_video_nor_page(plac
             arn = f"arn:aws:s3:::{bucket}/{PREFIX}"
             statement["Resource"] = [f"{arn}/*.json", f"{arn}/*.mp4", f"{arn}/_*"]
     request = request_of()
-    saved = await made(request, place._replace(bucket=block_of(bucket, *bucket.server.add_user(tight))))
+    saved = await made(request, replace(place, bucket=block_of(bucket, *bucket.server.add_user(tight))))
     assert saved.state == "saved"
     assert names_beside(bucket, request) == ["record.json", "video.mp4"]
     assert "the video is saved, but has no preview" in caplog.text
@@ -250,7 +251,7 @@ async def test_a_job_logs_at_most_ten_lines_and_names_its_task(place, loova, req
 
 
 async def test_a_collected_video_has_a_page_and_is_an_asset(place, bucket, loova: LoovaSimulator, request_of):
-    lister = place._replace(bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+    lister = replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
     request = request_of()
     await made(request, lister, wait=False)
     await asyncio.sleep(0.5)
