@@ -305,4 +305,4 @@ async def test_the_credits_report_shows_the_days_and_warns_of_a_low_balance(list
     assert [(day.day, day.videos, day.credits) for day in report.days] == [(today(), 2, 120)]
     assert "| 2 | 120 |" in (await artifacts("loova-credits"))[-1]
     (event,) = await events_of(f"loova.account.{loova.origin.partition('://')[2]}")
-    assert event["payload"] == {"available": 9_880, "low_below": 20_000}
+    assert event["payload"] == {"schema_version": 1, "available": 9_880, "low_below": 20_000}

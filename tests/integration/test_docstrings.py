@@ -15,7 +15,7 @@ from PIL import Image
 from prefect.blocks.core import Block
 
 import prefect_loova
-from prefect_loova import VideoRequest, generate_storyboard, submit_video
+from prefect_loova import LoovaVideos, VideoRequest, generate_storyboard, submit_video
 from prefect_loova._prefect.context import Location
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.conftest import block_of
@@ -26,11 +26,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
 ]
 
-PAID = {"a boat at sunset": ("wait_for_video", "save_video", "generate_video"), "a boat": ("generate_videos",)}
+PAID = {
+    "a boat at sunset": ("wait_for_video", "save_video", "generate_video", "LoovaVideos"),
+    "a boat": ("generate_videos",),
+}
 PAID["a kite"] = PAID["a boat"]
 
 RESULTS = {
     "LoovaCredentials": r"10000\.0",
+    "LoovaVideos": r"s3://.+/video\.mp4",
     "collect_videos": "nothing to do",
     "generate_from_manifest": r"2 videos, 2 to be bought for up to 120 credits .*",
     "generate_storyboard": r"s3://.+/_storyboards/.+/video\.mp4",
@@ -69,6 +73,7 @@ async def stored(place: Location, bucket, tmp_path: Path, monkeypatch: pytest.Mo
     lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
     await place.credentials.save("loova", overwrite=True)
     await lister.save("loova", overwrite=True)
+    await LoovaVideos(credentials=place.credentials, bucket=lister).save("loova", overwrite=True)
     Image.linear_gradient("L").resize((640, 360)).save(tmp_path / "cat.png")
     (tmp_path / "boat.yaml").write_text("shots: [{prompt: a boat, duration: 4}, {prompt: fog, continue: true}]")
     monkeypatch.chdir(tmp_path)
@@ -95,6 +100,6 @@ async def test_the_example_of_a_docstring_runs(name: str, stored: Location, loov
         await generate_storyboard("boat.yaml", stored.credentials, stored.bucket, poll_seconds=0.1)
     billed = loova.ledger["totals"]["billed"]
     main = example(name)
-    result = await asyncio.to_thread(main) if name == "LoovaCredentials" else await main()
+    result = await asyncio.to_thread(main) if isinstance(getattr(prefect_loova, name), type) else await main()
     assert re.fullmatch(RESULTS[name], str(result))
     assert loova.ledger["totals"]["billed"] - billed == (name == "submit_video")

@@ -90,7 +90,7 @@ async def test_an_error_is_the_status_of_its_span_and_holds_no_secret(place, loo
 @pytest.mark.parametrize("payload", [JobPayload, CreditsPayload])
 def test_the_payloads_of_events_have_the_schema_that_was_published(payload):
     """If this fails, a user's automation may fail: add fields only, or make `schema_version` grow."""
-    published = json.loads(Path("tests/stored/event-payloads-1.json").read_text())[payload.__name__]
+    published = json.loads((Path(__file__).parent / "event-payloads-1.json").read_text())[payload.__name__]
     schema = payload.model_json_schema()
     assert published["required"] == schema["required"]
     assert published["properties"].items() <= schema["properties"].items()
