@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,12 @@ def test_it_ends_while_a_temporary_prefect_server_starts_and_ends_that_too(
     assert not is_alive(server)
 
 
+def states_of_runs(home: Path) -> set[str]:
+    """Return the states of the flow runs in the database of a temporary Prefect server."""
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        return {state for (state,) in database.execute("SELECT state_type FROM flow_run")}
+
+
 def test_beside_a_temporary_prefect_server_it_ends_and_names_the_task_in_json(
     unserved: dict[str, str], bucket: Any, loova: Any, tmp_path: Path
 ) -> None:
@@ -87,6 +95,7 @@ def test_beside_a_temporary_prefect_server_it_ends_and_names_the_task_in_json(
     )
     assert server is not None
     assert not is_alive(server)
+    assert states_of_runs(tmp_path / "home") == {"CRASHED"}  # Ctrl-C did not end the server before the run
 
 
 def test_a_batch_shows_a_bar_and_names_what_is_bought(
