@@ -56,6 +56,7 @@ _add("credits", "", "Show the balance, and the credits spent by day and model.",
 # The simulator parses its own arguments.
 app.command("prefect_loova.cli.simulator:simulator", name="simulator", help="Run a simulated Loova.", help_flags=())
 _add("playground", "", "Run a simulated Loova and S3, with Prefect blocks for them.", "--block loova")
+_add("init", "[DIR]", "Write a project with a flow, its test and its deployments.", "my-videos")
 
 
 def run(arguments: Sequence[str]) -> int:

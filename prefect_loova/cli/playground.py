@@ -18,6 +18,7 @@ from prefect_loova.cli.server import need_server
 from prefect_loova.cli.simulation import STATE, is_running, playground_block, servers
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError
+from prefect_loova.videos import LoovaVideos
 
 PROMPTS = "prompt,duration\nA boat at sunset,4\nA train in the snow,4\nA kite over a beach,4\n"
 
@@ -48,7 +49,7 @@ def playground(
     with servers(state, block=block) as (credentials, bucket):
         try:
             run_sync(store_blocks(credentials, bucket, block))
-            say(f"Two blocks named {block!r} are saved in {PREFECT_API_URL.value()}.")
+            say(f"Blocks named {block!r} are saved in {PREFECT_API_URL.value()}.")
             say("Press Ctrl-C to stop. A list of three videos:")
             print(put_list(bucket), flush=True)
             ended = threading.Event()
@@ -59,7 +60,9 @@ def playground(
 
 
 async def store_blocks(credentials: LoovaCredentials, bucket: S3Bucket, name: str) -> None:
-    """Save both blocks. Overwrite only simulated blocks of that name, and none of a playground that runs.
+    """Save both blocks, and a `LoovaVideos` block of them.
+
+    Overwrite only simulated blocks of that name, and none of a playground that runs.
 
     Raises:
         InvalidRequestError: A block of that name is not simulated, or belongs to another playground.
@@ -86,6 +89,8 @@ async def store_blocks(credentials: LoovaCredentials, bucket: S3Bucket, name: st
             )
     for block in (credentials, bucket):
         await block.asave(name, overwrite=True)
+    await LoovaVideos.aregister_type_and_schema()
+    await LoovaVideos(credentials=credentials, bucket=bucket).asave(name, overwrite=True)
 
 
 def put_list(bucket: S3Bucket) -> str:

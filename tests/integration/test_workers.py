@@ -76,8 +76,9 @@ class Cluster:
     def worker(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
         with (self.home / f"{name}.log").open("ab") as log:
             command = ["prefect", "worker", "start", "--pool", "loova", "--name", name]
-            env = self.env | {"LOOVA_FLOWS": str(ROOT)}
-            process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=self.env, cwd=self.home, stdout=log, stderr=log, start_new_session=True
+            )
         try:
             yield process
         finally:

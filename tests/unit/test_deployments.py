@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.utilities.importtools import import_object
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
@@ -17,18 +17,15 @@ DEPLOYMENTS: list[dict[str, Any]] = CONFIG["deployments"]
 
 
 def flow_of(deployment: dict[str, Any]) -> Any:
-    path, _, name = deployment["entrypoint"].partition(":")
-    spec = importlib.util.spec_from_file_location("flow_file", ROOT / path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+    return import_object(deployment["entrypoint"])
 
 
-def test_every_flow_file_is_deployed():
-    assert sorted(one["entrypoint"].partition(":")[0] for one in DEPLOYMENTS) == sorted(
-        f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")
-    )
+def test_every_flow_of_the_package_is_deployed_by_its_module_path():
+    files = {path.name for path in (ROOT / "flows").glob("*.py")}
+    assert len(DEPLOYMENTS) == len(files)
+    assert {one["entrypoint"] for one in DEPLOYMENTS} == {
+        f"prefect_loova.flows.{flow_of(one).fn.__name__}" for one in DEPLOYMENTS
+    }
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one["name"])
