@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -229,16 +230,18 @@ def test_a_signal_during_the_submit_of_sync_code_waits_for_the_answer(served, bu
 
 @pytest.mark.parametrize("in_a_cell", [False, True])
 def test_a_sync_flow_that_times_out_during_the_submit_keeps_the_answer(place, loova, in_a_cell):
-    loova.fail("slow_reply", delay_seconds=4)
+    loova.fail("slow_reply", delay_seconds=12)
+    patient = replace(place, credentials=place.credentials.model_copy(update={"submit_timeout": 30.0}))
 
-    @flow(timeout_seconds=3)
+    @flow(timeout_seconds=8)
     def morning() -> SavedVideo:
-        return make(place)
+        return make(patient)
 
     async def cell() -> SavedVideo:
         return morning()
 
     with pytest.raises(TimeoutError):
         asyncio.run(cell()) if in_a_cell else morning()
+    assert loova.ledger["totals"]["posted"] == 1, "the timeout came before the submit"
     assert make(place).reused
     assert loova.ledger["totals"]["posted"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ REQUEST = VideoRequest(prompt="a lighthouse", duration=4)
 SPANS, METRICS = InMemorySpanExporter(), InMemoryMetricReader()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sdk() -> None:
+@cache
+def set_up_sdk() -> None:
     """OpenTelemetry's providers can be set once in a process."""
     tracing = TracerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(SPANS))
@@ -35,6 +36,7 @@ def sdk() -> None:
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
+    set_up_sdk()
     SPANS.clear()
     yield SPANS
 
