@@ -56,6 +56,7 @@ class LoovaCredentials(CredentialsBlock):
     api_key: SecretStr = Field(title="API key", description="The API key, made in the Loova dashboard.")
     base_url: str = Field(
         default_factory=lambda: LoovaSettings().base_url,
+        validate_default=True,
         title="Base URL",
         description="Where the API's /v1 is; change it for the simulator only.",
         json_schema_extra={"default": DEFAULT_BASE_URL},

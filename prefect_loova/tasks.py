@@ -27,6 +27,7 @@ from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, SavedVideo, Submission, VideoTask
+from prefect_loova.settings import LoovaSettings
 
 if TYPE_CHECKING:
     from prefect_loova.videos import LoovaVideos
@@ -56,7 +57,7 @@ async def prepare_media(
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
-        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
+        videos: The block to use in place of these three. Its model and ratio apply if the request names none.
 
     Returns:
         The request with prepared media.
@@ -79,7 +80,9 @@ async def prepare_media(
             return request.key
         ```
     """
-    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
+    location = location_of(videos, credentials, bucket, prefix)
+    request = videos.complete(request) if videos else request
+    async with location.open() as jobs:
         if not request.is_prepared:
             await jobs.records.check_bucket()
         return await MediaPreparer(jobs, local_files()).prepare(request)
@@ -111,9 +114,8 @@ async def submit_video(
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
-        videos: The block to use in place of `credentials`, `bucket` and `prefix`.
-        max_wait: Seconds to wait while Loova's limit of running tasks is reached, or while another worker submits the
-            same request.
+        videos: The block to use in place of these three. Its model and ratio apply if the request names none.
+        max_wait: Seconds to wait while Loova's limit of running tasks is reached, or while another worker submits it.
         max_paid_attempts: How many times this request may be bought in total, if Loova fails to make the video.
 
     Returns:
@@ -143,7 +145,9 @@ async def submit_video(
         ```
     """
     logger = get_run_logger()
-    async with location_of(videos, credentials, bucket, prefix).open() as jobs:
+    location = location_of(videos, credentials, bucket, prefix)
+    request = videos.complete(request) if videos else request
+    async with location.open() as jobs:
         await jobs.records.check_bucket()
         request = await MediaPreparer(jobs, local_files()).prepare(request)
         with step_of_job("submit", request.key) as current:
@@ -176,7 +180,7 @@ async def wait_for_video(
     bucket: S3Bucket | None = None,
     videos: LoovaVideos | None = None,
     max_wait: float = MAX_WAIT,
-    poll_seconds: float = 20.0,
+    poll_seconds: float | None = None,
     show_progress: bool = True,
 ) -> VideoTask:
     """Poll Loova until the video is made, at growing intervals.
@@ -187,7 +191,7 @@ async def wait_for_video(
         bucket: The block of the bucket with the job record.
         videos: The block to use in place of `credentials` and `bucket`.
         max_wait: Seconds to wait in total.
-        poll_seconds: The longest first pause between polls, in seconds.
+        poll_seconds: The longest first pause between polls, in seconds. By default the setting `poll_seconds`: 20.
         show_progress: Whether to show a progress bar in the Prefect UI.
 
     Returns:
@@ -222,7 +226,7 @@ async def wait_for_video(
                     jobs,
                     submission,
                     max_wait=max_wait,
-                    poll_seconds=poll_seconds,
+                    poll_seconds=LoovaSettings().poll_seconds if poll_seconds is None else poll_seconds,
                     on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
                 )
         except TaskFailedError:
@@ -250,7 +254,7 @@ async def save_video(
     upload_options: dict[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
     max_wait: float = 3600.0,
-    preview: Preview = "moving",
+    preview: Preview | None = None,
     player_link_seconds: int = 0,
 ) -> SavedVideo:
     """Stream the video of a finished Loova task into the bucket, and check it.
@@ -265,8 +269,8 @@ async def save_video(
         upload_options: boto3's `ExtraArgs` of an upload, for example `{"StorageClass": "STANDARD_IA"}`.
         max_bytes: The largest video to accept, in bytes.
         max_wait: Seconds to wait while another worker saves the same video.
-        preview: What the video's page in the Prefect UI shows: an animated picture (`moving`, at most 256 KiB, stored
-            in Prefect's database), a small picture (`still`), or no picture (`none`).
+        preview: What the video's page shows: an animated picture (`moving`, at most 256 KiB, in Prefect's database), a
+            small one (`still`), or `none`. By default what `videos` or the setting says, else `moving`.
         player_link_seconds: How long the page's link to play the video is valid, in seconds; 0 for no link.
 
     Returns:
@@ -318,7 +322,7 @@ async def save_video(
             saved,
             made=is_made,
             is_new=is_new,
-            preview=preview,
+            preview=preview or (videos.preview if videos else None) or LoovaSettings().preview or "moving",
             player_seconds=player_link_seconds,
             upload_options=upload_options,
         )
@@ -339,7 +343,7 @@ async def show_video(
     bucket: S3Bucket | None = None,
     prefix: str = DEFAULT_PREFIX,
     videos: LoovaVideos | None = None,
-    preview: Preview = "still",
+    preview: Preview | None = None,
     upload_options: dict[str, Any] | None = None,
 ) -> None:
     """Show a saved video in the Prefect UI, and record it as an asset that this task materialized.
@@ -350,11 +354,12 @@ async def show_video(
         bucket: The block of the bucket with the video.
         prefix: The prefix in the bucket, below the block's own folder.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`.
-        preview: What its page shows: `moving`, `still`, or `none`.
+        preview: `moving`, `still`, or `none`. By default what `videos` or the setting says, else `still`.
         upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
     """
+    shown = preview or (videos.preview if videos else None) or LoovaSettings().preview or "still"
     async with location_of(videos, credentials, bucket, prefix).open() as jobs:
-        await previews.show_video(jobs, saved, made=True, preview=preview, upload_options=upload_options)
+        await previews.show_video(jobs, saved, made=True, preview=shown, upload_options=upload_options)
 
 
 @sync_or_async

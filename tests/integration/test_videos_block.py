@@ -22,6 +22,7 @@ from prefect_loova import (
     collect_videos,
     generate_video,
     generate_videos,
+    prepare_media,
     save_video,
     submit_video,
     wait_for_video,
@@ -158,6 +159,31 @@ def test_defaults_apply_only_to_what_the_request_does_not_name(videos):
     assert videos.complete(REQUEST).ratio == "9:16"
     assert videos.complete(VideoRequest(prompt="a boat", ratio="1:1")).ratio == "1:1"
     assert videos.complete(VideoRequest(prompt="a boat", model="seedance_2_0")).model == "seedance_2_0"
+
+
+async def test_trigger_tasks_and_flow_buy_one_video_with_the_defaults_of_the_block(videos, loova):
+    videos = videos.model_copy(update={"ratio": "9:16", "model": "seedance_2_0_fast"})
+    run = await videos.atrigger(REQUEST)
+    assert (await submit_video(REQUEST, videos=videos)).key == run.submission.key
+    prepared = await prepare_media(REQUEST, videos=videos)
+    assert prepared.key == run.submission.key
+    await run.await_for_completion(poll_seconds=0.1)
+    saved = await generate_video(REQUEST, videos=videos, poll_seconds=0.1)
+    assert saved.key == run.submission.key
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+async def test_the_task_that_waits_reads_the_setting_and_a_given_value_wins(videos, loova, monkeypatch):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_POLL_SECONDS", "0.05")
+    submission = await submit_video(REQUEST, videos=videos)
+    loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=2)
+    async with asyncio.timeout(10):
+        await wait_for_video(submission, videos=videos)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_POLL_SECONDS", "3600")
+    other = await submit_video(VideoRequest(prompt="a kite", duration=4), videos=videos)
+    loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=2)
+    async with asyncio.timeout(10):
+        await wait_for_video(other, videos=videos, poll_seconds=0.05)
 
 
 def test_a_request_keeps_its_key_in_a_block_without_defaults(videos):

@@ -30,6 +30,12 @@ def test_a_bad_setting_names_the_field_and_the_rule(monkeypatch):
         LoovaSettings()
 
 
+def test_a_bad_base_url_is_refused_by_the_block(monkeypatch):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_BASE_URL", "nonsense")
+    with pytest.raises(ValidationError, match="base_url"):
+        LoovaCredentials(api_key=SecretStr("key"))
+
+
 def test_the_table_in_the_docs_is_the_codes():
     rows = []
     for name, field in LoovaSettings.model_fields.items():
