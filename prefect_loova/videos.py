@@ -68,7 +68,8 @@ class LoovaVideoRun(JobRun[SavedVideo]):
         async with self.videos.location.open() as jobs:
             saved, is_new = await save_video(jobs, self.submission)
             shown = self.videos.preview or LoovaSettings().preview or "moving"
-            await previews.show_video(jobs, saved, made=is_new, is_new=is_new, preview=shown)
+            is_made = is_new or self.submission.state != "saved"  # a second call shows the video as the first one did
+            await previews.show_video(jobs, saved, made=is_made, is_new=is_new, preview=shown)
         return saved
 
     async def astatus(self) -> JobState:
