@@ -97,12 +97,21 @@ def interruption() -> tuple[str, str | None]:
     return f"nothing is lost: {again} to continue", None
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    if _state["is_interrupted"]:
+def _interrupt(_signal: int, frame: FrameType | None) -> NoReturn:
+    if _state["is_interrupted"] or (_is_importing(frame) and not _is_finishing()):
         leave()
     _state["is_interrupted"] = True
     threading.Thread(target=_leave_soon, daemon=True).start()
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether an import runs. Python ignores an exception that is raised in the callback of an import lock."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave_soon() -> None:
