@@ -25,7 +25,7 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
-test-moto: $(READY) ## The tests of the jobs again, on another S3 server (3 minutes)
+test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)
 	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)
 
 test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
