@@ -44,7 +44,7 @@ test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a 
 	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_init.py tests/integration/test_storyboard.py $(ARGS)
 
 test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt install postgresql)
-	@TEST_ON_POSTGRES=1 .venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_init.py $(ARGS)
+	@TEST_ON_POSTGRES=1 .venv/bin/pytest -s -m workers tests/integration/test_workers.py $(ARGS)
 
 test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt install chromium)
 	@.venv/bin/pytest -s -m ui tests/ui $(ARGS)
