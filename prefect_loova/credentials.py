@@ -55,21 +55,21 @@ class LoovaCredentials(CredentialsBlock):
 
     api_key: SecretStr = Field(title="API key", description="The API key, made in the Loova dashboard.")
     base_url: str = Field(
-        default_factory=lambda: LoovaSettings().base_url,
+        default_factory=lambda: LoovaSettings.load().base_url,
         validate_default=True,
         title="Base URL",
         description="Where the API's /v1 is; change it for the simulator only.",
         json_schema_extra={"default": DEFAULT_BASE_URL},
     )
     timeout: float = Field(
-        default_factory=lambda: LoovaSettings().timeout,
+        default_factory=lambda: LoovaSettings.load().timeout,
         gt=0,
         title="Timeout",
         description="The timeout of a read, in seconds.",
         json_schema_extra={"default": 30.0},
     )
     submit_timeout: float = Field(
-        default_factory=lambda: LoovaSettings().submit_timeout,
+        default_factory=lambda: LoovaSettings.load().submit_timeout,
         json_schema_extra={"default": 60.0},
         gt=0,
         le=600,
@@ -143,7 +143,7 @@ class LoovaCredentials(CredentialsBlock):
                 f"LOOVA_API_KEY {state}: make a key in the Loova dashboard and export it, "
                 "or name a Loova Credentials block"
             )
-        base_url = os.environ.get("LOOVA_BASE_URL", "").strip() or LoovaSettings().base_url
+        base_url = os.environ.get("LOOVA_BASE_URL", "").strip() or LoovaSettings.load().base_url
         problem = url_problem(base_url)
         if problem:
             raise InvalidRequestError(f"LOOVA_BASE_URL: {problem}")

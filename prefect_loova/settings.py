@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from prefect_loova.client import DEFAULT_BASE_URL
+from prefect_loova.errors import InvalidRequestError
 
 
 class LoovaSettings(PrefectBaseSettings):
@@ -18,7 +19,7 @@ class LoovaSettings(PrefectBaseSettings):
         from prefect_loova.settings import LoovaSettings
 
         def main() -> float:
-            return LoovaSettings().poll_seconds
+            return LoovaSettings.load().poll_seconds
         ```
     """
 
@@ -39,3 +40,16 @@ class LoovaSettings(PrefectBaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The lowest level of the package's lines in the logs of runs."
     )
+
+    @classmethod
+    def load(cls) -> Self:
+        """Return the settings.
+
+        Raises:
+            InvalidRequestError: A setting is invalid; the error names it and the rule.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problem = InvalidRequestError.from_validation(error)
+            raise InvalidRequestError(f"settings PREFECT_INTEGRATIONS_LOOVA_*: {problem.message}") from None

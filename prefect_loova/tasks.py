@@ -226,7 +226,7 @@ async def wait_for_video(
                     jobs,
                     submission,
                     max_wait=max_wait,
-                    poll_seconds=LoovaSettings().poll_seconds if poll_seconds is None else poll_seconds,
+                    poll_seconds=LoovaSettings.load().poll_seconds if poll_seconds is None else poll_seconds,
                     on_poll=progress.on_poll if show_progress else waiting.ignore_poll,
                 )
         except TaskFailedError:
@@ -322,7 +322,7 @@ async def save_video(
             saved,
             made=is_made,
             is_new=is_new,
-            preview=preview or (videos.preview if videos else None) or LoovaSettings().preview or "moving",
+            preview=previews.chosen_preview(preview, videos, "moving"),
             player_seconds=player_link_seconds,
             upload_options=upload_options,
         )
@@ -357,7 +357,7 @@ async def show_video(
         preview: `moving`, `still`, or `none`. By default what `videos` or the setting says, else `still`.
         upload_options: boto3's `ExtraArgs` of an upload, for the pictures beside the video.
     """
-    shown = preview or (videos.preview if videos else None) or LoovaSettings().preview or "still"
+    shown = previews.chosen_preview(preview, videos, "still")
     async with location_of(videos, credentials, bucket, prefix).open() as jobs:
         await previews.show_video(jobs, saved, made=True, preview=shown, upload_options=upload_options)
 

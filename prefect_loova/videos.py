@@ -53,7 +53,7 @@ class LoovaVideoRun(JobRun[SavedVideo]):
         """
         if self.submission.state != "submitted":
             return
-        pause = poll_seconds or LoovaSettings().poll_seconds
+        pause = poll_seconds or LoovaSettings.load().poll_seconds
         async with self.videos.location.open() as jobs:
             await wait_for_video(jobs, self.submission, max_wait=max_wait, poll_seconds=pause)
 
@@ -67,7 +67,7 @@ class LoovaVideoRun(JobRun[SavedVideo]):
         """
         async with self.videos.location.open() as jobs:
             saved, is_new = await save_video(jobs, self.submission)
-            shown = self.videos.preview or LoovaSettings().preview or "moving"
+            shown = previews.chosen_preview(None, self.videos, "moving")
             is_made = is_new or self.submission.state != "saved"  # a second call shows the video as the first one did
             await previews.show_video(jobs, saved, made=is_made, is_new=is_new, preview=shown)
         return saved
@@ -106,6 +106,9 @@ class LoovaVideoRun(JobRun[SavedVideo]):
 
 class LoovaVideos(JobBlock[SavedVideo]):
     """The account, the bucket and the defaults for making videos. A flow then names one block.
+
+    If you change the model or the ratio of a saved block, requests that name none become other requests, which you pay
+    for.
 
     Attributes:
         credentials: The block with the Loova API key.

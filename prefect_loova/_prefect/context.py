@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from prefect_loova._prefect.run_logs import forward_logs
 from prefect_loova._prefect.telemetry import measure
 from prefect_loova._urls import origin
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InvalidRequestError
+from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.context import JobEvent, VideoJobs
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
@@ -26,6 +27,8 @@ from prefect_loova.store.records import JobRecords
 
 if TYPE_CHECKING:
     from prefect_loova.videos import LoovaVideos
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PREFIX = "loova"
 """The default prefix in the bucket, below the block's own folder."""
@@ -80,8 +83,11 @@ class Location:
         below = "/".join(filter(None, (folder, prefix)))
 
         def notify(event: JobEvent, record: JobRecord, number: int) -> None:
-            measure(event, record, number)
-            emit_job_event(bucket.bucket_name, event, record, number)
+            try:
+                measure(event, record, number)
+                emit_job_event(bucket.bucket_name, event, record, number)
+            except Exception as error:  # the record is written, and nothing may hide a purchase
+                log.warning("job %s: the event %s was not sent (%s)", record.key, event, redact(error))
 
         with forward_logs():
             async with credentials.get_client() as loova:

@@ -17,11 +17,13 @@ from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.store.previews import load_moving, load_thumbnail, save_previews
 from prefect_loova.store.reader import S3File
 
 if TYPE_CHECKING:
     from prefect_loova.video.thumbnails import Previews
+    from prefect_loova.videos import LoovaVideos
 
 Preview = Literal["moving", "still", "none"]
 """What the page of a video shows.
@@ -36,6 +38,11 @@ _MAX_SECONDS = 180.0  # in case S3 does not respond; decoding has its own limit
 _DECODER = ThreadPoolExecutor(1, thread_name_prefix="loova-preview")
 
 log = logging.getLogger(__name__)
+
+
+def chosen_preview(given: Preview | None, videos: LoovaVideos | None, otherwise: Preview) -> Preview:
+    """Return what a page shows: what the call says, else the block, else the setting, else `otherwise`."""
+    return given or (videos.preview if videos else None) or LoovaSettings.load().preview or otherwise
 
 
 async def show_video(

@@ -100,14 +100,14 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
     """
     bar, counts, changed = ProgressBar("loova-batch-progress", every=0), Counter[str](), asyncio.Event()
 
-    def tell() -> None:
+    def log_counts() -> None:
         """Log the counts for a display at a terminal."""
         done = {"videos": total, "done": dict(counts)}
         log.debug("%d of %s", counts.total(), counted(total, "video"), extra=done)
 
     def count(outcome: VideoOutcome) -> None:
         counts[outcome.outcome.replace("_", " ")] += 1
-        tell()
+        log_counts()
         changed.set()
 
     async def show() -> None:
@@ -123,7 +123,7 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
             await asyncio.sleep(_BATCH_SECONDS)
             await changed.wait()
 
-    tell()
+    log_counts()
     updates = asyncio.create_task(keep_updated())
     try:
         yield count

@@ -42,6 +42,7 @@ class _RunLogHandler(logging.Handler):
             logging.getLogger().handle(record)
 
     def install(self) -> None:
+        level = LoovaSettings.load().log_level
         with self._users_lock:
             self._users += 1
             if self._users == 1:
@@ -49,7 +50,7 @@ class _RunLogHandler(logging.Handler):
                 _logger.addHandler(self)
                 _logger.propagate = False  # the run loggers write to the console too
                 if _logger.level == logging.NOTSET:
-                    _logger.setLevel(LoovaSettings().log_level)
+                    _logger.setLevel(level)
 
     def remove(self) -> None:
         with self._users_lock:

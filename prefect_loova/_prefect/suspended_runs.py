@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
@@ -23,7 +24,7 @@ from prefect_loova.models.results import Submission
 SUSPENDED_TAG = "loova-suspended"
 """The tag of flow runs that `collect_videos` resumes."""
 
-_PAUSE_KEY = re.compile(r"loova-wait-(?P<key>[0-9a-f]{64})-\d+-[0-9a-f]{32}")
+_PAUSE_KEY = re.compile(r"loova-wait-(?P<record>[0-9a-f]{16})-(?P<key>[0-9a-f]{64})-[0-9a-f]{32}")
 _MADE = frozenset({"saved", "failed", "rejected", "in_doubt", "abandoned"})
 _PAGE = 200
 
@@ -59,7 +60,7 @@ async def suspend_until_made(submission: Submission, max_wait: float) -> None:
         async with get_client() as client:
             await client.update_flow_run(run.id, tags={*run.tags, SUSPENDED_TAG})
     get_run_logger().info("Loova task %s: the run is suspended until the video is saved", submission.task_id)
-    key = f"loova-wait-{submission.key}-{submission.attempt}-{uuid4().hex}"
+    key = f"loova-wait-{_digest(submission.record)}-{submission.key}-{uuid4().hex}"
     await asuspend_flow_run(timeout=max(int(max_wait), 1), key=key)
 
 
@@ -71,7 +72,7 @@ async def resume_suspended_runs(jobs: VideoJobs) -> int:
 
     async def resume(run: FlowRun) -> int:
         match = _PAUSE_KEY.fullmatch((run.state and run.state.state_details.pause_key) or "")
-        if match is None:
+        if match is None or match["record"] != _digest(jobs.records.uri(jobs.records.record_key(match["key"]))):
             return 0
         try:
             stored = await jobs.records.read(match["key"])
@@ -90,6 +91,11 @@ async def resume_suspended_runs(jobs: VideoJobs) -> int:
     except Exception as error:
         get_run_logger().warning("the suspended flow runs cannot be listed (%s)", redact(error))
         return 0
+
+
+def _digest(record: str) -> str:
+    """Return what a pause key says of a record's URI: runs of other buckets and prefixes are not ours to resume."""
+    return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 
 async def _suspended_runs() -> AsyncIterator[FlowRun]:

@@ -19,10 +19,12 @@ def _may_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return may_retry(state.data)
 
 
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
     """Return the cache key of a call of `wait_for_video` or `save_video` within one flow run."""
     submission, videos = parameters["submission"], parameters["videos"]
     bucket = parameters["bucket"] if videos is None else videos.bucket
+    if bucket is None:
+        return None  # the task says what is missing
     run = context.task_run.flow_run_id or context.task_run.id
     parts = [
         str(run),

@@ -85,9 +85,9 @@ class Where:
         else:
             yield self._location()
 
-    def first_pause(self, poll_seconds: float | None) -> float:
-        """Return the first pause between polls, in seconds."""
-        return poll_seconds or (1.0 if self.simulate else 20.0)
+    def first_pause(self, poll_seconds: float | None) -> float | None:
+        """Return the first pause between polls, in seconds. None is the flow's default."""
+        return poll_seconds or (1.0 if self.simulate else None)
 
     def _location(self) -> Location:
         if not self.bucket and not self.s3_block:

@@ -9,11 +9,10 @@ import signal
 import subprocess
 import threading
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
@@ -26,6 +25,9 @@ from prefect.settings import (
 from prefect_loova.cli.interrupts import at_end
 from prefect_loova.cli.output import busy
 from prefect_loova.errors import LoovaError, redact
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
 
 # On a slow machine the first start takes long. The telemetry logs a traceback if the database is locked.
 _SETTINGS: dict[Any, Any] = {
@@ -66,8 +68,10 @@ def _start() -> None:
     """Start a temporary server, as Prefect does it, but such that the terminal's Ctrl-C does not reach it.
 
     A child process inherits the signals that its thread blocks. Without this, the server would end before the flow has
-    told it what happened, and Prefect would wait for it.
+    reported its last state, and Prefect would wait for it.
     """
+    from prefect.server.api.server import SubprocessASGIServer  # noqa: PLC0415  (only a temporary server needs it)
+
     server = SubprocessASGIServer()
     if server.running:
         return

@@ -14,7 +14,7 @@ from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
 from prefect_loova._prefect.lineage import tagged
-from prefect_loova._prefect.previews import Preview, posters
+from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
@@ -70,11 +70,11 @@ class Batch:
         """Return the options that a flow was called with. The flow's other parameters are ignored."""
         videos: LoovaVideos | None = parameters["videos"]
         location = location_of(videos, parameters["credentials"], parameters["bucket"], parameters["prefix"])
-        settings = LoovaSettings()
+        settings = LoovaSettings.load()
         defaults: dict[str, Any] = {
             "poll_seconds": settings.poll_seconds,
             "concurrency_limit": settings.concurrency_limit,
-            "preview": (videos.preview if videos else None) or settings.preview or "still",
+            "preview": chosen_preview(None, videos, "still"),
         }
         given = {one.name: parameters[one.name] for one in fields(cls) if parameters.get(one.name) is not None}
         return cls(**defaults | given | {"location": location, "local": local, "videos": videos})

@@ -16,7 +16,7 @@ from prefect_loova._prefect.concurrency import slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
-from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.previews import Preview, chosen_preview
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._prefect.suspended_runs import resume_suspended_runs
 from prefect_loova.batches.credits import credits_report
@@ -80,10 +80,10 @@ async def collect_videos(
             return collected.summary
         ```
     """
-    logger, defaults = get_run_logger(), LoovaSettings()
+    logger = get_run_logger()
     location = location_of(videos, credentials, bucket, prefix)
-    limit = defaults.concurrency_limit if concurrency_limit is None else concurrency_limit
-    shown = preview or (videos.preview if videos else None) or defaults.preview or "still"
+    limit = LoovaSettings.load().concurrency_limit if concurrency_limit is None else concurrency_limit
+    shown = chosen_preview(preview, videos, "still")
     async with location.open() as jobs:
         collected = await collect(
             jobs,

@@ -150,7 +150,6 @@ def _join_run_name() -> str:
     return f"join {counted(len(task_run.parameters['videos']), 'shot')}"
 
 
-@sync_or_async
 @task(
     name="join-shots",
     description="Join the shots of a story into one film in the bucket.",

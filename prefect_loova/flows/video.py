@@ -16,7 +16,7 @@ from prefect_loova._prefect.concurrency import is_shared, slot
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
-from prefect_loova._prefect.previews import Preview
+from prefect_loova._prefect.previews import Preview, chosen_preview
 from prefect_loova._prefect.suspend import ask_for_decision
 from prefect_loova._prefect.suspended_runs import check_can_suspend, suspend_until_made
 from prefect_loova._timing import Deadline
@@ -117,9 +117,9 @@ async def generate_video(
     """
     location = location_of(videos, credentials, bucket, prefix)
     credentials, bucket, prefix = location.credentials, location.bucket, location.prefix
-    defaults = LoovaSettings()
+    defaults = LoovaSettings.load()
     limit = defaults.concurrency_limit if concurrency_limit is None else concurrency_limit
-    shown = preview or (videos.preview if videos else None) or defaults.preview or "moving"
+    shown = chosen_preview(preview, videos, "moving")
     request = videos.complete(request) if videos else request
     deadline = Deadline(max_wait)
     if wait == "suspend":

@@ -21,7 +21,7 @@ from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
-from prefect_loova import VideoRequest, collect_videos
+from prefect_loova import VideoRequest, collect_videos, generate_video
 from prefect_loova._prefect.context import Location
 from tests.integration.conftest import block_of
 from tests.support.docs_blocks import to_run
@@ -154,10 +154,14 @@ async def test_a_run_with_wait_suspend_leaves_its_worker_and_is_resumed_when_the
     await resume_flow_run(run.id)  # somebody resumes it too early: it is suspended again
     await until(run, lambda state: state.is_paused() and state.state_details.pause_key != first)
     loova.clear_faults()
+    elsewhere = {"credentials": place.credentials, "bucket": place.bucket, "prefix": "elsewhere"}
+    await generate_video(VideoRequest(prompt="a red kite", duration=4), **elsewhere, poll_seconds=0.1)
+    await collect_videos(**elsewhere)  # the same request in another prefix: its collector resumes no run of this one
+    assert (await until(run, lambda state: state.is_paused())).state_details.pause_key != first
     assert len((await collect_videos(place.credentials, place.bucket)).saved) == 1
     ended = await until(run, lambda state: state.is_final())
     assert ended.is_completed(), ended.message
-    assert loova.ledger["totals"]["posted"] == 1
+    assert loova.ledger["totals"]["posted"] == 2  # one in each prefix
 
 
 @pytest.mark.one_s3_server

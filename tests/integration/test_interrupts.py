@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -42,6 +43,20 @@ def says_it_once(command: Terminal, message: str) -> None:
     assert command.lines[-1].endswith(message), command.shown
     for noise in ("Traceback", "Error logging to API", "CancelledError", "KeyboardInterrupt", "Exception ignored"):
         assert noise not in command.shown, command.shown
+
+
+def test_a_signal_during_an_import_is_not_lost(tmp_path: Path) -> None:
+    """Python ignores an exception that a signal raises in a callback of its import lock, so none is raised."""
+    (tmp_path / "interrupted_import.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = (
+        "from prefect_loova.cli.interrupts import end_on_signals\nend_on_signals(as_json=False)\n"
+        "try:\n    import interrupted_import\nexcept BaseException:\n    pass\nprint('it went on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
 
 
 @pytest.fixture

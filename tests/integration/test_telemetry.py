@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prefect_loova import VideoRequest, generate_video
 from prefect_loova._prefect.events import CreditsPayload, JobPayload
 from prefect_loova.errors import RejectedError
+from prefect_loova.models.job_record import JobRecord
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 REQUEST = VideoRequest(prompt="a lighthouse", duration=4)
@@ -87,6 +88,12 @@ async def test_an_error_is_the_status_of_its_span_and_holds_no_secret(place, loo
     assert span.status.description.startswith("InsufficientCreditsError: ")
     assert not span.events
     assert loova.api_key not in span.to_json()
+
+
+async def test_an_event_that_cannot_be_made_hides_no_purchase(place, caplog):
+    async with place.open() as jobs:
+        jobs.notify("submitted", JobRecord.claimed(REQUEST, jobs.loova.origin, {}), 99)
+    assert "the event submitted was not sent" in caplog.text
 
 
 @pytest.mark.parametrize("payload", [JobPayload, CreditsPayload])

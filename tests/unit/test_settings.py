@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from prefect_loova import LoovaCredentials
+from prefect_loova.errors import InvalidRequestError
 from prefect_loova.settings import LoovaSettings
 
 
@@ -24,16 +28,19 @@ def test_a_setting_is_read_from_pyproject(monkeypatch, tmp_path: Path):
     assert LoovaSettings().poll_seconds == 7
 
 
-def test_a_bad_setting_names_the_field_and_the_rule(monkeypatch):
+def test_a_bad_setting_is_an_error_that_names_the_setting_and_the_rule(monkeypatch):
     monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_POLL_SECONDS", "0")
-    with pytest.raises(ValidationError, match="greater than 0"):
-        LoovaSettings()
+    with pytest.raises(InvalidRequestError, match=r"PREFECT_INTEGRATIONS_LOOVA_\*: poll_seconds: .*greater than 0"):
+        LoovaSettings.load()
 
 
-def test_a_bad_base_url_is_refused_by_the_block(monkeypatch):
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_BASE_URL", "nonsense")
-    with pytest.raises(ValidationError, match="base_url"):
-        LoovaCredentials(api_key=SecretStr("key"))
+def test_a_command_reports_a_bad_setting_in_one_line(monkeypatch):
+    env = dict(os.environ) | {"PREFECT_INTEGRATIONS_LOOVA_TIMEOUT": "-1", "LOOVA_API_KEY": "key"}
+    command = [sys.executable, "-m", "prefect_loova.cli", "generate", "a boat", "--bucket", "my-videos"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "PREFECT_INTEGRATIONS_LOOVA_*: timeout: " in line
 
 
 def test_the_table_in_the_docs_is_the_codes():
