@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+POLL_SECONDS = 20.0
+"""The longest first pause between two polls. The setting `poll_seconds` and the argument replace it."""
+
 Clock = Callable[[], float]
 """Returns seconds that never decrease, like `time.monotonic`."""
 

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, ValidationError
 
+from prefect_loova._timing import POLL_SECONDS
 from prefect_loova.client import DEFAULT_BASE_URL
 from prefect_loova.errors import InvalidRequestError
 
@@ -30,7 +31,9 @@ class LoovaSettings(PrefectBaseSettings):
     submit_timeout: float = Field(
         60.0, gt=0, le=600, description="The total timeout of a submit, in seconds, for new credentials blocks."
     )
-    poll_seconds: float = Field(20.0, gt=0, le=3600, description="The longest first pause between polls, in seconds.")
+    poll_seconds: float = Field(
+        POLL_SECONDS, gt=0, le=3600, description="The longest first pause between polls, in seconds."
+    )
     preview: Literal["moving", "still", "none"] | None = Field(
         None, description="What the page of a video shows; by default `moving` for one video, `still` for many."
     )

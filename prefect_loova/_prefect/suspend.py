@@ -16,7 +16,7 @@ from prefect_loova._prefect.pages import escaped
 from prefect_loova._prefect.run import obstacle_to_suspending
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, TaskNotFoundError
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.models.attempts import Decision
 
 _MAX_QUESTIONS = 20

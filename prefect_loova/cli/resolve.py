@@ -14,7 +14,7 @@ from prefect_loova._sync import run_sync
 from prefect_loova.cli.options import Where
 from prefect_loova.cli.output import say
 from prefect_loova.errors import InvalidRequestError, redact
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.doubt import DoubtReport, find_doubts, job_in_doubt
 from prefect_loova.models.attempts import Decision, DecisionName
 from prefect_loova.models.job_record import JobRecord

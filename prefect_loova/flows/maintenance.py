@@ -23,7 +23,7 @@ from prefect_loova.batches.credits import credits_report
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.jobs.collect import collect
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import Decision

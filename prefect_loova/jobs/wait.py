@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from prefect_loova._timing import Deadline
+from prefect_loova._timing import POLL_SECONDS, Deadline
 from prefect_loova.errors import (
     InvalidTransitionError,
     LoovaError,
@@ -41,7 +41,7 @@ class PollSchedule:
         jitter: The largest fraction by which a pause is shortened at random. A pause is never lengthened.
     """
 
-    first: float = 20.0
+    first: float = POLL_SECONDS
     growth: float = 0.07
     jitter: float = 0.5
 
@@ -60,7 +60,7 @@ async def wait_for_video(
     submission: Submission,
     *,
     max_wait: float = MAX_WAIT,
-    poll_seconds: float = 20.0,
+    poll_seconds: float = POLL_SECONDS,
     on_poll: Callable[[float, str], Awaitable[None]] = ignore_poll,
 ) -> VideoTask:
     """Poll until the Loova task ends, and store the end in the record. A failed poll does not fail the video.

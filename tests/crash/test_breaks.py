@@ -88,7 +88,7 @@ BREAKS = [
     ),
     Break(
         "a person's decision is written without comparing the attempt",
-        "jobs/decide.py",
+        "jobs/decisions.py",
         "which(jobs, record, number), **fields",
         "which(jobs, record), **fields",
         (

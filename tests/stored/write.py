@@ -35,7 +35,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import InDoubtError, LoovaError
 from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.doubt import job_in_doubt
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video

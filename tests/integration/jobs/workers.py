@@ -17,7 +17,7 @@ from prefect_loova.errors import (
     InDoubtError,
 )
 from prefect_loova.jobs.context import JobTimes, VideoJobs
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.decide import decide
+from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.attempts import Decision, DecisionName
 from tests.support.protocol.roles import Node, Role
