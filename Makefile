@@ -4,6 +4,7 @@ UV := .uv/bin/uv
 READY := .venv/.ready
 DOCS_READY := .venv-docs/.ready
 BENCH_READY := .venv-bench/.ready
+RUNNERS_READY := .venv-runners/.ready
 BENCH := .venv-bench/bin/python
 PROMPT := A futuristic city at sunset
 
@@ -14,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-moto test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-moto test-processes test-runners test-wheel test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,17 +23,33 @@ help: ## Show what there is (this)
 demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S3 server, no account
 	@.venv/bin/prefect-loova generate "$(PROMPT)" --simulate
 
-test: $(READY) ## Run all tests but the benchmarks; ARGS="-k name" chooses some
+test: $(READY) ## Run the tests, but those of minutes that have targets of their own; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
 test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)
 	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)
 
+test-processes: $(READY) ## Commands and flow runs in processes of their own: killed, interrupted, as the docs show them (5 minutes)
+	@.venv/bin/pytest -n 3 --dist loadfile -m processes tests/integration tests/crash $(ARGS)
+
+test-runners: $(RUNNERS_READY) ## A batch on threads, Dask and Ray, and a Jupyter notebook, in an environment of its own (2 minutes)
+	@.venv-runners/bin/pytest -m runners tests/integration/test_runners.py $(ARGS)
+
+test-wheel: $(READY) ## Build the wheel, check it, install it with pip, and use it in an empty home
+	@.venv/bin/pytest -m wheel tests/integration/test_wheel.py $(ARGS)
+
 test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
-	@CRASH_EVERYTHING=1 .venv/bin/pytest -s tests/crash $(ARGS)
+	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -m "" tests/crash $(ARGS)
 
 test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -n 0 tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
+
+test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that are installed; PYTHONS="3.12 3.13"
+	@for version in $(or $(PYTHONS),3.12 3.13); do \
+	  UV_PROJECT_ENVIRONMENT=.venv-python $(UV) sync --locked --quiet --python $$version || exit 1; \
+	  .venv-python/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py \
+	    tests/integration/test_sync.py $(ARGS) || exit 1; \
+	done
 
 test-lowest: $(UV) ## Unit and contract tests, and flows, on the lowest versions that pyproject.toml allows (Prefect 3.8.0)
 	@$(UV) venv --quiet --clear .venv-lowest
@@ -100,7 +117,7 @@ docs-serve: $(DOCS_READY) ## Serve it on http://127.0.0.1:8000, built anew with 
 	@.venv-docs/bin/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch prefect_loova
 
 clean: ## Remove all that make made, the simulated videos too
-	@rm -rf .venv .venv-docs .venv-bench .venv-lowest .uv site .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
+	@rm -rf .venv .venv-docs .venv-bench .venv-runners .venv-python .venv-lowest .uv site .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .loova-simulated dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml uv.lock $(UV)
@@ -111,6 +128,11 @@ $(READY): pyproject.toml uv.lock $(UV)
 $(BENCH_READY): pyproject.toml uv.lock $(UV)
 	@echo "Setting up .venv-bench from uv.lock."
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --locked --quiet --group bench
+	@touch $@
+
+$(RUNNERS_READY): pyproject.toml uv.lock $(UV)
+	@echo "Setting up .venv-runners from uv.lock."
+	@UV_PROJECT_ENVIRONMENT=.venv-runners $(UV) sync --locked --quiet --group runners
 	@touch $@
 
 $(DOCS_READY): pyproject.toml uv.lock $(UV)

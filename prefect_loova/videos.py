@@ -175,14 +175,15 @@ class LoovaVideos(JobBlock[SavedVideo]):
         own = {name: value for name in names if (value := getattr(self, name)) is not None}
         return Location(self.credentials.model_copy(update=own), self.bucket, self.prefix)
 
+    @property
+    def request_defaults(self) -> dict[str, str]:
+        """The fields of a request that this block has a value for: model and ratio."""
+        given = {"model": self.model, "ratio": self.ratio}
+        return {name: value for name, value in given.items() if value is not None}
+
     def complete(self, request: VideoRequest) -> VideoRequest:
         """Return the request with this block's model and ratio, if the request names none."""
-        defaults = {"model": self.model, "ratio": self.ratio}
-        missing = {
-            name: value
-            for name, value in defaults.items()
-            if value is not None and name not in request.model_fields_set
-        }
+        missing = {k: v for k, v in self.request_defaults.items() if k not in request.model_fields_set}
         if not missing:
             return request
         try:

@@ -1,5 +1,7 @@
 """Send events for Prefect's automations: a job changed, or the credits are low. docs/events.md lists them.
 
+`JobEvent` in `jobs/context.py` names the changes of a job. The steps report them with `jobs.notify`.
+
 An event is sent once, right after the change of the job record. A process that is killed in between sends none, so rely
 on the records for anything that you must not miss.
 """

@@ -70,6 +70,13 @@ class Links:
     player_until: datetime | None = None
 
 
+Address = Callable[[VideoOutcome], str]
+
+
+def _no_address(video: VideoOutcome) -> str:
+    return ""
+
+
 def escaped(text: object, limit: int = 2000) -> str:
     """Escape foreign text for markdown, with a backslash before each character that markdown or HTML could interpret.
 
@@ -158,12 +165,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
+def gallery(report: BatchReport, posters: Mapping[str, Picture], *, address: Address = _no_address) -> str:
     """Render the page of a batch: the missing videos with reasons, then pictures, then videos without a picture.
 
     Args:
         report: The outcomes of the batch.
         posters: Small pictures of the saved videos, by request key. The page shows those that fit.
+        address: Returns the URL of a video's own page, or an empty string.
     """
     saved = [video for video in report.videos if video.outcome in _IN_BUCKET]
     missing = sorted((video for video in report.videos if video.outcome not in _IN_BUCKET), key=_severity)
@@ -175,19 +183,22 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture]) -> str:
         lines += ["", "These videos differ from their requests:", ""]
         lines += _items(differing, lambda video: f"- {escaped(video.name, 80)}: {escaped(video.differs, 200)}")
     table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
-    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size)
+    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, address)
     if pictured:
         lines += ["", *_grid(list(pictured.values()))]
     plain = [video for video in saved if video.key not in pictured]
     if plain:
         rows = [
-            (_state(v), escaped(v.name, 80), _cell(v.video or ""), f"{v.credits_charged:g}") for v in plain[:_MAX_ROWS]
+            (_state(v), _linked(escaped(v.name, 80), address(v)), _cell(v.video or ""), f"{v.credits_charged:g}")
+            for v in plain[:_MAX_ROWS]
         ]
         lines += ["", *_table(("State", "Video", "Where", "Credits"), rows, numbers=1), *_more(len(plain) - len(rows))]
     return "\n".join(lines)
 
 
-def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> str:
+def story_page(
+    report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture], *, address: Address = _no_address
+) -> str:
     """Render the page of a story: the joined film, then its shots."""
     lines = [*_embedded(moving, report.title), f"**{escaped(report.title, 200)}**", ""]
     if report.film:
@@ -198,7 +209,7 @@ def story_page(report: StoryReport, moving: Picture | None, posters: Mapping[str
         )
         how = "joined without re-encoding" if report.is_copy else "joined by encoding all shots once"
         lines += ["```", report.film, "```", "", f"{escaped(size)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
-    return "\n".join([*lines, gallery(report.shots, posters)])
+    return "\n".join([*lines, gallery(report.shots, posters, address=address)])
 
 
 def _missing_item(video: VideoOutcome) -> str:
@@ -210,7 +221,7 @@ def _missing_item(video: VideoOutcome) -> str:
 
 
 def _picture_cells(
-    videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int
+    videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int, address: Address
 ) -> dict[str, tuple[str, str, str]]:
     """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
@@ -218,7 +229,8 @@ def _picture_cells(
         poster = posters.get(video.key)
         if poster is None:
             continue
-        cell = poster.embed(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}"
+        picture = _linked(poster.embed(video.name), address(video))
+        cell = picture, escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
             break
@@ -293,6 +305,10 @@ def credits_page(report: CreditsReport) -> str:
     if report.problems:
         lines += ["", "Counted at their estimate:", "", *_items(report.problems, _problem_item)]
     return "\n".join(lines)
+
+
+def _linked(text: str, url: str) -> str:
+    return f"[{text}]({url})" if url else text
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:

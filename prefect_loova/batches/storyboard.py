@@ -17,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -122,12 +123,13 @@ def film_id(videos: list[SavedVideo]) -> str:
     return hashlib.sha256("\n".join([_FILM_VERSION, *(video.sha256 for video in videos)]).encode()).hexdigest()
 
 
-def read_storyboard(content: bytes, name: str) -> Storyboard:
+def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Storyboard:
     """Read a storyboard.
 
     Args:
         content: The file, in UTF-8.
         name: Its name. The ending decides the format: `.yaml`, `.yml` or `.json`.
+        defaults: Fields for all shots that the file does not set.
 
     Raises:
         InvalidRequestError: The file has problems; the error lists all of them, by shot and field.
@@ -142,7 +144,7 @@ def read_storyboard(content: bytes, name: str) -> Storyboard:
     problems = _unknown_fields(given, ("title", "shots", *_SHARED))
     if not isinstance(given.get("title", ""), str):
         problems.append("title: must be text")
-    shared = {key: value for key, value in given.items() if key in _SHARED}
+    shared = {**defaults, **{key: value for key, value in given.items() if key in _SHARED}}
     shots = []
     for number, item in enumerate(given["shots"], 1):
         shot, shot_problems = _read_shot(number, item, shared)

@@ -17,6 +17,7 @@ from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.run_logs import RESULT
+from prefect_loova._timing import POLL_SECONDS
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
 from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
@@ -56,7 +57,7 @@ class Batch:
     on_failure: OnFailure = "raise"
     wait: bool = True
     max_wait: float = MAX_WAIT
-    poll_seconds: float = 20.0
+    poll_seconds: float = POLL_SECONDS
     max_paid_attempts: int = 1
     upload_options: dict[str, Any] | None = None
     max_bytes: int = saving.MAX_BYTES
@@ -64,6 +65,7 @@ class Batch:
     preview: Preview = "still"
     local: LocalFiles = field(default_factory=LocalFiles)
     videos: LoovaVideos | None = None
+    manifest: str = ""
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], local: LocalFiles) -> Self:
@@ -137,7 +139,7 @@ class Batch:
             else:
                 report = await self._queue_all(jobs, plan)
             logger.info(report.summary, extra=RESULT)
-            await publish_batch(report, await posters(jobs, report))
+            await publish_batch(report, await posters(jobs, report), self.manifest)
         if write_report is not None:
             await write_report(report)
         on_their_way = 0 if self.wait else report.count("submitted", "queued")

@@ -246,6 +246,6 @@ async def generate_storyboard(
         ```
     """
     source = Manifest(storyboard, location_of(videos, credentials, bucket, prefix).bucket, what="storyboard")
-    board = read_storyboard(await source.read(), storyboard)
+    board = read_storyboard(await source.read(), storyboard, videos.request_defaults if videos else {})
     story = Story(board, Batch.from_parameters(locals(), source.local_files(media_folder)))
     return await (story.dry_run() if dry_run else story.make())

@@ -9,7 +9,7 @@ from typing import Literal
 JobState = Literal[
     "claimed", "submitting", "submitted", "succeeded", "saved", "failed", "rejected", "in_doubt", "abandoned"
 ]
-"""The states of an attempt. `MOVES` defines the order."""
+"""The states of an attempt. `MOVES` defines the order, and `attempts` which states are bought, open or settled."""
 
 MoveName = Literal[
     "claim",

@@ -171,6 +171,7 @@ class VideoRequest(Value):
     def canonical(self, identity: Callable[[Medium], str | None] = lambda medium: medium.identity) -> dict[str, Any]:
         """Return the canonical request: media by their content, or by their URL without its signature."""
         body = self.body()
+        # Leave a new field out at its default: else earlier requests get other keys, and are bought again.
         for field, texts in self.media().items():
             body[field] = [_identity(f"{field}.{number}", text, identity) for number, text in enumerate(texts)]
         return {"version": 1, "take": self.take} | body

@@ -16,6 +16,7 @@ from tests.crash.schedules import Schedule, broken_invariants, run_all, run_sche
 from tests.support.prefect_server import PrefectServer
 from tests.support.proxy import NetworkFault
 
+pytestmark = [pytest.mark.processes, pytest.mark.one_s3_server]
 AT_ONCE = 3
 
 SUBMIT, RECORD, POLL, VIDEO = r"^POST", r"^PUT .*record\.json", r"^GET .*tasks", r"^GET"
@@ -56,7 +57,6 @@ def flow_forks(prefect, tmp_path_factory) -> Iterator[ForkServer]:
     forks.close()
 
 
-@pytest.mark.one_s3_server
 def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server):
     points = POINTS
     if EVERYTHING:
@@ -80,7 +80,6 @@ def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server
     assert states["saved"] > 0
 
 
-@pytest.mark.one_s3_server
 @pytest.mark.parametrize(
     ("wire", "request_line", "at"),
     [("api", SUBMIT, 0), ("s3", RECORD, 1), ("api", POLL, 0), ("video", VIDEO, 0), ("s3", RECORD, 5)][

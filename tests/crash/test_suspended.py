@@ -24,7 +24,7 @@ from tests.crash.conftest import EVERYTHING
 from tests.integration.conftest import block_of
 from tests.support.proxy import NetworkFault, Proxy
 
-pytestmark = pytest.mark.one_s3_server
+pytestmark = [pytest.mark.processes, pytest.mark.one_s3_server]
 
 SUSPEND = r"^POST .*/set_state"
 

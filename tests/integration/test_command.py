@@ -18,6 +18,7 @@ from prefect_loova import LoovaCredentials
 from prefect_loova.cli.app import run
 from prefect_loova.simulator import LoovaSimulator
 
+pytestmark = [pytest.mark.processes, pytest.mark.one_s3_server]
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "flows" / "generate_video.py")]
 KEYS = {"state", "task_id", "video", "record", "size_bytes", "sha256", "credits_cost", "reused"}
@@ -34,7 +35,6 @@ def the_json(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.one_s3_server
 def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
     arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")
     first, second = command(*arguments, env=served), command(*arguments, env=served)
@@ -51,7 +51,6 @@ def test_it_saves_a_video_and_finds_it_the_second_time(served, bucket, loova):
         assert secret not in first.stdout + first.stderr
 
 
-@pytest.mark.one_s3_server
 async def test_it_takes_credentials_and_bucket_from_named_blocks(served, place, loova):
     with temporary_settings({PREFECT_API_URL: served["PREFECT_API_URL"]}):
         await place.credentials.save("for-the-command", overwrite=True)
@@ -71,7 +70,6 @@ async def test_it_takes_credentials_and_bucket_from_named_blocks(served, place, 
         ("generation_failed", 4, "failed", "TaskFailedError"),
     ],
 )
-@pytest.mark.one_s3_server
 def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loova, fault, code, state, kind):
     loova.fail(fault)
     done = command("a boat", "--bucket", bucket.name, "--poll-seconds", "0.1", "--json", env=served)
@@ -84,7 +82,6 @@ def test_every_outcome_has_an_exit_code_and_an_error_in_json(served, bucket, loo
     assert loova.ledger["totals"]["posted"] == 1
 
 
-@pytest.mark.one_s3_server
 def test_a_task_that_is_still_running_is_exit_code_5_and_the_next_run_continues(served, bucket, loova):
     loova.fail(on="poll", envelope={"data": {"status": "running", "result": None}}, times=None)
     arguments = ("a boat", "--bucket", bucket.name, "--poll-seconds", "0.1", "--json")
@@ -146,7 +143,6 @@ def test_all_problems_of_a_request_are_reported_together(bad_input):
 
 
 @pytest.mark.parametrize(("key", "says"), [(None, "is not set"), ("", "is empty")])
-@pytest.mark.one_s3_server
 def test_without_a_key_it_says_what_to_do_and_does_not_simulate(environment, bucket, key, says):
     env = {k: v for k, v in environment.items() if k != "LOOVA_API_KEY"} | (
         {} if key is None else {"LOOVA_API_KEY": key}
@@ -158,7 +154,6 @@ def test_without_a_key_it_says_what_to_do_and_does_not_simulate(environment, buc
     assert done.stdout == ""
 
 
-@pytest.mark.one_s3_server
 def test_a_wrong_key_is_refused_and_nothing_is_bought(served, bucket, loova):
     done = command("a boat", "--bucket", bucket.name, "--json", env=served | {"LOOVA_API_KEY": "wrong-key"})
     assert (done.returncode, the_json(done)["error"]["type"]) == (4, "AuthenticationError")
@@ -167,7 +162,6 @@ def test_a_wrong_key_is_refused_and_nothing_is_bought(served, bucket, loova):
 
 
 @pytest.mark.parametrize(("prefix", "code"), [("../other", 2), ("/absolute", 2)])
-@pytest.mark.one_s3_server
 def test_a_bad_prefix_is_refused_before_anything_is_sent(served, bucket, loova, prefix, code):
     done = command("a boat", "--bucket", bucket.name, "--prefix", prefix, "--json", env=served)
     assert (done.returncode, the_json(done)["state"]) == (code, "invalid")
@@ -175,7 +169,6 @@ def test_a_bad_prefix_is_refused_before_anything_is_sent(served, bucket, loova, 
     assert loova.ledger["totals"]["posted"] == 0
 
 
-@pytest.mark.one_s3_server
 def test_a_missing_bucket_is_an_error_before_the_submit(served, loova):
     done = command("a boat", "--bucket", "no-such-bucket-here", "--json", env=served)
     assert (done.returncode, the_json(done)["error"]["type"]) == (1, "StorageError")
@@ -209,7 +202,6 @@ def test_a_simulated_run_writes_an_mp4_and_continues_after_a_kill(killable_prefe
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to handle")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.one_s3_server
 def test_a_signal_during_the_submit_waits_for_the_answer_and_loses_nothing(served, bucket, loova, sent):
     loova.fail("slow_reply", delay_seconds=6)  # on a busy machine the signal may be seconds late
     arguments = ("a boat", "--bucket", bucket.name, "--duration", "4", "--poll-seconds", "0.1", "--json")

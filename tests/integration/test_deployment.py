@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flow_runs import resume_flow_run
+from prefect.runner.storage import GitRepository
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
@@ -209,3 +212,25 @@ async def until(run: FlowRun, is_so: Callable[[Any], bool]) -> Any:
                 return state
             assert state is None or not state.is_final(), state
             await asyncio.sleep(0.25)
+
+
+@pytest.fixture
+def git_repository(tmp_path: Path) -> str:
+    """The URL of a git repository with the folder `flows`."""
+    repository = tmp_path / "repository"
+    shutil.copytree(Path(__file__).parents[2] / "flows", repository / "flows")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.test")
+    for command in (("init", "-q"), ("add", "flows"), (*identity, "commit", "-q", "-m", "flows")):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    return repository.as_uri()
+
+
+@pytest.mark.one_s3_server
+async def test_a_flow_of_a_git_repository_is_loaded_from_source_and_runs(prefect_server, git_repository, place, loova):
+    source = GitRepository(url=git_repository)
+    loaded: Any = await Flow.afrom_source(source=source, entrypoint="flows/generate_video.py:generate_video")
+    saved = await loaded(VideoRequest(prompt="a kite", duration=4), place.credentials, place.bucket, poll_seconds=0.1)
+    assert saved.video.endswith("/video.mp4")
+    assert loova.ledger["totals"]["billed"] == 1
+    deployment = await loaded.ato_deployment("from-git")
+    assert deployment.entrypoint == "flows/generate_video.py:generate_video"

@@ -20,7 +20,7 @@ from tests.support.prefect_server import PrefectServer
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[[str], list[str]]
-pytestmark = pytest.mark.one_s3_server
+pytestmark = [pytest.mark.processes, pytest.mark.one_s3_server]
 
 
 @pytest.fixture

@@ -68,12 +68,15 @@ def example(name: str) -> Callable[[], Any]:
 
 
 @pytest.fixture
-async def stored(place: Location, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+async def stored(name: str, place: Location, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
     """The blocks under the name of the examples, and the files that examples or earlier runs need."""
     lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
-    await place.credentials.save("loova", overwrite=True)
-    await lister.save("loova", overwrite=True)
-    await LoovaVideos(credentials=place.credentials, bucket=lister).save("loova", overwrite=True)
+    if name == "LoovaVideos":
+        await LoovaVideos(credentials=place.credentials, bucket=lister).save("loova", overwrite=True)
+    else:
+        await place.credentials.save("loova", overwrite=True)
+        await lister.save("loova", overwrite=True)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_LOOVA_POLL_SECONDS", "0.1")
     Image.linear_gradient("L").resize((640, 360)).save(tmp_path / "cat.png")
     (tmp_path / "boat.yaml").write_text("shots: [{prompt: a boat, duration: 4}, {prompt: fog, continue: true}]")
     monkeypatch.chdir(tmp_path)

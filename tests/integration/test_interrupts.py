@@ -23,6 +23,7 @@ STILL_RUNNING: dict[str, Any] = {
     "times": None,
 }
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.one_s3_server,
     pytest.mark.skipif(sys.platform != "linux", reason="/proc"),
     pytest.mark.xdist_group("commands"),

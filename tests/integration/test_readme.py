@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from prefect_loova import LoovaCredentials, VideoRequest, submit_video
+from prefect_loova import LoovaVideos, VideoRequest, submit_video
 from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
 
 ROOT = Path(__file__).parents[2]
@@ -40,16 +41,15 @@ async def bought(prompt: str, place, **fields: Any):
 
 
 async def test_every_example_is_run_by_a_test():
-    texts = ["async def morning_video", '.save("loova"']
+    texts = ["def morning_video", '.save("loova"']
     assert len(BLOCKS) == len(texts)
     assert all(sum(text in block for block in BLOCKS) == 1 for text in texts)
 
 
 async def test_the_flow_saves_a_video(place, loova):
-    await place.credentials.save("loova", overwrite=True)
-    await place.bucket.save("loova", overwrite=True)
+    await LoovaVideos(credentials=place.credentials, bucket=place.bucket).save("loova", overwrite=True)
     await bought("a boat", place, duration=5)
-    assert (await example("async def morning_video")["morning_video"]("a boat")).endswith("/video.mp4")
+    assert (await asyncio.to_thread(example("def morning_video")["morning_video"], "a boat")).endswith("/video.mp4")
     assert loova.ledger["totals"]["billed"] == 1
 
 
@@ -60,9 +60,9 @@ def test_the_blocks_are_registered_and_created_as_shown():
         environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
         done = subprocess.run(register, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert module == "prefect_aws" or "Loova Credentials" in done.stdout
+        assert module == "prefect_aws" or "Loova Videos" in done.stdout
     example('.save("loova"')
-    assert LoovaCredentials.load("loova").api_key.get_secret_value() == "..."
+    assert LoovaVideos.load("loova").credentials.api_key.get_secret_value() == "..."
 
 
 def test_the_readme_is_short():

@@ -33,7 +33,7 @@ from prefect.client.schemas.filters import (
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
-from prefect_loova._prefect.artifacts import publish_prices
+from prefect_loova._prefect.artifacts import artifact_key, publish_prices
 from prefect_loova._prefect.previews import show_video
 from prefect_loova._prefect.progress import ProgressBar
 from prefect_loova._urls import origin
@@ -70,7 +70,7 @@ async def artifacts(key: str) -> list[Any]:
 
 
 async def page_of(request: VideoRequest) -> str:
-    return str((await artifacts(f"loova-video-{request.key[:16]}"))[-1])
+    return str((await artifacts(artifact_key("video", request.key, request.name)))[-1])
 
 
 async def events_of(resource: str, prefix: str, count: int) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ async def test_the_page_of_a_reused_video_has_its_stored_pictures(place, bucket,
     await made(request, place)
     assert pictures_in(await page_of(request)) == [("image/webp", b"the picture of before")]
     assert "by an earlier run" in await page_of(request)
-    assert len(await artifacts(f"loova-video-{request.key[:16]}")) == 2
+    assert len(await artifacts(artifact_key("video", request.key, request.name))) == 2
 
 
 async def test_without_a_preview_no_pictures_are_made(place, bucket, request_of):

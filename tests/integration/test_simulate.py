@@ -16,7 +16,7 @@ from prefect_loova.cli.simulation import servers
 from prefect_loova.simulator import LoovaSimulator
 from tests.support.terminal import COMMAND
 
-pytestmark = pytest.mark.one_s3_server
+pytestmark = [pytest.mark.processes, pytest.mark.one_s3_server]
 
 
 def ran(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:

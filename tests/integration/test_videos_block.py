@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from prefect_loova import (
     SavedVideo,
     VideoRequest,
     collect_videos,
+    generate_storyboard,
     generate_video,
     generate_videos,
     prepare_media,
@@ -161,7 +163,7 @@ def test_defaults_apply_only_to_what_the_request_does_not_name(videos):
     assert videos.complete(VideoRequest(prompt="a boat", model="seedance_2_0")).model == "seedance_2_0"
 
 
-async def test_trigger_tasks_and_flow_buy_one_video_with_the_defaults_of_the_block(videos, loova):
+async def test_trigger_tasks_and_flows_buy_one_video_with_the_defaults_of_the_block(videos, loova, tmp_path):
     videos = videos.model_copy(update={"ratio": "9:16", "model": "seedance_2_0_fast"})
     run = await videos.atrigger(REQUEST)
     assert (await submit_video(REQUEST, videos=videos)).key == run.submission.key
@@ -170,6 +172,10 @@ async def test_trigger_tasks_and_flow_buy_one_video_with_the_defaults_of_the_blo
     await run.await_for_completion(poll_seconds=0.1)
     saved = await generate_video(REQUEST, videos=videos, poll_seconds=0.1)
     assert saved.key == run.submission.key
+    story = tmp_path / "story.json"
+    story.write_text(json.dumps({"shots": [REQUEST.model_dump(exclude_unset=True)]}))
+    report = await generate_storyboard(str(story), videos=videos, dry_run=True)
+    assert [(shot.key, shot.outcome) for shot in report.shots.videos] == [(saved.key, "reused")]
     assert loova.ledger["totals"]["posted"] == 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from prefect_loova import VideoRequest
+from prefect_loova._prefect.artifacts import artifact_key
 from tests.ui.environment import ROOT, Environment, chromium, start_environment
 
 DEMO = "A futuristic city at sunset"
@@ -43,7 +44,8 @@ def main(folder: Path) -> None:
         environment.loova.fail(on="submit", status=400, envelope={"code": 400, "message": "The prompt was refused"})
         environment.run("batch")
         page = browser.new_page()
-        key = f"loova-video-{VideoRequest(prompt=DEMO).key[:16]}"
+        request = VideoRequest(prompt=DEMO)
+        key = artifact_key("video", request.key, request.name)
         take(page, artifact(environment, key), folder / "video.png", 900)
         take(page, artifact(environment, "loova-batch"), folder / "batch.png", 1100)
 

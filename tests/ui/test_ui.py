@@ -19,7 +19,8 @@ TEXT = "A futuristic city at sunset, flying cars between towers of glass"
 def video(environment: Environment) -> str:
     """The artifact of a video."""
     key = environment.run("video")
-    return str(environment.artifact(f"loova-video-{key[:16]}")["id"])
+    name = "a-futuristic-city-at-sunset-flying-cars-16-9-5s"
+    return str(environment.artifact(f"loova-video-{name}-{key[:16]}")["id"])
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,17 @@ def test_the_page_of_a_batch_is_a_gallery_with_failures_first(
     expect(reason).to_be_visible()
     above, below = reason.bounding_box(), page.locator("img[src^='data:image']").first.bounding_box()
     assert above and below and above["y"] < below["y"]
+
+
+def test_a_picture_of_a_gallery_leads_to_the_page_of_its_video(
+    environment: Environment, page: Page, ui: str, gallery: str
+) -> None:
+    page.goto(environment.address(ui, f"/artifacts/artifact/{gallery}"))
+    link = page.locator("a:has(img[src^='data:image'])").first
+    address = str(link.get_attribute("href"))
+    assert re.search(r"/artifacts/key/loova-video-[a-z0-9-]+-16-9-4s-[0-9a-f]{16}$", address)
+    page.goto(address)
+    expect(page.get_by_text("16:9, 4 s").first).to_be_visible()
 
 
 def test_the_table_of_a_batch_has_a_row_for_each_video(
