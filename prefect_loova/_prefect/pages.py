@@ -95,8 +95,7 @@ def video_page(saved: SavedVideo, moving: Picture | None = None, links: Links | 
     if links.player and links.player_until:
         link_texts.append(f"[Play it]({links.player}) (until {links.player_until:%Y-%m-%d %H:%M} UTC)")
     lines += [" · ".join(link_texts), ""] if link_texts else []
-    head, *rows = (row for row in _facts(saved) if row[1])
-    return "\n".join([*lines, *_table(head, rows)])
+    return "\n".join([*lines, *_table(("About", "this video"), [row for row in _facts(saved) if row[1]])])
 
 
 def _embedded(picture: Picture | None, text: str) -> list[str]:
@@ -189,8 +188,7 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], *, address: Add
     plain = [video for video in saved if video.key not in pictured]
     if plain:
         rows = [
-            (_state(v), _linked(escaped(v.name, 80), address(v)), _cell(v.video or ""), f"{v.credits_charged:g}")
-            for v in plain[:_MAX_ROWS]
+            (_state(v), escaped(v.name, 80), _cell(v.video or ""), f"{v.credits_charged:g}") for v in plain[:_MAX_ROWS]
         ]
         lines += ["", *_table(("State", "Video", "Where", "Credits"), rows, numbers=1), *_more(len(plain) - len(rows))]
     return "\n".join(lines)
@@ -229,8 +227,9 @@ def _picture_cells(
         poster = posters.get(video.key)
         if poster is None:
             continue
-        picture = _linked(poster.embed(video.name), address(video))
-        cell = picture, escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}"
+        # In a link, the first UI shows neither a picture nor escaped text.
+        page = f", [open]({address(video)})" if address(video) else ""
+        cell = poster.embed(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
             break
@@ -305,10 +304,6 @@ def credits_page(report: CreditsReport) -> str:
     if report.problems:
         lines += ["", "Counted at their estimate:", "", *_items(report.problems, _problem_item)]
     return "\n".join(lines)
-
-
-def _linked(text: str, url: str) -> str:
-    return f"[{text}]({url})" if url else text
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:

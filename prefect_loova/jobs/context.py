@@ -19,7 +19,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import LoovaError, TaskFailedError
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.media import Kind
-from prefect_loova.models.media_types import MediaRules
+from prefect_loova.models.media_types import MediaRules, field_title
 from prefect_loova.models.results import Submission
 from prefect_loova.store.budget import DailyBudget
 from prefect_loova.store.records import JobRecords, RecordConflictError, StoredRecord
@@ -53,7 +53,7 @@ async def advance_or_change(
 class JobTimes(BaseModel):
     """When a worker may continue another worker's job, in seconds. The defaults are safe; see docs/decisions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Job times", field_title_generator=field_title)
 
     take_over_after: float = Field(30.0, ge=0, description="Age of a claim that any worker may take over, in seconds.")
     doubt_after: float = Field(30.0, ge=0, description="Seconds after a POST's timeout until the job is in doubt.")

@@ -62,10 +62,15 @@ _RIFF = {
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
+def field_title(name: str, _: object) -> str:
+    """Return the label of a field in the forms of the Prefect UI: `Image bytes`."""
+    return name.replace("_", " ").capitalize()
+
+
 class MediaRules(BaseModel):
     """The limits for media, and how Loova gets them. Loova documents no sizes; other hosts of Seedance do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Media", field_title_generator=field_title)
 
     image_bytes: int = Field(30_000_000, gt=0, description="The largest image, in bytes.")
     video_bytes: int = Field(50_000_000, gt=0, description="The largest video, in bytes.")

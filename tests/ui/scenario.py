@@ -15,7 +15,14 @@ from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_loova import LoovaCredentials, VideoRequest, generate_storyboard, generate_video, generate_videos
+from prefect_loova import (
+    LoovaCredentials,
+    LoovaVideos,
+    VideoRequest,
+    generate_storyboard,
+    generate_video,
+    generate_videos,
+)
 
 PROMPTS = (
     "A futuristic city at sunset, flying cars between towers of glass",
@@ -46,6 +53,7 @@ async def blocks() -> None:
         aws_client_parameters=AwsClientParameters(endpoint_url=env["AWS_ENDPOINT_URL_S3"]),
     )
     await LoovaCredentials.aregister_type_and_schema()
+    await LoovaVideos.aregister_type_and_schema()
     loova = LoovaCredentials(api_key=SecretStr(env["LOOVA_API_KEY"]), base_url=env["LOOVA_BASE_URL"])
     await loova.asave("loova", overwrite=True)
     await S3Bucket(bucket_name="my-videos", credentials=aws).asave("loova", overwrite=True)
