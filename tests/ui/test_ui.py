@@ -114,7 +114,8 @@ def test_a_gallery_leads_to_the_page_of_each_video(environment: Environment, pag
     link = page.locator("a[href*='/artifacts/key/loova-video-']").first
     address = str(link.get_attribute("href"))
     assert re.search(r"/artifacts/key/loova-video-[a-z0-9-]+-16-9-4s-[0-9a-f]{16}$", address)
-    page.goto(address)
+    page.goto(address)  # the history of the page
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
     expect(page.get_by_text("16:9, 4 s").first).to_be_visible()
 
 
