@@ -57,7 +57,7 @@ MORE = [
     ),
     Scenario("three workers, one fault", workers=3),
     Scenario("three workers, two faults, 14 steps", workers=3, faults=2, most_depth=14),
-    Scenario("two workers, two faults", faults=2),
+    Scenario("two workers, two faults, 40 steps", faults=2, most_depth=40),
 ]
 
 
