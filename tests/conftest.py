@@ -18,8 +18,15 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 SERVERS = {
-    "prefect-2": ("test_deployment", "test_docs", "test_readme", "test_storyboard"),
-    "prefect-3": ("test_automations", "test_docstrings", "test_resolve", "test_sync", "test_telemetry"),
+    "prefect-2": ("test_docs", "test_media_flows", "test_readme", "test_showing", "test_storyboard"),
+    "prefect-3": (
+        "test_automations",
+        "test_docstrings",
+        "test_resolve",
+        "test_sync",
+        "test_telemetry",
+        "test_videos_block",
+    ),
 }
 """Tests whose Prefect server is another than that of the rest, so that runners have about the same time to work.
 

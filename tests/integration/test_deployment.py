@@ -29,6 +29,8 @@ from prefect_loova._prefect.context import Location
 from tests.integration.conftest import block_of
 from tests.support.docs_blocks import to_run
 
+pytestmark = pytest.mark.processes
+
 SERVE = """
 from prefect_loova import generate_video
 

@@ -210,6 +210,7 @@ print(callers[sys.argv[2]]().reused)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to handle")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("caller", ["script", "flow", "cell"])
