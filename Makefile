@@ -44,7 +44,7 @@ test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races 
 test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -n 0 tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
 
-test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that are installed; PYTHONS="3.12 3.13"
+test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that are installed; PYTHONS="3.12 /path/to/python3.13"
 	@for version in $(or $(PYTHONS),3.12 3.13); do \
 	  UV_PROJECT_ENVIRONMENT=.venv-python $(UV) sync --locked --quiet --python $$version || exit 1; \
 	  .venv-python/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py \
