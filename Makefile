@@ -23,7 +23,7 @@ help: ## Show what there is (this)
 demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S3 server, no account
 	@.venv/bin/prefect-loova generate "$(PROMPT)" --simulate
 
-test: $(READY) ## Run the tests, but those of minutes that have targets of their own; ARGS="-k name" chooses some
+test: $(READY) ## Run the tests, except the long ones, which have targets of their own; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
 
 test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)

@@ -28,7 +28,10 @@ from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 
 def artifact_key(kind: str, key: str, name: str = "") -> str:
-    """Return a stable artifact key, with the name first: the Artifacts page then has a history of each request."""
+    """Return a stable artifact key, so that the Artifacts page has a history of each request.
+
+    A name stands before the digits of the request's key.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return "-".join(filter(None, ("loova", kind, words, key[:16])))
 

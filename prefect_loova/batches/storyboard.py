@@ -129,7 +129,7 @@ def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = Map
     Args:
         content: The file, in UTF-8.
         name: Its name. The ending decides the format: `.yaml`, `.yml` or `.json`.
-        defaults: Fields for all shots that the file does not set.
+        defaults: Fields of all shots that the file does not set, or sets to null.
 
     Raises:
         InvalidRequestError: The file has problems; the error lists all of them, by shot and field.
@@ -144,10 +144,10 @@ def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = Map
     problems = _unknown_fields(given, ("title", "shots", *_SHARED))
     if not isinstance(given.get("title", ""), str):
         problems.append("title: must be text")
-    shared = {**defaults, **{key: value for key, value in given.items() if key in _SHARED}}
+    shared = {key: value for key, value in given.items() if key in _SHARED}
     shots = []
     for number, item in enumerate(given["shots"], 1):
-        shot, shot_problems = _read_shot(number, item, shared)
+        shot, shot_problems = _read_shot(number, item, shared, defaults)
         shots.append(shot)
         problems += [f"shot {number}: {problem}" for problem in shot_problems]
     if problems:
@@ -157,7 +157,7 @@ def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = Map
     return Storyboard(title, tuple(shots))
 
 
-def _read_shot(number: int, given: Any, shared: dict[str, Any]) -> tuple[Shot, list[str]]:
+def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[Shot, list[str]]:
     if not isinstance(given, dict):
         return Shot(number, {}), [f"{redact(repr(given), 80)} was given: must be the fields of a shot, such as prompt"]
     fields = {**shared, **given}
@@ -169,7 +169,7 @@ def _read_shot(number: int, given: Any, shared: dict[str, Any]) -> tuple[Shot, l
         problems.append("continue: there is no shot before the first one")
     shot = Shot(
         number,
-        {str(key): value for key, value in fields.items() if key in _FIELDS and value is not None},
+        {**defaults, **{str(key): value for key, value in fields.items() if key in _FIELDS and value is not None}},
         continues is True,
     )
     try:

@@ -75,7 +75,9 @@ class MediaRules(BaseModel):
     image_bytes: int = Field(30_000_000, gt=0, description="The largest image, in bytes.")
     video_bytes: int = Field(50_000_000, gt=0, description="The largest video, in bytes.")
     audio_bytes: int = Field(15_000_000, gt=0, description="The largest audio, in bytes.")
-    check_urls: bool = Field(True, description="Download the first bytes of media URLs before a video is bought.")
+    check_urls: bool = Field(
+        True, title="Check URLs", description="Download the first bytes of media URLs before a video is bought."
+    )
     send: Literal["auto", "links", "files"] = Field(
         "auto",
         description="How Loova gets local files and S3 objects. links: by presigned URLs. files: in the form of the "

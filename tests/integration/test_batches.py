@@ -28,6 +28,7 @@ from prefect_loova import (
     report_credits,
 )
 from prefect_loova._prefect.concurrency import slot, slot_count
+from prefect_loova._prefect.pages import escaped
 from prefect_loova.errors import InvalidRequestError, WaitTimeoutError
 from prefect_loova.store.budget import today
 from tests.integration.conftest import block_of, left_in_the_middle_of_the_submit
@@ -185,6 +186,10 @@ async def test_a_manifest_in_s3_is_made_and_a_report_written_beside_it(place, lo
     assert "Up to 120 credits" in (await artifacts("loova-prices"))[-1]
     report = await generate_from_manifest(manifest, **options)
     assert report.count("saved") == 2
+    async with get_client() as client:
+        is_gallery = ArtifactFilter(key=ArtifactFilterKey(any_=["loova-batch"]))
+        galleries = await client.read_artifacts(artifact_filter=is_gallery)
+    assert f"The videos of {escaped(manifest)}" in [one.description for one in galleries]
     body = bucket.client.get_object(Bucket=bucket, Key="loova/lists/prompts.report.csv")["Body"].read().decode()
     rows = list(csv.DictReader(body.splitlines()))
     assert [(row["rows"], row["outcome"]) for row in rows] == [("1 3", "saved"), ("2", "saved")]

@@ -165,6 +165,16 @@ def test_no_yaml_crashes_the_reader(text: str) -> None:
         read(text)
 
 
+def test_defaults_apply_to_what_the_file_does_not_set_or_sets_to_null() -> None:
+    story = b"shots: [{prompt: a}, {prompt: b, model: null}, {prompt: c, model: seedance_2_0}]"
+    shots = read_storyboard(story, "a.yaml", {"model": "seedance_2_0_fast"}).shots
+    assert [shot.request.model for shot in shots] == ["seedance_2_0_fast", "seedance_2_0_fast", "seedance_2_0"]
+    assert (
+        read_storyboard(b"{ratio: 1:1, shots: [{prompt: a}]}", "a.yaml", {"ratio": "9:16"}).shots[0].request.ratio
+        == "1:1"
+    )
+
+
 def test_a_number_with_a_leading_zero_is_decimal() -> None:
     assert read("shots: [{prompt: a, duration: 010}]").shots[0].fields["duration"] == 10
 
