@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import NoReturn
 GRACE_SECONDS = 3.5
 """How long the flow may take to end after a signal, in seconds."""
 
+_HANDLED_SECONDS = 0.3
 _MOST_NAMED = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,6 +36,7 @@ at_end: list[Callable[[], None]] = []
 
 _state = {"as_json": False, "is_interrupted": False}
 _leaving = threading.Lock()
+_handled = threading.Event()
 
 
 def end_on_signals(*, as_json: bool) -> None:
@@ -41,12 +44,31 @@ def end_on_signals(*, as_json: bool) -> None:
     _state["as_json"] = as_json
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
+    if hasattr(signal, "pthread_kill"):  # not on Windows
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+        threading.Thread(target=_wake_main_thread, args=(receiver,), daemon=True).start()
+
+
+def _wake_main_thread(receiver: socket.socket) -> None:
+    """Send a signal again, to the main thread, if that has not handled it.
+
+    The system may deliver a signal to any thread, mostly to one that has just started a thread. Python's handler runs
+    in the main thread only, and nothing wakes that thread while it waits for a lock.
+    """
+    main = threading.main_thread().ident
+    while number := receiver.recv(1):
+        if main is not None and not _handled.wait(_HANDLED_SECONDS):
+            signal.pthread_kill(main, number[0])
+        _handled.clear()
 
 
 def end_quietly_on_signals(code: int) -> None:
     """End the process with this exit code at a signal: the result is printed, and only the cleaning up is left."""
 
     def end(_signal: int, _frame: FrameType | None) -> NoReturn:
+        _handled.set()
         _end(code)
 
     for number in _SIGNALS:
@@ -98,6 +120,7 @@ def interruption() -> tuple[str, str | None]:
 
 
 def _interrupt(_signal: int, frame: FrameType | None) -> NoReturn:
+    _handled.set()
     if _state["is_interrupted"] or (_is_importing(frame) and not _is_finishing()):
         leave()
     _state["is_interrupted"] = True

@@ -60,6 +60,21 @@ def test_a_signal_during_an_import_is_not_lost(tmp_path: Path) -> None:
     assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
 
 
+def test_a_signal_that_another_thread_gets_is_not_lost(tmp_path: Path) -> None:
+    code = (
+        "import signal, threading, time\n"
+        "from prefect_loova.cli.interrupts import end_on_signals, leave\nend_on_signals(as_json=False)\n"
+        "def get_signal():\n    time.sleep(0.5)\n    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+        "threading.Thread(target=get_signal).start()\n"
+        "try:\n    threading.Event().wait()\nexcept KeyboardInterrupt:\n    leave()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
+
+
 @pytest.fixture
 def unserved(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """Without a Prefect server: the command starts a temporary one."""

@@ -31,7 +31,7 @@ class Terminal:
         self._fd, theirs = pty.openpty()
         self._process = subprocess.Popen(
             [*COMMAND, *arguments],
-            env=env | {"TERM": "xterm", "COLUMNS": "100"},
+            env=env | {"TERM": "xterm", "COLUMNS": "100", "PYTHONFAULTHANDLER": "1"},
             cwd=cwd,
             stdin=theirs,
             stdout=theirs,
@@ -80,13 +80,15 @@ class Terminal:
     def end(self, seconds: float = 120) -> None:
         """Read until the command ends, and keep its exit code."""
         deadline = time.monotonic() + seconds
-        while self._process.poll() is None:
-            assert time.monotonic() < deadline, self.shown
+        while self._process.poll() is None and time.monotonic() < deadline:
             self._read()
+        if hangs := self._process.poll() is None:
+            self._process.send_signal(signal.SIGABRT)  # it prints the stack of each thread
         while self._read():
             pass
         os.close(self._fd)
-        self.code = self._process.returncode
+        self.code = self._process.wait()
+        assert not hangs, self.shown
 
     @property
     def lines(self) -> list[str]:
