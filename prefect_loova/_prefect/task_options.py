@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.runtime import task_run
 from prefect.tasks import Task, exponential_backoff
+from prefect.utilities.annotations import BaseAnnotation
 
 from prefect_loova.errors import may_retry, redact
 
@@ -40,7 +41,9 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | Non
 
 
 def _run_name() -> str:
-    parameters = task_run.parameters
+    # A batch marks inputs for Prefect with `quote` and `opaque`.
+    given = task_run.parameters.items()
+    parameters = {name: value.unwrap() if isinstance(value, BaseAnnotation) else value for name, value in given}
     verb = task_run.task_name.partition("-")[0]
     request, submission = parameters.get("request"), parameters.get("submission")
     video = getattr(request or parameters.get("saved"), "name", None) or getattr(submission, "task_id", "")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.utilities.annotations import opaque, quote
 
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
@@ -32,6 +33,7 @@ from prefect_loova.models.attempts import budget_credits
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo, Submission, VideoTask
 from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 from prefect_loova.videos import LoovaVideos
@@ -160,36 +162,34 @@ class Batch:
             return await run_batch(plan, self.steps(jobs), slots=slots, notify=notify)
 
     def steps(self, jobs: VideoJobs) -> BatchSteps:
-        """The steps of one video, as Prefect tasks."""
-        credentials, bucket = self.location.credentials, self.location.bucket
+        """The steps of one video, as Prefect tasks.
+
+        Prefect's timeline connects two task runs if an input of one contains a value of the other's result. It compares
+        addresses, so texts that videos share, such as the model, would connect videos that have nothing in common.
+        """
+        blocks: dict[str, Any] = {
+            "credentials": quote(self.location.credentials),
+            "bucket": quote(self.location.bucket),
+            "max_wait": self.max_wait,
+        }
+
+        async def submit(request: VideoRequest) -> Submission:
+            limits = {"prefix": self.location.prefix, "max_paid_attempts": self.max_paid_attempts}
+            bought: Submission = await submit_video(cast("VideoRequest", quote(request)), **blocks, **limits)
+            return bought
+
+        async def wait(submission: Submission) -> VideoTask:
+            progress = {"poll_seconds": self.poll_seconds, "show_progress": False}  # the batch has a progress bar
+            task: VideoTask = await wait_for_video(cast("Submission", opaque(submission)), **blocks, **progress)
+            return task
+
+        async def save(submission: Submission) -> SavedVideo:
+            options = {"upload_options": self.upload_options, "max_bytes": self.max_bytes, "preview": self.preview}
+            saved: SavedVideo = await save_video(cast("Submission", opaque(submission)), **blocks, **options)
+            return saved
+
         return BatchSteps(
-            submit=partial(
-                submit_video,
-                credentials=credentials,
-                bucket=bucket,
-                prefix=self.location.prefix,
-                max_wait=self.max_wait,
-                max_paid_attempts=self.max_paid_attempts,
-            ),
-            wait=partial(
-                wait_for_video,
-                credentials=credentials,
-                bucket=bucket,
-                max_wait=self.max_wait,
-                poll_seconds=self.poll_seconds,
-                show_progress=False,  # the batch has one
-            ),
-            save=partial(
-                save_video,
-                credentials=credentials,
-                bucket=bucket,
-                upload_options=self.upload_options,
-                max_bytes=self.max_bytes,
-                max_wait=self.max_wait,
-                preview=self.preview,
-            ),
-            is_stored=partial(is_stored, jobs),
-            slot=partial(slot, self.concurrency_limit),
+            submit, wait, save, is_stored=partial(is_stored, jobs), slot=partial(slot, self.concurrency_limit)
         )
 
     async def _queue_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:

@@ -24,6 +24,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
     FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterTags,
     LogFilter,
     LogFilterFlowRunId,
@@ -32,7 +33,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_loova import VideoRequest, collect_videos, generate_video, generate_videos
+from prefect_loova import BatchReport, VideoRequest, collect_videos, generate_video, generate_videos
 from prefect_loova._prefect.artifacts import artifact_key, publish_prices
 from prefect_loova._prefect.previews import show_video
 from prefect_loova._prefect.progress import ProgressBar
@@ -165,6 +166,29 @@ async def test_the_run_and_its_tasks_are_tagged_by_model(place, request_of):
         )
     assert tasks
     assert all({"loova", "model:seedance_2_0_fast"} <= set(one.tags) for one in tasks)
+
+
+async def test_the_timeline_of_a_batch_connects_the_steps_of_each_video_only(place, request_of):
+    requests = [request_of(number) for number in range(3)]
+
+    @flow
+    async def two_batches() -> BatchReport:
+        await generate_videos(requests[:2], place.credentials, place.bucket, poll_seconds=0.1)
+        return await generate_videos(requests, place.credentials, place.bucket, poll_seconds=0.1)
+
+    state = await two_batches(return_state=True)
+    videos = [one.task_id for one in (await state.result()).videos]
+    within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[state.state_details.flow_run_id]))
+    async with get_client() as client:
+        runs = await client.read_task_runs(flow_run_filter=within)
+    names = {run.id: run.name for run in runs}
+    arrows = {(names[one.id], run.name) for run in runs for many in run.task_inputs.values() for one in many}
+    assert len(runs) == 9
+    assert arrows == {
+        (f"submit {request.name}", f"{step} {task}")
+        for request, task in zip(requests, videos, strict=True)
+        for step in ("wait", "save")
+    }
 
 
 async def test_a_video_is_an_asset_made_of_its_reference_media_and_used_the_second_time(place, request_of):
