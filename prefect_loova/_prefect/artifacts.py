@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 
@@ -23,8 +25,10 @@ from prefect_loova._prefect.pages import (
 )
 from prefect_loova._prefect.run import is_in_run
 from prefect_loova.errors import redact
-from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport, VideoOutcome
+from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
+
+_PAGE_LIMIT = 200  # Prefect's server returns at most 200 artifacts at once
 
 
 def artifact_key(kind: str, key: str, name: str = "") -> str:
@@ -36,10 +40,27 @@ def artifact_key(kind: str, key: str, name: str = "") -> str:
     return "-".join(filter(None, ("loova", kind, words, key[:16])))
 
 
-def video_address(video: VideoOutcome) -> str:
-    """Return the URL of a video's page in the Prefect UI, or an empty string if the UI's address is not known."""
+async def page_addresses(report: BatchReport) -> dict[str, str]:
+    """Return the URLs of the videos' pages in the Prefect UI, by request key.
+
+    A video without a page has none, for example one that was saved with another Prefect server.
+    """
     ui = PREFECT_UI_URL.value()
-    return f"{ui}/artifacts/key/{artifact_key('video', video.key, video.name)}" if ui and video.video else ""
+    saved = [video for video in report.videos if video.video]
+    if not ui or not saved or not is_in_run():
+        return {}
+    former = {artifact_key("video", video.key): video.key for video in saved}
+    keys = former | {artifact_key("video", video.key, video.name): video.key for video in saved}
+    names, found = list(keys), set[str | None]()
+    try:
+        async with get_client() as client:
+            for start in range(0, len(names), _PAGE_LIMIT):
+                wanted = ArtifactCollectionFilterKey(any_=names[start : start + _PAGE_LIMIT])
+                artifact_filter = ArtifactCollectionFilter(key=wanted)
+                found |= {page.key for page in await client.read_latest_artifacts(artifact_filter=artifact_filter)}
+    except Exception as error:
+        get_run_logger().debug("the videos' pages are not linked (%s)", redact(error))
+    return {key: f"{ui}/artifacts/key/{name}" for name, key in keys.items() if name in found}
 
 
 async def publish_video(saved: SavedVideo, moving: Picture | None = None, links: Links | None = None) -> None:
@@ -51,7 +72,7 @@ async def publish_video(saved: SavedVideo, moving: Picture | None = None, links:
 
 async def publish_batch(report: BatchReport, posters: Mapping[str, Picture], manifest: str = "") -> None:
     """Show the outcomes of a batch as a gallery and as a table. `manifest` is the list that they are from."""
-    page = gallery(report, posters, address=video_address)
+    page = gallery(report, posters, await page_addresses(report))
     videos_of = f"The videos of {escaped(manifest, 200)}" if manifest else "The videos of a batch"
     await _publish(acreate_markdown_artifact, page, "loova-batch", videos_of)
     await _publish(acreate_table_artifact, outcome_rows(report), "loova-batch-table", report.summary)
@@ -59,7 +80,7 @@ async def publish_batch(report: BatchReport, posters: Mapping[str, Picture], man
 
 async def publish_story(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> None:
     """Show the joined film of a story, and its shots as a gallery."""
-    page = story_page(report, moving, posters, address=video_address)
+    page = story_page(report, moving, posters, await page_addresses(report.shots))
     await _publish(acreate_markdown_artifact, page, "loova-story", escaped(report.title, 200))
     await _publish(acreate_table_artifact, outcome_rows(report.shots), "loova-story-table", report.summary)
 

@@ -70,11 +70,7 @@ class Links:
     player_until: datetime | None = None
 
 
-Address = Callable[[VideoOutcome], str]
-
-
-def _no_address(video: VideoOutcome) -> str:
-    return ""
+_NO_PAGES: Mapping[str, str] = {}
 
 
 def escaped(text: object, limit: int = 2000) -> str:
@@ -164,13 +160,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def gallery(report: BatchReport, posters: Mapping[str, Picture], *, address: Address = _no_address) -> str:
+def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[str, str] = _NO_PAGES) -> str:
     """Render the page of a batch: the missing videos with reasons, then pictures, then videos without a picture.
 
     Args:
         report: The outcomes of the batch.
         posters: Small pictures of the saved videos, by request key. The page shows those that fit.
-        address: Returns the URL of a video's own page, or an empty string.
+        pages: The URLs of the videos' own pages, by request key.
     """
     saved = [video for video in report.videos if video.outcome in _IN_BUCKET]
     missing = sorted((video for video in report.videos if video.outcome not in _IN_BUCKET), key=_severity)
@@ -182,7 +178,7 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], *, address: Add
         lines += ["", "These videos differ from their requests:", ""]
         lines += _items(differing, lambda video: f"- {escaped(video.name, 80)}: {escaped(video.differs, 200)}")
     table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
-    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, address)
+    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, pages)
     if pictured:
         lines += ["", *_grid(list(pictured.values()))]
     plain = [video for video in saved if video.key not in pictured]
@@ -195,7 +191,7 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], *, address: Add
 
 
 def story_page(
-    report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture], *, address: Address = _no_address
+    report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture], pages: Mapping[str, str] = _NO_PAGES
 ) -> str:
     """Render the page of a story: the joined film, then its shots."""
     lines = [*_embedded(moving, report.title), f"**{escaped(report.title, 200)}**", ""]
@@ -207,7 +203,7 @@ def story_page(
         )
         how = "joined without re-encoding" if report.is_copy else "joined by encoding all shots once"
         lines += ["```", report.film, "```", "", f"{escaped(size)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
-    return "\n".join([*lines, gallery(report.shots, posters, address=address)])
+    return "\n".join([*lines, gallery(report.shots, posters, pages)])
 
 
 def _missing_item(video: VideoOutcome) -> str:
@@ -219,7 +215,7 @@ def _missing_item(video: VideoOutcome) -> str:
 
 
 def _picture_cells(
-    videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int, address: Address
+    videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int, pages: Mapping[str, str]
 ) -> dict[str, tuple[str, str, str]]:
     """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
@@ -228,7 +224,7 @@ def _picture_cells(
         if poster is None:
             continue
         # In a link, the first UI shows neither a picture nor escaped text.
-        page = f", [open]({address(video)})" if address(video) else ""
+        page = f", [open]({pages[video.key]})" if video.key in pages else ""
         cell = poster.embed(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:

@@ -19,6 +19,7 @@ import av
 import httpx
 import pytest
 from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -33,7 +34,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_loova import BatchReport, VideoRequest, collect_videos, generate_video, generate_videos
+from prefect_loova import BatchReport, LoovaVideos, VideoRequest, collect_videos, generate_video, generate_videos
 from prefect_loova._prefect.artifacts import artifact_key, publish_prices
 from prefect_loova._prefect.previews import show_video
 from prefect_loova._prefect.progress import ProgressBar
@@ -127,6 +128,26 @@ async def test_without_a_preview_no_pictures_are_made(place, bucket, request_of)
     await made(request, place, preview="none")
     assert names_beside(bucket, request) == ["record.json", "video.mp4"]
     assert pictures_in(await page_of(request)) == []
+
+
+async def test_a_gallery_links_the_pages_that_this_prefect_server_has(place, request_of):
+    shown, shown_before, not_shown = requests = [request_of(number) for number in range(3)]
+    await made(shown, place)
+    videos = LoovaVideos(credentials=place.credentials, bucket=place.bucket)
+    for request in (shown_before, not_shown):  # saved outside of a run, so without a page
+        run = await videos.atrigger(request)
+        await run.await_for_completion(poll_seconds=0.1)
+        await run.afetch_result()
+    former = artifact_key("video", shown_before.key)
+
+    @flow
+    async def show_as_before() -> None:
+        await acreate_markdown_artifact("a page of before", key=former)
+
+    await show_as_before()
+    await generate_videos(requests, place.credentials, place.bucket, preview="still")
+    links = re.findall(r"\[open\]\(\S+/artifacts/key/(\S+)\)", (await artifacts("loova-batch"))[-1])
+    assert links == [artifact_key("video", shown.key, shown.name), former]
 
 
 async def test_a_picture_that_cannot_be_stored_fails_neither_video_nor_page(place, bucket, loova, request_of, caplog):

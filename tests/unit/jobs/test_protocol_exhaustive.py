@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -61,6 +62,9 @@ MORE = [
 ]
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="states are compared by the bytecode of suspended frames, as of Python 3.12"
+)
 @pytest.mark.parametrize("scenario", FEW + MORE * EVERYTHING, ids=lambda scenario: scenario.name)
 def test_no_order_of_requests_breaks_a_promise(scenario: Scenario) -> None:
     found = _searched(scenario)
