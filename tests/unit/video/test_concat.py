@@ -170,7 +170,7 @@ def test_copied_videos_follow_each_other_frame_by_frame(counts: tuple[int, ...],
 
 
 def test_hevc_videos_are_copied() -> None:
-    options = {"x265-params": "log-level=none:pools=1:keyint=10:open-gop=0"}
+    options = {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=10:open-gop=0"}
     sources = [film(count, codec="libx265", **options) for count in (24, 13)]
     joined = join(*sources, is_copy=True)
     assert joined.times == evenly(37)
@@ -241,7 +241,7 @@ def test_anamorphic_videos_keep_their_shape() -> None:
     "other",
     [
         film(24, (96, 72)),
-        film(24, codec="libx265", **{"x265-params": "log-level=none:pools=1"}),
+        film(24, codec="libx265", **{"x265-params": "log-level=none:pools=none:frame-threads=1"}),
         film(24, codec="mpeg4", qmax="2"),
         film(24, pix_fmt="yuv444p"),
         film(24, **{"x264-params": "cabac=0"}),
@@ -297,7 +297,7 @@ def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_video() -> None
 
 @pytest.mark.parametrize("leading", [True, False])
 def test_a_video_whose_first_frame_depends_on_earlier_ones_is_not_copied(leading: bool) -> None:
-    options = {"x265-params": "log-level=none:pools=1:keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0"}
+    options = {"x265-params": "log-level=none:pools=none:frame-threads=1:keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0"}
     whole = film(36, codec="libx265", **options)
     cut = remuxed(whole, 2, leading)
     kept = seen(cut).numbers

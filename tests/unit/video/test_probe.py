@@ -129,7 +129,7 @@ PARTS = film(48, (160, 120), paint=films.noise, movflags="frag_keyframe+empty_mo
         film(5, codec="mpeg4"),
         film(5, sound_seconds=1),
         film(5, rotated=90),
-        film(5, codec="libx265", **{"x265-params": "log-level=none:pools=1"}),
+        film(5, codec="libx265", **{"x265-params": "log-level=none:pools=none:frame-threads=1"}),
         FAST + b"something behind it",
         film(10).replace(b"isomiso2avc1mp41", b"nonenonenonenone").replace(b"ftypisom", b"ftypnone"),
     ],

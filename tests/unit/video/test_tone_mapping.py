@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("tones")
 PQ, HLG, BT2020 = 16, 18, 9
 WHITE = 203.0  # cd/m2: reference white, ITU-R BT.2408
 PRIMARIES = ((0.6274, 0.3293, 0.0433), (0.0691, 0.9195, 0.0114), (0.0164, 0.0880, 0.8956))  # BT.709 in BT.2020
-X265 = {"x265-params": "log-level=none:pools=1"}
+X265 = {"x265-params": "log-level=none:pools=none:frame-threads=1"}
 
 Colour = tuple[float, float, float]
 
