@@ -53,8 +53,9 @@ test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that
 
 test-lowest: $(UV) ## Unit and contract tests, and flows, on the lowest versions that pyproject.toml allows (Prefect 3.8.0)
 	@$(UV) venv --quiet --clear .venv-lowest
-	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --resolution lowest-direct \
-	  -c tests/lowest-constraints.txt -e ".[simulator]" --group dev
+	@$(UV) pip compile --quiet --resolution lowest-direct --extra simulator -c tests/lowest-constraints.txt \
+	  --python .venv-lowest/bin/python pyproject.toml -o .venv-lowest/lowest.txt
+	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet -c .venv-lowest/lowest.txt -e ".[simulator]" --group dev
 	@.venv-lowest/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)

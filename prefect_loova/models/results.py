@@ -72,16 +72,14 @@ class JobInDoubt(Value):
         """What the account's credits suggest. It is never proof."""
         after = self.credits_now if self.credits_after is None else self.credits_after
         if self.credits_before is None or after is None:
-            return "The account's credits before and after it are not both known."
+            return "The account's credits before and after the submit are not both known."
         less = self.credits_before - after
         if less <= 0:
             verdict = "nothing was charged meanwhile"
         else:
-            fits = "which fits" if math.isclose(less, self.credits_estimate) else "which does not fit"
-            verdict = f"{less:,.10g} less, {fits} its price of {self.credits_estimate:,.10g}"
-        balances = (
-            f"The account had {self.credits_before:,.10g} credits before it and {after:,.10g} after it: {verdict}"
-        )
+            fits = "which is" if math.isclose(less, self.credits_estimate) else "which is not"
+            verdict = f"{less:,.10g} less, {fits} the price of this video ({self.credits_estimate:,.10g})"
+        balances = f"The account had {self.credits_before:,.10g} credits before the submit and {after:,.10g} after it: {verdict}"
         now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
         return f"{balances}{now} (evidence, not proof: other jobs spend too, and Loova may charge late)."
 

@@ -265,7 +265,7 @@ async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Work
     assert (attempt.credits_before, attempt.credits_after) == (10_000, 9_940)
     told = str(error)
     assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
-    assert "10,000 credits before it and 9,940 after it: 60 less, which fits its price of 60" in told
+    assert "10,000 credits before the submit and 9,940 after it: 60 less, which is the price of this video (60)" in told
     assert "evidence, not proof" in told
     place = f"--attempt 1 --bucket {workers.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):

@@ -111,7 +111,7 @@ def test_wrong_arguments_are_one_message_and_exit_code_2(
     monkeypatch.setenv("LOOVA_API_KEY", "a-key")
     code, message = refused(capsys, *arguments)
     assert code == 2
-    assert says in message
+    assert says.replace('"', "") in message.replace('"', "")  # cyclopts 4.8 quotes the names of options
     assert "\n" not in message
 
 

@@ -62,7 +62,11 @@ def test_the_first_and_the_last_frame_are_returned(count: int, options: dict[str
 
 @pytest.mark.parametrize("codec", ["libx265", "mpeg4"])
 def test_other_codecs_are_read(codec: str) -> None:
-    options = {"x265-params": "log-level=none:keyint=20:pools=none:frame-threads=1"} if codec == "libx265" else {"g": "20", "qmax": "2"}
+    options = (
+        {"x265-params": "log-level=none:keyint=20:pools=none:frame-threads=1"}
+        if codec == "libx265"
+        else {"g": "20", "qmax": "2"}
+    )
     assert numbers(film(53, codec=codec, **options)) == [0, 52]
 
 
