@@ -79,7 +79,8 @@ class JobInDoubt(Value):
         else:
             fits = "which is" if math.isclose(less, self.credits_estimate) else "which is not"
             verdict = f"{less:,.10g} less, {fits} the price of this video ({self.credits_estimate:,.10g})"
-        balances = f"The account had {self.credits_before:,.10g} credits before the submit and {after:,.10g} after it: {verdict}"
+        before = f"The account had {self.credits_before:,.10g} credits before the submit"
+        balances = f"{before} and {after:,.10g} after it: {verdict}"
         now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
         return f"{balances}{now} (evidence, not proof: other jobs spend too, and Loova may charge late)."
 

@@ -298,7 +298,8 @@ def test_frames_that_an_edit_list_hides_are_hidden_in_the_joined_video() -> None
 @pytest.mark.parametrize("leading", [True, False])
 def test_a_video_whose_first_frame_depends_on_earlier_ones_is_not_copied(leading: bool) -> None:
     options = {
-        "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=12:min-keyint=12:open-gop=1:bframes=3:scenecut=0"
+        "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=12:min-keyint=12"
+        ":open-gop=1:bframes=3:scenecut=0"
     }
     whole = film(36, codec="libx265", **options)
     cut = remuxed(whole, 2, leading)
