@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.credentials import LoovaCredentials as LoovaCredentials
     from prefect_loova.errors import BatchError as BatchError
     from prefect_loova.errors import BudgetError as BudgetError
+    from prefect_loova.errors import ContentRefusedError as ContentRefusedError
     from prefect_loova.errors import InDoubtError as InDoubtError
     from prefect_loova.errors import LoovaError as LoovaError
     from prefect_loova.flows.batch import generate_from_manifest as generate_from_manifest
@@ -48,7 +49,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
 _NAMES = {
     "client": ("LoovaClient",),
     "credentials": ("LoovaCredentials",),
-    "errors": ("BatchError", "BudgetError", "InDoubtError", "LoovaError"),
+    "errors": ("BatchError", "BudgetError", "ContentRefusedError", "InDoubtError", "LoovaError"),
     "flows.batch": ("generate_from_manifest", "generate_videos"),
     "flows.maintenance": ("collect_videos", "report_credits", "resolve_job"),
     "flows.storyboard": ("generate_storyboard",),

@@ -11,6 +11,7 @@ import logging
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -94,6 +95,7 @@ class LoovaClient:
             a proxy or gateway on your way to Loova answers 503 before it passes the request on.
         refusal_phrases: Parts of messages that refuse a submit, in any case. An answer with one of them in its message
             is a refusal if its HTTP status is 200, 3xx or 4xx and nothing in it may name a task.
+        content_phrases: Likewise, parts of messages with which Loova refuses the content of a request or of a video.
         transport: Another httpx transport, for tests.
         sleep: Waits for a number of seconds; for tests.
     """
@@ -108,6 +110,7 @@ class LoovaClient:
         read_tries: int = 4,
         unavailable_means_refused: bool = False,
         refusal_phrases: Sequence[str] = (),
+        content_phrases: Sequence[str] = (),
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -115,9 +118,10 @@ class LoovaClient:
             raise InvalidRequestError("api_key: is empty; create a key in the Loova dashboard")
         if not (api_key.strip().isascii() and api_key.strip().isprintable()):
             raise InvalidRequestError("api_key: contains characters that are not allowed in an HTTP header")
-        too_short = [phrase for phrase in refusal_phrases if len(normalize(phrase)) < SHORTEST_PHRASE]
-        if too_short:
-            raise InvalidRequestError(f"refusal_phrases: {too_short[0]!r} was given: {PHRASE_RULE}")
+        for name, phrases in (("refusal_phrases", refusal_phrases), ("content_phrases", content_phrases)):
+            too_short = [phrase for phrase in phrases if len(normalize(phrase)) < SHORTEST_PHRASE]
+            if too_short:
+                raise InvalidRequestError(f"{name}: {too_short[0]!r} was given: {PHRASE_RULE}")
         problem = url_problem(base_url) or _base_url_problem(base_url)
         if problem:
             raise InvalidRequestError(f"base_url: {problem}")
@@ -130,6 +134,7 @@ class LoovaClient:
         self._read_tries = max(1, read_tries)
         self._unavailable_means_refused = unavailable_means_refused
         self._refusal_phrases = tuple(refusal_phrases)
+        self._content_phrases = tuple(content_phrases)
         self._transport = transport
         self._sleep = sleep
         self._reads: httpx.AsyncClient | None = None
@@ -209,7 +214,7 @@ class LoovaClient:
                     message += f"; in the part that arrived, {hide_secrets(evidence, self._api_key)} may name the task"
                 raise InDoubtError(message, credits_spent="maybe") from None
         try:
-            return parse_submit(response, self._unavailable_means_refused, self._refusal_phrases)
+            return parse_submit(response, self._unavailable_means_refused, self._refusal_phrases, self._content_phrases)
         except LoovaError as error:
             error.request = f"POST /v1/video/seedance-2 at {self._host}"
             raise
@@ -222,8 +227,9 @@ class LoovaClient:
             AuthenticationError: Loova does not accept the API key.
             UnexpectedResponseError: No try got a usable response.
         """
+        parse = partial(parse_task, task_id=task_id, content_phrases=self._content_phrases)
         try:
-            return await self._read("/v1/tasks", lambda response: parse_task(response, task_id), {"task_id": task_id})
+            return await self._read("/v1/tasks", parse, {"task_id": task_id})
         except LoovaError as error:
             error.task_id = error.task_id or task_id
             raise

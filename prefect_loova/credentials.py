@@ -31,6 +31,7 @@ class LoovaCredentials(CredentialsBlock):
         submit_timeout: The total timeout of a submit, in seconds; 60 by default.
         unavailable_means_refused: Whether a 503 response to a submit means that it was refused, not in doubt.
         refusal_phrases: Parts of Loova's messages that mean that a submit was refused; see docs/answers.md.
+        content_phrases: Parts of Loova's messages that refuse the content of a request or of a video; likewise.
         max_credits_per_day: The credits that all runs with one bucket and prefix together may spend per day.
         job_times: When a worker may take over a job of another worker.
         media: Which reference media are allowed, and how they reach Loova.
@@ -88,6 +89,12 @@ class LoovaCredentials(CredentialsBlock):
         description="Parts of Loova's messages, in any case, that mean that a submit was refused and nothing was "
         "bought, for refusals that this package does not know. They are ignored if the answer may name a task.",
     )
+    content_phrases: list[str] = Field(
+        [],
+        title="Messages that refuse content",
+        description="Likewise, parts of messages with which Loova refuses the content of a request or of a video. The "
+        "same request is then not bought again.",
+    )
     max_credits_per_day: float | None = Field(
         None,
         ge=0,
@@ -121,7 +128,7 @@ class LoovaCredentials(CredentialsBlock):
             raise ValueError(problem)
         return value.rstrip("/")
 
-    @field_validator("refusal_phrases")
+    @field_validator("refusal_phrases", "content_phrases")
     @classmethod
     def _are_phrases(cls, value: list[str]) -> list[str]:
         for phrase in value:
@@ -166,5 +173,6 @@ class LoovaCredentials(CredentialsBlock):
             submit_timeout=self.submit_timeout,
             unavailable_means_refused=self.unavailable_means_refused,
             refusal_phrases=self.refusal_phrases,
+            content_phrases=self.content_phrases,
         )
         return SyncLoovaClient(client) if sync_client else client

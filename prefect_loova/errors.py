@@ -9,11 +9,14 @@ LoovaError
 ├── RejectedError                  Loova refused the submit; nothing was bought
 │   ├── AuthenticationError        the API key is missing, wrong or revoked
 │   ├── InsufficientCreditsError   the account has too few API credits
+│   ├── InputRefusedError          also a ContentRefusedError
 │   └── TooManyRunningTasksError   the limit of running tasks is reached; you can retry later
 ├── InDoubtError                   the submit was sent and its answer is lost; a person decides
 ├── AbandonedError                 a person gave the job up
 ├── BatchError                     the batch ended without all of its videos
 ├── TaskFailedError                the Loova task failed
+│   └── OutputRefusedError         also a ContentRefusedError
+├── ContentRefusedError            Loova refused the content; the same request is not bought again
 ├── WaitTimeoutError               the task still runs, and the time to wait is over
 ├── UnexpectedResponseError        Loova's response to a read is not usable
 │   ├── TaskNotFoundError          Loova does not know the task, or it belongs to another account
@@ -178,6 +181,18 @@ class InsufficientCreditsError(RejectedError):
     """The account has too few API credits for this request."""
 
 
+class ContentRefusedError(LoovaError):
+    """Loova refused the content of a request, or of the video that it made.
+
+    The same request is not bought again. Change the prompt or the media, give a `fallback_prompt`, or ask for another
+    `take`. `docs/answers.md` says how a refusal of content is recognized.
+    """
+
+
+class InputRefusedError(RejectedError, ContentRefusedError):
+    """Loova refused the content of the request. Nothing was bought."""
+
+
 class TooManyRunningTasksError(RejectedError):
     """The account has reached Loova's limit of running tasks (6, see pricing-and-limits).
 
@@ -240,6 +255,10 @@ class BatchError(LoovaError):
 
 class TaskFailedError(LoovaError):
     """The Loova task ended without a video. Loova does not document whether it refunds the credits."""
+
+
+class OutputRefusedError(TaskFailedError, ContentRefusedError):
+    """Loova refused the content of the video that it made. Loova does not document whether it refunds the credits."""
 
 
 class WaitTimeoutError(LoovaError):

@@ -22,6 +22,22 @@ CREDITS_MISSING = re.compile(r"\b(insufficient|not enough|no)\b[^.]{0,30}\b(cred
 KEY_REFUSED = re.compile(r"\b(authentication failed|unauthorized|invalid (api )?key|invalid token)\b", re.IGNORECASE)
 """Loova does not accept the API key."""
 
+CONTENT_REFUSED = re.compile(
+    r"sensitive ?(content|information|words?|topics?|material)|\binappropriate\b|\bnsfw\b"
+    r"|\bprohibited (content|words?)|\bcontent[ _.-]?(policy|filter\w*|moderation|safety|violation|risk)"
+    r"|policy[ _.-]?violation|\bmoderat(ed|ion)\b|\b(safety|content) (system|check|review|filter)"
+    r"|\b(violat\w+|against|breach\w*) [^.]{0,40}\b(polic(y|ies)|guidelines?|terms|standards|safety)\b"
+    r"|\b(words?|content) (that )?(is|are) not allowed"
+    r"|\b(copyright|trademark)\w*\b|\b(real|public) (person|people|figures?)\b|\bcelebrit(y|ies)\b"
+    r"|敏感|违规|違規|违禁|違禁|不合规|不合規|审核|審核|内容安全|內容安全|版权|版權|肖像",
+    re.IGNORECASE,
+)
+"""Loova, or the model behind it, refused the content of a request or of a video.
+
+Loova documents no messages for it. The words are those of other hosts of Seedance (`InputTextSensitiveContentDetected`,
+`OutputVideoSensitiveContentDetected`, `content_policy_violation`).
+"""
+
 ACCEPTED = {
     "English": r"\b(created|accepted|(en)?queued|queueing|queuing|delayed|deferred|scheduled)\b|\bin (the |a )?queue\b",
     "Chinese": r"(创建|創建|建立|新建)(?!失败|失敗)|(?<!不)接受|受理(?!失败|失敗)"
@@ -109,6 +125,11 @@ def suggests_acceptance(message: str) -> bool:
         return True
     letters = {char for char in message if char.isalpha()}
     return any(unicodedata.name(char, "UNKNOWN").split()[0] not in _SCRIPTS for char in letters)
+
+
+def is_content_refusal(message: str, phrases: Sequence[str] = ()) -> bool:
+    """Return whether a message says that content was refused: by the patterns here, or by the user's phrases."""
+    return CONTENT_REFUSED.search(message) is not None or contains_any(message, phrases)
 
 
 def contains_any(message: str, phrases: Sequence[str]) -> bool:

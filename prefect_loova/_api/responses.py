@@ -22,6 +22,7 @@ from prefect_loova._redaction import hide_secrets
 from prefect_loova.errors import (
     AuthenticationError,
     InDoubtError,
+    InputRefusedError,
     InsufficientCreditsError,
     LoovaError,
     RejectedError,
@@ -156,7 +157,10 @@ class ApiResponse:
 
 
 def parse_submit(
-    response: ApiResponse, unavailable_means_refused: bool = False, refusal_phrases: Sequence[str] = ()
+    response: ApiResponse,
+    unavailable_means_refused: bool = False,
+    refusal_phrases: Sequence[str] = (),
+    content_phrases: Sequence[str] = (),
 ) -> VideoTask:
     """Return the task that a submit bought. An answer that is not a purchase and not a known refusal is in doubt.
 
@@ -164,6 +168,7 @@ def parse_submit(
         response: Loova's answer to the POST.
         unavailable_means_refused: Whether 503 counts as a refusal. The user chooses; by default it is in doubt.
         refusal_phrases: A message with one of these phrases is a refusal, if nothing in the answer may name a task.
+        content_phrases: Likewise, and Loova refused the content.
 
     Raises:
         RejectedError: Loova refused the request; nothing was bought.
@@ -172,7 +177,7 @@ def parse_submit(
     if response.task_id is not None:
         # A task id in any answer, whatever its codes, is a purchase.
         return _task(response, response.task_id, log_bad_cost=log.warning)
-    refusal = _refusal(response, unavailable_means_refused, refusal_phrases)
+    refusal = _refusal(response, unavailable_means_refused, refusal_phrases, content_phrases)
     if refusal is not None:
         raise response.error(*refusal)
     message = "Loova's answer to the submit names no task and no refusal"
@@ -181,7 +186,9 @@ def parse_submit(
     raise response.error(InDoubtError, message, "maybe")
 
 
-def _refusal(response: ApiResponse, unavailable: bool, phrases: Sequence[str]) -> tuple[type[LoovaError], str] | None:
+def _refusal(
+    response: ApiResponse, unavailable: bool, phrases: Sequence[str], content_phrases: Sequence[str]
+) -> tuple[type[LoovaError], str] | None:
     """Return the error of a refusal, or None for a doubt. docs/answers.md has these rules in the same order."""
     http, code = response.http_status, response.code
     codes = {http, code}
@@ -190,8 +197,8 @@ def _refusal(response: ApiResponse, unavailable: bool, phrases: Sequence[str]) -
     can_refuse = http == 200 or is_redirect or 400 <= http < 500 or (http == 503 and unavailable)
     if not can_refuse or response.task_evidence is not None:
         return None
-    if messages.contains_any(message, phrases):
-        return _cause(response, message)
+    if messages.contains_any(message, (*phrases, *content_phrases)):
+        return _cause(response, message, content_phrases)
     if codes & _UNSETTLED_4XX or any(one is not None and 500 <= one < 600 for one in codes - {503}):
         return None
     if 503 in codes:
@@ -203,24 +210,31 @@ def _refusal(response: ApiResponse, unavailable: bool, phrases: Sequence[str]) -
     if code is not None and code < 400 and response._gives_reason and messages.suggests_acceptance(message):
         return None
     if 400 <= http < 500 or (code is not None and 400 <= code < 500):
-        return _cause(response, message)
+        return _cause(response, message, content_phrases)
     if is_redirect:
         return RejectedError, "Loova answered the submit with a redirect, which is never followed: check the base URL"
     if code is not None and message and response._gives_reason and (code == 200 or not response.holds_data):
-        return _cause(response, message)
+        return _cause(response, message, content_phrases)
     return None
 
 
-def _cause(response: ApiResponse, message: str) -> tuple[type[LoovaError], str]:
+def _cause(response: ApiResponse, message: str, content_phrases: Sequence[str]) -> tuple[type[LoovaError], str]:
     if response._has_code(401) or messages.KEY_REFUSED.search(message):
         return AuthenticationError, "Loova does not accept the API key"
     if response._has_code(402) or messages.CREDITS_MISSING.search(message):
         return InsufficientCreditsError, "the account does not have enough API credits for this request"
+    if messages.is_content_refusal(message, content_phrases):
+        return InputRefusedError, "Loova refused the content of the request"
     return RejectedError, "Loova refused the request"
 
 
-def parse_task(response: ApiResponse, task_id: str) -> VideoTask:
+def parse_task(response: ApiResponse, task_id: str, content_phrases: Sequence[str] = ()) -> VideoTask:
     """Return the task that a poll shows. A task that failed is a value here, not an error.
+
+    Args:
+        response: Loova's answer to the poll.
+        task_id: The task of the poll.
+        content_phrases: If a task failed with one of these phrases in its message, Loova refused the video's content.
 
     Raises:
         TaskNotFoundError: Loova does not know the task.
@@ -232,7 +246,10 @@ def parse_task(response: ApiResponse, task_id: str) -> VideoTask:
         raise response.error(UnexpectedResponseError, f"Loova's response does not show task {task_id}")
     if response.task_id not in (None, task_id):
         raise response.error(UnexpectedResponseError, f"Loova's response shows another task than {task_id}")
-    return _task(response, task_id, log_bad_cost=log.debug)
+    task = _task(response, task_id, log_bad_cost=log.debug)
+    if task.state == "failed" and messages.is_content_refusal(task.error_message or "", content_phrases):
+        return task.model_copy(update={"content_refused": True})
+    return task
 
 
 def parse_credits(response: ApiResponse) -> CreditBalance:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefect_loova.errors import BudgetError, InDoubtError, LoovaError, WaitTimeoutError, redact
+from prefect_loova.errors import BudgetError, ContentRefusedError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_states import JobState
 from prefect_loova.models.prices import format_credits
@@ -31,6 +31,8 @@ class PlannedVideo:
         video: The s3:// URI of the video in the record.
         size_bytes: The size of the video in the record.
         differs: How the video differs from the request.
+        content_refused: Whether Loova refused its content.
+        is_fallback: Whether the request has the fallback prompt, because Loova refused the content of the first one.
         links: The same request with other signed links, which had other keys in earlier versions.
     """
 
@@ -44,7 +46,16 @@ class PlannedVideo:
     video: str | None = None
     size_bytes: int | None = None
     differs: str = ""
+    content_refused: bool = False
+    is_fallback: bool = False
     links: tuple[VideoRequest, ...] = ()
+
+    def with_fallback(self) -> PlannedVideo | None:
+        """Return the video with its fallback prompt, or None if it has none."""
+        if self.request.fallback is None:
+            return None
+        links = tuple(link.fallback for link in self.links if link.fallback is not None)
+        return PlannedVideo(self.request.fallback, self.rows, spent=self.spent, is_fallback=True, links=links)
 
     def outcome_of(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """Return an outcome of this video.
@@ -66,6 +77,7 @@ class PlannedVideo:
                 "reason": reason,
                 "credits_estimate": self.request.estimate_credits(),
                 "credits_charged": self.spent,
+                "is_fallback": self.is_fallback,
             }
             | known
             | facts
@@ -85,6 +97,8 @@ class PlannedVideo:
         """Return the outcome of a video that is bought, or that this run cannot buy, without another step."""
         if self.submission is not None:
             return self.outcome_of("reused" if self.state == "saved" else "submitted")
+        if self.content_refused:
+            return self.outcome_of("content_refused", self.reason)
         return self.outcome_of("in_doubt" if self.state == "in_doubt" else "failed", self.reason)
 
     def failure(self, error: Exception, charged: float) -> VideoOutcome:
@@ -92,6 +106,8 @@ class PlannedVideo:
         outcome: Outcome = "failed"
         if isinstance(error, InDoubtError):
             outcome = "in_doubt"
+        elif isinstance(error, ContentRefusedError):
+            outcome = "content_refused"
         elif isinstance(error, BudgetError):
             outcome = "not_started"
         elif isinstance(error, WaitTimeoutError) and error.credits_spent == "yes":

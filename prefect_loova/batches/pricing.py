@@ -94,7 +94,12 @@ async def plan_video(jobs: VideoJobs, planned: PlannedVideo, max_paid_attempts: 
     try:
         request, stored = await find_by_links(jobs.records, (planned.request, *planned.links))
         record = stored.record if stored else None
-        return plan_from_record(jobs, replace(planned, request=request), record, max_paid_attempts)
+        found = plan_from_record(jobs, replace(planned, request=request), record, max_paid_attempts)
+        fallback = found.with_fallback() if found.content_refused else None
+        if fallback is None:
+            return found
+        other = await plan_video(jobs, fallback, max_paid_attempts)
+        return replace(other, spent=found.spent + other.spent)
     except Exception as error:
         if isinstance(error, StorageError) and error.transient:
             raise
@@ -118,9 +123,9 @@ def plan_from_record(
     jobs: VideoJobs, planned: PlannedVideo, record: JobRecord | None, max_paid_attempts: int
 ) -> PlannedVideo:
     """Return a video as its job record describes it."""
-    request, estimate = planned.request, planned.request.estimate_credits()
+    estimate = planned.request.estimate_credits()
     if record is None:
-        return PlannedVideo(request, planned.rows, price=estimate)
+        return replace(planned, price=estimate, spent=0.0)
     attempt = record.current
     is_bought = attempt.state in PURCHASED
     doubt = record.undecided or (attempt if attempt.state == "in_doubt" else None)
@@ -140,9 +145,8 @@ def plan_from_record(
         reason = str(jobs.failed(record))
     root_run = jobs.by.get("root_flow_run")
     price = 0.0 if is_bought or reason else estimate
-    return PlannedVideo(
-        request,
-        planned.rows,
+    return replace(
+        planned,
         state=state,
         price=price,
         spent=sum(
@@ -159,6 +163,7 @@ def plan_from_record(
         video=jobs.records.uri(attempt.video.object_key) if attempt.video else None,
         size_bytes=attempt.video.size_bytes if attempt.video else None,
         differs=differences(record.request, attempt.video) if attempt.video else "",
+        content_refused=bool(reason and attempt.content_refused),
     )
 
 

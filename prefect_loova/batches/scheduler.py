@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefect_loova._cancellation import task_group
 from prefect_loova._concurrency import map_bounded
@@ -20,6 +20,7 @@ from prefect_loova.batches.plan import Plan, PlannedVideo
 from prefect_loova.errors import (
     AuthenticationError,
     BudgetError,
+    ContentRefusedError,
     InDoubtError,
     InsufficientCreditsError,
     LoovaError,
@@ -80,7 +81,7 @@ class _BatchRun:
     refusal: str = ""
     lost_answers: int = 0
     queue: deque[PlannedVideo] = field(init=False)
-    outcomes: dict[str, VideoOutcome] = field(default_factory=dict)
+    outcomes: dict[tuple[int, ...], VideoOutcome] = field(default_factory=dict)
     saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT_SAVES))
 
     async def run(self, slots: int) -> BatchReport:
@@ -90,7 +91,7 @@ class _BatchRun:
             for _ in range(min(slots, len(self.queue))):
                 group.create_task(self._run_lane(group))
             group.create_task(map_bounded(self._finish, free, _CONCURRENT_WAITS))
-        return BatchReport(videos=tuple(self.outcomes[planned.request.key] for planned in self.plan.videos))
+        return BatchReport(videos=tuple(self.outcomes[planned.rows] for planned in self.plan.videos))
 
     async def _run_lane(self, group: asyncio.TaskGroup) -> None:
         async with AsyncExitStack() as stack:
@@ -108,9 +109,9 @@ class _BatchRun:
                     reason = f"the budget of {self.plan.budget.most:g} credits would be exceeded"
                     self._note(planned, planned.outcome_of("not_started", reason))
                     continue
-                purchase = await self._make(planned)
-                if purchase is not None:
-                    group.create_task(self._save(planned, *purchase))
+                made = await self._make(planned)
+                if made is not None:
+                    group.create_task(self._save(*made))
 
     def _skip(self, planned: PlannedVideo) -> bool:
         """Skip a video, and note why, if an earlier error would hit it too."""
@@ -119,14 +120,18 @@ class _BatchRun:
             self._note(planned, planned.outcome_of("not_started", reason))
         return bool(reason)
 
-    async def _make(self, planned: PlannedVideo) -> tuple[Submission, float] | None:
-        """Buy a video and wait for it. Return the purchase and its cost for this run, or None after an error."""
-        budget, charged = self.plan.budget, planned.price
+    async def _make(self, planned: PlannedVideo) -> tuple[PlannedVideo, Submission, float] | None:
+        """Buy a video and wait for it. Return it with its purchase and its cost for this run, or None after an error.
+
+        If Loova refuses the content, the submit step or this method takes the fallback prompt.
+        """
+        budget, price, charged = self.plan.budget, planned.price, planned.price
         try:
             submission = await self.steps.submit(planned.request)
             charged = _charged(submission)
             budget.settle(planned.price, charged)
             self.lost_answers = 0
+            planned = _as_submitted(planned, submission)
         except Exception as error:
             charged = 0.0 if _cost_nothing(error) else planned.price
             budget.settle(planned.price, charged)
@@ -140,9 +145,18 @@ class _BatchRun:
                     budget.settle(charged, task.credits_cost)
                     charged = task.credits_cost
         except Exception as error:
-            self._note(planned, planned.failure(error, planned.spent + charged))
+            outcome = planned.failure(error, planned.spent + charged)
+            fallback = planned.with_fallback() if isinstance(error, ContentRefusedError) else None
+            if fallback is not None and budget.take(price):
+                return await self._make(replace(fallback, price=price, spent=planned.spent + charged))
+            if fallback is not None:
+                reason = (
+                    f"{outcome.reason}; the budget of {budget.most:g} credits leaves nothing for the fallback_prompt"
+                )
+                outcome = outcome.model_copy(update={"reason": reason})
+            self._note(planned, outcome)
             return None
-        return submission, planned.spent + charged
+        return planned, submission, planned.spent + charged
 
     def _learn_from(self, error: Exception, planned: PlannedVideo) -> None:
         """Decide whether an error of one submit stops others."""
@@ -178,13 +192,24 @@ class _BatchRun:
             if submission.state == "submitted":
                 await self.steps.wait(submission)
         except Exception as error:
-            self._note(planned, planned.failure(error, planned.spent))
+            outcome = planned.failure(error, planned.spent)
+            if outcome.outcome == "content_refused" and planned.request.fallback is not None:
+                reason = f"{outcome.reason}; the next run submits its fallback_prompt"
+                outcome = outcome.model_copy(update={"reason": reason})
+            self._note(planned, outcome)
             return
         await self._save(planned, submission, planned.spent)
 
     def _note(self, planned: PlannedVideo, outcome: VideoOutcome) -> None:
-        self.outcomes[planned.request.key] = outcome
+        self.outcomes[planned.rows] = outcome
         self.notify(outcome)
+
+
+def _as_submitted(planned: PlannedVideo, submission: Submission) -> PlannedVideo:
+    """Return the video with the fallback prompt if the submit step took it."""
+    fallback = planned.with_fallback()
+    taken = fallback is not None and submission.key in (fallback.request.key, fallback.request.former_key)
+    return replace(fallback, price=planned.price) if fallback is not None and taken else planned
 
 
 def _cost_nothing(error: Exception) -> bool:

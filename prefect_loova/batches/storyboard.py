@@ -39,7 +39,7 @@ MAX_SHOTS = 100
 """The most shots of a storyboard."""
 
 _FIELDS = tuple(VideoRequest.model_fields)
-_SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "take"))
+_SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "fallback_prompt", "take"))
 _FILM_VERSION = "film 1"
 """Part of a film's identity. Change it when the same shots are joined into a different film."""
 

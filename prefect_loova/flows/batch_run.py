@@ -214,9 +214,13 @@ def _dry_run_outcome(planned: PlannedVideo) -> VideoOutcome:
 
 def _queued_outcome(planned: PlannedVideo, is_queued: bool, collected: CollectedVideos) -> VideoOutcome:
     """Return the outcome of one video of a detached batch."""
-    key = planned.request.key
+    fallback, key = planned.with_fallback(), planned.request.key
+    taken = {one.key for one in collected.submitted} | {one.key for one in collected.saved}
+    if fallback is not None and fallback.request.key in taken:
+        planned, key = fallback, fallback.request.key
     bought = next((one for one in collected.submitted if one.key == key), None)
     failure = next((reason for one, reason in collected.failed if one == key), None)
+    refusal = next((reason for one, reason in collected.content_refused if one == key), None)
     saved = next((one for one in collected.saved if one.key == key), None)
     if bought is not None:
         cost = budget_credits(bought.credits_estimate, bought.credits_cost, settled=False)
@@ -225,6 +229,8 @@ def _queued_outcome(planned: PlannedVideo, is_queued: bool, collected: Collected
         return planned.saved_outcome(saved, planned.spent)
     if failure is not None:
         return planned.outcome_of("failed", failure)
+    if refusal is not None:
+        return planned.outcome_of("content_refused", refusal)
     doubt = next((one for one in collected.in_doubt if one.key == key), None)
     if planned.state == "in_doubt" or doubt is not None:
         risked = doubt.credits_estimate if doubt is not None and is_queued else 0.0

@@ -96,7 +96,7 @@ async def collect_videos(
     logger.info(collected.summary, extra=RESULT)
     if resumed:
         logger.info("%d suspended flow runs are resumed", resumed)
-    for failed, reason in collected.failed:
+    for failed, reason in (*collected.failed, *collected.content_refused):
         logger.warning("job %s: %s", failed, reason)
     if collected.in_doubt or collected.problems:
         await publish_jobs_in_doubt(collected.in_doubt, collected.problems)

@@ -21,7 +21,7 @@ from prefect_loova._prefect.suspend import ask_for_decision
 from prefect_loova._prefect.suspended_runs import check_can_suspend, suspend_until_made
 from prefect_loova._timing import Deadline
 from prefect_loova.credentials import LoovaCredentials
-from prefect_loova.errors import InDoubtError, StorageError
+from prefect_loova.errors import ContentRefusedError, InDoubtError, StorageError
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.former_keys import find_record
 from prefect_loova.jobs.save import MAX_BYTES
@@ -99,6 +99,7 @@ async def generate_video(
         InvalidRequestError: A parameter is invalid; nothing was sent.
         RejectedError: Loova rejected the request; nothing was bought.
         InDoubtError: The video may have been bought; a person has to decide.
+        ContentRefusedError: Loova refused the content, and that of the `fallback_prompt` if the request has one.
         TaskFailedError: Loova could not make the video.
         WaitTimeoutError: The video is not made yet. Run the same request again to continue.
         TransferError: The video could not be saved. Run the same request again.
@@ -140,23 +141,30 @@ async def generate_video(
                         max_wait=deadline.left,
                         max_paid_attempts=max_paid_attempts,
                     )
-                    break
                 except InDoubtError as doubt:
                     if on_in_doubt == "raise":
                         raise
                     await ask_for_decision(doubt, credentials, bucket, prefix)
-            if not wait:
-                return submission
-            if wait == "suspend" and submission.state == "submitted":
-                await suspend_until_made(submission, deadline.left)
-            if submission.state == "submitted":
-                await wait_for_video(
-                    submission,
-                    credentials=credentials,
-                    bucket=bucket,
-                    max_wait=deadline.left,
-                    poll_seconds=poll_seconds or defaults.poll_seconds,
-                )
+                    continue
+                if not wait:
+                    return submission
+                if submission.state != "submitted":
+                    break
+                if wait == "suspend":
+                    await suspend_until_made(submission, deadline.left)
+                try:
+                    await wait_for_video(
+                        submission,
+                        credentials=credentials,
+                        bucket=bucket,
+                        max_wait=deadline.left,
+                        poll_seconds=poll_seconds or defaults.poll_seconds,
+                    )
+                    break
+                except ContentRefusedError:
+                    if request.fallback is None:
+                        raise
+                    request = request.fallback
         saved: SavedVideo = await save_video(
             submission,
             credentials=credentials,

@@ -197,7 +197,7 @@ class _Pass:
         except RecordConflictError:
             log.debug("job %s: another worker is working on it", stored.record.key)
         except TaskFailedError as error:
-            self.report.failed.append((stored.record.key, redact(error)))
+            self.report.add_failure(stored.record.key, error)
         except Exception as error:
             self._add_problem(stored.record.key, error)
         else:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from prefect_loova.errors import (
     BudgetError,
+    ContentRefusedError,
     InDoubtError,
     InsufficientCreditsError,
     LoovaError,
@@ -25,7 +26,6 @@ from prefect_loova.errors import (
     StorageError,
     TooManyRunningTasksError,
     WaitTimeoutError,
-    redact,
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.queue import QueuedRequest, dequeue, read_queued
@@ -139,7 +139,8 @@ class QueuePass:
         return not is_counted
 
     async def _rejected(self, entry: QueuedRequest, error: RejectedError) -> None:
-        if error.http_status in _ABOUT_THE_REQUEST and error.code != 401:
+        is_about_it = error.http_status in _ABOUT_THE_REQUEST and error.code != 401
+        if is_about_it or isinstance(error, ContentRefusedError):
             await self._failed(entry, error)
             return
         statuses = {error.http_status, error.code}
@@ -153,7 +154,7 @@ class QueuePass:
 
     async def _failed(self, entry: QueuedRequest, error: LoovaError) -> None:
         await self._dequeue(entry)
-        self._report.failed.append((entry.key, redact(error)))
+        self._report.add_failure(entry.key, error)
 
     async def _dequeue(self, entry: QueuedRequest) -> None:
         if await dequeue(self._jobs, entry):

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova._timing import Clock
 from prefect_loova.client import LoovaClient
-from prefect_loova.errors import LoovaError, TaskFailedError
+from prefect_loova.errors import ContentRefusedError, InputRefusedError, LoovaError, OutputRefusedError, TaskFailedError
+from prefect_loova.models.attempts import Attempt
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.media import Kind
 from prefect_loova.models.media_types import MediaRules, field_title
@@ -30,7 +31,7 @@ MAX_WAIT = 4 * 3600.0
 BALANCE_SECONDS = 5.0
 """The longest time that a submit waits for the account's balance, in seconds."""
 
-JobEvent = Literal["submitted", "succeeded", "saved", "failed", "in_doubt"]
+JobEvent = Literal["submitted", "succeeded", "saved", "failed", "content_refused", "in_doubt"]
 """The events of a job that `VideoJobs.notify` reports."""
 
 log = logging.getLogger(__name__)
@@ -156,8 +157,11 @@ class VideoJobs:
         """Return the job's name for messages, with the URI of its record."""
         return f"job {self.records.uri(self.records.record_key(record.key))}"
 
-    def failed(self, record: JobRecord, number: int | None = None) -> TaskFailedError:
+    def failed(self, record: JobRecord, number: int | None = None) -> TaskFailedError | ContentRefusedError:
         """Return the error for a failed attempt; by default the last one."""
+        refused = record.current if number is None else record.attempt(number)
+        if refused.content_refused:
+            return self._content_refused(record, refused)
         failed = [attempt for attempt in record.attempts if attempt.state == "failed"] or [record.current]
         attempt = failed[-1] if number is None else record.attempt(number)
         return TaskFailedError(
@@ -167,4 +171,16 @@ class VideoJobs:
             trace_id=attempt.trace_id,
             loova_message=attempt.reason,
             credits_spent="maybe",
+        )
+
+    def _content_refused(self, record: JobRecord, attempt: Attempt) -> ContentRefusedError:
+        is_output = attempt.task_id is not None
+        kind = OutputRefusedError if is_output else InputRefusedError
+        return kind(
+            f"{self.name(record)}: Loova refused the content of the {'video' if is_output else 'request'}. It is not "
+            "bought again: change the prompt or the media, give a fallback_prompt, or ask for another take",
+            task_id=attempt.task_id,
+            trace_id=attempt.trace_id,
+            loova_message=attempt.reason,
+            credits_spent="maybe" if is_output else "no",
         )

@@ -67,7 +67,10 @@ async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid
         entry = {
             "format": FORMAT,
             "api_origin": jobs.loova.origin,
-            "request": request.model_dump(mode="json"),
+            # Earlier versions refuse an entry with a field that they do not know.
+            "request": request.model_dump(
+                mode="json", exclude=None if request.fallback_prompt else {"fallback_prompt"}
+            ),
             "max_paid_attempts": max_paid_attempts,
             # Makes the ETag unique, so that a collector that deletes an earlier entry does not delete this one.
             "entry_id": secrets.token_hex(8),

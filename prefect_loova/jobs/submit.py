@@ -17,7 +17,9 @@ from prefect_loova._signals import defer_sigterm
 from prefect_loova._timing import Deadline, backoff
 from prefect_loova.errors import (
     AbandonedError,
+    ContentRefusedError,
     InDoubtError,
+    InputRefusedError,
     InvalidTransitionError,
     LoovaError,
     NotSentError,
@@ -64,6 +66,7 @@ async def submit_video(
         StorageError: The bucket cannot hold a job record.
         BudgetError: The request exceeds the day's budget; nothing was sent.
         RejectedError: Loova refused the request; nothing was bought.
+        ContentRefusedError: Loova refused the content, now or earlier, and that of the fallback prompt if there is one.
         InDoubtError: The video may be bought. A person has to decide.
         TaskFailedError: The video was bought before, and Loova failed to make it.
         AbandonedError: A person gave the job up.
@@ -105,9 +108,13 @@ async def submit_video(
         except SuspendedError as suspended:
             late, pause = suspended, jobs.times.look_again
             log.warning("%s: %s; retrying", key, suspended)
-        except (RejectedError, NotSentError):
+        except (RejectedError, ContentRefusedError, NotSentError) as refusal:
             await jobs.records.unindex(key)
-            raise
+            if request.fallback is None or not isinstance(refusal, ContentRefusedError):
+                raise
+            log.warning("%s; now with its fallback_prompt", refusal)
+            request, payload = request.fallback, None
+            continue
         if deadline.left <= 0:
             if isinstance(late, RejectedError | NotSentError):
                 await jobs.records.unindex(key)
@@ -192,7 +199,11 @@ async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, st
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
         task = await jobs.loova.submit_video(payload.request, payload.files, is_fresh=is_fresh)
     except (RejectedError, NotSentError) as error:
-        await _record_answer(jobs, stored, number, "refused", error)
+        is_content = isinstance(error, InputRefusedError)
+        refused: AttemptFields = {"content_refused": True} if is_content else {}
+        record = await _record_answer(jobs, stored, number, "refused", error, **refused)
+        if record.attempt(number).content_refused:
+            jobs.notify("content_refused", record, number)
         raise
     except InDoubtError as error:
         record = await _record_answer(jobs, stored, number, "doubt", error, credits_after=await jobs.balance())

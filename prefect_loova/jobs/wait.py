@@ -192,6 +192,8 @@ async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -
         fields["cost_is_early"] = True
     if task.state == "failed":
         fields["reason"] = task.error_message or task.status
+        if task.content_refused:
+            fields["content_refused"] = True
     end: MoveName = "fail" if task.state == "failed" else "succeed"
     is_moved = False
 
@@ -204,6 +206,8 @@ async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -
     stored = await jobs.records.change(submission.key, change)
     if is_moved:
         jobs.notify("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
+        if task.content_refused:
+            jobs.notify("content_refused", stored.record, submission.attempt)
     if task.state == "failed":
         await jobs.records.unindex(submission.key)
         raise jobs.failed(stored.record, submission.attempt)

@@ -136,6 +136,8 @@ class Attempt(Stored):
     """How many submits of this attempt were refused or not sent."""
     reason: str | None = None
     """Why the attempt was refused, failed, or is in doubt."""
+    content_refused: bool | None = None
+    """True if Loova refused the content of the request or of the video. The request is then not bought again."""
     by: dict[str, str] = {}
     """The host, process, flow run and deployment that made the attempt."""
     times: dict[str, datetime] = {}
@@ -199,6 +201,7 @@ class AttemptFields(PurchaseFields, total=False):
     video: StoredVideo
     at_least_bytes: int | None
     unchecked: StoredVideo | None
+    content_refused: bool
 
 
 def budget_credits(estimate: float, cost: float | None, settled: bool) -> float:

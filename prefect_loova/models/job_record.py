@@ -124,9 +124,11 @@ class JobRecord(Stored):
     def may_buy(self, max_paid_attempts: int) -> bool:
         """Return whether the number of paid attempts allows a run to claim this job.
 
-        A claim that a person decided (`submit_again`) is always allowed.
+        A claim that a person decided (`submit_again`) is allowed. After a refusal of content, none is.
         """
         attempt = self.current
+        if attempt.content_refused:
+            return False
         if attempt.state in ("claimed", "rejected") and self._is_by_decision(attempt):
             return True
         return self.possibly_paid_attempts < max_paid_attempts
@@ -216,6 +218,7 @@ class JobRecord(Stored):
         cleared = ("task_id", "credits_cost", "decision", "saving", "video", "at_least_bytes", "unchecked")
         return dict.fromkeys(cleared) | {
             "cost_is_early": None,
+            "content_refused": None,
             "reason": f"the adoption of task {attempt.task_id} was taken back by {decision.who}",
             "taken_back": (*(attempt.taken_back or ()), taken_back),
         }

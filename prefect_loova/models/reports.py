@@ -8,15 +8,16 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_loova.errors import counted
+from prefect_loova.errors import ContentRefusedError, LoovaError, counted, redact
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.results import JobInDoubt, SavedVideo, Submission
 
-Outcome = Literal["failed", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
+Outcome = Literal["failed", "content_refused", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
 """The outcome of a request. Outcomes that need a person come first.
 
 `saved`: bought by this run, and in the bucket. `reused`: bought before, and in the bucket. `submitted`: bought, and
 not saved yet. `queued`: a collector will submit it. `not_started`: not bought, for the given reason.
+`content_refused`: Loova refused the content, and the same request is not bought again.
 """
 
 
@@ -32,6 +33,7 @@ class VideoOutcome(BaseModel):
     reason: str = Field("", description="Why there is no video.")
     task_id: str | None = Field(None, description="The Loova task.")
     video: str | None = Field(None, description="The video, as an s3:// URI.")
+    is_fallback: bool = Field(False, description="Whether the video is made from the request's `fallback_prompt`.")
     differs: str = Field("", description="How the video differs from the request; empty if it does not.")
     credits_estimate: float = Field(description="The price from the table, in credits.")
     credits_charged: float = Field(0.0, description="The credits that this run spent on it, or may have spent.")
@@ -156,11 +158,17 @@ class CollectedVideos(BaseModel):
         [], description="Videos that this pass, or another one at the same time, put into the bucket."
     )
     failed: list[tuple[str, str]] = Field([], description="Jobs that ended without a video: key and reason.")
+    content_refused: list[tuple[str, str]] = Field([], description="Jobs whose content Loova refused: key and reason.")
     in_doubt: list[JobInDoubt] = Field([], description="Jobs that wait for a person.")
     running: int = Field(0, description="The number of jobs that hold or may hold a slot at Loova.")
     submitted: list[Submission] = Field([], description="Queued jobs that this pass bought.")
     queued: int = Field(0, description="The number of requests in the queue.")
     problems: list[tuple[str, str]] = Field([], description="Jobs that could not be read or saved: key and reason.")
+
+    def add_failure(self, key: str, error: LoovaError) -> None:
+        """Add a job that ended without a video."""
+        jobs = self.content_refused if isinstance(error, ContentRefusedError) else self.failed
+        jobs.append((key, redact(error)))
 
     @property
     def summary(self) -> str:
@@ -168,6 +176,7 @@ class CollectedVideos(BaseModel):
         counts = {
             "saved": len(self.saved),
             "failed": len(self.failed),
+            "content refused": len(self.content_refused),
             "in doubt": len(self.in_doubt),
             "submitted": len(self.submitted),
             "running": self.running,

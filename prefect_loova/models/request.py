@@ -83,6 +83,12 @@ class VideoRequest(Value):
         description="What the video shows. It may refer to the media as @image1, @video1, @audio1.",
         json_schema_extra={"format": "textarea"},
     )
+    fallback_prompt: str | None = Field(
+        None,
+        title="Fallback prompt",
+        description="Another prompt, if Loova refuses the content of the first one. It makes a request of its own.",
+        json_schema_extra={"format": "textarea"},
+    )
     model: Model = Field("seedance_2_0", title="Model", description="The Seedance model; the fast one costs less.")
     function_mode: FunctionMode = Field(
         "omni_reference",
@@ -183,7 +189,14 @@ class VideoRequest(Value):
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the submit call (create-seedance-2-video-task)."""
-        return self.model_dump(mode="json", exclude={"take"})
+        return self.model_dump(mode="json", exclude={"take", "fallback_prompt"})
+
+    @property
+    def fallback(self) -> VideoRequest | None:
+        """The request with the `fallback_prompt` in place of the prompt. Its key, and so its price, is its own."""
+        if self.fallback_prompt is None:
+            return None
+        return self.model_copy(update={"prompt": self.fallback_prompt, "fallback_prompt": None})
 
     def media(self) -> dict[str, tuple[str, ...]]:
         """Return the media by field."""
@@ -228,6 +241,7 @@ def _identity(field: str, text: str, identity_of: Callable[[Medium], str | None]
     return identity
 
 
+_PROMPTS = ("prompt", "fallback_prompt")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -271,13 +285,9 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
         value = data.get(field, ())
         return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else 0
 
-    prompt, mode = data.get("prompt"), data.get("function_mode", "omni_reference")
+    mode = data.get("function_mode", "omni_reference")
     images, audios, videos = count("image_urls"), count("audio_urls"), count("video_urls")
-    problems = []
-    if isinstance(prompt, str) and not prompt.strip():
-        problems.append(violation(("prompt",), "must not be blank", prompt))
-    if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
-        problems.append(violation(("prompt",), "must be text without lone surrogates", prompt))
+    problems = [*_prompt_problems(data)]
     for loc, text in [] if was_stored else _texts(data):
         if problem := control_problem(text):
             problems.append(violation(loc, problem, text))
@@ -299,8 +309,19 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
     return problems
 
 
+def _prompt_problems(data: dict[str, Any]) -> Iterator[InitErrorDetails]:
+    for field in _PROMPTS:
+        prompt = data.get(field)
+        if isinstance(prompt, str) and not prompt.strip():
+            yield violation((field,), "must not be blank", prompt)
+        if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
+            yield violation((field,), "must be text without lone surrogates", prompt)
+    if isinstance(prompt, str) and prompt == data.get("prompt"):
+        yield violation(("fallback_prompt",), "must differ from the prompt", prompt)
+
+
 def _texts(data: dict[str, Any]) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    for field in ("prompt", *KINDS):
+    for field in (*_PROMPTS, *KINDS):
         value = data.get(field)
         if isinstance(value, str):
             yield (field,), value

@@ -113,6 +113,7 @@ class VideoTask(Value):
     finished_at: datetime | None = Field(None, description="When the task ended.")
     credits_cost: float | None = Field(None, description="The credits that Loova charged, if it reported them.")
     error_message: str | None = Field(None, description="Why the task failed, in Loova's words.")
+    content_refused: bool = Field(False, description="Whether it failed because Loova refused the video's content.")
     trace_id: str | None = Field(None, description="Loova's trace of this response. Loova's support asks for it.")
     video_url: str | None = Field(
         None, exclude=True, repr=False, description="The URL of the video: a secret, never serialized."

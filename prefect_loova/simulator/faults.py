@@ -137,11 +137,14 @@ FAULTS: dict[str, Fault] = _named(
     refused_by_code=_says(10001, "The prompt holds words that are not allowed"),
     refused_as_success=_says(200, "The prompt holds words that are not allowed"),
     prompt_refused=_says(400, "The prompt was refused by **moderation** <b>&</b>", status=400),
+    content_refused=_says(400, "The input text may contain sensitive information", status=400),
     # Polls. The first is the example of Loova's quickstart.
     contradiction={"on": "poll", "state": "succeeded", "times": None, "envelope": {"data": {"status": "running"}}},
     unknown_status={"on": "poll", "envelope": {"data": {"status": "post_processing", "result": None}}},
     success_without_url=_result("succeeded", video_url=None),
     generation_failed=_result("failed", video_url=None, error_message="The generation failed (simulated)")
+    | {"tasks": 1},
+    content_refused_output=_result("failed", video_url=None, error_message="OutputVideoSensitiveContentDetected")
     | {"tasks": 1},
     task_forgotten={"on": "poll", "status": 404, "envelope": {"message": "Task not found", "data": None}},
     poll_without_data={"on": "poll", "envelope": {"data": None}},
@@ -177,11 +180,11 @@ limit, and a task under another name), `accepted_without_data` (HTTP 202), `acce
 Submits that are not billed: `lost_request`, `bad_gateway`, `unavailable` (503 with Retry-After), `internal_error`,
 `submit_redirect`, `too_many_running_tasks`, `insufficient_credits` (both also `..._as_success`, with HTTP 200 and code
 200, which Loova's reference allows), `authentication_failed`, `refused_by_code` (HTTP 200 and code 10001),
-`refused_as_success` (code 200), `prompt_refused`.
+`refused_as_success` (code 200), `prompt_refused`, `content_refused`.
 
 Polls: `contradiction` (the quickstart's `running` beside a succeeded result), `unknown_status`, `success_without_url`,
-`generation_failed` (every poll of the first task it meets), `task_forgotten`, `poll_without_data`, `poll_unavailable`,
-`poll_lost`.
+`generation_failed` and `content_refused_output` (every poll of the first task they meet), `task_forgotten`,
+`poll_without_data`, `poll_unavailable`, `poll_lost`.
 
 Downloads: `video_403`, `video_404`, `video_500`, `video_html`, `video_empty` (0 bytes), `video_short` (a response of
 the right length, without the last 1,000 bytes of the video), `video_cut` (closed after 5,000 bytes), `video_reset`,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import pytest
 
 from prefect_loova._api.responses import ApiResponse, parse_submit
 from prefect_loova.client import LoovaClient
-from prefect_loova.errors import InDoubtError, LoovaError, RejectedError, TooManyRunningTasksError
+from prefect_loova.errors import ContentRefusedError, InDoubtError, LoovaError, RejectedError, TooManyRunningTasksError
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.request import VideoRequest
@@ -27,7 +28,7 @@ from prefect_loova.store.prefix import PROBES
 from prefect_loova.store.records import JobRecords
 from tests.unit.jobs.test_protocol import MemoryS3
 
-Outcome = Literal["bought", "refused", "wait", "doubt"]
+Outcome = Literal["bought", "refused", "content refused", "wait", "doubt"]
 
 STATUSES = [200, 201, 202, 206, 300, 302, 303, 307, 400, 401, 402, 403, 404, 408, 409, 413, 422, 425, 429, 451, 499,
             500, 501, 502, 503, 504, 520]  # fmt: skip
@@ -228,6 +229,8 @@ async def asked(loova: Loova, s3: MemoryS3, time: Time, number: int) -> Outcome:
             await submit_video(jobs, request, max_wait=60)
         except TooManyRunningTasksError:
             return "wait"
+        except ContentRefusedError:
+            return "content refused"
         except RejectedError:
             return "refused"
         except InDoubtError:
@@ -266,10 +269,19 @@ async def test_on_the_wire_only_a_limit_is_retried_and_a_doubt_is_never_submitte
     async with serving() as loova:
         for number, (http, code, (message, meaning), body) in rows[part::4]:
             what = expected(http, code, meaning, *BODIES[body][1:])
+            is_redirect = 300 <= http < 400 and not (isinstance(code, int) and 400 <= code < 500)
+            if (
+                what == "refused"
+                and isinstance(message, str)
+                and re.search("moderation|违规", message)
+                and not is_redirect
+                and not {http, code} & {401, 402}
+            ):
+                what = "content refused"
             loova.status, loova.answer, loova.posts = http, body_of(code, message, body), 0
             got, first = await asked(loova, s3, time, number), loova.posts
             again, posts = (await asked(loova, s3, time, number), loova.posts) if what != "wait" else (got, first)
-            most = {"bought": (1, 1), "doubt": (1, 1), "refused": (1, 2)}
+            most = {"bought": (1, 1), "doubt": (1, 1), "refused": (1, 2), "content refused": (1, 1)}
             right = first >= 3 if what == "wait" else (first, posts) == most[what]
             if (got, again) != (what, what) or not right:
                 wrong.append((http, code, message, body, what, got, again, first, posts))

@@ -80,16 +80,71 @@ async def test_a_batch_pays_each_once_and_a_second_run_pays_nothing(place, loova
 async def test_one_bad_video_does_not_stop_the_others_and_the_run_says_what_is_missing(place, loova):
     loova.fail("prompt_refused")
     loova.fail("lost_reply")
-    with pytest.raises(BatchError, match=r"6 videos: 4 saved, 1 in doubt, 1 failed; 300 credits") as caught:
+    with pytest.raises(BatchError, match=r"6 videos: 4 saved, 1 in doubt, 1 content refused; 300 credits") as caught:
         await batch(requests(6), place)
     assert "moderation" in str(caught.value)
     assert caught.value.report.count("saved") == 4
     shown = (await artifacts("loova-batch"))[-1]
     assert shown.index("in doubt") < shown.index("| saved")
     again = await batch(requests(6), place, on_failure="report")
-    assert again.count("in_doubt") == 1
-    assert again.count("saved", "reused") == 5
-    assert loova.ledger["totals"]["billed"] == 6
+    assert (again.count("in_doubt"), again.count("content_refused")) == (1, 1)
+    assert (again.count("saved"), again.count("reused")) == (0, 4)
+    assert (loova.ledger["totals"]["billed"], loova.ledger["totals"]["posted"]) == (5, 6)
+
+
+async def test_of_twenty_videos_three_are_refused_for_their_content_and_never_bought_again(place, loova):
+    for number in (3, 8):
+        loova.fail("content_refused", prompt=f"video {number} ", times=None)
+    loova.fail("content_refused_output", prompt="video 15 ", times=None)
+    twenty = [VideoRequest(prompt=f"video {number} of 20", duration=4) for number in range(20)]
+    report = await batch(twenty, place, on_failure="report")
+    assert (report.count("saved"), report.count("content_refused"), report.count("failed")) == (17, 3, 0)
+    refused = [video for video in report.videos if video.outcome == "content_refused"]
+    assert [video.rows for video in refused] == [(4,), (9,), (16,)]
+    assert [video.credits_charged for video in refused] == [0, 0, 60]
+    page = (await artifacts("loova-batch"))[-1]
+    assert "17 saved\\, 3 content refused" in page
+    assert page.count("**content refused** ") == 3
+    for video in refused:
+        (event,) = [one for one in await events_of(f"loova.job.{video.key}") if "refused" in one["event"]]
+        assert event["event"] == "loova.job.content_refused"
+        assert "sensitive" in event["payload"]["reason"].lower()
+
+    posted = loova.ledger["totals"]["posted"]
+    again = await batch(twenty, place, on_failure="report", max_paid_attempts=3)
+    assert (again.count("reused"), again.count("content_refused")) == (17, 3)
+    assert loova.ledger["totals"]["posted"] == posted == 20
+
+    with_fallbacks = [one.model_copy(update={"fallback_prompt": f"harmless {n}"}) for n, one in enumerate(twenty)]
+    made = await batch(with_fallbacks, place)
+    assert (made.count("reused"), made.count("saved"), made.credits_charged) == (17, 3, 180)
+    assert [video.rows for video in made.videos if video.is_fallback] == [(4,), (9,), (16,)]
+    assert (await batch(with_fallbacks, place)).count("reused") == 20
+    assert loova.ledger["totals"]["posted"] == 23
+
+
+async def test_a_fallback_prompt_is_made_in_the_same_run_within_its_budget(place, loova):
+    loova.fail("content_refused", prompt="first")
+    loova.fail("content_refused_output", prompt="second", times=None)
+    prompts = ("first", "second", "third")
+    videos = [VideoRequest(prompt=prompt, fallback_prompt=f"{prompt}, harmless", duration=4) for prompt in prompts]
+    report = await batch([videos[0], videos[2]], place)
+    assert [(video.outcome, video.is_fallback) for video in report.videos] == [("saved", True), ("saved", False)]
+    assert report.credits_charged == 120
+    tight = await batch([videos[1]], place, max_credits=100, on_failure="report")
+    assert (tight.videos[0].outcome, tight.credits_charged) == ("content_refused", 60)
+    assert "the budget of 100 credits leaves nothing for the fallback_prompt" in tight.videos[0].reason
+    report = await batch([videos[1]], place, max_credits=100)
+    assert (report.videos[0].outcome, report.videos[0].is_fallback, report.credits_charged) == ("saved", True, 60)
+
+
+async def test_one_video_falls_back_after_its_output_was_refused(place, loova):
+    loova.fail("content_refused_output", prompt="a brand", times=None)
+    request = VideoRequest(prompt="a brand", fallback_prompt="a label", duration=4)
+    saved = await generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
+    assert (saved.request["prompt"], loova.ledger["totals"]["billed"]) == ("a label", 2)
+    again = await generate_video(request, place.credentials, place.bucket, poll_seconds=0.1)
+    assert (again.key, again.reused, loova.ledger["totals"]["posted"]) == (saved.key, True, 2)
 
 
 async def test_refusals_by_a_code_are_reported_and_the_other_videos_are_bought(place, loova):

@@ -48,7 +48,13 @@ def test_every_example_is_run_by_a_test():
         "in-doubt.md": 1,
         "testing.md": 2,
         "bucket.md": 1,
+        "answers.md": 1,
     }
+
+
+def test_the_fallback_prompt_is_a_request_as_shown():
+    request = example("answers.md", 0)["request"]
+    assert request.fallback == VideoRequest(prompt="a singer on a boat", duration=4)
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ async def test_a_reason_is_told_as_shown(prefect_server, place, loova):
     clip_or_reason = example("one-video.md", 4)["clip_or_reason"]
     loova.fail("prompt_refused")
     told = await clip_or_reason(VideoRequest(prompt="a boat"), place.credentials, place.bucket)
-    assert told.startswith("no video, credits spent: no. Loova refused the request")
+    assert told.startswith("no video, credits spent: no. Loova refused the content of the request")
     loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
         await clip_or_reason(VideoRequest(prompt="a train"), place.credentials, place.bucket)

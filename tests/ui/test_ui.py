@@ -99,7 +99,9 @@ def test_the_page_of_a_batch_is_a_gallery_with_failures_first(
     environment: Environment, page: Page, ui: str, gallery: str
 ) -> None:
     page.goto(environment.address(ui, f"/artifacts/artifact/{gallery}"))
-    expect(page.get_by_text("12 videos: 11 saved, 1 failed; 660 credits ($21.12 to $52.80)").first).to_be_visible()
+    expect(
+        page.get_by_text("12 videos: 11 saved, 1 content refused; 660 credits ($21.12 to $52.80)").first
+    ).to_be_visible()
     pictures = shown_pictures(page, 11)
     assert [natural for natural, _ in pictures] == [240] * 11
     assert all(width >= 100 for _, width in pictures)

@@ -184,7 +184,7 @@ async def test_of_twenty_queued_requests_eight_are_refused_and_reported_and_twel
     for _ in range(6):
         found = await collected(workers)
         saved |= {video.key for video in found.saved}
-        reasons += [reason for _, reason in found.failed]
+        reasons += [reason for _, reason in found.content_refused]
         assert (found.in_doubt, found.problems) == ([], [])
     assert (workers.totals["billed"], workers.totals["posted"], len(saved)) == (12, 20, 12)
     assert len(reasons) == 8
@@ -209,7 +209,7 @@ async def test_a_queued_request_that_is_refused_is_reported_and_leaves_the_queue
     await queued(workers, 2)
     workers.loova.fail("prompt_refused")
     found = await collected(workers)
-    assert (len(found.failed), len(found.submitted), found.queued) == (1, 1, 0)
+    assert (len(found.content_refused), len(found.submitted), found.queued) == (1, 1, 0)
 
 
 async def test_a_lost_answer_takes_a_slot_and_ends_the_submits_of_the_pass(bucket, slow) -> None:

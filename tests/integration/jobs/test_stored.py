@@ -127,11 +127,20 @@ async def test_a_collector_finishes_what_was_paid_and_submits_what_was_queued(pa
     assert found.queued == 0
 
 
+def is_kept(old: Any, read: Any) -> bool:
+    """Return whether what is read has all that was stored. New fields may be beside it."""
+    if isinstance(old, dict):
+        return all(name in read and is_kept(value, read[name]) for name, value in old.items())
+    if isinstance(old, list):
+        return len(old) == len(read) and all(map(is_kept, old, read))
+    return bool(old == read)
+
+
 def test_requests_blocks_and_results_are_read(path: Path) -> None:
     stored = json.loads(path.read_text())
     for name, request in stored["requests"].items():
         read = VideoRequest.model_validate(request["stored"])
-        assert read.model_dump(mode="json") == request["stored"], name
+        assert is_kept(request["stored"], read.model_dump(mode="json")), name
         assert request["key"] in (read.key, read.former_key), name
     block = LoovaCredentials.model_validate(stored["block"])
     assert block.api_key.get_secret_value() == "a-key"
@@ -139,7 +148,7 @@ def test_requests_blocks_and_results_are_read(path: Path) -> None:
     for kind in (VideoTask, Submission, SavedVideo, JobInDoubt):
         result = stored["results"][kind.__name__]
         read = TypeAdapter(kind).validate_python(result)
-        assert read.model_dump(mode="json") == read.model_dump(mode="json") | result
+        assert is_kept(result, read.model_dump(mode="json"))
 
 
 def test_results_that_prefect_kept_are_read(path: Path) -> None:
@@ -148,4 +157,4 @@ def test_results_that_prefect_kept_are_read(path: Path) -> None:
         read = JSONSerializer().loads(written.encode())
         assert type(read) is getattr(prefect_loova, name)
         old = json.loads(written)["data"]
-        assert read.model_dump(mode="json") == read.model_dump(mode="json") | old
+        assert is_kept(old, read.model_dump(mode="json"))

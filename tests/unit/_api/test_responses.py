@@ -18,6 +18,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import (
     AuthenticationError,
     InDoubtError,
+    InputRefusedError,
     InsufficientCreditsError,
     InvalidRequestError,
     LoovaError,
@@ -336,6 +337,47 @@ def test_fields_that_name_no_task_do_not_change_a_refusal(more: dict[str, Any]) 
     for body in (envelope(400, "no", more), envelope(200, "no", more), envelope(10001, "no", None, **more)):
         with pytest.raises(RejectedError):
             submitted(200, body)
+
+
+# Refused content.
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "InputTextSensitiveContentDetected",
+        "OutputVideoSensitiveContentDetected.PolicyViolation",
+        "The request failed because the input text may contain sensitive information",
+        "content_policy_violation",
+        "Your prompt violates our usage guidelines.",
+        "The prompt was refused by moderation",
+        "The image shows a real person",
+        "提示词包含违规内容",
+    ],
+)
+def test_a_message_about_content_is_a_refusal_of_content(message: str) -> None:
+    with pytest.raises(InputRefusedError):
+        submitted(400, envelope(400, message))
+    failed = {"status": "failed", "result": {"status": "failed", "error_message": message}}
+    assert parse_task(ApiResponse.parse(200, envelope(200, "success", failed)), "t").content_refused
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["duration must be at least 4", "model names are case-sensitive", "The generation failed", "internal error"],
+)
+def test_other_messages_are_not_about_content(message: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        submitted(400, envelope(400, message))
+    assert type(caught.value) is RejectedError
+    failed = {"status": "failed", "result": {"status": "failed", "error_message": message}}
+    assert not parse_task(ApiResponse.parse(200, envelope(200, "success", failed)), "t").content_refused
+
+
+def test_a_limit_a_key_and_missing_credits_go_before_content() -> None:
+    for code, kind in ((401, AuthenticationError), (402, InsufficientCreditsError), (429, TooManyRunningTasksError)):
+        with pytest.raises(kind):
+            submitted(200, envelope(code, "refused by moderation"))
 
 
 # What a user adds.
