@@ -2,7 +2,7 @@
 
 As a command, it is `prefect-loova resolve`, with the same arguments:
 
-    python flows/resolve_job.py KEY adopt TASK_ID --bucket my-bucket --why "found it in the dashboard"
+    python flows/resolve_job.py KEY adopt TASK_ID --bucket my-bucket --why "support named the task"
 """
 
 import sys

@@ -203,7 +203,7 @@ class TooManyRunningTasksError(RejectedError):
 class InDoubtError(LoovaError):
     """A submit was sent and its answer is lost, so it may be billed.
 
-    The same request is not submitted again until a person looks in the Loova dashboard and decides.
+    The same request is not submitted again until a person decides.
 
     Attributes:
         key: The request's key, if the job has a record.

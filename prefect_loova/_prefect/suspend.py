@@ -28,10 +28,10 @@ class DecisionForm(RunInput):
 
     decision: Literal["adopt", "submit-again", "give-up"] = Field(
         title="Decision",
-        description="adopt: the task is in the Loova dashboard. submit-again: it is not, and you risk a second "
-        "payment. give-up: you do not want the video any more.",
+        description="adopt: you know the id of the Loova task. submit-again: the submit was not billed as far as you "
+        "can tell, and you risk a second payment. give-up: you do not want the video any more.",
     )
-    task_id: str = Field("", title="Loova task", description="Only for adopt: its id in the dashboard.")
+    task_id: str = Field("", title="Loova task", description="Only for adopt: its id.")
     who: str = Field(min_length=1, title="Who decides", description="Your name; the job record stores it.")
     why: str = Field("", title="Why", description="What you saw; the job record stores it.")
     force: bool = Field(

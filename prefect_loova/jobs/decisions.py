@@ -116,8 +116,8 @@ async def _check_adoption(
             )
     if against and not force:
         raise InvalidRequestError(
-            f"{given}, and it does not look like this job's task: {'; '.join(against)}. Look in the Loova dashboard "
-            "again. If you are sure, decide again with force, and say why"
+            f"{given}, and it does not look like this job's task: {'; '.join(against)}. Check the task id. "
+            "If you are sure, decide again with force, and say why"
         )
     return tuple(against)
 

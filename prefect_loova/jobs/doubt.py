@@ -7,6 +7,7 @@ evidence (the time of the submit, the balance before and after) is shown to a pe
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,13 +15,15 @@ from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import backoff
 from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, LoovaError, redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.models.attempts import Attempt
+from prefect_loova.models.attempts import Attempt, is_cost
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import JobInDoubt
-from prefect_loova.store.records import RecordConflictError, StoredRecord
+from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
 
 _CONCURRENT_READS = 16
 _READ_TRIES = 6
+_MOST_SEARCHED = 5_000
+"""The most job records that are read to find what other jobs spent."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ async def find_doubts(jobs: VideoJobs) -> DoubtReport:
             return []
 
     by_job = await map_bounded(doubts_of, await jobs.records.list_open_keys(), _CONCURRENT_READS)
-    doubts = [doubt for doubts in by_job for doubt in doubts]
+    doubts = await _with_other_jobs(jobs, [doubt for doubts in by_job for doubt in doubts])
     doubts.sort(key=lambda doubt: (doubt.submitted_at.isoformat(), doubt.key, doubt.attempt))
     return DoubtReport(doubts, sorted(problems))
 
@@ -76,7 +79,8 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
         InvalidTransitionError: The job is not in doubt.
     """
     stored = await read_overdue(jobs, key)
-    return describe_doubt(jobs, stored.record, undecided_attempt(jobs, stored.record), await jobs.balance())
+    doubt = describe_doubt(jobs, stored.record, undecided_attempt(jobs, stored.record), await jobs.balance())
+    return (await _with_other_jobs(jobs, [doubt]))[0]
 
 
 async def complete_key(jobs: VideoJobs, beginning: str) -> str:
@@ -172,7 +176,43 @@ def describe_doubt(jobs: VideoJobs, record: JobRecord, number: int, credits_now:
         credits_before=attempt.credits_before,
         credits_after=attempt.credits_after,
         credits_now=credits_now,
+        balance_at=attempt.times.get("in_doubt") if attempt.credits_after is not None else datetime.now(UTC),
     )
+
+
+async def _with_other_jobs(jobs: VideoJobs, doubts: Sequence[JobInDoubt]) -> list[JobInDoubt]:
+    """Add what other jobs spent between the balances before and after each submit, by all records of this prefix.
+
+    It is left out if the records may not be listed, or if they are too many.
+    """
+    if not doubts:
+        return []
+    spent: list[tuple[datetime, str, float]] = []
+
+    async def read(key: str) -> None:
+        stored = await jobs.records.read(key)
+        for attempt in stored.record.attempts if stored else ():
+            at = attempt.times.get("submitting")
+            if at is not None and attempt.task_id is not None:
+                cost = attempt.credits_cost if is_cost(attempt.credits_cost) else attempt.credits_estimate
+                spent.append((at, key, cost))
+
+    try:
+        keys = [name for name in await jobs.records.list_folders() if is_key(name)]
+        if len(keys) > _MOST_SEARCHED:
+            log.info("%d job records are not searched for what other jobs spent", len(keys))
+            return list(doubts)
+        await map_bounded(read, keys, _CONCURRENT_READS)
+    except LoovaError as error:
+        log.debug("cannot find what other jobs spent: %s", error)
+        return list(doubts)
+
+    def counted(doubt: JobInDoubt) -> JobInDoubt:
+        until = doubt.balance_at or doubt.submitted_at
+        costs = [cost for at, key, cost in spent if key != doubt.key and doubt.submitted_at <= at <= until]
+        return doubt.model_copy(update={"other_jobs": len(costs), "other_credits": sum(costs)})
+
+    return [counted(doubt) for doubt in doubts]
 
 
 def _submitted_at(attempt: Attempt) -> datetime:

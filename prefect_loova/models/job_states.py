@@ -66,7 +66,7 @@ MOVES: Mapping[MoveName, Move] = {
     ),
     "refused": _move("submitting in_doubt", "rejected", "Loova refused the request, or the POST was not sent."),
     "doubt": _move("submitting", "in_doubt", "The answer is lost, or 30 s overdue."),
-    "adopt": _move("in_doubt", "submitted", "A person finds the task in the Loova dashboard."),
+    "adopt": _move("in_doubt", "submitted", "A person knows the id of the task."),
     "submit_again": _move("in_doubt", "claimed", "A person accepts the risk of a second payment.", appends=True),
     "give_up": _move("in_doubt", "abandoned", "A person no longer wants the video."),
     "take_back": _move(

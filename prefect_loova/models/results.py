@@ -61,6 +61,11 @@ class JobInDoubt(Value):
     credits_before: float | None = Field(None, description="The account's credits right before the submit.")
     credits_after: float | None = Field(None, description="The account's credits when the answer was found lost.")
     credits_now: float | None = Field(None, description="The account's credits now.")
+    balance_at: datetime | None = Field(None, description="When the balance after the submit was read.")
+    other_jobs: int | None = Field(
+        None, description="How many other tasks below this prefix were submitted between both balances, if searched."
+    )
+    other_credits: float = Field(0.0, description="The credits that those tasks cost, by their records.")
 
     @property
     def when(self) -> str:
@@ -73,27 +78,39 @@ class JobInDoubt(Value):
         after = self.credits_now if self.credits_after is None else self.credits_after
         if self.credits_before is None or after is None:
             return "The account's credits before and after the submit are not both known."
-        less = self.credits_before - after
-        if less <= 0:
-            verdict = "nothing was charged meanwhile"
-        else:
-            fits = "which is" if math.isclose(less, self.credits_estimate) else "which is not"
-            verdict = f"{less:,.10g} less, {fits} the price of this video ({self.credits_estimate:,.10g})"
         before = f"The account had {self.credits_before:,.10g} credits before the submit"
-        balances = f"{before} and {after:,.10g} after it: {verdict}"
-        now = "" if self.credits_now in (None, after) else f"; it has {self.credits_now:,.10g} now"
-        return f"{balances}{now} (evidence, not proof: other jobs spend too, and Loova may charge late)."
+        now = "" if self.credits_now in (None, after) else f" (it has {self.credits_now:,.10g} now)"
+        others = ""
+        if self.other_jobs:
+            tasks = "1 other task" if self.other_jobs == 1 else f"{self.other_jobs} other tasks"
+            others = f" {tasks} of these job records cost {self.other_credits:,.10g} of it."
+        elif self.other_jobs == 0:
+            others = " These job records have no other task of that time."
+        return f"{before} and {after:,.10g} after it{now}.{others} {self._conclusion(self.credits_before - after)}"
+
+    def _conclusion(self, less: float) -> str:
+        """Return one sentence about what the difference of the balances suggests."""
+        price, own = self.credits_estimate, less - self.other_credits
+        unsure = "other clients of the account spend too, and Loova may charge late"
+        if math.isclose(own, price, abs_tol=1e-6):
+            return f"The difference of {own:,.10g} is the price of this video, so it was probably billed; {unsure}."
+        if own <= 0 or math.isclose(own, 0, abs_tol=1e-6):
+            return f"Nothing was charged for this video by then, so it was probably not billed; {unsure}."
+        differs = f"The difference of {own:,.10g} is not the price of this video ({price:,.10g})"
+        return f"{differs}, so it shows nothing; {unsure}."
 
     @property
     def next_steps(self) -> tuple[str, ...]:
         """The next steps for the person, one line each, with commands."""
         command, of = f"prefect-loova resolve {self.key}", f"--attempt {self.attempt} {self.place}"
+        trace = f", the trace_id {redact(self.trace_id, 80)}" if self.trace_id else ""
         return (
-            "Nothing is submitted again automatically. Look in the Loova dashboard for a task made at about "
-            f"{self.when}, {self.model}, {redact(repr(self.prompt), 80)}; then decide:",
-            f"  it is there:        {command} adopt TASK_ID {of}",
-            f"  it is not there:    {command} submit-again {of}  # pays again, if it was billed after all",
-            f"  no video is wanted: {command} give-up {of}",
+            "Nothing is submitted again automatically. Compare the usage of API credits in the Loova dashboard at "
+            f"{self.when} with the price, and ask Loova's support with that time{trace} and the prompt "
+            f"{redact(repr(self.prompt), 80)}. Loova does not document that its dashboard lists tasks. Then decide:",
+            f"  you have its task id: {command} adopt TASK_ID {of}",
+            f"  it was not billed:    {command} submit-again {of}  # pays again, if it was billed after all",
+            f"  no video is wanted:   {command} give-up {of}",
         )
 
 

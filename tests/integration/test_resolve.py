@@ -85,7 +85,7 @@ async def test_the_command_lists_the_facts_of_each_job(lister, place, loova, buc
     listed = await asyncio.to_thread(ran, *arguments, env=lister)
     assert listed.returncode == 0, listed.stderr
     assert f"{REQUEST.key[:12]}, attempt 1: a | <b>boat</b>" in listed.stdout
-    assert "60 less, which is the price of this video (60)" in listed.stdout
+    assert "The difference of 60 is the price of this video" in listed.stdout
     as_json = await asyncio.to_thread(ran, *arguments, REQUEST.key[:10], "--json", env=lister)
     (job,) = json.loads(as_json.stdout)["jobs"]
     assert (job["key"], job["credits_before"], job["credits_after"]) == (REQUEST.key, 10_000, 9_940)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -265,8 +266,10 @@ async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Work
     assert (attempt.credits_before, attempt.credits_after) == (10_000, 9_940)
     told = str(error)
     assert f"submitted at {attempt.times['submitting']:%Y-%m-%d %H:%M:%S} UTC" in told
-    assert "10,000 credits before the submit and 9,940 after it: 60 less, which is the price of this video (60)" in told
-    assert "evidence, not proof" in told
+    assert (
+        "10,000 credits before the submit and 9,940 after it. The difference of 60 is the price of this video" in told
+    )
+    assert "so it was probably billed; other clients of the account spend too" in told
     place = f"--attempt 1 --bucket {workers.bucket} --prefix loova"
     for decision in ("adopt TASK_ID", "submit-again", "give-up"):
         assert f"prefect-loova resolve {KEY} {decision} {place}" in told
@@ -274,9 +277,9 @@ async def test_the_error_has_the_time_the_balance_and_the_commands(workers: Work
 
 
 async def test_a_submit_that_was_not_billed_is_in_doubt_too(workers: Workers) -> None:
-    assert "nothing was charged meanwhile" in str(await doubt_about(workers, "lost_request"))
+    assert "so it was probably not billed" in str(await doubt_about(workers, "lost_request"))
     assert workers.totals["billed"] == 0
-    with pytest.raises(InDoubtError, match="nothing was charged meanwhile"):
+    with pytest.raises(InDoubtError, match="so it was probably not billed"):
         await workers.submit()
     assert workers.totals["posted"] == 1
 
@@ -287,6 +290,54 @@ async def test_a_later_run_reports_the_balance_of_the_submit_and_of_now(workers:
         await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
     with pytest.raises(InDoubtError, match=r"9,940 after it.*it has 9,880 now"):
         await workers.submit()
+
+
+@pytest.mark.parametrize(
+    ("fault", "conclusion"),
+    [
+        ("lost_reply", "The difference of 60 is the price of this video, so it was probably billed"),
+        ("lost_request", "Nothing was charged for this video by then, so it was probably not billed"),
+    ],
+)
+async def test_the_list_subtracts_what_other_jobs_spent_between_the_balances(
+    workers: Workers, fault: str, conclusion: str
+) -> None:
+    workers.loova.fail(on="credits", status=500, skip=1)  # so that the balance of now is the one after the submit
+    await doubt_about(workers, fault)
+    async with workers.worker(workers.bucket.client) as jobs:
+        await submit_video(jobs, REQUEST.model_copy(update={"take": 1}))
+        await submit_video(jobs, REQUEST.model_copy(update={"take": 2, "duration": 5}))
+        (job,) = (await find_doubts(jobs)).in_doubt
+    assert (job.other_jobs, job.other_credits) == (2, 135)
+    assert "2 other tasks of these job records cost 135 of it." in job.evidence
+    assert conclusion in job.evidence
+
+
+async def test_without_the_right_to_list_other_jobs_are_not_counted(workers: Workers) -> None:
+    await doubt_about(workers, "lost_reply")
+    async with workers.worker() as jobs:
+        job = await job_in_doubt(jobs, KEY)
+    assert job.other_jobs is None
+    assert "is the price of this video, so it was probably billed" in job.evidence
+
+
+def test_a_difference_that_fits_nothing_shows_nothing() -> None:
+    job = JobInDoubt.model_validate(
+        {
+            "key": KEY,
+            "attempt": 1,
+            "record": "s3://b/r",
+            "place": "",
+            "prompt": "p",
+            "model": "m",
+            "submitted_at": datetime.now(UTC),
+            "credits_estimate": 60,
+            "credits_before": 100,
+            "credits_after": 88,
+            "other_jobs": 0,
+        }
+    )
+    assert "These job records have no other task of that time. The difference of 12 is not the price" in job.evidence
 
 
 async def test_a_submit_does_not_need_the_balance(workers: Workers) -> None:
