@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-moto test-processes test-runners test-wheel test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-runners: $(RUNNERS_READY) ## A batch on threads, Dask and Ray, and a Jupyte
 
 test-wheel: $(READY) ## Build the wheel, check it, install it with pip, and use it in an empty home
 	@.venv/bin/pytest -m wheel tests/integration/test_wheel.py $(ARGS)
+
+test-live: $(READY) ## What the package assumes about Loova, on the real API: asks before it buys a video of 4 s; LOOVA_API_KEY=...
+	@.venv/bin/python -m tests.live $(ARGS)
 
 test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -m "" tests/crash $(ARGS)

@@ -226,7 +226,7 @@ def _respond(request: Request, fault: Fault | None, effect: Callable[[], Envelop
         headers["location"] = fault.redirect_to.replace("{url}", str(request.url))
     if fault.content_type is not None:
         headers["content-type"] = fault.content_type
-    body = _to_json(_merge(envelope, fault.envelope or {})) if fault.body is None else fault.body.encode()
+    body = _to_json(_merge(envelope, fault.envelope or {})) if fault.body is None else fault.content
     return Reply(status, headers, body, fault=fault)
 
 

@@ -7,6 +7,7 @@ A fault changes only what it names, and leaves the rest of the response. `FAULTS
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any, Literal, Self
 
@@ -38,7 +39,9 @@ class Fault(BaseModel):
     status: int | None = Field(None, ge=200, le=599, description="Another HTTP status, also as the envelope's code.")
     headers: dict[str, str] = Field({}, description="Headers to add or replace.")
     content_type: str | None = Field(None, description="Another Content-Type.")
-    body: str | None = Field(None, description="Another body; '' for an empty one.")
+    body: str | dict[str, JsonValue] | None = Field(
+        None, description="Another body: a text, '' for an empty one, or an object that is sent as JSON."
+    )
     envelope: dict[str, JsonValue] | None = Field(None, description="Merged deeply into the envelope (not video).")
     redirect_to: str | None = Field(None, description="Redirect (302) to this URL; '{url}' is the requested one.")
 
@@ -63,6 +66,11 @@ class Fault(BaseModel):
         if given:
             raise ValueError(f"{', '.join(given)}: has no meaning on {self.on!r}")
         return self
+
+    @property
+    def content(self) -> bytes:
+        """Return the bytes of the other body."""
+        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
 
     @property
     def drops(self) -> bool:

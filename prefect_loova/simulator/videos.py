@@ -185,7 +185,7 @@ def _reply(request: Request, film: Film, modified: float, fault: Fault | None) -
         location = fault.redirect_to.replace("{url}", str(request.url))
         return Reply(fault.status or 302, headers | {"location": location}, b"", fault=fault)
     if fault and (fault.body is not None or fault.status is not None):
-        return Reply(fault.status or 200, headers, (fault.body or "").encode(), fault=fault)
+        return Reply(fault.status or 200, headers, b"" if fault.body is None else fault.content, fault=fault)
     if fault and fault.strip_box:
         film = film.without_box(fault.strip_box)
     size = film.size if fault is None or fault.announce is None else slice(fault.announce).indices(film.size)[1]

@@ -1,4 +1,4 @@
-"""LoovaClient with a Loova: free calls on any API, calls that cost credits only on the simulator."""
+"""LoovaClient with the simulator. `make test-live` checks the real API."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def client(loova: Any, pauses: Pauses, **settings: Any) -> LoovaClient:
     return LoovaClient(loova.api_key, loova.base_url, sleep=pauses, **settings)
 
 
-# Free: these run on the real API as well.
+# What is free.
 
 
-async def test_credits_are_known(api: Any, pauses: Pauses) -> None:
-    async with client(api, pauses) as loova:
+async def test_credits_are_known(simulator: LoovaSimulator, pauses: Pauses) -> None:
+    async with client(simulator, pauses) as loova:
         balance = await loova.get_credits()
     assert 0 <= balance.available <= balance.total
 
 
-async def test_an_unknown_task_is_an_error_and_never_a_failed_video(api: Any, pauses: Pauses) -> None:
-    async with client(api, pauses) as loova:
+async def test_an_unknown_task_is_an_error_and_never_a_failed_video(simulator: LoovaSimulator, pauses: Pauses) -> None:
+    async with client(simulator, pauses) as loova:
         with pytest.raises(UnexpectedResponseError) as caught:
             await loova.get_task("prefect-loova-no-such-task")
     assert caught.value.task_id == "prefect-loova-no-such-task"
     assert caught.value.trace_id
 
 
-async def test_a_wrong_key_is_refused_at_once(api: Any, pauses: Pauses) -> None:
-    async with LoovaClient("prefect-loova-wrong-key", api.base_url, sleep=pauses) as loova:
+async def test_a_wrong_key_is_refused_at_once(simulator: LoovaSimulator, pauses: Pauses) -> None:
+    async with LoovaClient("prefect-loova-wrong-key", simulator.base_url, sleep=pauses) as loova:
         for call in (loova.get_credits(), loova.get_task("x")):
             with pytest.raises(AuthenticationError) as caught:
                 await call
