@@ -126,7 +126,7 @@ def test_the_table_of_a_batch_has_a_row_for_each_video(
 ) -> None:
     table = environment.artifact("loova-batch-table")["id"]
     page.goto(environment.address(ui, f"/artifacts/artifact/{table}"))
-    expect(page.get_by_text("failed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("content refused", exact=True).first).to_be_visible()
     expect(page.get_by_text("a-lighthouse-in-a-storm-waves-breaking 16:9 4s").first).to_be_visible()
 
 
