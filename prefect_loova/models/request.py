@@ -83,8 +83,8 @@ class VideoRequest(Value):
         description="What the video shows. It may refer to the media as @image1, @video1, @audio1.",
         json_schema_extra={"format": "textarea"},
     )
-    fallback_prompt: str | None = Field(
-        None,
+    fallback_prompt: str = Field(
+        "",
         title="Fallback prompt",
         description="Another prompt, if Loova refuses the content of the first one. It makes a request of its own.",
         json_schema_extra={"format": "textarea"},
@@ -194,9 +194,9 @@ class VideoRequest(Value):
     @property
     def fallback(self) -> VideoRequest | None:
         """The request with the `fallback_prompt` in place of the prompt. Its key, and so its price, is its own."""
-        if self.fallback_prompt is None:
+        if not self.fallback_prompt:
             return None
-        return self.model_copy(update={"prompt": self.fallback_prompt, "fallback_prompt": None})
+        return self.model_copy(update={"prompt": self.fallback_prompt, "fallback_prompt": ""})
 
     def media(self) -> dict[str, tuple[str, ...]]:
         """Return the media by field."""
@@ -312,11 +312,11 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
 def _prompt_problems(data: dict[str, Any]) -> Iterator[InitErrorDetails]:
     for field in _PROMPTS:
         prompt = data.get(field)
-        if isinstance(prompt, str) and not prompt.strip():
+        if isinstance(prompt, str) and not prompt.strip() and (prompt or field == "prompt"):
             yield violation((field,), "must not be blank", prompt)
         if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
             yield violation((field,), "must be text without lone surrogates", prompt)
-    if isinstance(prompt, str) and prompt == data.get("prompt"):
+    if isinstance(prompt, str) and prompt and prompt == data.get("prompt"):
         yield violation(("fallback_prompt",), "must differ from the prompt", prompt)
 
 

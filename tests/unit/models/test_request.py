@@ -515,3 +515,21 @@ def test_the_url_of_a_video_is_neither_shown_nor_serialized() -> None:
     for text in (repr(task), str(task), task.model_dump_json(), repr(task.model_dump()), f"{task}"):
         assert "SECRET" not in text
         assert "video_url" not in text
+
+
+def test_a_fallback_prompt_makes_another_request_and_changes_neither_key_nor_body() -> None:
+    plain = VideoRequest(prompt="a brand", duration=4, take=2)
+    request = VideoRequest(prompt="a brand", fallback_prompt="a label", duration=4, take=2)
+    assert (request.key, request.body(), request.as_stored()) == (plain.key, plain.body(), plain.as_stored())
+    assert request.fallback == VideoRequest(prompt="a label", duration=4, take=2)
+    assert plain.fallback is None and request.fallback is not None and request.fallback.fallback is None
+
+
+@pytest.mark.parametrize(
+    ("fallback", "rule"),
+    [(" ", "must not be blank"), ("a brand", "must differ from the prompt"), ("a\x00", "control characters")],
+)
+def test_a_fallback_prompt_has_the_rules_of_a_prompt(fallback: str, rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule) as caught:
+        VideoRequest(prompt="a brand", fallback_prompt=fallback)
+    assert "fallback_prompt" in str(caught.value)
