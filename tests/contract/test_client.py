@@ -10,6 +10,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.errors import (
     AuthenticationError,
     InDoubtError,
+    InputRefusedError,
     InsufficientCreditsError,
     LoovaError,
     RejectedError,
@@ -157,9 +158,10 @@ SUBMIT_FAULTS: dict[str, tuple[type[LoovaError], int]] = {
     "insufficient_credits": (InsufficientCreditsError, 0),
     "insufficient_credits_as_success": (InsufficientCreditsError, 0),
     "authentication_failed": (AuthenticationError, 0),
-    "refused_by_code": (RejectedError, 0),
-    "refused_as_success": (RejectedError, 0),
-    "prompt_refused": (RejectedError, 0),
+    "refused_by_code": (InputRefusedError, 0),
+    "refused_as_success": (InputRefusedError, 0),
+    "prompt_refused": (InputRefusedError, 0),
+    "content_refused": (InputRefusedError, 0),
 }
 
 
@@ -202,6 +204,7 @@ POLL_FAULTS: dict[str, tuple[str, list[float]]] = {
     "unknown_status": ("running", []),
     "success_without_url": ("succeeded", []),
     "generation_failed": ("failed", []),
+    "content_refused_output": ("failed", []),
     "task_forgotten": ("TaskNotFoundError", []),
     "poll_without_data": ("UnexpectedResponseError", []),
     "poll_unavailable": ("succeeded", [1.0]),
@@ -229,8 +232,9 @@ async def test_a_poll_that_fails_is_retried_or_raises_an_error(
             assert error.task_id == task_id
         else:
             assert task.state == outcome
-            assert (task.video_url is None) == (fault in ("unknown_status", "success_without_url", "generation_failed"))
-            assert bool(task.error_message) == (fault == "generation_failed")
+            assert (task.video_url is None) == (outcome != "succeeded" or fault == "success_without_url")
+            assert bool(task.error_message) == (outcome == "failed")
+            assert task.content_refused == (fault == "content_refused_output")
     assert len(pauses) == len(most)
     assert all(bound / 2 <= pause <= bound for pause, bound in zip(pauses, most, strict=True))
 

@@ -33,12 +33,12 @@ DOCS_PAGE = Path(__file__).parents[2] / "docs" / "assumptions.md"
 _TABLES = re.compile(r"(?<=<!-- tables: python -m tests.live --write-docs -->\n\n).*", re.DOTALL)
 
 
-def run(settings: Settings, allow: Callable[[Folder], float]) -> Seen:
+def run(settings: Settings, allow: Callable[[Folder, Seen], float]) -> Seen:
     """Ask for free, then spend what `allow` returns, in credits, and watch what was bought."""
     with httpx.Client(timeout=30, follow_redirects=False) as http:
         observer = Observer(settings, http)
         observer.ask_for_free()
-        observer.spend(allow(observer.folder))
+        observer.spend(allow(observer.folder, observer.seen))
         observer.watch()
         return observer.seen
 
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(api_key, base_url, folder / "requests", options.poll_seconds, options.wait_seconds)
     print(f"The API is {base_url}. The free checks come first.")
     try:
-        seen = run(settings, lambda kept: ask(kept, allowance))
+        seen = run(settings, lambda kept, seen: ask(kept, seen, allowance))
     except KeyboardInterrupt:
         print("\nStopped. Run this again to go on: what was bought is kept, and is not bought again.", file=sys.stderr)
         return 130
@@ -96,8 +96,11 @@ def page_with_tables(page: str) -> str:
     return _TABLES.sub(lambda _: tables(), page)
 
 
-def ask(kept: Folder, allowance: float | None) -> float:
+def ask(kept: Folder, seen: Seen, allowance: float | None) -> float:
     """Return the credits that this run may spend. Without an allowance a person is asked, at a terminal."""
+    if not seen.has_login:
+        print("Nothing is submitted: the credits could not be read with this key.")
+        return 0
     if kept.closed:
         print(f"Nothing is submitted: {kept.closed}.")
         return 0
@@ -106,7 +109,8 @@ def ask(kept: Folder, allowance: float | None) -> float:
         return allowance
     price = format_credits(PRICE)
     print(
-        f"\nThe rest may cost {price}: one video of 4 s with seedance_2_0_fast.\n"
+        f"\nThe account has {seen.exchanges['credits'].data.get('api_available_credits')} API credits.\n"
+        f"The rest may cost {price}: one video of 4 s with seedance_2_0_fast.\n"
         f"First, {sum(one.price <= PRICE for one in INVALID)} invalid requests are submitted, which Loova should refuse"
         " for free.\nIf it accepts one, that is the one video, and nothing more is submitted."
     )

@@ -81,7 +81,7 @@ def no_redirect(seen: Seen) -> str:
 
 
 def no_list(seen: Seen) -> str:
-    one = seen.answer("poll-without-task-id")
+    one = seen.answer_to_the_key("poll-without-task-id")
     if not one.failed and isinstance(one.json, dict) and one.json.get("data"):
         raise Refuted(f"{one.says}, and data: a lost submit may be looked up there")
     return one.says
@@ -98,7 +98,7 @@ def credits_shape(seen: Seen) -> str:
 
 
 def unknown_task(seen: Seen) -> str:
-    one = seen.answer("poll-unknown-task")
+    one = seen.answer_to_the_key("poll-unknown-task")
     try:
         task = parse_task(one.response, "x")
     except LoovaError as error:
@@ -107,7 +107,7 @@ def unknown_task(seen: Seen) -> str:
 
 
 def unknown_task_code(seen: Seen) -> str:
-    one = seen.answer("poll-unknown-task")
+    one = seen.answer_to_the_key("poll-unknown-task")
     try:
         parse_task(one.response, "x")
     except TaskNotFoundError:

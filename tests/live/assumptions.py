@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.live.api import API
 from tests.live.model import Assumption, Row, Seen, judge
-from tests.live.polls import POLLS, VIDEOS
+from tests.live.polls import POLLS
 from tests.live.submits import SUBMITS
+from tests.live.videos import VIDEOS
 
 SECTIONS: dict[str, tuple[Assumption, ...]] = {
     "The API": API,

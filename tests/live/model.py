@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from prefect_loova._api.responses import ApiResponse, parse_task
-from prefect_loova.errors import LoovaError
+from prefect_loova._api.responses import ApiResponse, parse_submit, parse_task
+from prefect_loova.errors import LoovaError, RejectedError
 from prefect_loova.transfer.mp4 import Mp4Facts
 
 Source = Literal["documented", "seen in clients", "assumed", "other hosts"]
@@ -133,6 +134,21 @@ class Seen:
         return self.exchanges[name]
 
     @property
+    def has_login(self) -> bool:
+        """Whether the API accepts the key."""
+        return "credits" in self.exchanges and not self.exchanges["credits"].failed
+
+    def answer_to_the_key(self, name: str) -> Exchange:
+        """Return an exchange. Without a login, its answer says nothing but that.
+
+        Raises:
+            NotChecked: It did not take place, or the key is not accepted.
+        """
+        if not self.has_login:
+            raise NotChecked("the credits could not be read with this key")
+        return self.answer(name)
+
+    @property
     def all(self) -> list[Exchange]:
         """All exchanges with the API."""
         return [*self.exchanges.values(), *self.polls]
@@ -147,8 +163,9 @@ class Seen:
         for one in self.exchanges.values():
             if one.on == "submit" and one.response.task_id:
                 return one
-        self.answer("submit")
-        raise NotChecked("Loova's answer to the submit names no task")
+        submit = self.answer("submit")
+        verdict = "may be billed" if is_in_doubt(submit) else "was refused"
+        raise NotChecked(f"the submit {verdict} ({submit.says}); to submit again, remove its file")
 
     @property
     def first_poll(self) -> Exchange:
@@ -227,6 +244,21 @@ def judge(assumption: Assumption, seen: Seen) -> Row:
         return Row(assumption.id, "not checked", str(reason))
     except Exception as error:  # An answer that nobody thought of must not end the report of a paid run.
         return Row(assumption.id, "not checked", f"the check failed: {type(error).__name__}")
+
+
+def host_of(url: str) -> str:
+    """Return scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def is_in_doubt(exchange: Exchange) -> bool:
+    """Return whether the answer to a submit does not say whether it was billed."""
+    try:
+        parse_submit(exchange.response)
+    except LoovaError as error:
+        return not isinstance(error, RejectedError)
+    return False
 
 
 def is_over(poll: Exchange) -> bool:

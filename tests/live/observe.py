@@ -71,6 +71,10 @@ class Observer:
 
     def spend(self, allowance: float) -> None:
         """Send the submits that the allowance covers, or take their answers from the folder."""
+        if not self.seen.has_login and self.folder.task_id is None:
+            reason = "the credits could not be read with this key"
+            self.seen.skipped |= dict.fromkeys([one.name for one in (*INVALID, VIDEO)] + ["credits-before"], reason)
+            return
         purse = Purse(self.folder, allowance)
         self._credits("credits-before", is_time=allowance > 0 and not self.folder.closed)
         for submit in (*INVALID, VIDEO):

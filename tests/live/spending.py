@@ -14,9 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from prefect_loova._api.responses import parse_submit
-from prefect_loova.errors import LoovaError, RejectedError
-from tests.live.model import Exchange
+from tests.live.model import Exchange, is_in_doubt
 from tests.live.submits import Submit
 
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
@@ -50,9 +48,11 @@ class Folder:
             return "a task was bought already, and one is enough"
         for path in self._files():
             one = self.answered(path.stem)
-            if one is None or is_in_doubt(one):
+            if one is None or (one.on == "submit" and is_in_doubt(one)):
                 said = one.says if one else "its answer is not known"
-                return f"{path} was sent and may be billed ({said}): look at the credits; remove the file to go on"
+                return (
+                    f"{path} was sent and may be billed ({said}): look at the credits; to submit again, remove the file"
+                )
         return None
 
     def keep(self, exchange: Exchange) -> Exchange:
@@ -93,17 +93,6 @@ class Folder:
         except (FileNotFoundError, ValueError):
             return {}
         return kept if isinstance(kept, dict) else {}
-
-
-def is_in_doubt(exchange: Exchange) -> bool:
-    """Return whether the answer to a submit does not say whether it was billed."""
-    if exchange.on != "submit":
-        return False
-    try:
-        parse_submit(exchange.response)
-    except LoovaError as error:
-        return not isinstance(error, RejectedError)
-    return False
 
 
 def _write(path: Path, text: str, flag: int) -> None:

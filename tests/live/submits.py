@@ -11,6 +11,14 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from prefect_loova._api.responses import parse_submit
+from prefect_loova.errors import (
+    AuthenticationError,
+    InsufficientCreditsError,
+    LoovaError,
+    RejectedError,
+    TooManyRunningTasksError,
+)
 from prefect_loova.models.prices import CREDITS_PER_SECOND
 from tests.live.api import read_as_refusal
 from tests.live.model import Assumption, Exchange, NotChecked, Refuted, Seen
@@ -44,6 +52,9 @@ def _images(count: int) -> list[str]:
     return [f"https://example.com/{number}.png" for number in range(count)]
 
 
+OTHER_REFUSALS = (AuthenticationError, InsufficientCreditsError, TooManyRunningTasksError)
+"""Refusals that say nothing about the request."""
+
 VIDEO = Submit("submit", BODY)
 INVALID = (
     Submit("refuses-blank-prompt", BODY | {"prompt": " "}),
@@ -69,7 +80,15 @@ def refuses(name: str, seen: Seen) -> str:
     one = seen.answer(name)
     if one.response.task_id:
         raise Refuted(f"Loova accepted it for {one.data.get('credits_cost')} credits")
-    return one.says
+    try:
+        parse_submit(one.response)
+    except OTHER_REFUSALS as error:
+        raise NotChecked(f"refused for another reason: {one.says} ({type(error).__name__})") from None
+    except RejectedError:
+        return one.says
+    except LoovaError:
+        pass
+    raise NotChecked(f"the answer does not say whether it was refused: {one.says}")
 
 
 def _invalid(seen: Seen, *, accepted: bool) -> list[Exchange]:
@@ -250,6 +269,13 @@ SUBMITS = (
         balance,
     ),
     Assumption(
+        "content-words",
+        "A refusal of content has one of [the words](answers.md#refused-content) that other hosts of the model use.",
+        "other hosts",
+        "Paid twice: with `max_paid_attempts` above 1, a video that Loova refused after the submit is bought again.",
+        "Cannot be checked: the suite sends nothing that Loova forbids.",
+    ),
+    Assumption(
         "refunds",
         "Loova bills a task that fails, and returns nothing.",
         "assumed",
@@ -276,6 +302,13 @@ SUBMITS = (
         "assumed",
         "Refused with a general error. A batch goes on submitting.",
         "Cannot be checked with this account: it takes one with fewer credits than a video costs.",
+    ),
+    Assumption(
+        "media-by-url",
+        "Loova downloads reference media soon after the submit, from any public URL, without credentials.",
+        "assumed",
+        "Billed and failed: a presigned URL is valid for a day, or twice the wait. Set `link_seconds`.",
+        "Cannot be checked within the allowance: it takes another paid video.",
     ),
     Assumption(
         "multipart-form",

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from prefect_loova.client import LoovaClient
@@ -24,44 +27,16 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import LoovaSimulator
 from tests.live import __main__ as live
 from tests.live.assumptions import ASSUMPTIONS
-from tests.live.model import Row
-from tests.live.observe import NO_SUCH_TASK, WRONG_KEY, Settings
-from tests.live.other_loova import KEY, Answer, OtherLoova
-from tests.live.spending import Folder
-from tests.live.submits import BODY, INVALID, PRICE
+from tests.live.model import Exchange, Row, Seen
+from tests.live.other_loova import KEY, OtherLoova
+from tests.live.spending import Folder, Purse
+from tests.live.submits import BODY, INVALID, PRICE, VIDEO
+from tests.live.trial import DAY, go, mp4
+from tests.live.wrong import WRONG, bought, polled, refused, says
 from tests.support.docs_blocks import GUIDES
-from tests.support.films import film
 
+ROOT = Path(__file__).parents[2]
 CHECKED = [one.id for one in ASSUMPTIONS if one.check]
-EVERYTHING = 160.0
-DAY = 86_400
-
-
-@cache
-def mp4() -> bytes:
-    return film(96, (64, 36))
-
-
-def go(
-    loova: OtherLoova | LoovaSimulator,
-    folder: Path,
-    allowance: float = EVERYTHING,
-    days: float = 0,
-    wait_seconds: float = 20,
-) -> dict[str, Row]:
-    """Run the suite, and return the rows by id."""
-    key = loova.api_key if isinstance(loova, LoovaSimulator) else KEY
-    settings = Settings(
-        key,
-        loova.base_url,
-        folder / "requests",
-        poll_seconds=0.05,
-        wait_seconds=wait_seconds,
-        say=lambda line: None,
-        clock=lambda: time.time() + days * DAY,
-    )
-    seen = live.run(settings, lambda kept: allowance)
-    return {row.id: row for row in live.write(seen, key, folder)}
 
 
 def outcomes(rows: dict[str, Row], outcome: str) -> set[str]:
@@ -96,176 +71,6 @@ def test_a_server_by_another_hand_confirms_all_but_the_price_of_the_quickstart(
     assert outcomes(rows, "confirmed") == set(CHECKED) - {"price", "after-a-day"}
     assert rows["result-decides"].detail == "status running, in the result succeeded"
     assert set(other.video_keys) == {""}
-
-
-# Servers that are wrong in one way.
-
-Where = Callable[[Answer], bool]
-Change = Callable[[Answer], None]
-
-
-def credits(answer: Answer) -> bool:
-    return answer.endpoint == "credits" and answer.key == KEY
-
-
-def bought(answer: Answer) -> bool:
-    return answer.endpoint == "submit" and answer.body["code"] == 200
-
-
-def refused(answer: Answer) -> bool:
-    return answer.endpoint == "submit" and answer.body["code"] == 10001
-
-
-def polled(answer: Answer) -> bool:
-    return answer.endpoint == "poll" and answer.body["code"] == 200
-
-
-def running(answer: Answer) -> bool:
-    return polled(answer) and not answer.body["data"]["result"]
-
-
-def finished(answer: Answer) -> bool:
-    return polled(answer) and bool(answer.body["data"]["result"])
-
-
-def unknown(answer: Answer) -> bool:
-    return answer.task_id == NO_SUCH_TASK and answer.key == KEY
-
-
-def listing(answer: Answer) -> bool:
-    return answer.endpoint == "poll" and not answer.task_id
-
-
-def video(answer: Answer) -> bool:
-    return answer.endpoint == "video"
-
-
-def anonymous(*endpoints: str) -> Where:
-    return lambda answer: answer.endpoint in endpoints and answer.key == WRONG_KEY
-
-
-def asked(body: dict[str, Any]) -> Where:
-    return lambda answer: answer.asked == body and answer.key == KEY
-
-
-def says(where: Where, status: int = 200, headers: dict[str, str] | None = None, **envelope: Any) -> Change:
-    """Change the envelope, the HTTP status and the headers of some answers."""
-
-    def change(answer: Answer) -> None:
-        if where(answer):
-            answer.status = status
-            answer.headers |= headers or {}
-            if envelope:
-                answer.body = answer.body | envelope
-
-    return change
-
-
-def shows(where: Where, **data: Any) -> Change:
-    """Change fields of the data of some answers."""
-
-    def change(answer: Answer) -> None:
-        if where(answer):
-            answer.body["data"] |= data
-
-    return change
-
-
-def made(**result: Any) -> Change:
-    """Change fields of a finished task's result."""
-
-    def change(answer: Answer) -> None:
-        if finished(answer):
-            answer.body["data"]["result"] |= result
-
-    return change
-
-
-def plays(cut: Callable[[bytes], bytes]) -> Change:
-    """Change the bytes of the video."""
-
-    def change(answer: Answer) -> None:
-        if video(answer):
-            answer.body = cut(answer.body)
-
-    return change
-
-
-class ChargesRefusals:
-    """Takes a credit for each refusal."""
-
-    def __init__(self) -> None:
-        self.refused = 0
-
-    def __call__(self, answer: Answer) -> None:
-        self.refused += refused(answer)
-        if credits(answer):
-            answer.body["data"]["api_available_credits"] -= self.refused
-
-
-def no_envelope(answer: Answer) -> None:
-    if credits(answer):
-        answer.body = answer.body["data"]
-
-
-def no_model(answer: Answer) -> None:
-    if polled(answer):
-        del answer.body["data"]["model"]
-
-
-def video_on_the_api_host(answer: Answer) -> None:
-    made(video_url=f"{answer.origin}/v.mp4")(answer)
-
-
-def link_for_a_minute(answer: Answer) -> None:
-    made(video_url=f"{answer.origin}/v.mp4?Expires={int(time.time()) + 60}")(answer)
-
-
-def no_ranges(answer: Answer) -> None:
-    if answer.status == 206:
-        answer.status, answer.body = 200, mp4()
-
-
-TASK = {"task_id": "record_id", "status": "running", "created_at": "2024-01-01T12:00:00Z", "credits_cost": 12.0}
-WRONG: dict[str, Change] = {
-    "base-url": says(credits, 404, code=404, data=None),
-    "envelope": no_envelope,
-    "trace-id": says(credits, trace_id=""),
-    "login-failure": says(anonymous("credits"), code=403),
-    "login-failure-of-a-submit": says(anonymous("submit"), code=200, message="Task created"),
-    "error-status": says(anonymous("credits", "poll"), 500),
-    "no-redirect": says(credits, 302, {"Location": "/elsewhere"}),
-    "no-list": says(listing, code=200, data={"tasks": ["record_id"]}),
-    "credits-shape": shows(credits, api_available_credits="many"),
-    "unknown-task": says(unknown, code=200, data={"status": "failed", "result": None}),
-    "unknown-task-code": says(unknown, code=10004),
-    **{one.name: says(asked(one.body), code=200, data=TASK) for one in INVALID},
-    "refusals-are-read": says(refused, code=0, message="your request is queued"),
-    "refusals-are-free": ChargesRefusals(),
-    "submit-shape": shows(bought, created_at="yesterday"),
-    "task-id-length": shows(bought, task_id="x" * 300),
-    "price": lambda answer: None,  # The quickstart's is not the table's.
-    "balance": shows(credits, api_available_credits=47995),
-    "poll-shape": no_model,
-    "no-result-while-running": shows(running, result={"progress": 7}),
-    "states": shows(polled, status="post_processing"),
-    "result-decides": made(status="done"),
-    "ends-in-time": made(finished_at="2024-01-01T16:00:00Z"),
-    "cost-stays": shows(polled, credits_cost=75),
-    "times": made(finished_at=1704110520),
-    "polls-are-welcome": says(running, 429, code=429, message="Too many requests"),
-    "has-url": made(video_url=None),
-    "url-is-public": made(video_url="ftp://127.0.0.1/v.mp4"),
-    "other-host": video_on_the_api_host,
-    "without-key": says(video, 403),
-    "redirects": says(video, 302, {"Location": "/again.mp4"}),
-    "length": says(video, headers={"Content-Length": ""}),
-    "etag": says(video, headers={"ETag": 'W/"v1"'}),
-    "ranges": no_ranges,
-    "whole": plays(lambda content: content[:-1000]),
-    "fits-the-request": plays(lambda content: film(48, (64, 36))),
-    "url-lifetime": link_for_a_minute,
-}
 
 
 def test_every_check_has_a_server_that_is_wrong() -> None:
@@ -353,6 +158,19 @@ def test_a_lost_answer_ends_all_submits_until_a_person_removes_the_file(other: O
     assert submitted(other) == posts + 1
 
 
+def test_a_refused_submit_is_told_and_not_repeated_by_itself(other: OtherLoova, tmp_path: Path) -> None:
+    other.change = says(bought, code=402, message="Insufficient credits", data=None)
+    detail = "the submit was refused (HTTP 200, code 402, Insufficient credits); to submit again, remove its file"
+    posts = 0
+    for _ in range(2):
+        assert go(other, tmp_path)["submit-shape"].detail == detail
+        posts = posts or submitted(other)
+    assert submitted(other) == posts
+    (tmp_path / "requests" / "submit.json").unlink()
+    other.change = lambda answer: None
+    assert go(other, tmp_path)["submit-shape"].outcome == "confirmed"
+
+
 def test_an_answer_in_doubt_ends_all_submits(tmp_path: Path) -> None:
     with OtherLoova(mp4(), says(refused, 502)) as loova:
         go(loova, tmp_path)
@@ -371,9 +189,13 @@ def test_an_invalid_request_that_is_accepted_is_the_one_video(tmp_path: Path) ->
 def test_a_submit_that_was_surely_not_sent_may_be_sent_later(tmp_path: Path) -> None:
     with OtherLoova(mp4()) as closed:
         pass
-    rows = go(closed, tmp_path)
-    assert rows["submit-shape"].detail == "no answer to the submit: ConnectError"
-    assert Folder(tmp_path / "requests").closed is None
+    purse = Purse(Folder(tmp_path), PRICE)
+
+    def send() -> Exchange:
+        raise AssertionError(httpx.post(closed.base_url))
+
+    assert purse.submit(VIDEO, send) == "no answer to the submit: ConnectError"
+    assert Folder(tmp_path).closed is None
 
 
 def test_two_runs_at_a_time_send_a_submit_once(other: OtherLoova, tmp_path: Path) -> None:
@@ -381,6 +203,51 @@ def test_two_runs_at_a_time_send_a_submit_once(other: OtherLoova, tmp_path: Path
     with pytest.raises(FileExistsError):
         folder.submit("submit", lambda: folder.submit("submit", pytest.fail))
     assert folder.closed
+
+
+def test_a_run_that_is_killed_during_the_submit_never_submits_again(other: OtherLoova, tmp_path: Path) -> None:
+    environment = os.environ | {"LOOVA_API_KEY": KEY, "LOOVA_BASE_URL": other.base_url, "LOOVA_LIVE_SPEND": "40"}
+    command = [sys.executable, "-m", "tests.live", "--folder", str(tmp_path), "--poll-seconds", "0.05"]
+    running: list[subprocess.Popen[str]] = []
+    other.change = lambda answer: running[0].kill() if bought(answer) else None
+    for code in (-signal.SIGKILL, 0):
+        running[:] = [subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)]
+        out, _ = running[0].communicate(timeout=60)
+        assert running[0].returncode == code, out
+    assert "Nothing is submitted" in out
+    assert "submit.json was sent and may be billed (its answer is not known)" in out
+    assert other.bought == [BODY]
+
+
+def test_without_a_login_nothing_is_submitted_and_nothing_is_concluded(other: OtherLoova, tmp_path: Path) -> None:
+    other.change = says(lambda answer: answer.key == KEY, code=401, message="Authentication failed", data=None)
+    rows = go(other, tmp_path)
+    assert submitted(other) == 0
+    assert outcomes(rows, "refuted") == {"base-url", "credits-shape"}
+    for name in ("unknown-task", "no-list", "refuses-blank-prompt", "submit-shape"):
+        assert rows[name].detail == "the credits could not be read with this key"
+
+
+@pytest.mark.parametrize(
+    ("message", "detail"),
+    [
+        ("Insufficient credits", "refused for another reason"),
+        ("Too many running tasks: at most 6", "refused for another reason"),
+        ("success", "does not say whether it was refused"),
+    ],
+)
+def test_a_refusal_for_another_reason_confirms_nothing(message: str, detail: str, tmp_path: Path) -> None:
+    with OtherLoova(mp4(), says(refused, code=200, message=message)) as loova:
+        row = go(loova, tmp_path, wait_seconds=0)["refuses-blank-prompt"]
+    assert row.outcome == "not checked"
+    assert detail in row.detail
+
+
+def test_answers_of_any_shape_do_not_end_the_run(tmp_path: Path) -> None:
+    odd: list[Any] = [[], "text", 7, None, {"code": 200, "data": {"task_id": 5, "status": 3, "result": [1]}}]
+    for number, body in enumerate(odd):
+        with OtherLoova(mp4(), lambda answer, body=body: setattr(answer, "body", body)) as loova:  # type: ignore[misc]
+            assert len(go(loova, tmp_path / str(number), wait_seconds=0)) == len(ASSUMPTIONS)
 
 
 # What it writes.
@@ -484,7 +351,9 @@ def test_a_person_at_a_terminal_has_to_type_yes(
     terminal = io.StringIO(f"{typed}\n")
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdin", terminal)
-    assert live.ask(Folder(tmp_path), None) == spends
+    seen = Seen("http://127.0.0.1", 0)
+    seen.exchanges["credits"] = Exchange("credits", "credits", 200, {}, '{"code": 200, "data": {}}', 0, 0)
+    assert live.ask(Folder(tmp_path), seen, None) == spends
     assert "40 credits ($1.28 to $3.20)" in capsys.readouterr().out
 
 
