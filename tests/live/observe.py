@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 
 import httpx
 
+from prefect_loova._redaction import hide_secrets
 from prefect_loova.errors import IncompleteVideoError
 from prefect_loova.transfer.mp4 import Mp4Check
 from tests.live.model import Exchange, Seen, Video, is_over
@@ -83,7 +84,7 @@ class Observer:
             answer = purse.submit(submit, lambda one=submit: self._post(one.name, one.body))  # type: ignore[misc]
             if isinstance(answer, Exchange):
                 self.seen.exchanges[submit.name] = answer
-                self._settings.say(f"{submit.name}: {answer.says}")
+                self._say(f"{submit.name}: {answer.says}")
             else:
                 self.seen.skipped[submit.name] = answer
 
@@ -96,7 +97,7 @@ class Observer:
         self._poll(task_id)
         url = self.seen.polls[-1].result.get("video_url") if self.seen.polls else None
         if isinstance(url, str):
-            self._settings.say("downloading the video")
+            self._say("downloading the video")
             self.seen.video = download(url, self._http)
         if self.seen.polls and is_over(self.seen.polls[-1]):
             self._credits("credits-at-the-end")
@@ -107,13 +108,16 @@ class Observer:
             one = self._try("poll", lambda: self._get("poll", "poll", {"task_id": task_id}))
             if one:
                 self.seen.polls.append(one)
-                self._settings.say(f"poll {len(self.seen.polls)}: {one.data.get('status')}")
+                self._say(f"poll {len(self.seen.polls)}: {one.data.get('status')}")
                 if is_over(one):
                     return
             if time.monotonic() + pause > ends:
                 return
             time.sleep(pause)
             pause *= 1.07
+
+    def _say(self, line: str) -> None:
+        self._settings.say(hide_secrets(line, self._settings.api_key))
 
     def _credits(self, name: str, *, is_time: bool = True) -> None:
         """Read the credits once in all runs, at their time: a later balance would say something else."""
@@ -134,7 +138,7 @@ class Observer:
             return ask()
         except httpx.HTTPError as error:
             self.seen.skipped[name] = f"no answer: {type(error).__name__}"
-            self._settings.say(f"{name}: {self.seen.skipped[name]}")
+            self._say(f"{name}: {self.seen.skipped[name]}")
             return None
 
     def _get(

@@ -156,7 +156,7 @@ POLLS = (
         "cost-stays",
         "`credits_cost` is the same in the answer to the submit and in the polls.",
         "assumed",
-        "Wrong estimate: a budget counts what the first answer said.",
+        "Nothing: until the task ends, a budget counts the larger of price and cost, and then the last cost.",
         _LIVE,
         cost_stays,
     ),

@@ -238,17 +238,17 @@ SUBMITS = (
     ),
     Assumption(
         "task-id-length",
-        "A task id has far fewer than 1,000 characters.",
+        "A task id has at most 100 characters. The package keeps up to 1,000.",
         "assumed",
-        "In doubt: a longer id cannot be kept, and the job waits for a person.",
+        "In doubt, above 1,000: such an id cannot be kept, and the job waits for a person.",
         "Buys the video.",
         task_id_length,
     ),
     Assumption(
         "answer-time",
-        "Loova answers a submit well within 60 s.",
+        "Loova answers a submit within 30 s, half of what the package waits.",
         "assumed",
-        "In doubt: after `submit_timeout` the job waits for a person. Set a longer one.",
+        "In doubt: after `submit_timeout` (60 s) the job waits for a person. Set a longer one.",
         "Buys the video, and takes the time.",
         answer_time,
     ),
@@ -322,7 +322,7 @@ SUBMITS = (
         "urls-win",
         "Local files of a kind for which URLs are given are ignored.",
         "seen in clients",
-        "Nothing: Loova uses files that the package takes for unused.",
+        "Nothing: the package refuses files beside URLs of one kind, which Loova would then use.",
         "Cannot be checked within the allowance: it takes another paid video.",
     ),
     Assumption(
@@ -330,8 +330,22 @@ SUBMITS = (
         "Reference videos and audio play 1.8 to 15.1 s; images have sides of at least 300 px and an aspect of 0.4 "
         "to 2.5; at most 12 references in all.",
         "other hosts",
-        "Refused, or billed and failed: Loova may have other limits, and documents none.",
+        "Billed and failed, or billed and not used. The package warns; with `limits: refuse` it refuses.",
         "Cannot be checked within the allowance: it takes a paid video for each limit.",
+    ),
+    Assumption(
+        "media-formats",
+        "Loova takes the formats that [all hosts of the model take](media.md#what-other-hosts-refuse), and no others.",
+        "other hosts",
+        "Billed and failed, or billed and not used. Or the package refuses a medium that Loova would take.",
+        "Cannot be checked within the allowance: it takes a paid video for each format.",
+    ),
+    Assumption(
+        "prompt-references",
+        "`@image1`, `@video1` and `@audio1` in a prompt mean the first medium of that kind.",
+        "assumed",
+        "A paid video that uses another medium. The package only warns about a number without a medium.",
+        "Cannot be checked by a program: a person has to look at the video.",
     ),
 )
 """In the order of the report."""

@@ -334,11 +334,13 @@ def test_the_command_spends_nothing_unless_it_is_allowed(
     monkeypatch.setenv("LOOVA_API_KEY", KEY)
     monkeypatch.setenv("LOOVA_BASE_URL", other.base_url)
     monkeypatch.setenv("LOOVA_LIVE_SPEND", allowance)
+    other.change = says(bought, message=f"made with {KEY}")
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     code = live.main(["--folder", str(tmp_path), "--poll-seconds", "0.05"])
     out = capsys.readouterr().out
     assert (code, len(other.bought)) == ((1, 1) if allowance else (0, 0))
     assert re.search(r"(?m)^(refuted|not checked) +price ", out)
+    assert ("submit: HTTP 200, code 200, made with [API key]" in out) == bool(allowance)
     assert KEY not in out
     assert "secret-signature" not in out
     assert ("Nobody is asked here" in out) == (not allowance)
