@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.flows.storyboard import generate_storyboard as generate_storyboard
     from prefect_loova.flows.video import generate_video as generate_video
     from prefect_loova.models.media_types import MediaRules as MediaRules
+    from prefect_loova.models.prices import VideoModel as VideoModel
     from prefect_loova.models.reports import BatchReport as BatchReport
     from prefect_loova.models.reports import CollectedVideos as CollectedVideos
     from prefect_loova.models.reports import CreditsReport as CreditsReport
@@ -55,6 +56,7 @@ _NAMES = {
     "flows.storyboard": ("generate_storyboard",),
     "flows.video": ("generate_video",),
     "models.media_types": ("MediaRules",),
+    "models.prices": ("VideoModel",),
     "models.reports": ("BatchReport", "CollectedVideos", "CreditsReport", "StoryReport", "VideoOutcome"),
     "models.request": ("VideoRequest",),
     "models.results": ("CreditBalance", "JobInDoubt", "SavedVideo", "Submission", "VideoTask"),

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from types import TracebackType
@@ -36,6 +36,7 @@ from prefect_loova.errors import (
     redact,
 )
 from prefect_loova.models.media import Medium, redact_media
+from prefect_loova.models.prices import VideoModel, models_with
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, VideoTask
 
@@ -96,6 +97,7 @@ class LoovaClient:
         refusal_phrases: Parts of messages that refuse a submit, in any case. An answer with one of them in its message
             is a refusal if its HTTP status is 200, 3xx or 4xx and nothing in it may name a task.
         content_phrases: Likewise, parts of messages with which Loova refuses the content of a request or of a video.
+        models: Your own models, beside the documented ones. One of the same name replaces a documented one.
         transport: Another httpx transport, for tests.
         sleep: Waits for a number of seconds; for tests.
     """
@@ -111,6 +113,7 @@ class LoovaClient:
         unavailable_means_refused: bool = False,
         refusal_phrases: Sequence[str] = (),
         content_phrases: Sequence[str] = (),
+        models: Iterable[VideoModel] = (),
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -129,6 +132,7 @@ class LoovaClient:
         self.origin = origin(base_url)
         self.is_private = is_private_host(base_url)
         self.submit_timeout = submit_timeout
+        self.models = models_with(models)
         self._api_key = api_key.strip()
         self._timeout = timeout
         self._read_tries = max(1, read_tries)
@@ -157,11 +161,15 @@ class LoovaClient:
             self._reads = None
 
     def check(self, request: VideoRequest) -> None:
-        """Raise if Loova cannot fetch a media URL: if its address is private and the API's address is not.
+        """Raise if the request breaks a rule of its model, or if Loova cannot fetch a media URL of it.
+
+        A model must be known, and its price too, unless it has `max_credits`. Loova cannot fetch a URL if its address
+        is private and the API's address is not.
 
         Raises:
-            InvalidRequestError: Names the field, the host and the rule.
+            InvalidRequestError: Names the field, the value and the rule.
         """
+        request.check_model(self.models)
         if self.is_private:
             return
         problems = []
@@ -195,7 +203,7 @@ class LoovaClient:
             InDoubtError: The POST was sent, and no answer says whether the video was bought.
         """
         self.check(request)
-        content = _content_of(request, files)
+        content, path = _content_of(request, files), self.models[request.model].path
         sending, received = _Sending(self.submit_seconds(files), is_fresh), bytearray()
         # A new connection, because a reused one that the server just closed would look like a lost answer. `_Sending`
         # limits the whole time, because a timeout of httpx would discard an answer that is already in the socket.
@@ -203,7 +211,7 @@ class LoovaClient:
         async with self._http(timeout) as http:
             try:
                 content["extensions"] = {"trace": sending.trace}
-                post = self._request(http, "POST", "/v1/video/seedance-2", received=received, **content)
+                post = self._request(http, "POST", path, received=received, **content)
                 response = await sending.result(asyncio.create_task(post))
             except (TimeoutError, httpx.HTTPError, ValueError) as error:
                 if isinstance(error, _NOT_SENT) or sending.surely_not_sent:
@@ -216,7 +224,7 @@ class LoovaClient:
         try:
             return parse_submit(response, self._unavailable_means_refused, self._refusal_phrases, self._content_phrases)
         except LoovaError as error:
-            error.request = f"POST /v1/video/seedance-2 at {self._host}"
+            error.request = f"POST {path} at {self._host}"
             raise
 
     async def get_task(self, task_id: str) -> VideoTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import ClassVar, Literal, Self, overload
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -14,6 +15,7 @@ from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.models.media_types import MediaRules
+from prefect_loova.models.prices import VideoModel
 from prefect_loova.settings import LoovaSettings
 from prefect_loova.sync_client import SyncLoovaClient
 
@@ -35,6 +37,7 @@ class LoovaCredentials(CredentialsBlock):
         max_credits_per_day: The credits that all runs with one bucket and prefix together may spend per day.
         job_times: When a worker may take over a job of another worker.
         media: Which reference media are allowed, and how they reach Loova.
+        models: Your own models, beside those that Loova documents; see docs/budgets.md.
 
     Example:
         Load a saved block and read the balance:
@@ -112,6 +115,12 @@ class LoovaCredentials(CredentialsBlock):
         title="Media",
         description="Which reference media are allowed, and how they reach Loova.",
     )
+    models: list[VideoModel] = Field(
+        [],
+        title="Models",
+        description="Your own models, each with its path, rules and price. They are added to the models that this "
+        "package knows; one of the same name replaces a known one.",
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -134,6 +143,14 @@ class LoovaCredentials(CredentialsBlock):
         for phrase in value:
             if len(normalize(phrase)) < SHORTEST_PHRASE:
                 raise ValueError(f"{phrase!r} was given: {PHRASE_RULE}")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _are_different(cls, value: list[VideoModel]) -> list[VideoModel]:
+        for name, count in Counter(model.name for model in value).items():
+            if count > 1:
+                raise ValueError(f"{name!r} was given {count} times: must be given once")
         return value
 
     @classmethod
@@ -173,6 +190,7 @@ class LoovaCredentials(CredentialsBlock):
             submit_timeout=self.submit_timeout,
             unavailable_means_refused=self.unavailable_means_refused,
             refusal_phrases=self.refusal_phrases,
+            models=self.models,
             content_phrases=self.content_phrases,
         )
         return SyncLoovaClient(client) if sync_client else client

@@ -37,6 +37,12 @@ class LoovaSettings(PrefectBaseSettings):
     preview: Literal["moving", "still", "none"] | None = Field(
         None, description="What the page of a video shows; by default `moving` for one video, `still` for many."
     )
+    cost_tolerance: float = Field(
+        0.1,
+        ge=0,
+        description="The largest difference between Loova's charge and the estimate, as a fraction of the estimate, "
+        "that sends no event `loova.job.cost_differs`.",
+    )
     concurrency_limit: str = Field(
         "loova", description="The Prefect global concurrency limit of videos that are made at the same time."
     )

@@ -23,8 +23,9 @@ from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.job_states import JobState
 from prefect_loova.models.media_types import MediaRules
-from prefect_loova.models.prices import Model
-from prefect_loova.models.request import Ratio, VideoRequest
+from prefect_loova.models.model_rules import ModelName
+from prefect_loova.models.prices import Ratio
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.settings import LoovaSettings
 
@@ -143,7 +144,7 @@ class LoovaVideos(JobBlock[SavedVideo]):
     credentials: LoovaCredentials = Field(title="Loova Credentials", description="The block with the Loova API key.")
     bucket: S3Bucket = Field(title="S3 Bucket", description="The bucket for job records and videos.")
     prefix: str = Field(DEFAULT_PREFIX, title="Prefix", description="The prefix in the bucket, below its own folder.")
-    model: Model | None = Field(None, title="Model", description="The model of requests that name none.")
+    model: ModelName | None = Field(None, title="Model", description="The model of requests that name none.")
     ratio: Ratio | None = Field(None, title="Ratio", description="The ratio of requests that name none.")
     preview: Preview | None = Field(
         None, title="Preview", description="What the page of a video shows, if the call does not say it."

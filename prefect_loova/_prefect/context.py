@@ -23,6 +23,7 @@ from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.context import JobEvent, VideoJobs
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
+from prefect_loova.settings import LoovaSettings
 from prefect_loova.store.records import JobRecords
 
 if TYPE_CHECKING:
@@ -82,8 +83,13 @@ class Location:
         folder = bucket.bucket_folder.strip("/")
         below = "/".join(filter(None, (folder, prefix)))
 
+        tolerance = LoovaSettings.load().cost_tolerance
+
         def notify(event: JobEvent, record: JobRecord, number: int) -> None:
             try:
+                attempt = record.attempt(number)
+                if event == "cost_differs" and abs(attempt.cost_difference) <= tolerance * attempt.credits_estimate:
+                    return
                 measure(event, record, number)
                 emit_job_event(bucket.bucket_name, event, record, number)
             except Exception as error:  # the record is written, and nothing may hide a purchase

@@ -39,6 +39,9 @@ class JobPayload(BaseModel):
     prompt: str = Field(description="The beginning of the prompt, at most 200 characters.")
     credits_estimate: float | None = Field(None, description="The price by the table, in credits.")
     credits_cost: float | None = Field(None, description="The cost that Loova reported, in credits.")
+    cost_difference: float | None = Field(
+        None, description="By how many credits the cost exceeds the price; negative if it is less."
+    )
     video: str | None = Field(None, description="The video as an `s3://` URI (`saved` only).")
     reason: str | None = Field(None, description="Why there is no video.")
     differs: str | None = Field(
@@ -67,6 +70,7 @@ def emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int)
         prompt=redact(record.request.get("prompt", ""), 200),
         credits_estimate=attempt.credits_estimate,
         credits_cost=attempt.credits_cost,
+        cost_difference=attempt.cost_difference or None,
         video=f"s3://{bucket}/{attempt.video.object_key}" if attempt.video else None,
         reason=attempt.reason,
         differs=(differences(record.request, attempt.video) or None) if attempt.video else None,

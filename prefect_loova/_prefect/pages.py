@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar, get_args
 
 from prefect_loova.errors import redact
-from prefect_loova.models.prices import format_credits
+from prefect_loova.models.prices import cost_difference, format_credits, format_difference
 from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, StoryReport, VideoOutcome
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
@@ -106,6 +106,8 @@ def _facts(saved: SavedVideo) -> Iterable[tuple[str, str]]:
     yield "Video", escaped(_video_facts(saved))
     yield "Differs", f"**{escaped(saved.differs)}**" if saved.differs else ""
     yield "Cost", _cost(saved)
+    difference = format_difference(cost_difference(saved.credits_estimate, saved.credits_cost))
+    yield "Cost differs", f"**{escaped(difference)}**" if difference else ""
     yield "Paid", "by an earlier run" if saved.reused else "by this run"
     yield "Times", _times(saved.times)
     yield "Saved", f"{saved.times['saved']:%Y-%m-%d %H:%M:%S} UTC" if "saved" in saved.times else ""
@@ -177,6 +179,10 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[
     if differing:
         lines += ["", "These videos differ from their requests:", ""]
         lines += _items(differing, lambda video: f"- {escaped(video.name, 80)}: {escaped(video.differs, 200)}")
+    costing = [video for video in saved if video.cost_difference]
+    if costing:
+        lines += ["", "These videos cost another amount than the estimate:", ""]
+        lines += _items(costing, lambda v: f"- {escaped(v.name, 80)}: {escaped(format_difference(v.cost_difference))}")
     table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
     pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, pages)
     if pictured:
@@ -252,6 +258,7 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
             "video": video.name,
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
+            "difference": video.cost_difference,
             "where": video.video or "",
             "reason": redact(video.reason or video.differs, 300),
             "loova task": video.task_id or "",
@@ -292,10 +299,13 @@ def credits_page(report: CreditsReport) -> str:
             str(one.videos),
             f"{one.credits:g}",
             f"{one.unsettled:g}",
+            f"{one.cost_difference:+g}" if one.cost_difference else "",
         )
         for one in report.days[:_MAX_ROWS]
     ]
-    table = _table(("Day", "Model", "Deployment", "Videos", "Credits", "May change"), rows, numbers=3)
+    table = _table(
+        ("Day", "Model", "Deployment", "Videos", "Credits", "May change", "Against estimate"), rows, numbers=4
+    )
     lines = [escaped(report.summary), "", *table, *_more(len(report.days) - len(rows))]
     if report.problems:
         lines += ["", "Counted at their estimate:", "", *_items(report.problems, _problem_item)]

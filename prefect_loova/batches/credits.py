@@ -42,6 +42,7 @@ async def credits_report(jobs: VideoJobs, *, days: int, low_below: float) -> Cre
                 videos=len(group),
                 credits=sum(cost.credits for cost in group),
                 unsettled=sum(cost.credits for cost in group if not cost.settled),
+                cost_difference=sum(cost.difference for cost in group),
             )
             for (day, model, deployment), group in sorted(costs.items(), reverse=True)
         ),

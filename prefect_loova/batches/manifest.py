@@ -231,6 +231,7 @@ REPORTED = (
     "credits_charged",
     "credits_estimate",
     "key",
+    "cost_difference",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from prefect_loova.errors import BudgetError, ContentRefusedError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_states import JobState
-from prefect_loova.models.prices import format_credits
+from prefect_loova.models.prices import MODELS, Models, cost_difference, format_credits
 from prefect_loova.models.reports import Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
@@ -34,6 +34,7 @@ class PlannedVideo:
         content_refused: Whether Loova refused its content.
         is_fallback: Whether the request has the fallback prompt, because Loova refused the content of the first one.
         links: The same request with other signed links, which had other keys in earlier versions.
+        models: The table of models.
     """
 
     request: VideoRequest
@@ -49,13 +50,21 @@ class PlannedVideo:
     content_refused: bool = False
     is_fallback: bool = False
     links: tuple[VideoRequest, ...] = ()
+    models: Models = field(default_factory=lambda: MODELS, repr=False, compare=False)
+
+    @property
+    def estimate(self) -> float:
+        """The price from the table, in credits."""
+        return self.request.estimate_credits(self.models)
 
     def with_fallback(self) -> PlannedVideo | None:
         """Return the video with its fallback prompt, or None if it has none."""
         if self.request.fallback is None:
             return None
         links = tuple(link.fallback for link in self.links if link.fallback is not None)
-        return PlannedVideo(self.request.fallback, self.rows, spent=self.spent, is_fallback=True, links=links)
+        return PlannedVideo(
+            self.request.fallback, self.rows, spent=self.spent, is_fallback=True, links=links, models=self.models
+        )
 
     def outcome_of(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
         """Return an outcome of this video.
@@ -67,7 +76,12 @@ class PlannedVideo:
         """
         known: dict[str, object] = {}
         if self.submission:
-            known = {"task_id": self.submission.task_id, "video": self.video, "differs": self.differs}
+            known = {
+                "task_id": self.submission.task_id,
+                "video": self.video,
+                "differs": self.differs,
+                "cost_difference": cost_difference(self.submission.credits_estimate, self.submission.credits_cost),
+            }
         return VideoOutcome.model_validate(
             {
                 "key": self.submission.key if self.submission else self.request.key,
@@ -75,7 +89,7 @@ class PlannedVideo:
                 "rows": self.rows,
                 "outcome": outcome,
                 "reason": reason,
-                "credits_estimate": self.request.estimate_credits(),
+                "credits_estimate": self.estimate,
                 "credits_charged": self.spent,
                 "is_fallback": self.is_fallback,
             }
@@ -91,6 +105,7 @@ class PlannedVideo:
             task_id=saved.task_id,
             differs=saved.differs,
             credits_charged=charged,
+            cost_difference=cost_difference(saved.credits_estimate, saved.credits_cost),
         )
 
     def current_outcome(self) -> VideoOutcome:

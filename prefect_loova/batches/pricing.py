@@ -21,13 +21,14 @@ from prefect_loova.jobs.former_keys import find_by_links
 from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.prices import MODELS, Models
 from prefect_loova.models.request import VideoRequest
 
 _CONCURRENT_READS = 16
 _MAX_FAILED_READS = 16  # in a row
 
 
-def deduplicate(requests: Iterable[VideoRequest]) -> list[PlannedVideo]:
+def deduplicate(requests: Iterable[VideoRequest], models: Models = MODELS) -> list[PlannedVideo]:
     """Return each request once, by its key, in the given order."""
     rows: dict[str, list[int]] = {}
     links: dict[str, dict[str | None, VideoRequest]] = {}
@@ -38,7 +39,7 @@ def deduplicate(requests: Iterable[VideoRequest]) -> list[PlannedVideo]:
     videos = []
     for key, same in links.items():
         first, *others = same.values()
-        videos.append(PlannedVideo(first, tuple(rows[key]), links=tuple(others)))
+        videos.append(PlannedVideo(first, tuple(rows[key]), links=tuple(others), models=models))
     return videos
 
 
@@ -55,10 +56,11 @@ async def price_videos(
         max_paid_attempts: How many times each may be bought in total, if Loova fails to make the video.
 
     Raises:
-        InvalidRequestError: This API does not accept media URLs of some requests; the error lists all of them.
+        InvalidRequestError: A model is not known or has no price, or a rule of it or of this API is broken; the error
+            lists all requests.
         StorageError: S3 responds for none of them, or fails for 16 in a row.
     """
-    videos, failed_reads = deduplicate(requests), 0
+    videos, failed_reads = deduplicate(requests, jobs.loova.models), 0
 
     async def price(planned: PlannedVideo) -> PlannedVideo:
         nonlocal failed_reads
@@ -114,7 +116,7 @@ def _unreadable(planned: PlannedVideo, error: Exception) -> PlannedVideo:
     return replace(
         planned,
         price=0.0,
-        spent=0.0 if is_other_api else planned.request.estimate_credits(),
+        spent=0.0 if is_other_api else planned.estimate,
         reason=f"its job record cannot be read, so it is not submitted{counts}: {redact(why)}",
     )
 
@@ -123,7 +125,7 @@ def plan_from_record(
     jobs: VideoJobs, planned: PlannedVideo, record: JobRecord | None, max_paid_attempts: int
 ) -> PlannedVideo:
     """Return a video as its job record describes it."""
-    estimate = planned.request.estimate_credits()
+    estimate = planned.estimate
     if record is None:
         return replace(planned, price=estimate, spent=0.0)
     attempt = record.current

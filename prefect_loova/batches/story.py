@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget
@@ -36,7 +36,12 @@ class StoryPlan:
     async def of(
         cls, jobs: VideoJobs, board: Storyboard, preparing: MediaPreparer, *, max_paid_attempts: int = 1
     ) -> StoryPlan:
-        """Plan every shot. A shot that continues another one has a job record only if that one is saved."""
+        """Plan every shot. A shot that continues another one has a job record only if that one is saved.
+
+        Raises:
+            InvalidRequestError: A model, the media or their URLs have problems; the error lists all shots.
+        """
+        _check_models(jobs, board.shots)
         own = await preparing.prepare_all([shot.own_media for shot in board.shots], called="shot")
         shots = {shot.number: shot.with_media(media) for shot, media in zip(board.shots, own, strict=True)}
         plan = cls(shots, max_paid_attempts)
@@ -46,7 +51,12 @@ class StoryPlan:
                 is_before_saved = is_before_saved and await plan.plan_ahead(jobs, preparing, shot.number)
                 if not is_before_saved and shot.number not in plan.videos:
                     request = shots[shot.number].request
-                    plan.videos[shot.number] = PlannedVideo(request, (shot.number,), price=request.estimate_credits())
+                    plan.videos[shot.number] = PlannedVideo(
+                        request,
+                        (shot.number,),
+                        price=request.estimate_credits(jobs.loova.models),
+                        models=jobs.loova.models,
+                    )
         await plan.check_media(jobs)
         return plan
 
@@ -83,7 +93,9 @@ class StoryPlan:
 
     async def plan_shot(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
         """Plan a shot by the job record of its prepared request."""
-        planned = await plan_video(jobs, PlannedVideo(request, (number,)), self.max_paid_attempts)
+        planned = await plan_video(
+            jobs, PlannedVideo(request, (number,), models=jobs.loova.models), self.max_paid_attempts
+        )
         if planned.submission is not None and planned.state == "saved":
             try:
                 saved = await saving.find_saved(jobs, planned.submission)
@@ -176,6 +188,17 @@ class StoryRun:
         except InDoubtError as error:
             self.lost_answers += not error.found
             raise
+
+
+def _check_models(jobs: VideoJobs, shots: Iterable[Shot]) -> None:
+    problems = []
+    for shot in shots:
+        try:
+            shot.request.check_model(jobs.loova.models)
+        except InvalidRequestError as error:
+            problems += [f"shot {shot.number}: {line}" for line in error.message.splitlines()]
+    if problems:
+        raise InvalidRequestError("\n".join(first_lines(problems)))
 
 
 async def _media_problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:

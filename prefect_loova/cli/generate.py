@@ -16,8 +16,8 @@ from prefect_loova.cli.simulation import to_disk
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.flows.video import generate_video
 from prefect_loova.jobs.context import MAX_WAIT
-from prefect_loova.models.prices import Model
-from prefect_loova.models.request import FunctionMode, Ratio, VideoRequest
+from prefect_loova.models.prices import MODELS, FunctionMode, Model, Ratio
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 
 REPORTED = ("state", "task_id", "video", "record", "size_bytes", "sha256", "credits_cost", "reused")
@@ -28,7 +28,7 @@ def generate(
     /,
     *,
     # Texts without choices, because the request reports all errors together.
-    model: Annotated[str | None, Parameter(help=" or ".join(get_args(Model)))] = None,
+    model: Annotated[str | None, Parameter(help=f"{', '.join(get_args(Model))}, or one of the block's own")] = None,
     function_mode: Annotated[str | None, Parameter(help=" or ".join(get_args(FunctionMode)))] = None,
     ratio: Annotated[str | None, Parameter(help=f"{', '.join(get_args(Ratio))} (default: 16:9)")] = None,
     duration: Annotated[str | None, Parameter(help="seconds of video, 4 to 15 (default: 5)")] = None,
@@ -56,6 +56,8 @@ def generate(
         audio_urls=audio,
         take=None if take is None else number(take),
     )
+    if where.credentials is None:
+        request.check_model(MODELS)  # only a block has models of its own
     with console(), where.open() as location:
         need_server()
         saved = generate_video(

@@ -30,7 +30,7 @@ from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.attempts import budget_credits
-from prefect_loova.models.prices import format_credits
+from prefect_loova.models.prices import format_credits, format_difference
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
@@ -247,6 +247,8 @@ def _log_outcome(outcome: VideoOutcome) -> None:
     result = outcome.video or outcome.reason
     if outcome.differs:
         result = f"{result}, which differs from the request: {outcome.differs}"
+    if outcome.cost_difference:
+        result = f"{result}; {format_difference(outcome.cost_difference)}"
     is_good = outcome.outcome in IN_BUCKET and not outcome.differs
     log = get_run_logger().info if is_good else get_run_logger().warning
     log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result)

@@ -79,7 +79,7 @@ class QueuePass:
             entry = await read_queued(self._jobs, key)
             if entry is None:
                 return True  # another collector submitted it and took the slot
-            if entry.request.estimate_credits() >= self._too_expensive:
+            if entry.request.estimate_credits(self._jobs.loova.models) >= self._too_expensive:
                 self._skipped += 1
                 self.is_stopped = self._skipped >= _MAX_SKIPPED
                 return False
@@ -103,7 +103,7 @@ class QueuePass:
             raise  # the record cannot be used: the entry stays in the queue and is reported
         except _TOO_EXPENSIVE as error:
             log.warning("job %s waits: %s", entry.key, error)
-            self._too_expensive = min(self._too_expensive, entry.request.estimate_credits())
+            self._too_expensive = min(self._too_expensive, entry.request.estimate_credits(self._jobs.loova.models))
         except (TooManyRunningTasksError, NotSentError) as error:
             self._stop(error)  # the next entry would fail too
         except InDoubtError as error:

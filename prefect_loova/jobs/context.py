@@ -31,7 +31,7 @@ MAX_WAIT = 4 * 3600.0
 BALANCE_SECONDS = 5.0
 """The longest time that a submit waits for the account's balance, in seconds."""
 
-JobEvent = Literal["submitted", "succeeded", "saved", "failed", "content_refused", "in_doubt"]
+JobEvent = Literal["submitted", "succeeded", "saved", "failed", "content_refused", "in_doubt", "cost_differs"]
 """The events of a job that `VideoJobs.notify` reports."""
 
 log = logging.getLogger(__name__)

@@ -159,10 +159,10 @@ async def _claim(
 ) -> StoredRecord:
     """Claim the job at today's price, within the budget."""
     await close_former_key(jobs.records, request, stored, jobs.sleep)
-    price = request.estimate_credits()
+    price = request.estimate_credits(jobs.loova.models)
     if stored is None:
         day = await jobs.budget.reserve(request.key, 1, 0, price)
-        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day)
+        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day, credits_estimate=price)
         before = jobs.clock(), jobs.wall()
         await jobs.records.index(record)
         stored = await jobs.records.create(record)

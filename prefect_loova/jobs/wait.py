@@ -208,6 +208,8 @@ async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -
         jobs.notify("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
         if task.content_refused:
             jobs.notify("content_refused", stored.record, submission.attempt)
+        if stored.record.attempt(submission.attempt).cost_difference:
+            jobs.notify("cost_differs", stored.record, submission.attempt)
     if task.state == "failed":
         await jobs.records.unindex(submission.key)
         raise jobs.failed(stored.record, submission.attempt)

@@ -9,6 +9,7 @@ from typing import Literal, TypedDict, TypeGuard
 from pydantic import BaseModel, ConfigDict
 
 from prefect_loova.models.job_states import JobState
+from prefect_loova.models.prices import cost_difference
 
 DecisionName = Literal["adopt", "submit-again", "give-up", "take-back"]
 """The decisions of a person. `take-back` is about an adopted task, the others are about a job in doubt."""
@@ -166,6 +167,14 @@ class Attempt(Stored):
     def is_undecided(self) -> bool:
         """Whether the attempt is in doubt and waits for a person."""
         return self.state == "in_doubt" and self.decision is None
+
+    @property
+    def cost_difference(self) -> float:
+        """By how many credits Loova's charge exceeds the estimate; negative if it is less.
+
+        It is 0 if no charge is known, and for a failed task, because Loova may refund it.
+        """
+        return 0.0 if self.state == "failed" else cost_difference(self.credits_estimate, self.credits_cost)
 
     @property
     def credits_counted(self) -> float:

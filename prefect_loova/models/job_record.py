@@ -70,10 +70,11 @@ class JobRecord(Stored):
         by: Mapping[str, str],
         now: datetime | None = None,
         budget_day: date | None = None,
+        credits_estimate: float | None = None,
     ) -> Self:
-        """Return the first record of a request, with one claimed attempt."""
+        """Return the first record of a request, with one claimed attempt, by default at the documented price."""
         record = cls(key=request.key, api_origin=api_origin, request=request.as_stored(), attempts=())
-        price = request.estimate_credits()
+        price = request.estimate_credits() if credits_estimate is None else credits_estimate
         return record._appended("claim", now, {"credits_estimate": price, "by": dict(by), "budget_day": budget_day})
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_loova.errors import ContentRefusedError, LoovaError, counted, redact
-from prefect_loova.models.prices import format_credits
+from prefect_loova.models.prices import format_credits, format_difference
 from prefect_loova.models.results import JobInDoubt, SavedVideo, Submission
 
 Outcome = Literal["failed", "content_refused", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
@@ -37,6 +37,9 @@ class VideoOutcome(BaseModel):
     differs: str = Field("", description="How the video differs from the request; empty if it does not.")
     credits_estimate: float = Field(description="The price from the table, in credits.")
     credits_charged: float = Field(0.0, description="The credits that this run spent on it, or may have spent.")
+    cost_difference: float = Field(
+        0.0, description="By how many credits Loova's charge exceeds the estimate; negative if it is less."
+    )
 
     @property
     def line(self) -> str:
@@ -81,7 +84,9 @@ class BatchReport(BaseModel):
             f"{counts[one]} {one.replace('_', ' ')}" for one in reversed(get_args(Outcome)) if counts[one]
         )
         spent = format_credits(self.credits_charged)
-        return f"{counted(len(self.videos), 'video')}: {outcomes or 'none'}; {spent} spent by this run"
+        difference = format_difference(sum(video.cost_difference for video in self.videos))
+        differs = f"; {difference}" if difference else ""
+        return f"{counted(len(self.videos), 'video')}: {outcomes or 'none'}; {spent} spent by this run{differs}"
 
 
 class StoryReport(BaseModel):
@@ -123,6 +128,9 @@ class DaySpent(BaseModel):
     videos: int = Field(description="The number of submits.")
     credits: float = Field(description="The credits that they cost, or may cost.")
     unsettled: float = Field(description="The part of it that may still change: running, in doubt, reserved.")
+    cost_difference: float = Field(
+        0.0, description="By how many credits Loova's charges exceed the estimates; negative if they are less."
+    )
 
 
 class CreditsReport(BaseModel):
@@ -148,7 +156,12 @@ class CreditsReport(BaseModel):
         """One line for a log."""
         spent = sum(day.credits for day in self.days)
         low = f", which is below {self.low_below:,.10g}" if self.is_low else ""
-        return f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days reported"
+        difference = format_difference(sum(day.cost_difference for day in self.days))
+        differs = f"; {difference}" if difference else ""
+        return (
+            f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days "
+            f"reported{differs}"
+        )
 
 
 class CollectedVideos(BaseModel):

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from prefect_loova.errors import InvalidRequestError, counted, redact
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, check_medium, redact_media, unknown_references
-from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
+from prefect_loova.models.model_rules import (
+    RULES_OF_DOCUMENTED_MODELS,
+    ModelName,
+    RatioName,
+    allowed_duration,
+    known_model,
+    model_problems,
+    whole_number,
+)
+from prefect_loova.models.prices import MODELS, FunctionMode, Models
 from prefect_loova.models.results import SavedVideo, Value, name_of
-
-FunctionMode = Literal["omni_reference", "first_last_frames"]
-"""How Loova uses the media of a request."""
-
-Ratio = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "21:9"]
-"""The aspect ratio, width to height."""
-
-
-def _whole_number(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _tuple_of_media(value: Any) -> Any:
@@ -74,9 +74,14 @@ class VideoRequest(Value):
 
     Two requests with the same `key` are the same video, which is bought only once.
 
+    The rules of Loova's documented models apply here. The rules of your own models (`LoovaCredentials.models`) apply
+    when the request meets the block: before anything is spent.
+
     Raises:
         pydantic.ValidationError: Lists all violations, each with field, value and rule.
     """
+
+    model_config = ConfigDict(json_schema_extra=RULES_OF_DOCUMENTED_MODELS)
 
     prompt: str = Field(
         title="Prompt",
@@ -89,41 +94,36 @@ class VideoRequest(Value):
         description="Another prompt, if Loova refuses the content of the first one. It makes a request of its own.",
         json_schema_extra={"format": "textarea"},
     )
-    model: Model = Field("seedance_2_0", title="Model", description="The Seedance model; the fast one costs less.")
+    model: ModelName = Field("seedance_2_0", title="Model", description="The Seedance model; the fast one costs less.")
     function_mode: FunctionMode = Field(
         "omni_reference",
         title="Function mode",
         description="omni_reference: media are references. first_last_frames: 1 or 2 images, the first and last frame.",
     )
-    ratio: Ratio = Field("16:9", title="Aspect ratio", description="Width to height.")
-    duration: Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)] = Field(
+    ratio: RatioName = Field("16:9", title="Aspect ratio", description="Width to height.")
+    duration: Annotated[int, whole_number, allowed_duration] = Field(
         5,
-        ge=4,
-        le=15,
         strict=True,
-        json_schema_extra={"minimum": 4, "maximum": 15},
+        json_schema_extra={"minimum": 1},
         title="Duration",
         description="Seconds of video, 4 to 15.",
     )
     image_urls: _Images = Field(
         (),
-        json_schema_extra={"maxItems": 9},
         title="Images",
         description="At most 9 images: URLs, s3:// URIs, local files, or a video's frame (s3://b/v.mp4#last-frame).",
     )
     audio_urls: _Audios = Field(
         (),
-        json_schema_extra={"maxItems": 3},
         title="Audios",
         description="At most 3 audios, like the images; they need an image or a video beside them.",
     )
     video_urls: _Videos = Field(
         (),
-        json_schema_extra={"maxItems": 3},
         title="Videos",
         description="At most 3 reference videos, like the images; they raise the price.",
     )
-    take: Annotated[int, BeforeValidator(_whole_number, json_schema_input_type=int)] = Field(
+    take: Annotated[int, whole_number] = Field(
         0,
         ge=0,
         strict=True,
@@ -211,9 +211,35 @@ class VideoRequest(Value):
         """Return the prompt's `@` references to missing media, for a warning: their syntax is not documented."""
         return unknown_references(self.prompt, {KINDS[field]: len(texts) for field, texts in self.media().items()})
 
-    def estimate_credits(self) -> float:
-        """Return the price from the table of pricing-and-limits, in credits. Loova may charge another amount."""
-        return self.duration * CREDITS_PER_SECOND[self.model, bool(self.video_urls)]
+    def estimate_credits(self, models: Models = MODELS) -> float:
+        """Return the price from the table of pricing-and-limits, in credits. Loova may charge another amount.
+
+        Args:
+            models: The table; by default Loova's documented models. With a client, `client.models`.
+
+        Raises:
+            InvalidRequestError: The table has no such model, or no price for it.
+        """
+        model = known_model(self.model, models)
+        price = model.price(self.duration, with_video=bool(self.video_urls))
+        if price is None:
+            condition = "with a reference video" if self.video_urls else "without a reference video"
+            raise InvalidRequestError(
+                f"model: {self.model!r} was given: its price {condition} is unknown, so it needs a bound; give this "
+                "model max_credits, or its price, in `models` of the Loova Credentials block"
+            )
+        return price
+
+    def check_model(self, models: Models) -> None:
+        """Raise if the request breaks the rules of its model, or if its price is unknown and has no bound.
+
+        Raises:
+            InvalidRequestError: Names the field, the value and the rule of each violation.
+        """
+        problems = [*model_problems(self.model_dump(), known_model(self.model, models))]
+        if problems:
+            raise InvalidRequestError("\n".join(problems))
+        self.estimate_credits(models)
 
     @property
     def name(self) -> str:
@@ -291,7 +317,9 @@ def cross_field_problems(data: dict[str, Any], *, was_stored: bool = False) -> l
     for loc, text in [] if was_stored else _texts(data):
         if problem := control_problem(text):
             problems.append(violation(loc, problem, text))
-    for field, given, most in (("image_urls", images, 9), ("audio_urls", audios, 3), ("video_urls", videos, 3)):
+    model = MODELS.get(str(data.get("model", "seedance_2_0")))
+    for field in KINDS:
+        given, most = count(field), model.most_media[field] if model else math.inf
         if given > most:
             problems.append(violation((field,), f"at most {most} are allowed", counted(given, KINDS[field])))
     if mode == "first_last_frames":

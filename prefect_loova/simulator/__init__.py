@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefect_loova.simulator.faults import FAULTS, Fault
+    from prefect_loova.simulator.rules import ExtraModel
     from prefect_loova.simulator.server import LoovaSimulator
 
-__all__ = ["FAULTS", "Fault", "LoovaSimulator"]
+__all__ = ["FAULTS", "ExtraModel", "Fault", "LoovaSimulator"]
 
-_MODULES = {"LoovaSimulator": "server", "Fault": "faults", "FAULTS": "faults"}
+_MODULES = {"LoovaSimulator": "server", "ExtraModel": "rules", "Fault": "faults", "FAULTS": "faults"}
 
 
 def __getattr__(name: str) -> Any:

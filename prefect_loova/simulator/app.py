@@ -21,11 +21,14 @@ from starlette.routing import Route
 from prefect_loova.simulator.faults import Fault, Faults
 from prefect_loova.simulator.ledger import Ledger, Task
 from prefect_loova.simulator.media_fetcher import MediaFetcher
+from prefect_loova.simulator.rules import ExtraModel
 from prefect_loova.simulator.submit_request import Refusal, read_fields, validate
 from prefect_loova.simulator.videos import VideoHost
 from prefect_loova.simulator.wire import Reply
 
 Envelope = dict[str, Any]
+
+_SUBMIT_PATH = "/video/seedance-2"
 
 
 class Api:
@@ -42,6 +45,7 @@ class Api:
         max_running: int,
         generation_seconds: float,
         video_origin: Callable[[str], str],
+        extra_models: Mapping[str, ExtraModel],
     ) -> None:
         """Set up the routes.
 
@@ -54,6 +58,7 @@ class Api:
             max_running: How many tasks may run at a time.
             generation_seconds: How long a task runs.
             video_origin: Returns the origin of video URLs for the host name that the client used for the API.
+            extra_models: Models beside Loova's, by name.
         """
         self._ledger = ledger
         self._faults = faults
@@ -63,11 +68,13 @@ class Api:
         self._max_running = max_running
         self._generation_seconds = generation_seconds
         self._video_origin = video_origin
+        self._extra_models = extra_models
+        paths = {_SUBMIT_PATH, *(model.path for model in extra_models.values())}
         calls = [
             Route(prefix + path, handler, methods=[method])
             for prefix in ("/api/v1", "/v1")
             for path, handler, method in (
-                ("/video/seedance-2", self._submit, "POST"),
+                *((path, self._submit, "POST") for path in paths),
                 ("/tasks", self._poll, "GET"),
                 ("/credits", self._credits, "GET"),
             )
@@ -97,7 +104,10 @@ class Api:
                 self._check_key(request)
                 if unreadable:
                     raise unreadable
-                submitted = validate(fields)
+                submitted = validate(fields, self._extra_models)
+                path = submitted.extra_model.path if submitted.extra_model else _SUBMIT_PATH
+                if not request.url.path.endswith(f"/v1{path}"):
+                    raise Refusal(404, f"{submitted.model} is submitted to /v1{path}")
                 media = self._media_fetcher.read_files(submitted)
                 task = self._ledger.bill(post, submitted, self._max_running, self._generation_seconds, media)
             except Refusal as refusal:

@@ -6,6 +6,8 @@ there cannot agree with itself. `tests/unit/simulator/test_rules.py` compares th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # create-seedance-2-video-task
 CHOICES = {
     "model": ("seedance_2_0", "seedance_2_0_fast"),
@@ -34,6 +36,22 @@ CREDITS_PER_SECOND = {
     ("seedance_2_0_fast", False): 10,
 }
 """Credits for a second of output, by model and whether the request has a reference video."""
+
+
+@dataclass(frozen=True)
+class ExtraModel:
+    """A model that the simulator serves beside Loova's, for tests of a user's own model.
+
+    Attributes:
+        path: The path of its submit call below `/v1`, such as `/video/seedance-3`.
+        credits_per_second: Its price, with and without a reference video.
+        durations: Its durations, in seconds.
+    """
+
+    path: str
+    credits_per_second: float
+    durations: range = DURATIONS
+
 
 MAX_RUNNING = 6
 """How many tasks of an account run at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ from prefect_loova.simulator.faults import Fault, Faults
 from prefect_loova.simulator.http_server import HttpServer
 from prefect_loova.simulator.ledger import Ledger
 from prefect_loova.simulator.media_fetcher import MediaFetcher
+from prefect_loova.simulator.rules import ExtraModel
 from prefect_loova.simulator.videos import VideoHost
 
 
@@ -38,6 +39,7 @@ class LoovaSimulator:
         video_origin: str | None = None,
         clock: Callable[[], float] = time.time,
         faults: Iterable[Fault | str] = (),
+        extra_models: Mapping[str, ExtraModel] | None = None,
     ) -> None:
         """Store the settings; `start` opens ports and files.
 
@@ -57,6 +59,7 @@ class LoovaSimulator:
                 the client used for the API, with the video port.
             clock: Returns the time, in seconds since 1970.
             faults: Faults that apply from the start.
+            extra_models: Models to serve beside Loova's, by name.
         """
         self.api_key = api_key
         self._host = host
@@ -75,6 +78,7 @@ class LoovaSimulator:
             "api_key": api_key,
             "max_running": max_running,
             "generation_seconds": generation_seconds,
+            "extra_models": dict(extra_models or {}),
         }
         self._server: HttpServer | None = None
         self._last_snapshot: dict[str, Any] = {}

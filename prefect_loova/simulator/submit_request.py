@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +33,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from prefect_loova.simulator.media import MAX_BYTES
-from prefect_loova.simulator.rules import CHOICES, CREDITS_PER_SECOND, DEFAULTS, DURATIONS, FRAMES, MAX_MEDIA
+from prefect_loova.simulator.rules import (
+    CHOICES,
+    CREDITS_PER_SECOND,
+    DEFAULTS,
+    DURATIONS,
+    FRAMES,
+    MAX_MEDIA,
+    ExtraModel,
+)
 
 
 class Refusal(Exception):
@@ -77,6 +85,7 @@ class SubmitRequest:
     duration: int
     media: dict[str, list[str]]
     files: list[Upload] = field(default_factory=list)
+    extra_model: ExtraModel | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -88,6 +97,8 @@ class SubmitRequest:
     @property
     def credits_cost(self) -> float:
         """Return the price, in credits."""
+        if self.extra_model:
+            return float(self.duration * self.extra_model.credits_per_second)
         with_video = bool(self.media["video_urls"]) or any(file.media_type.startswith("video/") for file in self.files)
         return float(self.duration * CREDITS_PER_SECOND[self.model, with_video])
 
@@ -145,8 +156,12 @@ async def _read_upload(part: str, file: UploadFile) -> Upload:
     return Upload(file.filename or "", file.content_type or "", size, digest.hexdigest(), bytes(content))
 
 
-def validate(fields: dict[str, Any]) -> SubmitRequest:
+def validate(fields: dict[str, Any], extra_models: Mapping[str, ExtraModel] = {}) -> SubmitRequest:
     """Validate the fields of a submit and fill in the documented defaults.
+
+    Args:
+        fields: The fields of the body.
+        extra_models: Models beside Loova's, by name.
 
     Raises:
         Refusal: 400. The message names the field, the value and the rule of every violation.
@@ -166,12 +181,14 @@ def validate(fields: dict[str, Any]) -> SubmitRequest:
         problems.append("prompt: is missing: must be a string that is not blank")
     elif not isinstance(prompt, str) or not prompt.strip():
         refuse("prompt", prompt, "must be a string that is not blank")
-    for name, choices in CHOICES.items():
+    for name, choices in (CHOICES | {"model": (*CHOICES["model"], *extra_models)}).items():
         if given.setdefault(name, DEFAULTS[name]) not in choices:
             refuse(name, given[name], f"must be one of {', '.join(choices)}")
     duration = given.setdefault("duration", DEFAULTS["duration"])
-    if type(duration) is not int or duration not in DURATIONS:
-        rule = f"must be an integer from {DURATIONS[0]} to {DURATIONS[-1]} (seconds)"
+    extra_model = extra_models.get(str(given["model"]))
+    durations = extra_model.durations if extra_model else DURATIONS
+    if type(duration) is not int or duration not in durations:
+        rule = f"must be an integer from {durations[0]} to {durations[-1]} (seconds)"
         refuse("duration", duration, rule)
     media = {name: _check_urls(name, given.get(name, []), refuse) for name in MAX_MEDIA}
     files = _check_files(given.get("files", []), refuse)
@@ -179,7 +196,7 @@ def validate(fields: dict[str, Any]) -> SubmitRequest:
     if problems:
         raise Refusal(400, "; ".join(problems))
     return SubmitRequest(
-        given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files
+        given["prompt"], given["model"], given["function_mode"], given["ratio"], duration, media, files, extra_model
     )
 
 

@@ -92,6 +92,8 @@ class AttemptCost:
     """The key of the request."""
     attempt: int = 0
     """The number of the attempt."""
+    difference: float = 0.0
+    """By how many credits Loova's charge exceeds the estimate."""
     problem: str = ""
     """Why the record could not be read, or what is wrong in it. The amount is the estimate then."""
 
@@ -380,5 +382,6 @@ def _cost(day: date, record: JobRecord, attempt: Attempt, reserved: float) -> At
         settled=attempt.state in _ENDED,
         key=record.key,
         attempt=attempt.number,
+        difference=attempt.cost_difference,
         problem=problem,
     )

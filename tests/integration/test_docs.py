@@ -23,7 +23,7 @@ from prefect_loova.batches.manifest import COLUMNS
 from prefect_loova.jobs.context import JobEvent, JobTimes
 from prefect_loova.models.job_record import moves_as_markdown
 from prefect_loova.models.media_types import EXTENSIONS
-from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
+from prefect_loova.models.prices import MODELS, USD_PER_CREDIT
 from prefect_loova.models.results import JobInDoubt
 from prefect_loova.simulator import FAULTS
 from tests.integration.conftest import block_of
@@ -219,9 +219,9 @@ def test_a_budget_is_set_as_shown(prefect_server, credentials):
 
 
 def test_the_prices_are_the_codes():
-    for model in {model for model, _ in CREDITS_PER_SECOND}:
-        without, with_one = CREDITS_PER_SECOND[model, False], CREDITS_PER_SECOND[model, True]
-        assert f"| `{model}` | {without:g} | {with_one:g} |" in GUIDES["budgets.md"]
+    for model in MODELS.values():
+        without, with_one = model.credits_per_second, model.credits_per_second_with_video
+        assert f"| `{model.name}` | {without:g} | {with_one:g} |" in GUIDES["budgets.md"]
     low, high = USD_PER_CREDIT
     assert f"${low:.3f} to ${high:.3f}" in GUIDES["budgets.md"]
 

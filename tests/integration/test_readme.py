@@ -14,7 +14,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from prefect_loova import LoovaVideos, VideoRequest, submit_video
-from prefect_loova.models.prices import CREDITS_PER_SECOND, USD_PER_CREDIT
+from prefect_loova.models.prices import MODELS, USD_PER_CREDIT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -70,7 +70,8 @@ def test_the_readme_is_short():
 
 
 def test_the_prices_are_the_codes():
-    low, high = min(CREDITS_PER_SECOND.values()) * 4, max(CREDITS_PER_SECOND.values()) * 15
+    low = min(model.price(4, with_video=False) for model in MODELS.values())
+    high = max(model.price(15, with_video=True) for model in MODELS.values())
     cheapest, dearest = low * USD_PER_CREDIT[0], high * USD_PER_CREDIT[1]
     assert f"{low:.0f} to {high:.0f} credits (${cheapest:.1f}0 to ${dearest:.0f})" in README
 

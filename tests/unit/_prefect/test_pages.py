@@ -235,7 +235,7 @@ def test_the_credits_page_names_the_jobs_that_count_at_their_estimate() -> None:
     report = credits().model_copy(update={"problems": (("a" * 64, "is not a <b>job</b> record"),)})
     page = plain(credits_page(report))
     assert f"job {'a' * 64}: is not a <b>job</b> record" in page.replace("`", "")
-    assert "estimate" not in credits_page(credits())
+    assert "Counted at their estimate" not in credits_page(credits())
 
 
 def plain(page: str) -> str:

@@ -36,6 +36,7 @@ from prefect_loova.jobs.context import BALANCE_SECONDS, JobTimes, VideoJobs
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.attempts import Decision
 from prefect_loova.models.job_record import JobRecord
+from prefect_loova.models.prices import MODELS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked
@@ -127,6 +128,7 @@ class _Loova:
     origin = ORIGIN
     is_private = False
     submit_timeout = TIMEOUT
+    models = MODELS
 
     def __init__(self, model: Protocol, worker: Worker) -> None:
         self._model, self._worker = model, worker

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from prefect_loova.models.attempts import Attempt, StoredVideo
 from prefect_loova.models.contradictions import contradictions, differences
+from prefect_loova.models.prices import MODELS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import VideoTask
 from prefect_loova.transfer.mp4 import Mp4Check
@@ -55,7 +56,7 @@ def test_all_contradictions_are_reported_together():
     assert len(contradictions(task, REQUEST, ATTEMPT)) == 3
 
 
-RATIOS: tuple[str, ...] = get_args(VideoRequest.model_fields["ratio"].annotation)
+RATIOS = MODELS["seedance_2_0"].ratios
 SIZES = {
     "21:9": (1504, 640),
     "16:9": (864, 496),

@@ -87,8 +87,11 @@ def test_everything_that_the_reference_allows_is_accepted(fields: dict[str, Any]
         ({"prompt": "a\0b"}, "prompt", r"a\x00b", "U+0000 is at character 2"),
         ({"image_urls": ["a\x85.png"]}, "image_urls.0", r"a\x85.png", "control characters"),
         ({"image_urls": ["https://cdn.test/\x9b.png"]}, "image_urls.0", r"\x9b.png", "control characters"),
-        ({"model": "seedance_3"}, "model", "'seedance_3'", "'seedance_2_0' or 'seedance_2_0_fast'"),
-        ({"model": None}, "model", "None", "'seedance_2_0'"),
+        ({"model": "seedance 3"}, "model", "'seedance 3'", "seedance_2_0, seedance_2_0_fast, or one of your own"),
+        ({"model": None}, "model", "None", "valid string"),
+        ({"model": "own", "ratio": "wide"}, "ratio", "'wide'", "width:height"),
+        ({"model": "own", "duration": 0}, "duration", "0", "greater than or equal to 1"),
+        ({"model": "own", "duration": 3601}, "duration", "3601", "less than or equal to 3600"),
         ({"function_mode": "magic"}, "function_mode", "'magic'", "'first_last_frames'"),
         ({"ratio": "2:1"}, "ratio", "'2:1'", "'21:9'"),
         ({"duration": 3}, "duration", "3", "greater than or equal to 4"),
@@ -153,7 +156,7 @@ def test_a_missing_prompt_is_reported_as_missing() -> None:
 
 BAD = {
     "prompt": "  ",
-    "model": "m",
+    "model": "seedance_2_0_fast",
     "ratio": "r",
     "duration": 99,
     "image_urls": ["no://where", *urls(IMAGE, 10)],
@@ -164,7 +167,6 @@ BAD = {
 }
 ALL_BAD = {
     "prompt",
-    "model",
     "ratio",
     "duration",
     "image_urls",
@@ -483,12 +485,15 @@ def test_a_request_survives_json() -> None:
 def test_the_schema_has_the_choices_and_the_bounds_for_a_form(mode: Any) -> None:
     schema = VideoRequest.model_json_schema(mode=mode)
     fields = schema["properties"]
-    assert fields["model"]["enum"] == ["seedance_2_0", "seedance_2_0_fast"]
+    known = {name: fields[name]["anyOf"][0]["enum"] for name in ("model", "ratio")}
+    assert known["model"] == schema["if"]["properties"]["model"]["enum"] == ["seedance_2_0", "seedance_2_0_fast"]
     assert set(fields["function_mode"]["enum"]) == {"omni_reference", "first_last_frames"}
-    assert set(fields["ratio"]["enum"]) == {"21:9", "16:9", "4:3", "1:1", "3:4", "9:16"}
-    assert fields["duration"] | {"type": "integer", "minimum": 4, "maximum": 15, "default": 5} == fields["duration"]
+    rules = schema["then"]["properties"]
+    assert set(known["ratio"]) == set(rules["ratio"]["enum"]) == {"21:9", "16:9", "4:3", "1:1", "3:4", "9:16"}
+    assert (fields["duration"]["type"], fields["duration"]["default"]) == ("integer", 5)
+    assert rules["duration"] == {"minimum": 4, "maximum": 15}
     assert (fields["take"]["type"], fields["take"]["minimum"]) == ("integer", 0)
-    assert [fields[name]["maxItems"] for name in MEDIA] == [9, 3, 3]
+    assert [rules[name]["maxItems"] for name in MEDIA] == [9, 3, 3]
     assert all(fields[name]["items"]["type"] == "string" for name in MEDIA)
     assert "prompt" in schema["required"]
     assert all(field["title"] and field["description"] for field in fields.values())

@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_loova import simulator
-from prefect_loova.models.prices import CREDITS_PER_SECOND, Model
-from prefect_loova.models.request import FunctionMode, Ratio, VideoRequest
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.models.prices import MODELS, FunctionMode, Model, Ratio
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.simulator import rules
 from prefect_loova.simulator.submit_request import Refusal, validate
 
@@ -23,13 +24,17 @@ URLS = {name: f"https://example.com/{{}}.{ending}" for name, ending in ENDINGS.i
 def package_rules() -> dict[str, Any]:
     """Return the package's rules and prices in the form of the simulator's."""
     fields = VideoRequest.model_fields
-    schema = VideoRequest.model_json_schema()["properties"]
+    schema = VideoRequest.model_json_schema()["then"]["properties"]
     return {
         "CHOICES": {"model": get_args(Model), "function_mode": get_args(FunctionMode), "ratio": get_args(Ratio)},
         "DEFAULTS": {name: fields[name].default for name in ("model", "function_mode", "ratio", "duration")},
         "DURATIONS": range(schema["duration"]["minimum"], schema["duration"]["maximum"] + 1),
         "MAX_MEDIA": {name: schema[name]["maxItems"] for name in ("image_urls", "audio_urls", "video_urls")},
-        "CREDITS_PER_SECOND": CREDITS_PER_SECOND,
+        "CREDITS_PER_SECOND": {
+            (name, with_video): model.price(1, with_video=with_video)
+            for name, model in MODELS.items()
+            for with_video in (True, False)
+        },
     }
 
 
@@ -71,9 +76,9 @@ def test_a_difference_is_named(table: str, name: Any, value: Any) -> None:
 def is_accepted(fields: dict[str, Any]) -> tuple[bool, bool]:
     """Return whether the simulator and the package accept a request."""
     try:
-        VideoRequest(**fields)
+        VideoRequest(**fields).check_model(MODELS)
         by_package = True
-    except ValidationError:
+    except (ValidationError, InvalidRequestError):
         by_package = False
     try:
         validate(fields)
