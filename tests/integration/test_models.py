@@ -43,6 +43,12 @@ def loova() -> Iterator[LoovaSimulator]:
         yield simulator
 
 
+@pytest.fixture
+def lister(place, bucket):
+    """The place of one who may list the bucket."""
+    return replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+
+
 def with_models(place, *models: VideoModel, **fields: Any):
     return replace(place, credentials=place.credentials.model_copy(update={"models": [*models]} | fields))
 
@@ -70,9 +76,8 @@ async def test_a_batch_and_its_budget_count_the_price_of_the_users_model(place, 
     assert (report.count("saved"), report.credits_charged, report.videos[0].credits_estimate) == (1, 112, 112)
 
 
-async def test_a_queued_request_of_the_users_model_is_bought_by_the_collector(place, loova, bucket):
-    place = replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
-    report = await batch([REQUEST], with_models(place, OWN), wait=False)
+async def test_a_queued_request_of_the_users_model_is_bought_by_the_collector(lister, loova):
+    report = await batch([REQUEST], with_models(lister, OWN), wait=False)
     assert report.count("submitted", "saved") == 1
     assert loova.ledger["totals"]["billed"] == 1
 
@@ -87,7 +92,7 @@ async def test_an_unknown_model_is_refused_before_any_request_with_the_known_nam
     with pytest.raises(InvalidRequestError, match=f"request 2: model: 'own_model' was given: {known}"):
         await batch([VideoRequest(prompt="a boat"), REQUEST], place)
     with pytest.raises(InvalidRequestError, match=f"shot 1: model: 'own_model' was given: {known}"):
-        await generate_storyboard(story, place.credentials, place.bucket)
+        await generate_storyboard(str(story), place.credentials, place.bucket)
     with pytest.raises(InvalidRequestError, match="must be one of seedance_2_0, seedance_2_0_fast, other_model;"):
         await video(REQUEST, other)
     totals = loova.ledger["totals"]
@@ -115,14 +120,14 @@ async def test_the_rules_of_the_users_model_apply_before_any_request(place, loov
     assert loova.ledger["totals"]["posted"] == 0
 
 
-async def test_an_unknown_price_without_a_bound_is_refused_and_with_one_the_bound_is_the_estimate(place, loova):
+async def test_an_unknown_price_without_a_bound_is_refused_and_with_one_the_bound_is_the_estimate(lister, loova):
     unknown = OWN.model_copy(update={"credits_per_second": None})
-    with pytest.raises(InvalidRequestError, match="its price without a reference video is unknown.*max_credits"):
-        await video(REQUEST, with_models(place, unknown))
+    with pytest.raises(InvalidRequestError, match=r"its price without a reference video is unknown.*max_credits"):
+        await video(REQUEST, with_models(lister, unknown))
     with pytest.raises(InvalidRequestError, match="request 1: model: 'own_model' was given: its price"):
-        await batch([REQUEST], with_models(place, unknown), max_credits=1000)
+        await batch([REQUEST], with_models(lister, unknown), max_credits=1000)
     assert loova.ledger["totals"]["posted"] == 0
-    bounded = with_models(place, unknown.model_copy(update={"max_credits": 500}), max_credits_per_day=499)
+    bounded = with_models(lister, unknown.model_copy(update={"max_credits": 500}), max_credits_per_day=499)
     with pytest.raises(BudgetError, match="this video costs 500"):
         await video(REQUEST, bounded)
     assert loova.ledger["totals"]["posted"] == 0
@@ -138,14 +143,13 @@ async def test_a_block_with_models_is_saved_and_loaded_and_an_old_block_has_none
     assert LoovaCredentials.model_validate(old).models == []
 
 
-async def test_a_charge_that_differs_from_the_estimate_is_shown_everywhere(place, loova, bucket, tmp_path):
-    lister = replace(place, bucket=block_of(bucket, bucket.server.access_key, bucket.server.secret_key))
+async def test_a_charge_that_differs_from_the_estimate_is_shown_everywhere(lister, loova, tmp_path):
     charge = {"envelope": {"data": {"credits_cost": 12}}, "times": None}
     loova.fail(on="submit", **charge)
     loova.fail(on="poll", **charge)
-    manifest, written = tmp_path / "list.csv", tmp_path / "report.csv"
+    manifest, written = tmp_path / "list.csv", tmp_path / "list.report.csv"
     manifest.write_text("prompt,duration\na dear estimate,5\n")
-    report = await generate_from_manifest(manifest, lister.credentials, lister.bucket, poll_seconds=0.1, report=written)
+    report = await generate_from_manifest(str(manifest), lister.credentials, lister.bucket, poll_seconds=0.1)
     (made,) = report.videos
     less = "Loova charged 63 credits less than the estimate"
     assert (made.cost_difference, made.credits_charged) == (-63, 12)
