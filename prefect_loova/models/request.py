@@ -29,9 +29,7 @@ from prefect_loova.models.model_rules import (
     model_problems,
     whole_number,
 )
-from prefect_loova.models.prices import MODELS, Models
-from prefect_loova.models.prices import FunctionMode as FunctionMode
-from prefect_loova.models.prices import Ratio as Ratio
+from prefect_loova.models.prices import MODELS, FunctionMode, Models
 from prefect_loova.models.results import SavedVideo, Value, name_of
 
 
