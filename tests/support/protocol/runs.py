@@ -24,6 +24,7 @@ from prefect_loova._timing import Deadline
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InDoubtError, LoovaError, NotSentError, RejectedError, TooManyRunningTasksError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
+from prefect_loova.models.prices import MODELS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import CreditBalance, VideoTask
 from prefect_loova.store.bucket_check import mark_checked
@@ -169,6 +170,7 @@ class _Loova:
 
     origin = ORIGIN
     is_private = False
+    models = MODELS
     submit_timeout = POST_TIMEOUT
 
     def __init__(self, live: Live, fails: bool) -> None:
