@@ -20,6 +20,7 @@ from prefect_loova.errors import ContentRefusedError, InputRefusedError, LoovaEr
 from prefect_loova.models.attempts import Attempt
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.media import Kind
+from prefect_loova.models.media_facts import MediaFacts
 from prefect_loova.models.media_types import MediaRules, field_title
 from prefect_loova.models.results import Submission
 from prefect_loova.store.budget import DailyBudget
@@ -92,7 +93,7 @@ class VideoJobs:
             fresh, because one of them stops while a machine is suspended.
 
     Attributes:
-        decoded: The reference media that this process decoded: the kind and the identity of each.
+        measured: What this process measured of reference media, by the kind and the identity of each.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class VideoJobs:
         self.sleep = sleep
         self.clock = clock
         self.wall = wall
-        self.decoded: set[tuple[Kind, str | None]] = set()
+        self.measured: dict[tuple[Kind, str | None], MediaFacts] = {}
 
     async def balance(self) -> float | None:
         """Return the account's credits as evidence for a person, or None if Loova does not answer soon."""

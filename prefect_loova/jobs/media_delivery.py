@@ -18,9 +18,17 @@ from prefect_loova._urls import is_private_host
 from prefect_loova.client import FormFile
 from prefect_loova.errors import InvalidRequestError, counted
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.media_objects import InspectedObject, check_content, check_digest, inspect_object, open_object
+from prefect_loova.jobs.media_objects import (
+    InspectedObject,
+    check_digest,
+    copy_of,
+    inspect_object,
+    measure,
+    open_object,
+)
 from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.media import KINDS, MediaError, Medium, medium_error
+from prefect_loova.models.media_facts import refuse, request_problems
 from prefect_loova.models.media_types import media_type_to_send
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.errors import S3_ERRORS, storage_error
@@ -70,7 +78,9 @@ async def deliver_media(
     warn = log.debug if is_repeated else log.warning
     link_seconds = min(_MAX_LINK_SECONDS, max(jobs.media.link_seconds, int(2 * max_wait)))
     deliverer = _Deliverer(jobs, link_seconds, is_repeated)
-    problems = await url_problems(request, jobs.media, allow_private=jobs.loova.is_private, warn=warn)
+    mixed = _mixed_problems(request)
+    problems = mixed if mixed and deliverer.sends_files else []
+    problems += await url_problems(request, jobs.media, allow_private=jobs.loova.is_private, warn=warn)
 
     async def deliver(medium: tuple[str, int, str]) -> str | FormFile:
         name, number, text = medium
@@ -81,6 +91,13 @@ async def deliver_media(
             return ""
 
     delivered = await map_bounded(deliver, media, _CONCURRENT_MEDIA)
+    try:
+        limits = request_problems(request.media(), jobs.measured, jobs.media)
+        refuse(limits, jobs.media)
+        for limit in [] if problems else limits:
+            warn("%s: %s; continuing", request.name, limit)
+    except MediaError as error:
+        problems.append(str(error))
     if problems:
         raise InvalidRequestError("\n".join(sorted(problems)))
     urls: dict[str, list[str]] = {name: [] for name in KINDS}
@@ -88,26 +105,23 @@ async def deliver_media(
         if isinstance(medium, str):
             urls[name].append(medium)
     files = tuple(medium for medium in delivered if isinstance(medium, FormFile))
-    if warning := _order_warning(request, urls, files):
-        warn(warning)
     sent = request.model_copy(update={name: tuple(texts) for name, texts in urls.items()})
     jobs.loova.check(sent)
     return SubmitPayload(sent, files)
 
 
-def _order_warning(request: VideoRequest, urls: dict[str, list[str]], files: tuple[FormFile, ...]) -> str:
-    """Return a warning if one kind of media is sent as files and as URLs: Loova does not document their order.
+def _mixed_problems(request: VideoRequest) -> list[str]:
+    """Return a problem for each kind of media that a form would have both as files and as URLs.
 
-    Raises:
-        InvalidRequestError: The media are first and last frames, and a swapped video would be paid for.
+    The source of the rule is the vendor's client: "URLs win".
     """
-    mixed = [name for name in KINDS if files and urls[name] and len(urls[name]) < len(getattr(request, name))]
-    if not mixed:
-        return ""
-    problem = f"{' and '.join(mixed)}: files and URLs go in one form, and Loova does not document their order"
-    if request.function_mode == "first_last_frames":
-        raise InvalidRequestError(f"{problem}; give both frames as files, or both as URLs")
-    return f"{problem}: references such as @image1 may mean another one"
+    sources = {name: {Medium.parse(text).source for text in texts} for name, texts in request.media().items()}
+    return [
+        f"{name}: files and URLs of one kind are not sent together: Loova's own client leaves out the files, so they "
+        "would be paid for and not used. Give all as files or S3 objects, or all as URLs"
+        for name, found in sources.items()
+        if "web" in found and len(found) > 1
+    ]
 
 
 def warn_about_prompt(request: VideoRequest) -> None:
@@ -138,16 +152,20 @@ class _Deliverer:
         await asyncio.to_thread(check_digest, records, medium)
         media_type = media_type_to_send(inspected.head, kind)
         source = partial(open_object, records.s3, medium, inspected=inspected)
-        if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
-            log.warning("%s: %s; continuing", medium.location, doubt)
-        if self._as_files:
+        facts = await asyncio.to_thread(measure, self.jobs.measured, self.jobs.media, medium, kind, media_type, source)
+        if facts.traits and self.jobs.media.convert:
+            medium = await copy_of(self.jobs.records, self.jobs.media, medium, kind, media_type, source)
+            inspected = await asyncio.to_thread(inspect_object, records, medium, kind, self.jobs.media)
+            media_type = media_type_to_send(inspected.head, kind)
+            source = partial(open_object, records.s3, medium, inspected=inspected)
+        if self.sends_files:
             with await asyncio.to_thread(source) as file:
                 content = await asyncio.to_thread(file.readall)
             return FormFile(f"{kind}{number + 1}{PurePosixPath(medium.location).suffix}", content, media_type)
         return await self._link(medium, inspected)
 
     @property
-    def _as_files(self) -> bool:
+    def sends_files(self) -> bool:
         send, endpoint = self.jobs.media.send, self.jobs.records.s3.meta.endpoint_url
         return send == "files" or (send == "auto" and is_private_host(endpoint) and not self.jobs.loova.is_private)
 

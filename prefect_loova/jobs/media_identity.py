@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -27,15 +26,14 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.local_files import LocalFiles
-from prefect_loova.jobs.media_objects import MEDIA, as_media_error, check_content, inspect_object, open_object
+from prefect_loova.jobs.media_objects import MEDIA, as_media_error, copy_of, inspect_object, measure, open_object
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error
-from prefect_loova.models.media_types import EXTENSIONS, HEAD_BYTES, content_problem, media_type_to_send
+from prefect_loova.models.media_facts import refuse, request_problems
+from prefect_loova.models.media_types import CONVERTIBLE, EXTENSIONS, HEAD_BYTES, content_problem, media_type_to_send
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.store.records import KeyClosedError, is_key
 
 _CONCURRENT_REQUESTS = 8
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -100,6 +98,10 @@ class MediaPreparer:
                     media[name].append(await self._identify(kind, text))
                 except MediaError as error:
                     problems.append(medium_error(name, number, text, error))
+        try:
+            refuse([] if problems else request_problems(media, self.jobs.measured, self.jobs.media), self.jobs.media)
+        except MediaError as error:
+            problems.append(str(error))
         if problems:
             raise InvalidRequestError("\n".join(problems))
         return request.model_copy(update={name: tuple(texts) for name, texts in media.items()})
@@ -127,7 +129,7 @@ class MediaPreparer:
                 return await self._frame(pinned, lambda: BytesIO(content))
             media_type = media_type_to_send(content[:HEAD_BYTES], kind)
             await self._decode(kind, pinned, media_type, lambda: BytesIO(content))
-            object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{EXTENSIONS[media_type]}")
+            object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{(EXTENSIONS | CONVERTIBLE)[media_type]}")
             if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
                 await self.jobs.records.put_bytes(object_key, content, media_type)
             return pinned.pinned(pinned.digest, self.jobs.records.uri(object_key))
@@ -192,8 +194,9 @@ class MediaPreparer:
     async def _decode(
         self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
     ) -> None:
-        if doubt := await asyncio.to_thread(check_content, self.jobs.decoded, medium, kind, media_type, source):
-            log.warning("%s: %s; continuing", medium.location, doubt)
+        facts = await asyncio.to_thread(measure, self.jobs.measured, self.jobs.media, medium, kind, media_type, source)
+        if facts.traits and self.jobs.media.convert and self.upload:
+            await copy_of(self.jobs.records, self.jobs.media, medium, kind, media_type, source)
 
 
 def _read(path: Path, max_bytes: int) -> tuple[bytes, str]:

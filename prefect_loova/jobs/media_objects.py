@@ -1,8 +1,10 @@
-"""Check reference media in S3 by their content."""
+"""Check reference media by their content, and make copies of them."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from io import BytesIO, RawIOBase
 from pathlib import PurePosixPath
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_loova.errors import StorageError
 from prefect_loova.models.media import Kind, MediaError, Medium
-from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem
+from prefect_loova.models.media_facts import MediaFacts, limit_problems, refuse
+from prefect_loova.models.media_types import EXTENSIONS, HEAD_BYTES, MediaRules, content_problem, copy_type_of
 from prefect_loova.store.reader import S3File
 from prefect_loova.store.records import JobRecords
 
@@ -20,7 +23,12 @@ if TYPE_CHECKING:
 MEDIA = "_media"
 """The folder below the prefix for uploaded media. Each object is named by its content."""
 
+Source = Callable[[], BytesIO | RawIOBase]
+"""Opens a medium for reading."""
+
 _BLOCK_BYTES = 1024**2
+
+log = logging.getLogger(__name__)
 
 
 class InspectedObject(NamedTuple):
@@ -79,33 +87,76 @@ def check_digest(records: JobRecords, medium: Medium) -> None:
         raise MediaError("the object has changed: its content is not what its SHA-256 says")
 
 
-def check_content(
-    decoded: set[tuple[Kind, str | None]],
+def measure(
+    measured: dict[tuple[Kind, str | None], MediaFacts],
+    rules: MediaRules,
     medium: Medium,
     kind: Kind,
     media_type: str,
-    source: Callable[[], BytesIO | RawIOBase],
-) -> str:
-    """Decode a medium with known content as far as `probe` does, unless its content is in `decoded` already.
+    source: Source,
+) -> MediaFacts:
+    """Decode a medium with known content as far as `probe` does, unless its content is in `measured` already.
 
-    Return a warning about something that could not be checked, or an empty string.
+    Log a warning about what could not be checked, what not every host of Seedance 2.0 takes, and broken limits.
 
     Raises:
-        MediaError: The medium is certainly not of this kind, or has changed.
+        MediaError: The medium is certainly not of this kind, or has changed. Or it breaks a limit, and the rules say
+            that this is refused.
         StorageError: S3 does not respond. You can retry.
     """
     content = kind, medium.identity
-    if content in decoded or medium.digest.startswith("frame="):  # this package made the frame
-        return ""
+    known = measured.get(content)
+    facts = known or _probe(kind, media_type, source)
+    measured[content] = facts
+    broken = limit_problems(facts, kind, rules)
+    refuse(broken, rules)
+    if known is None:
+        problems = [*([facts.doubt] if facts.doubt else []), *([] if rules.convert else facts.traits), *broken]
+        for problem in problems:
+            log.warning("%s: %s; continuing", medium.location, problem)
+        if rules.convert and facts.traits:
+            log.warning("%s: %s; Loova gets a converted copy", medium.location, "; ".join(facts.traits))
+    return facts
+
+
+async def copy_of(
+    records: JobRecords, rules: MediaRules, original: Medium, kind: Kind, media_type: str, source: Source
+) -> Medium:
+    """Return a copy of a medium that every host of Seedance 2.0 takes, after making it if there is none.
+
+    The copy is below `_media/`, and is named by the content of its original. The request keeps the original, so its key
+    does not depend on copies.
+
+    Raises:
+        MediaError: It cannot be converted.
+        StorageError: The bucket cannot be read or written. You can retry.
+    """
+    copy_type = copy_type_of(media_type)
+    object_key = records.object_key(MEDIA, f"{original.copy_id}{EXTENSIONS[copy_type]}")
+    if not await records.object_size(object_key, denied_is_missing=True):
+
+        def make() -> bytes:
+            from prefect_loova.video.convert import convert  # noqa: PLC0415  (loads the decoders)
+
+            with source() as file:
+                return convert(file, kind, media_type, copy_type, max_bytes=rules.max_bytes(kind))
+
+        try:
+            content = await asyncio.to_thread(make)
+        except StorageError as error:
+            raise as_media_error(error) from None
+        await records.put_bytes(object_key, content, copy_type)
+    return Medium("s3", records.uri(object_key))
+
+
+def _probe(kind: Kind, media_type: str, source: Source) -> MediaFacts:
     from prefect_loova.video.probe import probe  # noqa: PLC0415  (loads the decoders)
 
     try:
         with source() as file:
-            doubt = probe(file, kind, media_type)
+            return probe(file, kind, media_type)
     except StorageError as error:
         raise as_media_error(error) from None
-    decoded.add(content)
-    return doubt
 
 
 def open_object(

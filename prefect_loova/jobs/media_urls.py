@@ -35,6 +35,7 @@ async def url_problems(
     urls = [one for one in media if Medium.parse(one[2]).source == "web"]
     if not urls or not rules.check_urls:
         return []
+    rules = rules.model_copy(update={"convert": False})  # Loova downloads them itself
     problems = list[str]()
     async with httpx.AsyncClient(timeout=_CHECK_SECONDS, follow_redirects=False) as http:
 

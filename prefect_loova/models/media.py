@@ -114,6 +114,11 @@ class Medium:
         return hashlib.sha256(f"{self.frame} frame of {self._content}".encode()).hexdigest()
 
     @property
+    def copy_id(self) -> str:
+        """The identity of the converted copy of a pinned medium, as 64 hex digits."""
+        return hashlib.sha256(f"copy of {self._content}".encode()).hexdigest()
+
+    @property
     def bucket_and_key(self) -> tuple[str, str]:
         """The bucket and the key of an S3 object."""
         bucket, _, key = self.location.removeprefix("s3://").partition("/")

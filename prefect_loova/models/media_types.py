@@ -1,7 +1,8 @@
 """The media type of a file, by its first bytes and not by its name, and the limits for media of Seedance 2.0.
 
 Loova documents no types and no sizes. These are the limits that other hosts of Seedance 2.0 document: JPEG, PNG, WebP,
-GIF, BMP and TIFF below 30 MB, MP4 and MOV below 50 MB, MP3 and WAV up to 15 MB.
+GIF, BMP and TIFF below 30 MB, MP4 and MOV below 50 MB, MP3 and WAV up to 15 MB; videos and audios from 1.8 s each to
+15.1 s in all, images from 300 pixels a side with an aspect of 0.4 to 2.5, and 12 references in all.
 """
 
 from __future__ import annotations
@@ -29,6 +30,19 @@ EXTENSIONS: dict[str, str] = {
     "audio/wav": ".wav",
 }
 """The accepted media types and their file extensions."""
+
+CONVERTIBLE: dict[str, str] = {
+    "image/heic": ".heic",
+    "image/heif": ".heif",
+    "image/avif": ".avif",
+    "audio/mp4": ".m4a",
+    "audio/ogg": ".ogg",
+    "audio/flac": ".flac",
+    "audio/aac": ".aac",
+}
+"""The media types of which `MediaRules.convert` makes a copy of an accepted type, and their file extensions."""
+
+_LOSSLESS = frozenset({"image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"})
 
 _STARTS = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -59,6 +73,8 @@ _RIFF = {
     b"AIFF": "audio/aiff",
     b"AIFC": "audio/aiff",
 }
+_CODECS = {b"OpusHead": "Opus", b"alac": "ALAC"}
+_CONVERT_HINT = "; media.convert of the credentials block sends a copy of local files and S3 objects"
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
@@ -88,6 +104,25 @@ class MediaRules(BaseModel):
         gt=0,
         le=604_800,
         description="Seconds for which a presigned URL is valid, or twice the wait if that is longer.",
+    )
+
+    limits: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="What happens if media break one of the limits below, which other hosts of Seedance 2.0 have. "
+        "warn: log a warning and go on. refuse: do not buy the video.",
+    )
+    min_seconds: float = Field(1.8, ge=0, description="The shortest video or audio, in seconds.")
+    max_total_seconds: float = Field(
+        15.1, gt=0, description="The most seconds of all videos of a request together, and of all its audios together."
+    )
+    min_image_side: int = Field(300, ge=1, description="The shortest side of an image, in pixels.")
+    min_image_aspect: float = Field(0.4, gt=0, description="The smallest aspect of an image: width divided by height.")
+    max_image_aspect: float = Field(2.5, gt=0, description="The largest aspect of an image: width divided by height.")
+    max_references: int = Field(12, ge=1, description="The most images, videos and audios of a request together.")
+    convert: bool = Field(
+        False,
+        description="Send Loova a copy of a local file or an S3 object that not every host of Seedance 2.0 takes, such "
+        "as HEIC. The copy is a PNG, JPEG, MP4 (H.264, AAC) or MP3, below _media/ in the bucket.",
     )
 
     def max_bytes(self, kind: Kind) -> int:
@@ -124,6 +159,13 @@ def media_type_to_send(head: bytes, kind: Kind) -> str:
     return media_type_of(head) or ("video/mp4" if kind == "video" else "application/octet-stream")
 
 
+def copy_type_of(media_type: str) -> str:
+    """Return the media type of the copy that `MediaRules.convert` makes of a medium."""
+    if media_type in _LOSSLESS:
+        return "image/png"
+    return {"image": "image/jpeg", "video": "video/mp4", "audio": "audio/mpeg"}[media_type.partition("/")[0]]
+
+
 def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> str | None:
     """Return why a file cannot be this kind of medium, by its first bytes and its length in bytes, or None."""
     if not size:
@@ -135,9 +177,12 @@ def content_problem(head: bytes, size: int, kind: Kind, rules: MediaRules) -> st
     if media_type is None:  # decoding decides; see `unknown_brand`
         media_type = media_type_to_send(head, kind)
     taken = [name.partition("/")[2] for name in EXTENSIONS if name.startswith(f"{kind}/")]
-    if media_type not in EXTENSIONS and media_type.startswith(f"{kind}/"):
-        return f"its content is {media_type}, which Seedance 2.0 does not take: it takes {', '.join(taken)}"
-    if not media_type.startswith(f"{kind}/"):
+    if media_type.startswith(f"{kind}/") and media_type not in EXTENSIONS:
+        if media_type not in CONVERTIBLE or not rules.convert:
+            hint = _CONVERT_HINT if media_type in CONVERTIBLE else ""
+            what = f"{media_type}{_codec_in(head)}"
+            return f"its content is {what}, which Seedance 2.0 does not take: it takes {', '.join(taken)}{hint}"
+    elif not media_type.startswith(f"{kind}/"):
         hint = " (#first-frame or #last-frame after it means a frame of it)" if _has_frames(media_type, kind) else ""
         return f"its content is {media_type}, not {article} {kind}{hint}"
     if size > most:
@@ -150,6 +195,10 @@ def unknown_brand(head: bytes, kind: Kind) -> str:
     if kind != "video" or not brand_of(head) or media_type_of(head):
         return ""
     return f"its brand {brand_of(head)!r} is not known here: it may be no video"
+
+
+def _codec_in(head: bytes) -> str:
+    return next((f" ({name})" for mark, name in _CODECS.items() if mark in head), "")
 
 
 def _has_frames(media_type: str, kind: Kind) -> bool:

@@ -36,7 +36,26 @@ MAX_PIXELS = 4096 * 2304
 MAX_SIDE = 8192
 """The longest side of a frame, as coded and as displayed, in pixels."""
 
+MAX_IMAGE_PIXELS = 6000 * 6000
+"""The most pixels of an image that is decoded. Of a larger image only the first bytes are checked."""
+
 CODECS = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
+AUDIO_DEMUXERS = {
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "audio/mp4": "mp4",
+    "audio/ogg": "ogg",
+    "audio/flac": "flac",
+    "audio/aac": "aac",
+}
+"""FFmpeg's demuxer of each type of audio."""
+
+AUDIO_CODECS = frozenset(
+    {"mp3", "mp3float", "adpcm_ms", "adpcm_ima_wav", "adpcm_g726", "gsm_ms", "aac", "ac3", "flac"}
+    | {"opus", "vorbis", "alac"}
+)
+"""The codecs of audio that are decoded, besides PCM."""
+
 _SOUND_CODECS = frozenset({"aac", "mp3", "mp3float", "ac3", "eac3", "opus", "flac", "alac", "pcm_s16le", "pcm_s16be"})
 _THREADS = 2
 _WHOLE = Fraction(53, 54)  # the frames of a whole video cover more than this part of its duration

@@ -134,20 +134,22 @@ def colour_properties(frame: VideoFrame) -> tuple[Colorspace, ColorRange]:
     return _MATRICES.get(int(frame.colorspace), untagged), ColorRange.JPEG if full else ColorRange.MPEG
 
 
-def png(frame: VideoFrame, size: tuple[int, int], rotation: RotationFilters) -> bytes:
+def png(frame: VideoFrame, size: tuple[int, int], rotation: RotationFilters, *, with_alpha: bool = False) -> bytes:
     """Encode a decoded frame as a PNG, in 8-bit RGB.
 
     Args:
         frame: A decoded frame.
         size: Width and height in pixels, after the rotation.
         rotation: The rotation to apply.
+        with_alpha: Whether to keep the transparency that the frame may have.
     """
+    has_alpha = with_alpha and (frame.format.has_palette or any(one.is_alpha for one in frame.format.components))
     width, height = _unrotated(size, rotation)
     matrix, colour_range = colour_properties(frame)
     rgb = frame.reformat(
         width,
         height,
-        "rgb24",
+        "rgba" if has_alpha else "rgb24",
         src_colorspace=matrix,
         src_color_range=colour_range,
         dst_color_range=ColorRange.JPEG,
@@ -162,6 +164,12 @@ def sheet(pictures: Sequence[VideoFrame]) -> VideoFrame:
     columns = next(side for side in count(1) if side * side >= len(pictures))
     rows = -(-len(pictures) // columns)
     return _filter(pictures, (("tile", f"layout={columns}x{rows}:padding=0:color=black"),))[0]
+
+
+def tiled(frames: Sequence[VideoFrame], columns: int, rows: int, size: tuple[int, int]) -> VideoFrame:
+    """Return the picture that tiles of one size make row by row, cropped to this size at the right and the bottom."""
+    crop = ("crop", f"{size[0]}:{size[1]}:0:0")
+    return _filter(frames, (("tile", f"layout={columns}x{rows}"), crop))[0]
 
 
 def jpeg(picture: VideoFrame, quantizer: int) -> bytes:

@@ -443,14 +443,6 @@ async def test_media_are_sent_as_files_if_loova_cannot_reach_the_bucket(workers:
     assert (await bought(workers, request)).task_id == first.task_id
 
 
-async def test_files_and_urls_are_not_mixed_if_the_order_matters(workers: Workers, folder: Path) -> None:
-    rules = MediaRules(send="files", check_urls=False)
-    request = asked("https://example.com/a.png", folder / "cat.png", function_mode="first_last_frames")
-    with pytest.raises(InvalidRequestError, match="does not document their order"):
-        await bought(workers, request, media=rules)
-    assert workers.totals["posted"] == 0
-
-
 async def test_whether_links_or_files_are_sent_depends_on_where_the_bucket_is(workers: Workers, folder: Path) -> None:
     """The bucket is on loopback: a Loova on the internet could not load from it, one beside it can."""
     request = await prepared(workers, asked(folder / "cat.png"))

@@ -15,7 +15,7 @@ from prefect_loova.models.media_types import MediaRules
 from prefect_loova.models.request import VideoRequest
 
 JOBS: Any = SimpleNamespace(
-    media=MediaRules(), records=SimpleNamespace(), decoded=set(), loova=SimpleNamespace(is_private=True)
+    media=MediaRules(), records=SimpleNamespace(), measured={}, loova=SimpleNamespace(is_private=True)
 )
 
 

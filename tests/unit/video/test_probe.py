@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from prefect_loova.models.media_facts import MediaFacts
 from prefect_loova.models.media_types import media_type_of, media_type_to_send
-from prefect_loova.video.probe import MAX_IMAGE_PIXELS, probe
+from prefect_loova.video.decoder import MAX_IMAGE_PIXELS
+from prefect_loova.video.probe import probe
 from tests.support import films
 from tests.support.films import film
 
@@ -24,6 +26,10 @@ ANIMATION = "it is an animation"
 
 def found(content: bytes, kind: Any) -> str:
     """The doubt about a medium."""
+    return measured(content, kind).doubt
+
+
+def measured(content: bytes, kind: Any) -> MediaFacts:
     return probe(io.BytesIO(content), kind, media_type_to_send(content[:4096], kind))
 
 
@@ -88,7 +94,9 @@ def test_a_whole_image_passes_and_half_of_it_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", MOVING)
 def test_an_animation_is_a_doubt_and_half_of_it_is_refused(name: str) -> None:
     content = MOVING[name]
-    assert found(content, "image").startswith(ANIMATION)
+    facts = measured(content, "image")
+    assert (facts.doubt, facts.size) == ("", (97, 61))
+    assert any(trait.startswith(ANIMATION) for trait in facts.traits)
     with pytest.raises(ValueError, match="it is cut short"):
         found(content[: len(content) * 3 // 4], "image")
 
@@ -252,7 +260,7 @@ def test_a_cover_is_not_the_picture_of_a_video() -> None:
 
 
 def test_a_probe_that_takes_too_long_is_a_doubt() -> None:
-    assert "longer than 0 s" in probe(io.BytesIO(FAST), "video", "video/mp4", max_seconds=0)
+    assert "longer than 0 s" in probe(io.BytesIO(FAST), "video", "video/mp4", max_seconds=0).doubt
 
 
 def test_files_that_would_open_others_are_not_opened() -> None:
