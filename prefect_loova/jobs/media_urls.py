@@ -12,7 +12,8 @@ import httpx
 from prefect_loova._concurrency import map_bounded
 from prefect_loova.errors import IncompleteVideoError, TransferError, VideoUrlRefusedError, redact
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, medium_error, redact_media
-from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem, unknown_brand
+from prefect_loova.models.media_facts import MediaFacts, limit_problems, refuse
+from prefect_loova.models.media_types import HEAD_BYTES, MediaRules, content_problem, media_type_of, unknown_brand
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.transfer.download import Download, StartOverError
 
@@ -73,5 +74,17 @@ async def _check_url(
     size = download.announced if download.announced is not None else download.received
     if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):
         raise MediaError(problem)
-    if doubt := unknown_brand(bytes(head[:HEAD_BYTES]), kind):
+    doubts = [unknown_brand(bytes(head[:HEAD_BYTES]), kind)]
+    if kind == "image":
+        facts = await asyncio.to_thread(_measure, bytes(head[:HEAD_BYTES]))
+        broken = limit_problems(facts, kind, rules)
+        refuse(broken, rules)
+        doubts += [*facts.traits, *broken]
+    for doubt in filter(None, doubts):
         warn("%s: %s; continuing", redact_media(url), doubt)
+
+
+def _measure(head: bytes) -> MediaFacts:
+    from prefect_loova.video.probe import probe_head  # noqa: PLC0415  (loads the decoders)
+
+    return probe_head(head, media_type_of(head) or "")

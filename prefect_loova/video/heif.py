@@ -17,6 +17,7 @@ from prefect_loova.video.decoder import MAX_IMAGE_PIXELS, DecodeError, open_cont
 from prefect_loova.video.images import RotationFilters, tiled
 
 _MAX_TILES = 1024
+_MAX_FILTERS = 3  # half a turn, which is two, and a mirror
 _ROTATIONS: dict[int, RotationFilters] = {  # quarter turns counter-clockwise
     1: (("transpose", "dir=cclock"),),
     2: (("hflip", ""), ("vflip", "")),
@@ -59,11 +60,16 @@ def heif_picture(content: bytes) -> tuple[VideoFrame, RotationFilters]:
         rotation = _rotation(boxes)
         if boxes.kinds.get(boxes.primary) == b"grid":
             return _grid(content, boxes), rotation
-    except (IndexError, struct.error):
+    except (LookupError, struct.error):
         raise DecodeError("its boxes cannot be read") from None
     if boxes.kinds.get(boxes.primary) not in (b"hvc1", b"av01", None):
         raise DecodeError(f"its image is derived in a way that is not supported ({boxes.kinds[boxes.primary]!r})")
     return _items(content, [boxes.primary] if boxes.primary else None)[0], rotation
+
+
+def is_sequence(content: bytes) -> bool:
+    """Return whether a HEIC or AVIF has more than one picture to show: it has a track, as a video has."""
+    return any(name == b"moov" for name, _ in _children(content))
 
 
 def _grid(content: bytes, boxes: _Boxes) -> VideoFrame:
@@ -93,9 +99,10 @@ def _items(content: bytes, numbers: list[int] | None) -> list[VideoFrame]:
         wanted = [stream for stream in chosen if isinstance(stream, VideoStream)]
         if not wanted or len(wanted) != len(chosen):
             raise DecodeError("its image has no data")
+        # The tiles at the right and the bottom go beyond the picture.
+        if (pixels := sum(one.width * one.height for one in wanted)) > 2 * MAX_IMAGE_PIXELS:
+            raise DecodeError(f"it has {pixels:,} pixels, which is too large")
         for stream in wanted:
-            if stream.width * stream.height > MAX_IMAGE_PIXELS:
-                raise DecodeError(f"it has {stream.width:,} x {stream.height:,} pixels, which is too large")
             stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}
             stream.codec_context.thread_count = 1
         frames = dict[int, VideoFrame]()
@@ -116,6 +123,8 @@ def _rotation(boxes: _Boxes) -> RotationFilters:
             rotation += _ROTATIONS.get(body[0] & 3, ())
         elif name == b"imir":
             rotation += (("hflip" if body[0] & 1 else "vflip", ""),)
+    if len(rotation) > _MAX_FILTERS:
+        raise DecodeError("it is rotated more than once")
     return rotation
 
 
@@ -177,12 +186,11 @@ def _read_places(boxes: _Boxes, body: bytes) -> None:
         at += 4 if version else 2
         base, at = _number(body, at, base_size), at + base_size
         count, at = _number(body, at, 2), at + 2
-        for extent in range(count):
-            at += index_size
-            offset, length = _number(body, at, offset_size), _number(body, at + offset_size, length_size)
-            at += offset_size + length_size
-            if extent == 0:
-                boxes.places[item] = method, base + offset, length
+        if count:
+            offset = _number(body, at + index_size, offset_size)
+            length = _number(body, at + index_size + offset_size, length_size)
+            boxes.places[item] = method, base + offset, length
+        at += count * (index_size + offset_size + length_size)
 
 
 def _children(content: bytes) -> Iterator[tuple[bytes, bytes]]:

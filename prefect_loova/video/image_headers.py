@@ -1,4 +1,4 @@
-"""What the headers of an image say that its decoder does not: rotation by EXIF, CMYK, animation.
+"""What the headers of an image say: size, rotation by EXIF, CMYK, animation.
 
 Nothing here raises for damaged content: a header that cannot be read says nothing.
 """
@@ -12,10 +12,14 @@ from contextlib import suppress
 
 from prefect_loova.video.truncation import gif_pictures
 
-_ORIENTATION, _PHOTOMETRIC = 274, 262  # tags of TIFF 6.0
+SIDEWAYS = 5
+"""The first EXIF orientation that swaps width and height."""
+
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION = 256, 257, 262, 274  # tags of TIFF 6.0
 _SEPARATED = 5  # CMYK
-_SHORT = 3
+_NUMBERS = {3: "H", 4: "I"}  # SHORT and LONG
 _CMYK_COMPONENTS = 4
+_OLD_BMP = 12  # the length of the header of OS/2, whose sizes have 16 bits
 _FRAMES_OF_JPEG = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF = b"Exif\0\0"
 
@@ -28,12 +32,32 @@ def orientation(content: bytes, media_type: str) -> int:
     return 1
 
 
+def header_size(content: bytes, media_type: str) -> tuple[int, int] | None:
+    """Return width and height of an image as it is stored, in pixels, or None if its first bytes do not tell."""
+    size: tuple[int | None, ...] = ()
+    with suppress(IndexError, struct.error):
+        match media_type:
+            case "image/png":
+                size = struct.unpack_from(">II", content, 16)
+            case "image/gif":
+                size = struct.unpack_from("<HH", content, 6)
+            case "image/bmp" if content[14] != _OLD_BMP:
+                size = struct.unpack_from("<ii", content, 18)
+            case "image/tiff":
+                size = _tiff_tag(content, _WIDTH), _tiff_tag(content, _HEIGHT)
+            case "image/jpeg":
+                size = struct.unpack_from(">HH", _jpeg_frame(content), 1)[::-1]
+            case "image/webp":
+                size = _webp_size(content)
+    width, height = (abs(one or 0) for one in size or (0, 0))
+    return (width, height) if width and height else None
+
+
 def is_cmyk(content: bytes, media_type: str) -> bool:
     """Return whether the picture of a JPEG or TIFF is in CMYK."""
     with suppress(IndexError, struct.error):
         if media_type == "image/jpeg":
-            frame = next((body for marker, body in _segments(content) if marker in _FRAMES_OF_JPEG), b"")
-            return frame[5:6] == bytes([_CMYK_COMPONENTS])
+            return _jpeg_frame(content)[5:6] == bytes([_CMYK_COMPONENTS])
         return media_type == "image/tiff" and _tiff_tag(content, _PHOTOMETRIC) == _SEPARATED
     return False
 
@@ -85,6 +109,21 @@ def _exif(content: bytes, media_type: str) -> bytes:
     return b""
 
 
+def _jpeg_frame(content: bytes) -> bytes:
+    """Return the header of a JPEG's picture: bits, height, width and the number of components."""
+    return next((body for marker, body in _segments(content) if marker in _FRAMES_OF_JPEG), b"")
+
+
+def _webp_size(content: bytes) -> tuple[int, ...]:
+    name, body = next(_chunks(content, 12, "<"), (b"", b""))
+    if name == b"VP8X":
+        return tuple(int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+    if name == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return tuple(one & 0x3FFF for one in struct.unpack_from("<HH", body, 6)) if name == b"VP8 " else ()
+
+
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the segments of a JPEG before its picture: marker and body."""
     at = 2
@@ -110,14 +149,15 @@ def _chunks(content: bytes, start: int, order: str) -> Iterator[tuple[bytes, byt
 
 
 def _tiff_tag(tiff: bytes, wanted: int) -> int | None:
-    """Return the value of a tag of type SHORT in the first directory of a TIFF."""
+    """Return the number that a tag of the first directory of a TIFF has."""
     if tiff[:2] not in (b"II", b"MM"):
         return None
     order = "<" if tiff[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", tiff, 4)
     (count,) = struct.unpack_from(f"{order}H", tiff, start)
     for entry in range(count):
-        tag, number_type, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
-        if (tag, number_type) == (wanted, _SHORT):
-            return int(value)
+        at = start + 2 + 12 * entry
+        tag, number_type = struct.unpack_from(f"{order}HH", tiff, at)
+        if tag == wanted and number_type in _NUMBERS:
+            return int(struct.unpack_from(f"{order}{_NUMBERS[number_type]}", tiff, at + 8)[0])
     return None

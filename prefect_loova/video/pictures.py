@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from prefect_loova.models.media_types import CONVERTIBLE
 from prefect_loova.video.decoder import MAX_IMAGE_PIXELS
-from prefect_loova.video.heif import heif_picture
+from prefect_loova.video.heif import heif_picture, is_sequence
 from prefect_loova.video.image_headers import first_webp_picture, is_animated, is_cmyk, orientation
 from prefect_loova.video.images import RotationFilters, swaps_axes
 
@@ -101,7 +101,7 @@ def image_traits(content: bytes, media_type: str, picture: Picture | None) -> tu
     bits = max((one.bits for one in picture.frame.format.components), default=0) if picture else 0
     clauses = {
         f"it is {media_type}": media_type in _HEIF,
-        ANIMATION: is_animated(content, media_type),
+        ANIMATION: is_sequence(content) if media_type in _HEIF else is_animated(content, media_type),
         "it is in CMYK": is_cmyk(content, media_type),
         f"it has {bits} bits a channel": bits > 8,
         "its EXIF data rotates or mirrors it": orientation(content, media_type) > 1,

@@ -35,6 +35,7 @@ from prefect_loova.video.decoder import (
     reason_of,
     unsupported_codec,
 )
+from prefect_loova.video.image_headers import SIDEWAYS, header_size, orientation
 from prefect_loova.video.images import RotationFilters, rotation_filters, swaps_axes
 from prefect_loova.video.pictures import ANIMATION, DECODERS, STRICT, first_picture, image_traits, one_image
 from prefect_loova.video.truncation import is_truncated
@@ -80,6 +81,19 @@ def probe(file: VideoFile, kind: Kind, media_type: str, *, max_seconds: float = 
         return MediaFacts(f"it cannot be checked here ({reason_of(error)})")
     except FFmpegError as error:
         raise MediaError(f"it is damaged: it cannot be read ({reason_of(error)})") from None
+
+
+def probe_head(head: bytes, media_type: str) -> MediaFacts:
+    """Measure an image by its first bytes, as far as they tell.
+
+    Args:
+        head: The first bytes of an image, or all of it.
+        media_type: The media type by its first bytes.
+    """
+    size = header_size(head, media_type)
+    if size and orientation(head, media_type) >= SIDEWAYS:
+        size = size[::-1]
+    return MediaFacts(traits=image_traits(head, media_type, None), size=size)
 
 
 def _probe_image(content: bytes, media_type: str) -> MediaFacts:

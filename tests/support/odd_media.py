@@ -1,4 +1,4 @@
-"""Media that not every host of Seedance 2.0 takes. Each is red on top and blue below when a player shows it."""
+"""Media that not every host of Seedance 2.0 takes. Each shows red and green on top and blue below, if it is upright."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import av
 from PIL import Image
 
 SIZE = (480, 360)
-TOP, BOTTOM = (200, 30, 30), (30, 30, 200)
+LEFT, RIGHT, BOTTOM = (200, 30, 30), (30, 160, 30), (30, 30, 200)
 _ORIENTATION = 274
 
 
 def upright(size: tuple[int, int] = SIZE) -> Image.Image:
-    image = Image.new("RGB", size, TOP)
+    image = Image.new("RGB", size, LEFT)
+    image.paste(RIGHT, (size[0] // 2, 0, *size))
     image.paste(BOTTOM, (0, size[1] // 2, *size))
     return image
 
 
 def is_upright(image: Image.Image) -> bool:
     """Whether a picture is as it was made, apart from an encoder's error."""
-    colours = [image.convert("RGB").getpixel((image.width // 2, image.height * part // 4)) for part in (1, 3)]
+    points = [(image.width // 4 * x, image.height // 4 * y) for x, y in ((1, 1), (3, 1), (1, 3))]
+    colours = [image.convert("RGB").getpixel(point) for point in points]
     return image.size == SIZE and all(
         isinstance(is_, tuple) and all(abs(one - other) <= 24 for one, other in zip(is_, wanted, strict=True))
-        for is_, wanted in zip(colours, (TOP, BOTTOM), strict=True)
+        for is_, wanted in zip(colours, (LEFT, RIGHT, BOTTOM), strict=True)
     )
 
 
@@ -222,6 +224,7 @@ MAKERS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "cmyk jpeg": ("image", "in CMYK", lambda: _saved(upright().convert("CMYK"), "JPEG", quality=95)),
     "cmyk tiff": ("image", "in CMYK", lambda: _saved(upright().convert("CMYK"), "TIFF")),
     "16-bit png": ("image", "16 bits a channel", png_of_16_bits),
+    "animated avif": ("image", "image/avif", lambda: _animated("AVIF")),
     "animated gif": ("image", "an animation", lambda: _animated("GIF")),
     "animated png": ("image", "an animation", lambda: _animated("PNG")),
     "animated webp": ("image", "an animation", lambda: _animated("WEBP")),

@@ -21,6 +21,7 @@ from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission
 from tests.integration.jobs.workers import Workers
 from tests.support.logs import logged
+from tests.support.media_host import Host
 from tests.support.odd_media import MAKERS, audio, heic, is_upright, rotated_by_exif, upright, video
 
 CONVERT = MediaRules(convert=True)
@@ -272,6 +273,37 @@ async def test_frames_and_urls_count_as_references(workers: Workers) -> None:
         with pytest.raises(InvalidRequestError, match=r"13 references, more than media.max_references \(12\)"):
             await deliver_media(jobs, request)
         await deliver_media(jobs, request.model_copy(update={"audio_urls": ()}))
+
+
+async def test_an_image_behind_a_url_is_measured_by_its_first_bytes(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = Image.effect_noise((299, 299), 90)
+    contents = {name: saved(noise, name) for name in ("PNG", "JPEG", "BMP")} | {"EXIF": rotated_by_exif("JPEG")}
+    host = Host()
+    urls = [host.put(f"/{name}", content) for name, content in contents.items()]
+    request = asked("image", *urls)
+    caplog.set_level(logging.WARNING, "prefect_loova")
+    async with workers.worker() as jobs:
+        await deliver_media(jobs, request)
+        told = sorted(warnings(caplog))
+        assert len(told) == 4
+        assert ["its EXIF data" in warning or "has 299 x 299 pixels" in warning for warning in told] == [True] * 4
+        jobs.media = MediaRules(limits="refuse")
+        with pytest.raises(InvalidRequestError, match="299 x 299 pixels") as caught:
+            await deliver_media(jobs, request)
+        assert len(str(caught.value).splitlines()) == 3
+        host.put("/heic", heic())
+        jobs.media = CONVERT
+        with pytest.raises(InvalidRequestError, match="its content is image/heic"):
+            await deliver_media(jobs, asked("image", host.url("/heic")))
+    host.close()
+
+
+def saved(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
 
 
 async def test_a_frame_of_a_small_video_is_measured(workers: Workers) -> None:

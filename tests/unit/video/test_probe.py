@@ -110,7 +110,9 @@ def test_an_image_of_more_pixels_than_are_decoded_here_is_a_doubt() -> None:
     side = int(MAX_IMAGE_PIXELS**0.5) + 1
     file = io.BytesIO()
     Image.new("1", (side, side)).save(file, "PNG")
-    assert "it cannot be checked here" in found(file.getvalue(), "image")
+    facts = measured(file.getvalue(), "image")
+    assert "it cannot be checked here" in facts.doubt
+    assert facts.size == (side, side)
 
 
 def test_a_png_whose_pixels_are_damaged_is_refused() -> None:
