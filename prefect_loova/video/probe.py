@@ -123,10 +123,8 @@ def _decode_image(content: bytes, media_type: str, options: dict[str, str]) -> t
         picture = first_picture(content, media_type, options)
         problem = "" if picture else "no picture"
     except (DecodeError, *_UNKNOWABLE) as error:
-        traits = image_traits(content, media_type, None)
-        return "", MediaFacts(
-            f"it cannot be checked here ({error if isinstance(error, DecodeError) else reason_of(error)})", traits
-        )
+        doubt = f"it cannot be checked here ({reason_of(error)})"
+        return "", replace(probe_head(content, media_type), doubt=doubt)
     except FFmpegError as error:
         problem = reason_of(error)
     return problem, MediaFacts(traits=image_traits(content, media_type, picture), size=picture and picture.size)
