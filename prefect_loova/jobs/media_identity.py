@@ -51,6 +51,7 @@ class MediaPreparer:
     upload: bool = True
     _tasks: dict[tuple[Kind, str], asyncio.Task[Medium]] = field(default_factory=dict)
     _file_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _copy_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def prepare_all(self, requests: Sequence[VideoRequest], *, called: str = "request") -> list[VideoRequest]:
         """Return the requests with the content of all their media known.
@@ -128,7 +129,7 @@ class MediaPreparer:
             if medium.frame:
                 return await self._frame(pinned, lambda: BytesIO(content))
             media_type = media_type_to_send(content[:HEAD_BYTES], kind)
-            await self._decode(kind, pinned, media_type, lambda: BytesIO(content))
+            await self._check(kind, pinned, media_type, lambda: BytesIO(content))
             object_key = self.jobs.records.object_key(MEDIA, f"{sha256}{(EXTENSIONS | CONVERTIBLE)[media_type]}")
             if self.upload and await self.jobs.records.object_size(object_key, denied_is_missing=True) != len(content):
                 await self.jobs.records.put_bytes(object_key, content, media_type)
@@ -143,7 +144,7 @@ class MediaPreparer:
             if not medium.frame:
                 media_type = media_type_to_send(inspected.head, kind)
                 source = partial(open_object, records.s3, pinned, inspected=inspected)
-                await self._decode(kind, pinned, media_type, source)
+                await self._check(kind, pinned, media_type, source)
             medium = pinned
         if not medium.frame:
             return medium
@@ -191,12 +192,13 @@ class MediaPreparer:
         await self.jobs.records.put_bytes(object_key, png, "image/png")
         return frame
 
-    async def _decode(
+    async def _check(
         self, kind: Kind, medium: Medium, media_type: str, source: Callable[[], BytesIO | RawIOBase]
     ) -> None:
         facts = await asyncio.to_thread(measure, self.jobs.measured, self.jobs.media, medium, kind, media_type, source)
         if facts.traits and self.jobs.media.convert and self.upload:
-            await copy_of(self.jobs.records, self.jobs.media, medium, kind, media_type, source)
+            async with self._copy_lock:  # encoding takes all processors, and the threads of other steps
+                await copy_of(self.jobs.records, self.jobs.media, medium, kind, media_type, source)
 
 
 def _read(path: Path, max_bytes: int) -> tuple[bytes, str]:
