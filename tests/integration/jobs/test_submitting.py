@@ -30,6 +30,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.jobs.submit import submit_video
+from prefect_loova.simulator.faults import Fault
 from tests.integration.jobs.workers import (
     AT_ONCE,
     FOR_EVER,
@@ -355,18 +356,22 @@ async def test_if_s3_comes_back_after_the_purchase_the_task_id_is_written(worker
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
+INVALID = Fault(on="submit", apply=False, status=400, envelope={"message": "Invalid parameters", "data": None})
+
 
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        ("prompt_refused", RejectedError),
+        (INVALID, RejectedError),
         ("insufficient_credits", InsufficientCreditsError),
         ("insufficient_credits_as_success", InsufficientCreditsError),
         ("authentication_failed", AuthenticationError),
         ("submit_redirect", RejectedError),
     ],
 )
-async def test_a_refusal_buys_nothing_and_may_be_retried(workers: Workers, fault: str, error: type[LoovaError]) -> None:
+async def test_a_refusal_buys_nothing_and_may_be_retried(
+    workers: Workers, fault: str | Fault, error: type[LoovaError]
+) -> None:
     workers.loova.fail(fault)
     with pytest.raises(error) as refused:
         await workers.submit()
