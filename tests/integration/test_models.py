@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import ValidationError, validate
 
 from prefect_loova import (
     LoovaCredentials,
@@ -135,6 +137,23 @@ async def test_an_unknown_price_without_a_bound_is_refused_and_with_one_the_boun
     assert (saved.credits_estimate, saved.credits_cost) == (500, 112)
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_valid"),
+    [
+        ({}, True),
+        ({"duration": 16}, False),
+        ({"model": "seedance_2_0_fast", "ratio": "2:1"}, False),
+        ({"model": "seedance_2_0", "image_urls": ["a.png"] * 10}, False),
+        ({"model": "own_model", "duration": 16, "ratio": "2:1"}, True),
+        ({"model": "own model"}, False),
+    ],
+)
+def test_prefect_checks_a_runs_parameters_by_the_rules_of_the_known_models(fields, is_valid):
+    schema = parameter_schema(generate_video).model_dump_for_openapi()
+    request = {"prompt": "a kite"} | fields
+    assert is_accepted({"request": request}, schema) == is_valid
+
+
 async def test_a_block_with_models_is_saved_and_loaded_and_an_old_block_has_none(place):
     saved = with_models(place, OWN).credentials
     await saved.save("own-models", overwrite=True)
@@ -162,6 +181,14 @@ async def test_a_charge_that_differs_from_the_estimate_is_shown_everywhere(liste
     credits = await report_credits(lister.credentials, lister.bucket, days=1)
     assert ([day.cost_difference for day in credits.days], credits.summary[-len(less) :]) == ([-63], less)
     assert "| 1 | 12 | 0 | -63 |" in (await artifacts("loova-credits"))[-1]
+
+
+def is_accepted(parameters: dict[str, Any], schema: dict[str, Any]) -> bool:
+    try:
+        validate(parameters, schema, raise_on_error=True)
+    except ValidationError:
+        return False
+    return True
 
 
 async def page_of(key: str) -> str:

@@ -170,3 +170,5 @@ def test_the_run_form_asks_for_a_video(environment: Environment, page: Page, ui:
     page.goto(environment.address(ui, f"/deployments/deployment/{deployment}/run"))
     for told in ("Prompt", "What the video shows", "Aspect ratio", "Seconds of video, 4 to 15.", "max_paid_attempts"):
         expect(page.get_by_text(told).first).to_be_visible()
+    for told in ("seedance_2_0", "Known", "Other"):  # a drop-down, or a text for a model of the block
+        expect(page.get_by_text(told, exact=True).first).to_be_visible()
