@@ -271,7 +271,7 @@ async def test_a_batch_is_a_gallery_a_table_and_a_bar(place, loova, request_of):
     assert [kind for kind, _ in pictures_in(page)] == ["image/jpeg"] * 4
     assert all(max(frames_of(picture)[0]) <= 240 for _, picture in pictures_in(page))
     rows = (await artifacts("loova-batch-table"))[-1]
-    assert [row["state"] for row in json.loads(rows)] == ["failed", *["saved"] * 4]
+    assert [row["state"] for row in json.loads(rows)] == ["content refused", *["saved"] * 4]
     assert float((await artifacts("loova-batch-progress"))[-1]) == 100
     [(kind, _)] = pictures_in(await page_of(requests[-1]))
     assert kind == "image/jpeg"
