@@ -19,11 +19,11 @@ from prefect_loova.errors import (
     RejectedError,
     TooManyRunningTasksError,
 )
-from prefect_loova.models.prices import CREDITS_PER_SECOND
+from prefect_loova.models.prices import MODELS
 from tests.live.api import read_as_refusal
 from tests.live.model import Assumption, Exchange, NotChecked, Refuted, Seen
 
-FAST = CREDITS_PER_SECOND["seedance_2_0_fast", False]
+FAST = MODELS["seedance_2_0_fast"].price(1, with_video=False) or 0.0
 PRICE = 4 * FAST
 """The price of the paid video by the table, in credits."""
 
@@ -69,7 +69,7 @@ INVALID = (
     Submit(
         "refuses-unknown-model",
         BODY | {"model": "prefect_loova_no_such_model"},
-        4 * CREDITS_PER_SECOND["seedance_2_0", False],
+        MODELS["seedance_2_0"].price(4, with_video=False) or 0.0,
     ),
     Submit("refuses-duration-16", BODY | {"duration": 16}, 16 * FAST),
 )
