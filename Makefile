@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-media test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(READY) ## Make a video on this machine: a simulated Loova, an embedded S
 
 test: $(READY) ## Run the tests, except the long ones, which have targets of their own; ARGS="-k name" chooses some
 	@.venv/bin/pytest -n 4 --dist loadgroup --ignore=tests/benchmarks $(ARGS)
+
+test-media: $(READY) ## Reference media, pictures and films: decoded, converted, joined (2 minutes)
+	@.venv/bin/pytest -n 4 --dist loadgroup -m media --ignore=tests/benchmarks $(ARGS)
 
 test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)
 	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)
@@ -50,7 +53,7 @@ test-protocol: $(READY) ## The record protocol in every order of its requests, w
 test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that are installed; PYTHONS="3.12 /path/to/python3.13"
 	@for version in $(or $(PYTHONS),3.12 3.13); do \
 	  UV_PROJECT_ENVIRONMENT=.venv-python $(UV) sync --locked --quiet --python $$version || exit 1; \
-	  .venv-python/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py \
+	  .venv-python/bin/pytest -n 4 --dist loadgroup -m "not moto and not processes" tests/unit tests/contract tests/integration/test_flow.py \
 	    tests/integration/test_sync.py $(ARGS) || exit 1; \
 	done
 
@@ -59,7 +62,7 @@ test-lowest: $(UV) ## Unit and contract tests, and flows, on the lowest versions
 	@$(UV) pip compile --quiet --resolution lowest-direct --extra simulator -c tests/lowest-constraints.txt \
 	  --python .venv-lowest/bin/python pyproject.toml -o .venv-lowest/lowest.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet -c .venv-lowest/lowest.txt -e ".[simulator]" --group dev
-	@.venv-lowest/bin/pytest -n 4 --dist loadgroup tests/unit tests/contract tests/integration/test_flow.py $(ARGS)
+	@.venv-lowest/bin/pytest -n 4 --dist loadgroup -m "not moto and not processes" tests/unit tests/contract tests/integration/test_flow.py $(ARGS)
 
 test-workers: $(READY) ## Two workers at the deployments, one killed with -9; a story's command as well (minutes)
 	@.venv/bin/pytest -s -m workers tests/integration/test_workers.py tests/integration/test_init.py tests/integration/test_storyboard.py $(ARGS)

@@ -18,7 +18,7 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 SERVERS = {
-    "prefect-2": ("test_docs", "test_media_flows", "test_readme", "test_showing", "test_storyboard"),
+    "prefect-2": ("test_docs", "test_media_flows", "test_models", "test_readme", "test_showing", "test_storyboard"),
     "prefect-3": (
         "test_automations",
         "test_docstrings",
@@ -32,6 +32,10 @@ SERVERS = {
 
 The tests at one server run one after the other, and the longest of these rows decides how long everything takes.
 """
+
+
+MEDIA = ("test_media_flows", "test_odd_media", "test_storyboard")
+"""Tests that decode and encode media all the time, beside those in `tests/unit/video`."""
 
 
 def pytest_report_header() -> str:
@@ -55,6 +59,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs one after the other: the tests at a Prefect test server, the commands, and the crash tests."""
     for item in items:
+        if item.path.parent.name == "video" or item.path.stem in MEDIA:
+            item.add_marker(pytest.mark.media)
         if "prefect_server" in getattr(item, "fixturenames", ()):
             server = next((name for name, stems in SERVERS.items() if item.path.stem in stems), "prefect")
             item.add_marker(pytest.mark.xdist_group(server))

@@ -101,7 +101,7 @@ async def test_a_run_in_doubt_is_suspended_asks_in_the_ui_and_goes_on(served, cr
     form = await question(run, attempt=1)
     assert form["schema"]["required"] == ["decision", "who"]
     assert form["schema"]["properties"]["decision"]["enum"] == ["adopt", "submit-again", "give-up"]
-    assert "nothing was charged meanwhile" in plain(form["description"])
+    assert "Nothing was charged for this video by then" in plain(form["description"])
 
     with pytest.raises(RuntimeError, match="decision"):
         await resume_flow_run(run.id, run_input={"who": "me"})
