@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,12 @@ The tests at one server run one after the other, and the longest of these rows d
 
 MEDIA = ("test_media_flows", "test_odd_media", "test_storyboard")
 """Tests that decode and encode media all the time, beside those in `tests/unit/video`."""
+
+
+def pytest_configure() -> None:
+    """Let child processes get Ctrl-C: a shell ignores SIGINT for what it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
