@@ -215,8 +215,9 @@ def _dry_run_outcome(planned: PlannedVideo) -> VideoOutcome:
 def _queued_outcome(planned: PlannedVideo, is_queued: bool, collected: CollectedVideos) -> VideoOutcome:
     """Return the outcome of one video of a detached batch."""
     fallback, key = planned.with_fallback(), planned.request.key
-    taken = {one.key for one in collected.submitted} | {one.key for one in collected.saved}
-    if fallback is not None and fallback.request.key in taken:
+    found = {one.key for one in collected.submitted} | {one.key for one in collected.in_doubt}
+    found |= {one.key for one in collected.saved}
+    if fallback is not None and fallback.request.key in found:
         planned, key = fallback, fallback.request.key
     bought = next((one for one in collected.submitted if one.key == key), None)
     failure = next((reason for one, reason in collected.failed if one == key), None)

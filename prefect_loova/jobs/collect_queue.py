@@ -131,9 +131,10 @@ class QueuePass:
 
     async def _in_doubt(self, entry: QueuedRequest, error: InDoubtError) -> bool:
         await self._dequeue(entry)
-        is_counted = any(job.key == entry.key for job in self._report.in_doubt)
+        key = error.key or entry.key  # the fallback prompt has another key
+        is_counted = any(job.key == key for job in self._report.in_doubt)
         if not is_counted:
-            self._count(await self._jobs.records.expect(entry.key))
+            self._count(await self._jobs.records.expect(key))
         if not error.found:
             self._stop(error)  # more answers may be lost; the next pass tries again
         return not is_counted

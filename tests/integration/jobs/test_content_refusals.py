@@ -108,6 +108,16 @@ async def test_a_collector_buys_the_fallback_prompt_of_a_queued_request(workers:
     assert totals(workers) == (2, 1)
 
 
+async def test_a_collector_lists_a_lost_answer_to_the_fallback_prompt_in_the_same_pass(workers: Workers) -> None:
+    workers.loova.fail("content_refused")
+    workers.loova.fail("lost_reply")
+    async with workers.worker(workers.bucket.client) as jobs:
+        await enqueue(jobs, [WITH_FALLBACK])
+        found = await collect(jobs, slots=6)
+    assert [job.prompt for job in found.in_doubt] == ["a label"]
+    assert (found.running, found.queued, totals(workers)) == (1, 0, (2, 1))
+
+
 async def test_a_collector_lists_refused_content_apart_from_failures(workers: Workers) -> None:
     workers.loova.fail("content_refused_output")
     submission = await submit(workers, REQUEST)
