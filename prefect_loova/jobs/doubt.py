@@ -176,8 +176,15 @@ def describe_doubt(jobs: VideoJobs, record: JobRecord, number: int, credits_now:
         credits_before=attempt.credits_before,
         credits_after=attempt.credits_after,
         credits_now=credits_now,
-        balance_at=attempt.times.get("in_doubt") if attempt.credits_after is not None else datetime.now(UTC),
+        balance_at=_balance_at(jobs, attempt, credits_now),
     )
+
+
+def _balance_at(jobs: VideoJobs, attempt: Attempt, credits_now: float | None) -> datetime | None:
+    """Return when the balance after the submit was read: with the doubt, or else now, or never."""
+    if attempt.credits_after is not None:
+        return attempt.times.get("in_doubt")
+    return None if credits_now is None else datetime.fromtimestamp(jobs.wall(), UTC)
 
 
 async def _with_other_jobs(jobs: VideoJobs, doubts: Sequence[JobInDoubt]) -> list[JobInDoubt]:

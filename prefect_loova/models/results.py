@@ -94,8 +94,10 @@ class JobInDoubt(Value):
         unsure = "other clients of the account spend too, and Loova may charge late"
         if math.isclose(own, price, abs_tol=1e-6):
             return f"The difference of {own:,.10g} is the price of this video, so it was probably billed; {unsure}."
-        if own <= 0 or math.isclose(own, 0, abs_tol=1e-6):
+        if math.isclose(own, 0, abs_tol=1e-6):
             return f"Nothing was charged for this video by then, so it was probably not billed; {unsure}."
+        if own < 0:
+            return f"The account has {-own:,.10g} more than these tasks leave, so the balance shows nothing; {unsure}."
         differs = f"The difference of {own:,.10g} is not the price of this video ({price:,.10g})"
         return f"{differs}, so it shows nothing; {unsure}."
 

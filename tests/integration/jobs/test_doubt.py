@@ -321,23 +321,31 @@ async def test_without_the_right_to_list_other_jobs_are_not_counted(workers: Wor
     assert "is the price of this video, so it was probably billed" in job.evidence
 
 
-def test_a_difference_that_fits_nothing_shows_nothing() -> None:
-    job = JobInDoubt.model_validate(
-        {
-            "key": KEY,
-            "attempt": 1,
-            "record": "s3://b/r",
-            "place": "",
-            "prompt": "p",
-            "model": "m",
-            "submitted_at": datetime.now(UTC),
-            "credits_estimate": 60,
-            "credits_before": 100,
-            "credits_after": 88,
-            "other_jobs": 0,
-        }
+@pytest.mark.parametrize(
+    ("after", "others", "evidence"),
+    [
+        (88, 0, "These job records have no other task of that time. The difference of 12 is not the price"),
+        (100, 60, "The account has 60 more than these tasks leave, so the balance shows nothing"),
+        (5_100, 0, "The account has 5,000 more than these tasks leave, so the balance shows nothing"),
+    ],
+)
+def test_a_difference_that_fits_nothing_shows_nothing(after: float, others: float, evidence: str) -> None:
+    job = JobInDoubt(
+        key=KEY,
+        attempt=1,
+        record="s3://b/r",
+        place="",
+        prompt="p",
+        model="m",
+        submitted_at=datetime.now(UTC),
+        credits_estimate=60,
+        credits_before=100,
+        credits_after=after,
+        other_jobs=int(others > 0),
+        other_credits=others,
     )
-    assert "These job records have no other task of that time. The difference of 12 is not the price" in job.evidence
+    assert evidence in job.evidence
+    assert "probably" not in job.evidence
 
 
 async def test_a_submit_does_not_need_the_balance(workers: Workers) -> None:
