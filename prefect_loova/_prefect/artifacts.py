@@ -34,7 +34,7 @@ _PAGE_LIMIT = 200  # Prefect's server returns at most 200 artifacts at once
 def artifact_key(kind: str, key: str, name: str = "") -> str:
     """Return a stable artifact key, so that the Artifacts page has a history of each request.
 
-    A name stands before the digits of the request's key.
+    The name comes before the first digits of the request's key.
     """
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return "-".join(filter(None, ("loova", kind, words, key[:16])))

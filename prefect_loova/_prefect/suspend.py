@@ -28,8 +28,8 @@ class DecisionForm(RunInput):
 
     decision: Literal["adopt", "submit-again", "give-up"] = Field(
         title="Decision",
-        description="adopt: you know the id of the Loova task. submit-again: the submit was not billed as far as you "
-        "can tell, and you risk a second payment. give-up: you do not want the video any more.",
+        description="adopt: you know the id of the Loova task. submit-again: you found no sign that the submit was "
+        "billed, and accept the risk of a second payment. give-up: you do not want the video any more.",
     )
     task_id: str = Field("", title="Loova task", description="Only for adopt: its id.")
     who: str = Field(min_length=1, title="Who decides", description="Your name; the job record stores it.")

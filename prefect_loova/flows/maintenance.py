@@ -190,9 +190,9 @@ async def resolve_job(
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
         key: The job's key, or its beginning.
-        decision: `list`: decide nothing. `adopt`: you know the id of the Loova task. `submit-again`: the submit was not
-            billed as far as you can tell, and you risk a second payment. `give-up`: you do not want the video any more.
-            `take-back`: the adopted task belongs to another job, so the job is in doubt again.
+        decision: `list`: decide nothing. `adopt`: you know the id of the Loova task. `submit-again`: you found no sign
+            that the submit was billed, and accept the risk of a second payment. `give-up`: you do not want the video
+            any more. `take-back`: the adopted task belongs to another job, so the job is in doubt again.
         task_id: The Loova task to adopt.
         attempt: The attempt to decide about. By default the one in doubt, or the one with an adopted task.
         who: Who decides. By default the user of the process. The record stores it.

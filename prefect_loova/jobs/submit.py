@@ -199,8 +199,7 @@ async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, st
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
         task = await jobs.loova.submit_video(payload.request, payload.files, is_fresh=is_fresh)
     except (RejectedError, NotSentError) as error:
-        is_content = isinstance(error, InputRefusedError)
-        refused: AttemptFields = {"content_refused": True} if is_content else {}
+        refused: AttemptFields = {"content_refused": True} if isinstance(error, InputRefusedError) else {}
         record = await _record_answer(jobs, stored, number, "refused", error, **refused)
         if record.attempt(number).content_refused:
             jobs.notify("content_refused", record, number)

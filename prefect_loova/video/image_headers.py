@@ -33,7 +33,7 @@ def orientation(content: bytes, media_type: str) -> int:
 
 
 def header_size(content: bytes, media_type: str) -> tuple[int, int] | None:
-    """Return width and height of an image as it is stored, in pixels, or None if its first bytes do not tell."""
+    """Return width and height of an image as it is stored, in pixels, or None if its first bytes lack them."""
     size: tuple[int | None, ...] = ()
     with suppress(IndexError, struct.error):
         match media_type:

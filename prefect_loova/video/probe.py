@@ -84,7 +84,7 @@ def probe(file: VideoFile, kind: Kind, media_type: str, *, max_seconds: float = 
 
 
 def probe_head(head: bytes, media_type: str) -> MediaFacts:
-    """Measure an image by its first bytes, as far as they tell.
+    """Measure an image from its first bytes.
 
     Args:
         head: The first bytes of an image, or all of it.

@@ -46,6 +46,15 @@ def says_it_once(command: Terminal, message: str) -> None:
         assert noise not in command.shown, command.shown
 
 
+def assert_interrupted(code: str, cwd: Path) -> None:
+    """Run the code, which sends itself a signal. It ends at once, and says that nothing is lost."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
+
+
 def test_a_signal_during_an_import_is_not_lost(tmp_path: Path) -> None:
     """Python ignores an exception that a signal raises in a callback of its import lock, so none is raised."""
     (tmp_path / "interrupted_import.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
@@ -53,11 +62,7 @@ def test_a_signal_during_an_import_is_not_lost(tmp_path: Path) -> None:
         "from prefect_loova.cli.interrupts import end_on_signals\nend_on_signals(as_json=False)\n"
         "try:\n    import interrupted_import\nexcept BaseException:\n    pass\nprint('it went on')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
+    assert_interrupted(code, tmp_path)
 
 
 def test_a_signal_that_another_thread_gets_is_not_lost(tmp_path: Path) -> None:
@@ -68,11 +73,7 @@ def test_a_signal_that_another_thread_gets_is_not_lost(tmp_path: Path) -> None:
         "threading.Thread(target=get_signal).start()\n"
         "try:\n    threading.Event().wait()\nexcept KeyboardInterrupt:\n    leave()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "interrupted: nothing is lost: run the same command again to continue\n"
+    assert_interrupted(code, tmp_path)
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ API = (
     ),
     Assumption(
         "dashboard",
-        "A person can look up a lost task id, or the usage around a time, in the dashboard or with Loova's support.",
+        "The dashboard shows the usage of credits around a time, and Loova's support can name a task by its time.",
         "assumed",
         "In doubt for longer: only the balance tells whether the submit was billed.",
         "Cannot be checked by a program: look in the dashboard after a paid run.",

@@ -180,7 +180,7 @@ POLLS = (
         "has-url",
         "A task that succeeded has a `video_url`.",
         "documented",
-        "Lost, until Loova names a URL: an error tells the task id, and the job stays open.",
+        "Delayed: an error names the task id, and the job stays open until Loova reports a URL.",
         _LIVE,
         has_url,
     ),

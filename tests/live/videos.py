@@ -208,9 +208,9 @@ VIDEOS = (
     ),
     Assumption(
         "fits-the-request",
-        "The video has the duration that was asked for, up to 0.75 s, and the ratio, up to 8%.",
+        "The video has the requested duration, within 0.75 s, and the requested ratio, within 8%.",
         "assumed",
-        "Nothing: the video is saved, and its page in the Prefect UI tells the difference.",
+        "Nothing: the video is saved, and its page in the Prefect UI shows the difference.",
         "Compares the download with the request.",
         fits_the_request,
     ),
