@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -57,18 +58,23 @@ class SuspendedRun:
         return (await self.client.create_flow_run_from_deployment(self.deployment, parameters=parameters)).id
 
     async def execute(self, run: UUID) -> None:
-        """Run it in a process of its own, as a worker does."""
+        """Run it in a process of its own, as a worker does. A process that ends before its run begins tries again."""
         settings = {
             "PREFECT_API_URL": f"{self.proxy.url}/api",
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
             "PREFECT__FLOW_RUN_ID": str(run),
         }
         command = [sys.executable, "-m", "prefect.engine"]
-        process = await asyncio.create_subprocess_exec(
-            *command, env=dict(os.environ) | settings, stderr=subprocess.DEVNULL
-        )
-        self.proxy.kill_process(lambda: process.pid)
-        await asyncio.wait_for(process.wait(), 60)
+        for _ in range(3):
+            process = await asyncio.create_subprocess_exec(
+                *command, env=dict(os.environ) | settings, stderr=subprocess.PIPE
+            )
+            self.proxy.kill_process(lambda pid=process.pid: pid)
+            _, said = await asyncio.wait_for(process.communicate(), 60)
+            state = (await self.client.read_flow_run(run)).state
+            if process.returncode == -signal.SIGKILL or state is None or state.name != "Scheduled":
+                return
+            print(f"the run did not begin, exit code {process.returncode}:\n{said.decode()}")
 
     async def to_the_end(self, run: UUID) -> list[str]:
         """Collect, and execute what is resumed, as workers do. A run whose process died is started anew by a person."""
