@@ -209,7 +209,17 @@ def story_page(
         )
         how = "joined without re-encoding" if report.is_copy else "joined by encoding all shots once"
         lines += ["```", report.film, "```", "", f"{escaped(size)}, {how}; SHA-256 {_cell(report.sha256 or '')}", ""]
-    return "\n".join([*lines, gallery(report.shots, posters, pages)])
+    if report.seams:
+        lines += ["Seams before kept shots (0: equal frames, 1: black against white):", ""]
+        lines += [*_items(report.seams, lambda seam: f"- shot {seam.shot}: {seam.distance:.3f}"), ""]
+    return "\n".join([*lines, gallery(report.shots, posters, pages), "", *keys_to_keep(report.shots)])
+
+
+def keys_to_keep(shots: BatchReport) -> list[str]:
+    """Render the keys of the shots that are in the bucket, as lines to copy into a storyboard."""
+    saved = [(str(shot.rows[0]), f"`keep: {shot.key}`") for shot in shots.videos if shot.outcome in _IN_BUCKET]
+    intro = "To keep a shot whatever the others become, copy its line into the storyboard:"
+    return [intro, "", *_table(("Shot", "Line"), saved)] if saved else []
 
 
 def _missing_item(video: VideoOutcome) -> str:

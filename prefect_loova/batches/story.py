@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from prefect_loova.batches.kept import find_kept_shots
 from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget
 from prefect_loova.batches.pricing import plan_video
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
@@ -18,6 +20,8 @@ from prefect_loova.jobs.media_urls import url_problems
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
+
+T = TypeVar("T")
 
 _MAX_LOST_ANSWERS = 3
 
@@ -39,15 +43,25 @@ class StoryPlan:
         """Plan every shot. A shot that continues another one has a job record only if that one is saved.
 
         Raises:
-            InvalidRequestError: A model, the media or their URLs have problems; the error lists all shots.
+            InvalidRequestError: A model, a kept shot, the media or their URLs have problems; the error lists all shots.
         """
         _check_models(jobs, board.shots)
-        own = await preparing.prepare_all([shot.own_media for shot in board.shots], called="shot")
+        problems = list[str]()
+        kept = await _or_problems(find_kept_shots(jobs, board.shots), problems)
+        own = await _or_problems(
+            preparing.prepare_all([shot.own_media for shot in board.shots], called="shot"), problems
+        )
+        if kept is None or own is None:
+            raise InvalidRequestError("\n".join(first_lines(problems)))
         shots = {shot.number: shot.with_media(media) for shot, media in zip(board.shots, own, strict=True)}
         plan = cls(shots, max_paid_attempts)
+        for number, (planned, saved) in kept.items():
+            plan.videos[number], plan.saved[number] = planned, saved
         for chain in board.chains():
             is_before_saved = True
             for shot in chain:
+                if shot.keep:
+                    continue
                 is_before_saved = is_before_saved and await plan.plan_ahead(jobs, preparing, shot.number)
                 if not is_before_saved and shot.number not in plan.videos:
                     request = shots[shot.number].request
@@ -89,7 +103,7 @@ class StoryPlan:
     def request(self, number: int) -> VideoRequest:
         """Return the request of a shot. If it continues another one, that one must be saved."""
         shot = self.shots[number]
-        return shot.after(self.saved[number - 1]) if shot.continues else shot.request
+        return shot.after(self.saved[number - 1]) if shot.depends_on_shot_before else shot.request
 
     async def plan_shot(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
         """Plan a shot by the job record of its prepared request."""
@@ -149,7 +163,7 @@ class StoryRun:
         """Make shots that continue each other, one after the other."""
         for shot in chain:
             number, before = shot.number, shot.number - 1
-            if shot.continues and before not in self.plan.saved:
+            if shot.depends_on_shot_before and before not in self.plan.saved:
                 outcome = self.plan.outcome(shot, f"it continues shot {before}, which is missing")
             else:
                 outcome = await self._make(shot)
@@ -160,7 +174,7 @@ class StoryRun:
         number = shot.number
         try:
             planned = self.plan.videos[number]
-            if not planned.request.is_prepared:
+            if number not in self.plan.saved and not planned.request.is_prepared:
                 before = planned.spent
                 request = await self.prepare(self.plan.request(number))
                 planned = await self.plan.plan_shot(self.jobs, number, request)
@@ -199,6 +213,15 @@ def _check_models(jobs: VideoJobs, shots: Iterable[Shot]) -> None:
             problems += [f"shot {shot.number}: {line}" for line in error.message.splitlines()]
     if problems:
         raise InvalidRequestError("\n".join(first_lines(problems)))
+
+
+async def _or_problems(step: Awaitable[T], problems: list[str]) -> T | None:
+    """Return the result of a step. If the input is invalid, add its problems to the list, and return None."""
+    try:
+        return await step
+    except InvalidRequestError as error:
+        problems += error.message.splitlines()
+        return None
 
 
 async def _media_problems(jobs: VideoJobs, request: VideoRequest) -> list[str]:

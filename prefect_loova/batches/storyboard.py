@@ -9,6 +9,9 @@ shots:
     image_urls: [boat.png]
   - prompt: the boat meets the fog
     continue: true     # starts with the last frame of the shot before
+  - prompt: the fog lifts
+    continue: true
+    keep: 3fa1c09b2d74 # this saved video stays, whatever the shot before becomes
 ```
 """
 
@@ -44,6 +47,8 @@ _FILM_VERSION = "film 1"
 """Part of a film's identity. Change it when the same shots are joined into a different film."""
 
 _PLACEHOLDER_FRAME = "s3://the-shot-before/video.mp4#last-frame"
+_KEY = re.compile(r"[0-9a-f]{8,64}")
+_KEY_RULE = "must be the key of a saved video, or its first hex digits: 8 to 64 of them, in quotes if all are decimal"
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,15 @@ class Shot:
 
     Attributes:
         number: Its position in the story, counted from 1.
-        fields: The fields of its request, without the first frame.
+        fields: The fields of its request, without the first frame. Those of a kept shot are only a stand-in.
         continues: Whether it starts with the last frame of the shot before.
+        keep: The key of the saved video that the shot is, or the beginning of it; empty for a shot to make.
     """
 
     number: int
     fields: dict[str, Any]
     continues: bool = False
+    keep: str = ""
 
     @property
     def request(self) -> VideoRequest:
@@ -68,8 +75,15 @@ class Shot:
             pydantic.ValidationError: The fields are invalid.
         """
         return (
-            self._with_first_frame(_PLACEHOLDER_FRAME) if self.continues else VideoRequest.model_validate(self.fields)
+            self._with_first_frame(_PLACEHOLDER_FRAME)
+            if self.depends_on_shot_before
+            else VideoRequest.model_validate(self.fields)
         )
+
+    @property
+    def depends_on_shot_before(self) -> bool:
+        """Whether the shot cannot be made without the shot before."""
+        return self.continues and not self.keep
 
     @property
     def own_media(self) -> VideoRequest:
@@ -107,10 +121,13 @@ class Storyboard:
     shots: tuple[Shot, ...] = field(default=())
 
     def chains(self) -> Iterator[list[Shot]]:
-        """Yield each list of shots that continue each other. Chains do not depend on each other."""
+        """Yield each list of shots that continue each other. Chains do not depend on each other.
+
+        A kept shot begins a chain, because it stays whatever the shot before is.
+        """
         chain: list[Shot] = []
         for shot in self.shots:
-            if chain and not shot.continues:
+            if chain and not shot.depends_on_shot_before:
                 yield chain
                 chain = []
             chain.append(shot)
@@ -161,12 +178,17 @@ def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mappin
     if not isinstance(given, dict):
         return Shot(number, {}), [f"{redact(repr(given), 80)} was given: must be the fields of a shot, such as prompt"]
     fields = {**shared, **given}
-    continues = fields.pop("continue", False)
-    problems = _unknown_fields(given, ("continue", *_FIELDS))
+    continues, keep = fields.pop("continue", False), fields.pop("keep", None)
+    problems = _unknown_fields(given, ("continue", "keep", *_FIELDS))
     if not isinstance(continues, bool):
         problems.append(f"continue: {redact(repr(continues), 80)} was given: must be true or false")
     elif continues and number == 1:
         problems.append("continue: there is no shot before the first one")
+    if keep is not None:
+        key = keep.strip().lower() if isinstance(keep, str) else ""
+        if not _KEY.fullmatch(key):
+            problems.append(f"keep: {redact(repr(keep), 80)} was given: {_KEY_RULE}")
+        return Shot(number, {"prompt": f"keep {key}"}, continues is True, key), problems
     shot = Shot(
         number,
         {**defaults, **{str(key): value for key, value in fields.items() if key in _FIELDS and value is not None}},

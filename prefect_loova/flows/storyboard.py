@@ -20,12 +20,13 @@ from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.manifest_files import Manifest
-from prefect_loova._prefect.pages import Picture
+from prefect_loova._prefect.pages import Picture, keys_to_keep
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._prefect.task_options import NOT_CACHED
 from prefect_loova.batches.film import JoinedFilm, join_shots
+from prefect_loova.batches.kept import measure_seams
 from prefect_loova.batches.plan import RunBudget, admit, price_table
 from prefect_loova.batches.story import StoryPlan, StoryRun
 from prefect_loova.batches.storyboard import Storyboard, read_storyboard
@@ -36,7 +37,7 @@ from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.prices import format_credits
-from prefect_loova.models.reports import BatchReport, StoryReport, VideoOutcome
+from prefect_loova.models.reports import BatchReport, Seam, StoryReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.previews import load_moving
 from prefect_loova.tasks import prepare_media
@@ -59,12 +60,18 @@ class Story:
         """Show the price of the story. Spends nothing, and uploads nothing."""
         async with self.batch.location.open() as jobs:
             plan = await self._plan(jobs, upload=False)
-            for planned in plan.videos.values():
-                warn_about_prompt(planned.request)
+            for shot in self.board.shots:
+                if not shot.keep:
+                    warn_about_prompt(plan.videos[shot.number].request)
+            seams = await measure_seams(jobs, self.board.shots, plan.saved)
+        report = self._report([plan.outcome(shot, "a dry run") for shot in self.board.shots], seams)
         table = price_table(list(plan.videos.values()))
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
-        await publish_prices(table)
-        return self._report([plan.outcome(shot, "a dry run") for shot in self.board.shots])
+        for one in report.shots.videos:
+            if one.outcome in IN_BUCKET:
+                get_run_logger().info("shot %d is in the bucket; to keep it: `keep: %s`", one.rows[0], one.key)
+        await publish_prices("\n".join([table, "", *keys_to_keep(report.shots)]))
+        return report
 
     async def make(self) -> StoryReport:
         """Make all shots, pay for each once, and join them.
@@ -90,7 +97,8 @@ class Story:
                 format_credits(admitted.price),
             )
             outcomes = await self._make_shots(jobs, plan, admitted.budget)
-            report, problem = self._report(outcomes), None
+            seams = await measure_seams(jobs, self.board.shots, plan.saved)
+            report, problem = self._report(outcomes, seams), None
             if len(plan.saved) == len(self.board.shots):
                 try:
                     film = await _join(
@@ -112,8 +120,10 @@ class Story:
         preparing = MediaPreparer(jobs, self.batch.local, upload=upload)
         return await StoryPlan.of(jobs, self.board, preparing, max_paid_attempts=self.batch.max_paid_attempts)
 
-    def _report(self, outcomes: list[VideoOutcome]) -> StoryReport:
-        return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)))
+    def _report(self, outcomes: list[VideoOutcome], seams: tuple[Seam, ...]) -> StoryReport:
+        for seam in seams:
+            get_run_logger().info("shot %d is kept: its seam has a distance of %.3f", seam.shot, seam.distance)
+        return StoryReport(title=self.board.title, shots=BatchReport(videos=tuple(outcomes)), seams=seams)
 
     async def _make_shots(self, jobs: VideoJobs, plan: StoryPlan, budget: RunBudget) -> list[VideoOutcome]:
         slots = asyncio.Semaphore(max(1, await slot_count(self.batch.concurrency_limit)))
@@ -121,7 +131,7 @@ class Story:
         prepare = partial(
             prepare_media, credentials=location.credentials, bucket=location.bucket, prefix=location.prefix
         )
-        models = {shot.request.model for shot in self.board.shots}
+        models = {planned.request.model for planned in plan.videos.values()}
         async with tagged(models), batch_progress(len(self.board.shots)) as count, task_group() as group:
 
             def notify(number: int, outcome: VideoOutcome) -> None:
@@ -204,7 +214,7 @@ async def generate_storyboard(
     """Make a story of several shots and join them into one film. A shot may continue the shot before it.
 
     Each shot is paid once: if you run the storyboard again, it continues where the earlier run ended. If you change a
-    shot, that shot and those that continue it are made again.
+    shot, that shot and those that continue it are made again, up to a shot with `keep`.
 
     Args:
         storyboard: The shots: a local `.yaml` or `.json` file, or its `s3://` URI.

@@ -83,21 +83,29 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
     return (await _with_other_jobs(jobs, [doubt]))[0]
 
 
-async def complete_key(jobs: VideoJobs, beginning: str) -> str:
-    """Return the key of the one open job whose key has this beginning. A whole key is returned unchanged.
+async def complete_key(jobs: VideoJobs, beginning: str, *, field: str = "key", is_open: bool = True) -> str:
+    """Return the key of the one job whose key has this beginning. A whole key is returned unchanged.
+
+    Args:
+        jobs: The API and the bucket.
+        beginning: The key, or its beginning.
+        field: The name of the value in errors.
+        is_open: Whether to search the open jobs only, or all jobs below the prefix.
 
     Raises:
-        InvalidRequestError: No open job or several open jobs have a key with this beginning.
-        StorageError: The index of open jobs may not be listed.
+        InvalidRequestError: No job or several jobs have a key with this beginning.
+        StorageError: The bucket may not be listed.
     """
     given = beginning.strip().lower()
     if len(given) == 64:
         return given
-    keys = [key for key in await jobs.records.list_open_keys() if key.startswith(given)] if given else []
+    listed = await (jobs.records.list_open_keys() if is_open else jobs.records.list_folders(given)) if given else []
+    keys = [key for key in listed if is_key(key) and key.startswith(given)]
     if len(keys) == 1:
         return keys[0]
-    count = f"{len(keys)} open jobs begin" if keys else "no open job begins"
-    raise InvalidRequestError(f"key: {redact(repr(beginning), 120)} was given: {count} so")
+    kind = "open job" if is_open else "job"
+    count = f"{len(keys)} {kind}s begin" if keys else f"no {kind} begins"
+    raise InvalidRequestError(f"{field}: {redact(repr(beginning), 120)} was given: {count} so")
 
 
 async def read_overdue(jobs: VideoJobs, key: str) -> StoredRecord:

@@ -89,6 +89,18 @@ class BatchReport(BaseModel):
         return f"{counted(len(self.videos), 'video')}: {outcomes or 'none'}; {spent} spent by this run{differs}"
 
 
+class Seam(BaseModel):
+    """Where a kept shot follows a shot whose last frame it was not made from, or no longer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shot: int = Field(description="The number of the kept shot.")
+    distance: float = Field(
+        description="The mean absolute difference between the last frame of the shot before and the first frame of the "
+        "kept one, over all pixels and the channels of sRGB: 0 for equal frames, 1 for black against white."
+    )
+
+
 class StoryReport(BaseModel):
     """The outcome of a story."""
 
@@ -102,6 +114,7 @@ class StoryReport(BaseModel):
     size_bytes: int | None = Field(None, description="The size of the film, in bytes.")
     sha256: str | None = Field(None, description="The SHA-256 of the film, as hex digits.")
     is_copy: bool | None = Field(None, description="Whether the shots were joined without re-encoding.")
+    seams: tuple[Seam, ...] = Field((), description="The seam before each kept shot that has `continue: true`.")
 
     def with_film(self, film: dict[str, Any]) -> StoryReport:
         """Return the report with the fields of the joined film."""

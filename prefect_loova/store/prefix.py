@@ -161,11 +161,7 @@ class BucketPrefix:
         try:
             pages = await self._list(below)
         except S3_ERRORS as error:
-            failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
-            if failure.http_status == 403:
-                hint = "listing needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
-                failure = StorageError(f"{failure.message}: {hint}", http_status=403)
-            raise failure from None
+            raise self._listing_error(error, below) from None
         objects = []
         for page in pages:
             now = response_date(page)
@@ -175,19 +171,29 @@ class BucketPrefix:
                 objects.append(ListedObject(name, written, age))
         return objects
 
-    async def list_folders(self) -> list[str]:
+    async def list_folders(self, beginning: str = "") -> list[str]:
         """Return the names of the folders directly below the prefix: one for each job with a record, and the indexes.
+
+        Args:
+            beginning: Return only names with this beginning.
 
         Raises:
             StorageError: The prefix may not be listed (`s3:ListBucket`), or S3 cannot be reached.
         """
         below = f"{self.prefix}/" if self.prefix else ""
         try:
-            pages = await self._list(below)
+            pages = await self._list(below + beginning)
         except S3_ERRORS as error:
-            raise storage_error(error, self.uri(below)) from None
+            raise self._listing_error(error, below) from None
         folders = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", []))
         return [folder.removeprefix(below).removesuffix("/") for folder in folders]
+
+    def _listing_error(self, error: Exception, below: str) -> StorageError:
+        failure = storage_error(error, self.uri(below), self.s3, "ListObjectsV2")
+        if failure.http_status != 403:
+            return failure
+        hint = "listing needs s3:ListBucket (docs/bucket.md); a job's whole key works without it"
+        return StorageError(f"{failure.message}: {hint}", http_status=403)
 
     async def _list(self, below: str) -> list[Any]:
         def list_pages() -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import av
 import pytest
+import yaml
 from PIL import Image, ImageChops, ImageStat
 from prefect.settings import PREFECT_API_URL
 
@@ -31,6 +32,7 @@ from prefect_loova.video.frames import frame_of
 from tests.integration.conftest import TIMES, block_of, left_in_the_middle_of_the_submit
 from tests.support.media_host import Host
 from tests.support.proxy import NetworkFault, Proxy
+from tests.support.s3_servers import PREFIX, minimal_policy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 
@@ -193,6 +195,118 @@ async def test_a_changed_shot_and_those_that_continue_it_are_paid_again(story, p
     assert second.shots.videos[0].key == first.shots.videos[0].key
     assert second.film != first.film
     assert loaded(bucket, first.film)
+
+
+def kept(story: Path, keep: dict[int, str], changed: dict[int, str]) -> None:
+    """Write the story of six shots with a line `keep` in some shots, and other prompts in others."""
+    board = yaml.safe_load(STORY)
+    for number, key in keep.items():
+        board["shots"][number - 1]["keep"] = key
+    for number, prompt in changed.items():
+        board["shots"][number - 1]["prompt"] = prompt
+    story.write_text(json.dumps(board))
+    story.rename(story.with_suffix(".json"))
+
+
+@pytest.fixture
+def listing_place(place, bucket) -> Location:
+    """The place for a user that may list the prefix too."""
+    policy = minimal_policy(bucket, PREFIX, optional=["OptionalTellMissingFromForbiddenAndListJobs"])
+    return Location(place.credentials, block_of(bucket, *bucket.server.add_user(policy)))
+
+
+async def test_a_shot_is_shot_again_and_the_kept_ones_after_it_are_not_paid_again(
+    story, listing_place, bucket, loova, caplog
+):
+    place = listing_place
+    first = await make(story, place)
+    keys = {shot.rows[0]: shot.key for shot in first.shots.videos}
+    kept(story, {5: keys[5], 6: keys[6][:12]}, {4: "on the shore a dog waits", 5: "is ignored"})
+    changed = story.with_suffix(".json")
+
+    dry = await make(changed, place, dry_run=True)
+    assert [shot.outcome for shot in dry.shots.videos] == [*["reused"] * 3, "not_started", *["reused"] * 2]
+    for number in (1, 2, 3, 5, 6):
+        assert f"shot {number} is in the bucket; to keep it: `keep: {keys[number]}`" in caplog.text
+    assert loova.ledger["totals"]["posted"] == 6
+
+    second = await make(changed, place)
+    assert loova.ledger["totals"]["posted"] == loova.ledger["totals"]["billed"] == 7
+    assert [shot.outcome for shot in second.shots.videos] == [*["reused"] * 3, "saved", *["reused"] * 2]
+    assert [shot.video for shot in second.shots.videos[4:]] == [shot.video for shot in first.shots.videos[4:]]
+    assert [shot.name for shot in second.shots.videos[4:]] == [shot.name for shot in first.shots.videos[4:]]
+    assert second.film != first.film
+    assert seconds_of(loaded(bucket, second.film)) == pytest.approx(24, abs=1 / 24)
+
+    # The new shot 4 ends otherwise; shot 6 still begins where shot 5 ends.
+    assert [seam.shot for seam in second.seams] == [5, 6]
+    cut, whole = (seam.distance for seam in second.seams)
+    assert cut > 0.05 > 0.02 > whole
+    assert f"shot 5 is kept: its seam has a distance of {cut:.3f}" in caplog.text
+
+
+async def test_a_shot_continues_a_kept_one(story, place, loova):
+    story.write_text(SHORT)
+    first = await make(story, place)
+    key = first.shots.videos[1].key
+    story.write_text(
+        SHORT.replace("the boat", "a ship").replace("{prompt: the fog, continue: true}", f"{{keep: {key}}}")
+    )
+    second = await make(story, place)
+    assert [shot.outcome for shot in second.shots.videos] == ["saved", "reused", "reused", "reused"]
+    assert second.shots.videos[2].key == first.shots.videos[2].key
+    assert second.seams == ()
+    assert loova.ledger["totals"]["billed"] == 5
+
+
+async def test_what_cannot_be_kept_is_reported_by_shot_before_anything_is_spent(story, listing_place, bucket, loova):
+    place = listing_place
+    story.write_text(SHORT)
+    loova.fail("generation_failed", prompt="a child", times=None)
+    with pytest.raises(BatchError) as caught:
+        await make(story, place)
+    boat, fog, _, child = (shot.key for shot in caught.value.report.videos)
+    bucket.client.delete_object(Bucket=bucket, Key=f"loova/{fog}/video.mp4")
+    unknown = "ab" * 32
+    story.write_text(
+        f"[{{prompt: a new one}}, {{keep: {child}}}, {{keep: {unknown}}}, {{keep: {unknown[:9]}}}, {{keep: {fog}}}, "
+        f"{{prompt: b, image_urls: [no.png]}}, {{keep: {boat}}}]"
+    )
+    posted = loova.ledger["totals"]["posted"]
+    with pytest.raises(InvalidRequestError) as refused:
+        await make(story, place)
+    *told, missing = str(refused.value).splitlines()
+    assert told == [
+        f"shot 2: keep: '{child}' was given: its job is failed, and only a saved video can be kept",
+        f"shot 3: keep: '{unknown}' was given: no job has this key, or its record may not be read",
+        "shot 4: keep: 'ababababa' was given: no job begins so",
+        f"shot 5: keep: '{fog}' was given: its video is missing from the bucket",
+    ]
+    assert missing.startswith("shot 6: image_urls.0: 'no.png' was given: there is no such file")
+    assert loova.ledger["totals"]["posted"] == posted
+
+
+async def test_without_a_list_of_jobs_only_a_whole_key_can_be_kept(story, place, bucket, loova):
+    story.write_text(TWO)
+    keys = [shot.key for shot in (await make(story, place)).shots.videos]
+    story.write_text(f"[{{keep: {keys[0]}}}, {{keep: {keys[1]}}}]")
+    assert (await make(story, place)).shots.count("reused") == 2
+    story.write_text(f"[{{keep: {keys[0][:12]}}}]")
+    with pytest.raises(InvalidRequestError, match=r"shot 1: keep: .*s3:ListBucket.* a job's whole key works"):
+        await make(story, place)
+
+
+async def test_a_seam_that_cannot_be_measured_fails_no_story(story, place, bucket, loova, caplog):
+    story.write_text(TWO)
+    first = await make(story, place)
+    key = first.shots.videos[1].key
+    story.write_text(f"shots: [{{prompt: the boat, duration: 4}}, {{continue: true, keep: {key}}}]")
+    video = loaded(bucket, first.shots.videos[0].video)
+    place_of_it = {"Bucket": bucket, "Key": first.shots.videos[0].video.removeprefix(f"s3://{bucket}/")}
+    bucket.client.put_object(**place_of_it, Body=bytes(len(video)))
+    report = await make(story, place)  # its film was joined before
+    assert (report.film, report.seams) == (first.film, ())
+    assert "shot 2: the seam before it cannot be measured" in caplog.text
 
 
 async def test_a_story_is_priced_and_admitted_as_a_whole(story, place, bucket, loova):

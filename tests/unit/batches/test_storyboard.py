@@ -133,6 +133,34 @@ def test_all_problems_are_reported_together() -> None:
     assert "shot 2: ratio: '5:5' was given" in told
 
 
+def test_a_kept_shot_begins_a_chain_and_its_other_fields_are_ignored() -> None:
+    key = "3fa1c09b" * 8
+    board = read(
+        f"[{{prompt: a}}, {{duration: 99, continue: true, keep: {key.upper()}}}, {{prompt: c, continue: true}}]"
+    )
+    assert [shot.keep for shot in board.shots] == ["", key, ""]
+    assert [[shot.number for shot in chain] for chain in board.chains()] == [[1], [2, 3]]
+    assert board.shots[1].continues
+
+
+@pytest.mark.parametrize(
+    ("keep", "given"),
+    [
+        ("12345678", "12345678"),
+        ("3fa1", "'3fa1'"),
+        ("3fa1c09z", "'3fa1c09z'"),
+        (f"'{'a' * 65}'", "'aaa"),
+        ("yes", "True"),
+    ],
+)
+def test_what_is_no_key_cannot_be_kept(keep: str, given: str) -> None:
+    told = problems(f"[{{prompt: a, keep: {keep}}}, {{keep: '', promt: b}}]")
+    assert f"shot 1: keep: {given}" in told
+    assert "was given: must be the key of a saved video" in told
+    assert "shot 2: keep: '' was given" in told
+    assert "shot 2: unknown field 'promt'" in told
+
+
 @pytest.mark.parametrize("name", ["day.txt", "day", "day.yaml.exe"])
 def test_the_ending_decides_the_format(name: str) -> None:
     assert "must end with .yaml, .yml or .json" in problems("[]", name)

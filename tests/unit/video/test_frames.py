@@ -15,7 +15,7 @@ from PIL import Image
 
 from prefect_loova.errors import LoovaError, UnusableVideoError
 from prefect_loova.video import decoder, frames
-from prefect_loova.video.frames import frame_of
+from prefect_loova.video.frames import frame_of, seam_distance
 from tests.support import films
 from tests.support.films import brightness, fill, film, luma, opened
 
@@ -296,3 +296,28 @@ def test_any_content_gives_a_picture_or_a_clear_error(changes: list[tuple[int, i
                 look(bytes(content), which)
             except UnusableVideoError as error:
                 assert str(error).startswith("no frame can be taken from the video: ")
+
+
+def painted(colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> bytes:
+    return film(6, size, paint=lambda frame, _: fill(frame, colour))
+
+
+def test_the_distance_at_a_seam_is_from_0_for_equal_frames_to_1_for_black_against_white() -> None:
+    black, white, grey = painted((16, 128, 128)), painted((235, 128, 128), (96, 72)), painted((126, 128, 128))
+    assert distance(black, black) == 0
+    assert distance(black, white) == pytest.approx(1, abs=0.01)
+    assert distance(white, grey) == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_distance_at_a_seam_is_of_the_last_frame_and_the_first() -> None:
+    brightening = film(100)
+    assert distance(brightening, brightening) == pytest.approx((luma(99) - luma(0)) / 219, abs=0.02)
+
+
+def test_a_video_without_frames_has_no_distance() -> None:
+    with pytest.raises(UnusableVideoError):
+        distance(b"no video", painted((16, 128, 128)))
+
+
+def distance(before: bytes, after: bytes) -> float:
+    return seam_distance(io.BytesIO(before), io.BytesIO(after))
