@@ -169,6 +169,11 @@ class LoovaClient:
         Raises:
             InvalidRequestError: Names the field, the value and the rule.
         """
+        if request.takes != 1:
+            raise InvalidRequestError(
+                f"takes: {request.takes} was given: must be 1 here, because this is one video; a list "
+                "(generate_videos, generate_from_manifest) makes several takes of a request"
+            )
         request.check_model(self.models)
         if self.is_private:
             return

@@ -20,10 +20,12 @@ from prefect_loova._prefect.pages import (
     escaped,
     gallery,
     outcome_rows,
+    prices_page,
     story_page,
     video_page,
 )
 from prefect_loova._prefect.run import is_in_run
+from prefect_loova.batches.plan import PromptPrice
 from prefect_loova.errors import redact
 from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
@@ -91,9 +93,14 @@ async def publish_jobs_in_doubt(jobs: Sequence[JobInDoubt], problems: Sequence[t
     await _publish(acreate_markdown_artifact, page, "loova-in-doubt", "Jobs in doubt: a person has to decide")
 
 
-async def publish_prices(table: str) -> None:
-    """Show the price of a batch."""
-    await _publish(acreate_markdown_artifact, table, "loova-prices", "The price of the batch; nothing was spent")
+async def publish_prices(table: str, prompts: Sequence[PromptPrice] = ()) -> None:
+    """Show the price of a batch, and its prompts."""
+    await _publish(
+        acreate_markdown_artifact,
+        prices_page(table, prompts),
+        "loova-prices",
+        "The price of the batch; nothing was spent",
+    )
 
 
 async def publish_credits(report: CreditsReport) -> None:

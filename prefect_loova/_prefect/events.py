@@ -48,6 +48,7 @@ class JobPayload(BaseModel):
         None, description="How the length or ratio of the video differs from the request (`saved` only)."
     )
     deployment: str | None = Field(None, description="The deployment that asked for the video.")
+    label: str | None = Field(None, description="The label of the request.")
 
 
 class CreditsPayload(BaseModel):
@@ -75,12 +76,14 @@ def emit_job_event(bucket: str, event: JobEvent, record: JobRecord, number: int)
         reason=attempt.reason,
         differs=(differences(record.request, attempt.video) or None) if attempt.video else None,
         deployment=attempt.by.get("deployment"),
+        label=redact(attempt.label) or None,
     )
     resource = {
         "prefect.resource.id": f"loova.job.{record.key}",
         "prefect.resource.name": redact(record.request.get("prompt", ""), 60) or record.key[:16],
         "loova.model": model,
         "loova.api": record.api_origin,
+        **({"loova.label": redact(attempt.label)} if attempt.label else {}),
     }
     _send(f"loova.job.{event}", resource, payload)
 

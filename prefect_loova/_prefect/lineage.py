@@ -17,21 +17,32 @@ from pydantic import ValidationError
 from prefect_loova._prefect.run import deployment_name
 from prefect_loova.errors import redact
 from prefect_loova.models.media import KINDS
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
+
+_MOST_LABELS = 10
 
 
 @asynccontextmanager
-async def tagged(models: Iterable[str]) -> AsyncIterator[None]:
+async def tagged(requests: Iterable[VideoRequest]) -> AsyncIterator[None]:
     """Tag the current flow run, and the tasks in the block, by model and deployment.
 
+    The run gets a tag for each label too, unless there are more than 10. `label_tags` are the tags of a task.
+
     Args:
-        models: The models of the videos.
+        requests: The videos to make.
     """
-    deployment = deployment_name()
-    run_tags = {f"model:{model}" for model in models} | ({f"deployment:{deployment}"} if deployment else set())
-    with tags(*run_tags):
-        await _tag_this_run(run_tags)
+    deployment, wanted = deployment_name(), list(requests)
+    task_tags = {f"model:{one.model}" for one in wanted} | ({f"deployment:{deployment}"} if deployment else set())
+    labels = {tag for one in wanted for tag in label_tags(one.label)}
+    with tags(*task_tags):
+        await _tag_this_run(task_tags | (labels if len(labels) <= _MOST_LABELS else set()))
         yield
+
+
+def label_tags(label: str) -> set[str]:
+    """Return the tag of a label, if it is not empty."""
+    return {f"label:{redact(label)}"} if label else set()
 
 
 async def _tag_this_run(run_tags: set[str]) -> None:
@@ -69,6 +80,7 @@ def record_asset(saved: SavedVideo, *, made: bool) -> None:
         "duration_seconds": saved.duration_seconds,
         "sha256": saved.sha256,
         "request_key": saved.key,
+        **({"label": redact(saved.label)} if saved.label else {}),
     }
     _add_to_task({asset for asset in media if asset is not None}, video, metadata)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, get_args
 
+from prefect_loova.batches.plan import PromptPrice
 from prefect_loova.errors import redact
 from prefect_loova.models.prices import cost_difference, format_credits, format_difference
 from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, StoryReport, VideoOutcome
@@ -184,9 +185,9 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[
         lines += ["", "These videos cost another amount than the estimate:", ""]
         lines += _items(costing, lambda v: f"- {escaped(v.name, 80)}: {escaped(format_difference(v.cost_difference))}")
     table_size = _ROW_SIZE * min(len(saved), _MAX_ROWS)
-    pictured = _picture_cells(saved, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, pages)
-    if pictured:
-        lines += ["", *_grid(list(pictured.values()))]
+    groups = _groups(saved)
+    pictured = _picture_cells(groups, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, pages)
+    lines += _grids(groups, pictured)
     plain = [video for video in saved if video.key not in pictured]
     if plain:
         rows = [
@@ -230,23 +231,45 @@ def _missing_item(video: VideoOutcome) -> str:
     return f"- **{_state(video)}** {escaped(video.name, 80)}{spent}{task}{why}"
 
 
+def _groups(videos: Iterable[VideoOutcome]) -> list[list[VideoOutcome]]:
+    """Return the videos by request, with all takes of a request together."""
+    groups: dict[str, list[VideoOutcome]] = {}
+    for video in videos:
+        groups.setdefault(video.group or video.key, []).append(video)
+    return [*groups.values()]
+
+
 def _picture_cells(
-    videos: Iterable[VideoOutcome], posters: Mapping[str, Picture], room: int, pages: Mapping[str, str]
+    groups: Iterable[Sequence[VideoOutcome]], posters: Mapping[str, Picture], room: int, pages: Mapping[str, str]
 ) -> dict[str, tuple[str, str, str]]:
     """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
-    for video in videos:
+    for video, is_alone in ((video, len(group) == 1) for group in groups for video in group):
         poster = posters.get(video.key)
         if poster is None:
             continue
         # In a link, the first UI shows neither a picture nor escaped text.
         page = f", [open]({pages[video.key]})" if video.key in pages else ""
-        cell = poster.embed(video.name), escaped(video.name, _CAPTION), f"{_state(video)}, {_price(video)}{page}"
+        caption = escaped(video.name, _CAPTION) if is_alone else f"take {video.take}"
+        cell = poster.embed(video.name), caption, f"{_state(video)}, {_price(video)}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
             break
         cells[video.key] = cell
     return cells
+
+
+def _grids(groups: Iterable[Sequence[VideoOutcome]], cells: Mapping[str, tuple[str, str, str]]) -> list[str]:
+    """Return the pictures as tables: one of the requests with one take, and one for each request with several."""
+    alone, lines = list[tuple[str, str, str]](), list[str]()
+    for group in groups:
+        pictures = [cells[video.key] for video in group if video.key in cells]
+        if len(group) == 1:
+            alone += pictures
+        elif pictures:
+            title = f"**{escaped(group[0].prompt or group[0].name, 160)}** {escaped(group[0].label)}".rstrip()
+            lines += ["", f"{title}, {len(group)} takes", "", *_grid(pictures)]
+    return (["", *_grid(alone)] if alone else []) + lines
 
 
 def _grid(cells: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -266,6 +289,7 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
         {
             "state": _state(video),
             "video": video.name,
+            "label": redact(video.label),
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
             "difference": video.cost_difference,
@@ -300,12 +324,13 @@ def _doubt(job: JobInDoubt) -> str:
 
 
 def credits_page(report: CreditsReport) -> str:
-    """Render the account's credits, and the spending by day, model and deployment."""
+    """Render the account's credits, and the spending by label, and by day, model, deployment and label."""
     rows = [
         (
             str(one.day),
             _cell(one.model),
             escaped(one.deployment),
+            escaped(one.label),
             str(one.videos),
             f"{one.credits:g}",
             f"{one.unsettled:g}",
@@ -314,12 +339,33 @@ def credits_page(report: CreditsReport) -> str:
         for one in report.days[:_MAX_ROWS]
     ]
     table = _table(
-        ("Day", "Model", "Deployment", "Videos", "Credits", "May change", "Against estimate"), rows, numbers=4
+        ("Day", "Model", "Deployment", "Label", "Videos", "Credits", "May change", "Against estimate"), rows, numbers=4
     )
-    lines = [escaped(report.summary), "", *table, *_more(len(report.days) - len(rows))]
+    lines = [escaped(report.summary), "", *_labels(report), *table, *_more(len(report.days) - len(rows))]
     if report.problems:
         lines += ["", "Counted at their estimate:", "", *_items(report.problems, _problem_item)]
     return "\n".join(lines)
+
+
+def prices_page(table: str, prompts: Sequence[PromptPrice]) -> str:
+    """Render the price of a batch: the table by model and duration, then the prompts."""
+    rows = [(escaped(one.prompt, 200), escaped(one.label), str(one.takes), f"{one.credits:g}") for one in prompts]
+    if not rows:
+        return table
+    shown = _table(("Prompt", "Label", "Takes", "Credits"), rows[:_MAX_ROWS], numbers=2)
+    return "\n".join([table, "", *shown, *_more(len(rows) - _MAX_ROWS)])
+
+
+def _labels(report: CreditsReport) -> list[str]:
+    """Return the credits of each label, if requests have labels or a credit has a price."""
+    spent = report.by_label()
+    if report.price_per_credit is None and not any(spent):
+        return []
+    rows = [
+        (escaped(label) or "no label", f"{credits:,.10g}", report.money(credits))
+        for label, credits in [*spent.items()][:_MAX_ROWS]
+    ]
+    return [*_table(("Label", "Credits", "At your price"), rows, numbers=2), *_more(len(spent) - len(rows)), ""]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:

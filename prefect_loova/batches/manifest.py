@@ -1,4 +1,4 @@
-"""Read a list of videos, in CSV or JSON lines, and write the report of a batch.
+"""Read a list of videos, in CSV, JSON lines or YAML, and write the report of a batch.
 
 The reader collects all problems, by line and column, before anything is spent.
 """
@@ -9,14 +9,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from prefect_loova.batches.cells import parse_whole_number, split_media
+from prefect_loova.batches.documents import decode, read_document, unique_fields, unknown_names
+from prefect_loova.batches.templates import PromptTemplate, all_combinations
 from prefect_loova.errors import InvalidRequestError, counted, first_lines, redact
 from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
@@ -30,24 +31,34 @@ MAX_BYTES = 64 * 1024**2
 COLUMNS = tuple(VideoRequest.model_fields)
 """The columns of a manifest: the fields of a request."""
 
+_SHARED = tuple(name for name in COLUMNS if name not in ("prompt", "fallback_prompt", "take"))
+"""The fields that a YAML or JSON list may set for all videos."""
+
+_PlacedRow = tuple[str, dict[str, Any] | str]
+"""Where a row is, and its fields or its problem."""
+
 _LISTS = ("image_urls", "audio_urls", "video_urls")
-_NUMBERS = ("duration", "take")
+_NUMBERS = ("duration", "take", "takes")
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\w\s"]|\t)"?[^\S\r\n]*(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _BROKEN_FORMULAS = ("#REF!", "#NAME?", "#VALUE!", "#N/A", "#DIV/0!", "#NULL!", "#NUM!")
 
 
-def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> list[VideoRequest]:
+def read_manifest(
+    content: bytes, name: str, *, max_rows: int = MAX_ROWS, template: PromptTemplate | None = None
+) -> list[VideoRequest]:
     """Read the requests of a manifest, one for each row, in order.
 
     A `.csv` file starts with a header of column names. Commas, semicolons or tabs separate the columns. Spaces or
     commas separate several media in one cell, and quotes enclose a name with spaces. An empty cell means the default.
-    A `.jsonl` file has one object per line; null means the default.
+    A `.jsonl` file has one object per line; null means the default. A `.yaml` or `.json` file has fields for all
+    videos, and `videos`, or `prompt_template` with `columns`.
 
     Args:
         content: The file, in UTF-8, with or without a BOM.
         name: Its name. The ending decides the format.
         max_rows: The most rows to accept.
+        template: Makes the prompt of each row from the row's other columns.
 
     Raises:
         InvalidRequestError: The file has problems; the error lists all of them, by line and column.
@@ -55,26 +66,29 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
     source = f"manifest: {redact(name, 200)}"
     if len(content) > MAX_BYTES:
         raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
-    text = decode(content, source)
     if name.lower().endswith((".csv", ".tsv")):
-        rows = _csv_rows(text, source)
+        rows = _csv_rows(decode(content, source), source, template)
     elif name.lower().endswith((".jsonl", ".ndjson")):
-        rows = _json_rows(text)
+        rows = _json_rows(decode(content, source))
+    elif name.lower().endswith((".yaml", ".yml", ".json")):
+        template, rows = _document_rows(read_document(content, name, source), source, template)
     else:
-        raise InvalidRequestError(f"{source} was given: must end with .csv or .jsonl")
+        raise InvalidRequestError(f"{source} was given: must end with .csv, .jsonl, .yaml or .json")
     requests, problems, count = [], [], 0
-    for line, row in rows:
+    for place, row in rows:
         count += 1
         if count > max_rows:
             raise InvalidRequestError(f"{source} has over {max_rows:,} rows (max_rows)")
         if isinstance(row, str):
-            problems.append(f"line {line}: {row}")
+            problems.append(f"{place}: {row}")
             continue
         try:
-            requests.append(VideoRequest.model_validate(row))
+            requests.append(VideoRequest.model_validate(template.apply(row) if template else row))
         except ValidationError as error:
             row_problems = str(InvalidRequestError.from_validation(error)).splitlines()
-            problems += [f"line {line}: {problem}" for problem in row_problems]
+            problems += [f"{place}: {problem}" for problem in row_problems]
+        except ValueError as error:
+            problems += [f"{place}: {problem}" for problem in str(error).splitlines()]
     if problems:
         head = f"{source} has {counted(len(problems), 'problem')} in {counted(count, 'row')}; nothing was started"
         raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
@@ -83,38 +97,59 @@ def read_manifest(content: bytes, name: str, *, max_rows: int = MAX_ROWS) -> lis
     return requests
 
 
-def decode(content: bytes, source: str) -> str:
-    """Return the text of a file in UTF-8, with or without a BOM.
+def _document_rows(
+    parsed: Any, source: str, template: PromptTemplate | None
+) -> tuple[PromptTemplate | None, Iterator[_PlacedRow]]:
+    """Return the template of a YAML or JSON list, and its rows."""
+    given: dict[Any, Any] = {"videos": parsed} if isinstance(parsed, list) else parsed
+    if not isinstance(given, dict):
+        raise InvalidRequestError(f"{source} must have a list of videos, or prompt_template with columns")
+    if template and given.get("prompt_template"):
+        raise InvalidRequestError(f"prompt_template: was given, and {source} has one too: remove one of them")
+    columns, videos = given.get("columns"), given.get("videos")
+    problems = unknown_names(given, (*_SHARED, "prompt_template", "columns", "videos"))
+    if isinstance(columns, dict):
+        problems += [
+            f"columns: {name} must have a list of values"
+            for name, values in columns.items()
+            if not isinstance(values, list) or not values
+        ]
+        if videos is not None:
+            problems.append("videos: columns have all values already, so the list makes all combinations of them")
+    elif not isinstance(videos, list) or not videos:
+        problems.append("videos: must be a list of videos, each with a prompt or with the columns")
+    if problems:
+        raise InvalidRequestError("\n".join(f"{source}: {problem}" for problem in first_lines(problems)))
+    shared = {name: value for name, value in given.items() if name in _SHARED and value is not None}
+    rows = all_combinations(columns) if isinstance(columns, dict) else iter(videos or ())
+    return template or PromptTemplate.of(given.get("prompt_template"), columns), _placed(rows, shared)
 
-    Raises:
-        InvalidRequestError: It is not UTF-8; the error says which line, and what it looks like.
-    """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        looks_like = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "Windows-1252 or another old encoding"
-        raise InvalidRequestError(
-            f"{source} is not UTF-8 at byte {error.start:,}, in line {line:,}; it looks like {looks_like}: save it as "
-            "UTF-8 (in Excel: CSV UTF-8)"
-        ) from None
+
+def _placed(rows: Iterator[Any], shared: Mapping[str, Any]) -> Iterator[_PlacedRow]:
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            yield f"video {number}", {**shared, **{name: value for name, value in row.items() if value is not None}}
+        else:
+            yield f"video {number}", f"{redact(repr(row), 80)} was given: must be the fields of a video, such as prompt"
 
 
-def _csv_rows(text: str, source: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield the line number of each row, and its fields or its problem."""
+def _csv_rows(text: str, source: str, template: PromptTemplate | None) -> Iterator[_PlacedRow]:
+    """Yield the place of each row, and its fields or its problem."""
     csv.field_size_limit(1024**2)
     separator_line, skipped = _SEPARATOR_LINE.match(text), 0
     if separator_line:
         text, skipped = text[separator_line.end() :], 1
-    separator = separator_line[1] if separator_line else _separator(text)
+    known = (*COLUMNS, *(template.columns if template else ()))
+    separator = separator_line[1] if separator_line else _separator(text, known)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:
         raise InvalidRequestError(f"{source}, line {1 + skipped}: {_csv_problem(error)}") from None
-    columns = _check_header(header or [], f"{source}, line {1 + skipped}")
+    needed = template.columns if template else ("prompt",)
+    columns = _check_header(header or [], known, needed, f"{source}, line {1 + skipped}")
     while True:
-        line = reader.line_num + 1 + skipped
+        line = f"line {reader.line_num + 1 + skipped}"
         try:
             cells = next(reader)
         except StopIteration:
@@ -133,33 +168,27 @@ def _csv_problem(error: csv.Error) -> str:
     return "a quote opens in this row and is never closed; a quote within a cell is written twice"
 
 
-def _separator(text: str) -> str:
+def _separator(text: str, known: tuple[str, ...]) -> str:
     """Return the separator that yields the most known column names in the header; a comma by default."""
     header = [text.partition("\n")[0].partition("\r")[0]]
 
     def known_columns(mark: str) -> int:
         with suppress(csv.Error):
-            return sum(cell.strip() in COLUMNS for cells in csv.reader(header, delimiter=mark) for cell in cells)
+            return sum(cell.strip() in known for cells in csv.reader(header, delimiter=mark) for cell in cells)
         return 0
 
     return max(_SEPARATORS, key=known_columns)
 
 
-def _check_header(header: list[str], source: str) -> list[str]:
+def _check_header(header: list[str], known: tuple[str, ...], needed: tuple[str, ...], source: str) -> list[str]:
     """Return the column names. A column without a name is allowed for the empty cells that Excel adds."""
     columns = [column.strip() for column in header]
-    problems = []
-    for column in filter(None, columns):
-        if column not in COLUMNS:
-            close = get_close_matches(column.lower(), COLUMNS, 1)
-            problems.append(f"unknown column {redact(repr(column), 80)}" + (f" (is it {close[0]}?)" if close else ""))
-        elif columns.count(column) > 1:
-            problems.append(f"column {column} is given twice")
-    if "prompt" not in columns:
-        problems.append("the column prompt is missing")
+    problems = unknown_names(filter(None, columns), known, "column")
+    problems += [f"column {column} is given twice" for column in columns if column and columns.count(column) > 1]
+    problems += [f"the column {column} is missing" for column in needed if column not in columns]
     if problems:
         raise InvalidRequestError(
-            f"{source}: {'; '.join(dict.fromkeys(problems))}. Columns are {', '.join(COLUMNS)}, separated by commas, "
+            f"{source}: {'; '.join(dict.fromkeys(problems))}. Columns are {', '.join(known)}, separated by commas, "
             "semicolons or tabs"
         )
     return columns
@@ -192,8 +221,9 @@ def _fields(columns: list[str], cells: list[str]) -> dict[str, Any] | str:
     return fields
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for line, content in enumerate(text.split("\n"), 1):
+def _json_rows(text: str) -> Iterator[_PlacedRow]:
+    for number, content in enumerate(text.split("\n"), 1):
+        line = f"line {number}"
         if not content.strip():
             continue
         try:
@@ -207,20 +237,6 @@ def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield line, {field: value for field, value in row.items() if value is not None or field not in COLUMNS}
 
 
-def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping of the pairs that a parser found.
-
-    Raises:
-        ValueError: A field is given twice.
-    """
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise ValueError(f"the field {redact(repr(name), 80)} is given twice")
-        fields[name] = value
-    return fields
-
-
 REPORTED = (
     "rows",
     "outcome",
@@ -232,6 +248,8 @@ REPORTED = (
     "credits_estimate",
     "key",
     "cost_difference",
+    "take",
+    "label",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prefect_loova.errors import BudgetError, ContentRefusedError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
@@ -53,6 +53,11 @@ class PlannedVideo:
     models: Models = field(default_factory=lambda: MODELS, repr=False, compare=False)
 
     @property
+    def place(self) -> tuple[tuple[int, ...], int]:
+        """Its place in the batch: the rows and the take. A fallback prompt does not change it."""
+        return self.rows, self.request.take
+
+    @property
     def estimate(self) -> float:
         """The price from the table, in credits."""
         return self.request.estimate_credits(self.models)
@@ -87,6 +92,10 @@ class PlannedVideo:
                 "key": self.submission.key if self.submission else self.request.key,
                 "name": self.request.name,
                 "rows": self.rows,
+                "take": self.request.take,
+                "group": self.request.group,
+                "label": self.request.label,
+                "prompt": self.request.prompt,
                 "outcome": outcome,
                 "reason": reason,
                 "credits_estimate": self.estimate,
@@ -189,6 +198,28 @@ def price_table(videos: Sequence[PlannedVideo]) -> str:
     bought = sum(planned.submission is not None for planned in videos)
     summary = f"Up to {format_credits(total)}; {bought} of {len(videos)} videos are already bought and cost nothing."
     return "\n".join([*head, *rows, "", summary])
+
+
+class PromptPrice(NamedTuple):
+    """A prompt of a batch, and what all takes of it may still cost."""
+
+    prompt: str
+    label: str
+    takes: int
+    credits: float
+
+
+def prompt_prices(videos: Sequence[PlannedVideo]) -> list[PromptPrice]:
+    """Return the prompts of a batch, in its order, each with the price of all its takes."""
+    groups: dict[str, list[PlannedVideo]] = {}
+    for video in videos:
+        groups.setdefault(video.request.group, []).append(video)
+    return [
+        PromptPrice(
+            first.request.prompt, first.request.label, 1 + len(others), sum(one.price for one in (first, *others))
+        )
+        for first, *others in groups.values()
+    ]
 
 
 async def admit(

@@ -29,10 +29,11 @@ _MAX_FAILED_READS = 16  # in a row
 
 
 def deduplicate(requests: Iterable[VideoRequest], models: Models = MODELS) -> list[PlannedVideo]:
-    """Return each request once, by its key, in the given order."""
+    """Return each take of each request once, by its key, in the given order."""
     rows: dict[str, list[int]] = {}
     links: dict[str, dict[str | None, VideoRequest]] = {}
-    for row, request in enumerate(requests, 1):
+    takes = ((row, take) for row, request in enumerate(requests, 1) for take in request.all_takes)
+    for row, request in takes:
         key = request.key
         rows.setdefault(key, []).append(row)
         links.setdefault(key, {}).setdefault(request.former_key, request)
@@ -83,7 +84,7 @@ async def price_videos(
         except InvalidRequestError as error:
             problems.append(f"request {', '.join(map(str, planned.rows))}: {error.message}")
     if problems:
-        raise InvalidRequestError("\n".join(first_lines(problems)))
+        raise InvalidRequestError("\n".join(first_lines([*dict.fromkeys(problems)])))
     return await map_bounded(price, videos, _CONCURRENT_READS)
 
 

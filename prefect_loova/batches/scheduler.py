@@ -81,7 +81,7 @@ class _BatchRun:
     refusal: str = ""
     lost_answers: int = 0
     queue: deque[PlannedVideo] = field(init=False)
-    outcomes: dict[tuple[int, ...], VideoOutcome] = field(default_factory=dict)
+    outcomes: dict[tuple[tuple[int, ...], int], VideoOutcome] = field(default_factory=dict)
     saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT_SAVES))
 
     async def run(self, slots: int) -> BatchReport:
@@ -91,7 +91,7 @@ class _BatchRun:
             for _ in range(min(slots, len(self.queue))):
                 group.create_task(self._run_lane(group))
             group.create_task(map_bounded(self._finish, free, _CONCURRENT_WAITS))
-        return BatchReport(videos=tuple(self.outcomes[planned.rows] for planned in self.plan.videos))
+        return BatchReport(videos=tuple(self.outcomes[planned.place] for planned in self.plan.videos))
 
     async def _run_lane(self, group: asyncio.TaskGroup) -> None:
         async with AsyncExitStack() as stack:
@@ -201,7 +201,7 @@ class _BatchRun:
         await self._save(planned, submission, planned.spent)
 
     def _note(self, planned: PlannedVideo, outcome: VideoOutcome) -> None:
-        self.outcomes[planned.rows] = outcome
+        self.outcomes[planned.place] = outcome
         self.notify(outcome)
 
 

@@ -18,31 +18,24 @@ shots:
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from prefect_loova.batches.manifest import decode, unique_fields
+from prefect_loova.batches.documents import read_document, unknown_names
 from prefect_loova.errors import InvalidRequestError, counted, first_lines, redact
 from prefect_loova.models.media import KINDS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 
-MAX_BYTES = 1024**2
-"""The largest storyboard, in bytes."""
-
 MAX_SHOTS = 100
 """The most shots of a storyboard."""
 
 _FIELDS = tuple(VideoRequest.model_fields)
-_SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "fallback_prompt", "take"))
+_SHARED = tuple(name for name in _FIELDS if name not in ("prompt", "fallback_prompt", "take", "takes"))
 _FILM_VERSION = "film 1"
 """Part of a film's identity. Change it when the same shots are joined into a different film."""
 
@@ -152,13 +145,13 @@ def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = Map
         InvalidRequestError: The file has problems; the error lists all of them, by shot and field.
     """
     source = f"storyboard: {redact(name, 200)}"
-    parsed = _parse(content, name, source)
+    parsed = read_document(content, name, source)
     given: dict[str, Any] = {"shots": parsed} if isinstance(parsed, list) else parsed
     if not isinstance(given, dict) or not isinstance(given.get("shots"), list) or not given["shots"]:
         raise InvalidRequestError(f"{source} must have a list of shots, each with a prompt")
     if len(given["shots"]) > MAX_SHOTS:
         raise InvalidRequestError(f"{source} has {len(given['shots'])} shots; the limit is {MAX_SHOTS}")
-    problems = _unknown_fields(given, ("title", "shots", *_SHARED))
+    problems = unknown_names(given, ("title", "shots", *_SHARED))
     if not isinstance(given.get("title", ""), str):
         problems.append("title: must be text")
     shared = {key: value for key, value in given.items() if key in _SHARED}
@@ -179,7 +172,7 @@ def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mappin
         return Shot(number, {}), [f"{redact(repr(given), 80)} was given: must be the fields of a shot, such as prompt"]
     fields = {**shared, **given}
     continues, keep = fields.pop("continue", False), fields.pop("keep", None)
-    problems = _unknown_fields(given, ("continue", "keep", *_FIELDS))
+    problems = unknown_names(given, ("continue", "keep", *_FIELDS))
     if not isinstance(continues, bool):
         problems.append(f"continue: {redact(repr(continues), 80)} was given: must be true or false")
     elif continues and number == 1:
@@ -199,77 +192,3 @@ def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mappin
     except ValidationError as error:
         problems += str(InvalidRequestError.from_validation(error)).splitlines()
     return shot, problems
-
-
-def _unknown_fields(given: dict[Any, Any], known: tuple[str, ...]) -> list[str]:
-    problems = []
-    for name in given:
-        if name not in known:
-            close = get_close_matches(str(name).lower(), known, 1)
-            hint = f" (is it {close[0]}?)" if close else ""
-            problems.append(f"unknown field {redact(repr(name), 80)}{hint}")
-    return problems
-
-
-def _parse(content: bytes, name: str, source: str) -> Any:
-    if len(content) > MAX_BYTES:
-        raise InvalidRequestError(f"{source} has over {MAX_BYTES:,} bytes")
-    text = decode(content, source)
-    try:
-        if name.lower().endswith(".json"):
-            return json.loads(text, object_pairs_hook=unique_fields)
-        if name.lower().endswith((".yaml", ".yml")):
-            return yaml.load(text, _YamlLoader)  # noqa: S506  (a stricter SafeLoader)
-    except yaml.MarkedYAMLError as error:  # its own text quotes the file
-        mark = error.problem_mark
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise InvalidRequestError(
-            f"{source} cannot be read: {redact(error.problem or 'no YAML', 300)}{where}"
-        ) from None
-    except (ValueError, RecursionError, yaml.YAMLError, *_CONSTRUCTOR_ERRORS) as error:
-        raise InvalidRequestError(f"{source} cannot be read: {redact(error, 300)}") from None
-    raise InvalidRequestError(f"{source} was given: must end with .yaml, .yml or .json")
-
-
-_CONSTRUCTOR_ERRORS = (TypeError, AttributeError, LookupError)
-"""What PyYAML's constructors raise besides `YAMLError`: for a mapping as a key, or for a bad `!!timestamp`."""
-
-_INTEGER, _DECIMAL = re.compile(r"[-+]?[0-9]+"), re.compile(r"[-+]?[0-9]+\.[0-9]*")
-_READ_AS_TEXT = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """YAML without surprises: `16:9` and dates are text, `010` is ten. Duplicate fields and aliases are errors.
-
-    `ruamel.yaml` takes twice as long for the largest file, and reads `yes`, dates and `0x10` differently.
-    """
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
-        is_plain = kind is yaml.ScalarNode and implicit[0]
-        if is_plain and _INTEGER.fullmatch(value):
-            return "tag:yaml.org,2002:int"
-        if is_plain and _DECIMAL.fullmatch(value):
-            return "tag:yaml.org,2002:float"
-        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
-        return self.DEFAULT_SCALAR_TAG if is_plain and tag in _READ_AS_TEXT else tag
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few aliases can expand to gigabytes
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names: list[Any] = []
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in names:
-                problem = f"the field {redact(repr(name), 80)} is given twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            names.append(name)
-        return super().construct_mapping(node, deep=deep)
-
-
-_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)

@@ -36,7 +36,7 @@ _add("generate", "PROMPT", "Make one video, and save it in a bucket.", '"A boat 
 _add(
     "batch",
     "FILE",
-    "Make the videos of a list (CSV or JSON lines).",
+    "Make the videos of a list (CSV, JSON lines or YAML).",
     "prompts.csv --bucket my-videos --max-credits 2000",
 )
 _add(

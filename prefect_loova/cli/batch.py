@@ -10,6 +10,7 @@ from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._sync import run_sync
 from prefect_loova.batches.manifest import read_manifest
+from prefect_loova.batches.templates import PromptTemplate
 from prefect_loova.cli.console import console
 from prefect_loova.cli.options import DryRun, KeepCredits, MaxCredits, MediaFolder, PollSeconds, Where
 from prefect_loova.cli.output import say
@@ -22,7 +23,7 @@ from prefect_loova.models.reports import BatchReport
 
 
 def batch(
-    manifest: Annotated[str, Parameter(name="FILE", help="a .csv or .jsonl file, or its s3:// URI")],
+    manifest: Annotated[str, Parameter(name="FILE", help="a .csv, .jsonl or .yaml file, or its s3:// URI")],
     /,
     *,
     dry_run: DryRun = False,
@@ -31,6 +32,8 @@ def batch(
     stop_at_budget: Annotated[bool, Parameter(help="over budget: make as many as fit, not none")] = False,
     no_wait: Annotated[bool, Parameter(help="queue the videos; `prefect-loova collect` does the rest")] = False,
     media_folder: MediaFolder = None,
+    prompt_template: Annotated[str, Parameter(help="a prompt with columns in braces, '{product} at {place}'")] = "",
+    column: Annotated[list[str] | None, Parameter(help="a column of the template (once for each)")] = None,
     poll_seconds: PollSeconds = None,
     where: Where = Where(),  # noqa: B008
 ) -> None:
@@ -41,7 +44,8 @@ def batch(
     """
     with console(shows_steps=False), where.open() as location:
         # Report errors in the list before a run, and perhaps a Prefect server, starts. The flow reads the list again.
-        read_manifest(run_sync(Manifest(manifest, location.bucket).read()), manifest)
+        template = PromptTemplate.of(prompt_template, column)
+        read_manifest(run_sync(Manifest(manifest, location.bucket).read()), manifest, template=template)
         need_server()
         report: BatchReport | None = None
         try:
@@ -56,6 +60,8 @@ def batch(
                 over_budget="stop" if stop_at_budget else "refuse",
                 wait=not no_wait,
                 media_folder=media_folder,
+                prompt_template=prompt_template,
+                columns=column,
                 poll_seconds=where.first_pause(poll_seconds),
             )
         except BatchError as error:

@@ -15,6 +15,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
 from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
+from prefect_loova.batches.templates import PromptTemplate
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import counted
 from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget, file_run_name
@@ -123,21 +124,23 @@ async def generate_from_manifest(
     poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
     max_paid_attempts: Annotated[int, Field(ge=1)] = 1,
     max_rows: Annotated[int, Field(ge=1)] = MAX_ROWS,
+    prompt_template: str = "",
+    columns: list[str] | None = None,
     upload_options: dict[str, Any] | None = None,
     concurrency_limit: str | None = None,
     preview: Preview | None = None,
     media_folder: str | None = None,
     videos: LoovaVideos | None = None,
 ) -> BatchReport:
-    """Make the videos of a list in CSV or JSON lines, and pay only for those that are missing.
+    """Make the videos of a list in CSV, JSON lines or YAML, and pay only for those that are missing.
 
     The columns have the names of a request's fields: prompt, model, ratio, duration, and so on. All problems of the
     list are reported together, before anything is spent. The run writes a report beside the list
     (`prompts.report.csv`).
 
     Args:
-        manifest: The list: a local path, or an `s3://` URI that the bucket's credentials may read. It ends with `.csv`
-            or `.jsonl`.
+        manifest: The list: a local path, or an `s3://` URI that the bucket's credentials may read. It ends with `.csv`,
+            `.jsonl`, `.yaml` or `.json`.
         credentials: The block with the Loova API key.
         bucket: The block of the bucket for job records and videos.
         prefix: The prefix in the bucket, below the block's own folder.
@@ -153,6 +156,9 @@ async def generate_from_manifest(
         poll_seconds: The longest first pause between polls, in seconds.
         max_paid_attempts: How many times each request may be bought in total, if Loova fails to make the video.
         max_rows: The most rows to accept.
+        prompt_template: A prompt with columns in braces, `{product} at {place}`. It makes the prompt of each row from
+            the row's other columns. A list in YAML may have its own.
+        columns: The names of the columns in `prompt_template`.
         upload_options: boto3's `ExtraArgs` of an upload.
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos are made at the same time.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
@@ -183,7 +189,8 @@ async def generate_from_manifest(
         ```
     """
     source = Manifest(manifest, location_of(videos, credentials, bucket, prefix).bucket)
-    requests = read_manifest(await source.read(), manifest, max_rows=max_rows)
+    template = PromptTemplate.of(prompt_template, columns)
+    requests = read_manifest(await source.read(), manifest, max_rows=max_rows, template=template)
     batch = Batch.from_parameters(locals(), source.local_files(media_folder))
     if dry_run:
         return await batch.dry_run(requests)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, Self, cast
 
+from prefect import tags
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
@@ -14,12 +15,12 @@ from prefect.utilities.annotations import opaque, quote
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
-from prefect_loova._prefect.lineage import tagged
+from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._timing import POLL_SECONDS
-from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table
+from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table, prompt_prices
 from prefect_loova.batches.pricing import is_stored, price_videos
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.errors import BatchError, counted, first_lines, redact
@@ -93,9 +94,10 @@ class Batch:
             videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
             for planned in videos:
                 warn_about_prompt(planned.request)
-        table = price_table(videos)
-        get_run_logger().info("a dry run, nothing is spent:\n%s", table)
-        await publish_prices(table)
+        table, prompts = price_table(videos), prompt_prices(videos)
+        lines = [f"{one.takes} x {redact(one.prompt, 200)}: {one.credits:g} credits" for one in prompts]
+        get_run_logger().info("a dry run, nothing is spent:\n%s\n%s", table, "\n".join(first_lines(lines, 50)))
+        await publish_prices(table, prompts)
         report = BatchReport(videos=tuple(map(_dry_run_outcome, videos)))
         for video in report.videos:
             if video.outcome in ("failed", "in_doubt"):
@@ -152,8 +154,8 @@ class Batch:
 
     async def _make_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
         slots = max(1, await slot_count(self.concurrency_limit))
-        models = {planned.request.model for planned in plan.videos}
-        async with tagged(models), batch_progress(len(plan.videos)) as count:
+        wanted = [planned.request for planned in plan.videos]
+        async with tagged(wanted), batch_progress(len(plan.videos)) as count:
 
             def notify(outcome: VideoOutcome) -> None:
                 _log_outcome(outcome)
@@ -175,17 +177,20 @@ class Batch:
 
         async def submit(request: VideoRequest) -> Submission:
             limits = {"prefix": self.location.prefix, "max_paid_attempts": self.max_paid_attempts}
-            bought: Submission = await submit_video(cast("VideoRequest", quote(request)), **blocks, **limits)
+            with tags(*label_tags(request.label)):
+                bought: Submission = await submit_video(cast("VideoRequest", quote(request)), **blocks, **limits)
             return bought
 
         async def wait(submission: Submission) -> VideoTask:
             progress = {"poll_seconds": self.poll_seconds, "show_progress": False}  # the batch has a progress bar
-            task: VideoTask = await wait_for_video(cast("Submission", opaque(submission)), **blocks, **progress)
+            with tags(*label_tags(submission.label)):
+                task: VideoTask = await wait_for_video(cast("Submission", opaque(submission)), **blocks, **progress)
             return task
 
         async def save(submission: Submission) -> SavedVideo:
             options = {"upload_options": self.upload_options, "max_bytes": self.max_bytes, "preview": self.preview}
-            saved: SavedVideo = await save_video(cast("Submission", opaque(submission)), **blocks, **options)
+            with tags(*label_tags(submission.label)):
+                saved: SavedVideo = await save_video(cast("Submission", opaque(submission)), **blocks, **options)
             return saved
 
         return BatchSteps(

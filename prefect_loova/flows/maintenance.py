@@ -6,7 +6,7 @@ import getpass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.logging import get_run_logger
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
@@ -16,6 +16,7 @@ from prefect_loova._prefect.concurrency import slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.events import emit_credits_low
+from prefect_loova._prefect.lineage import label_tags
 from prefect_loova._prefect.previews import Preview, chosen_preview
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._prefect.suspended_runs import resume_suspended_runs
@@ -102,14 +103,15 @@ async def collect_videos(
         await publish_jobs_in_doubt(collected.in_doubt, collected.problems)
     for saved in collected.saved:
         try:
-            await show_video(
-                saved,
-                credentials=location.credentials,
-                bucket=location.bucket,
-                prefix=location.prefix,
-                preview=shown,
-                upload_options=upload_options,
-            )
+            with tags(*label_tags(saved.label)):
+                await show_video(
+                    saved,
+                    credentials=location.credentials,
+                    bucket=location.bucket,
+                    prefix=location.prefix,
+                    preview=shown,
+                    upload_options=upload_options,
+                )
         except Exception as error:  # the video is saved, and the others need their pages
             logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
     return collected
@@ -123,9 +125,10 @@ async def report_credits(
     prefix: str = DEFAULT_PREFIX,
     days: Annotated[int, Field(ge=1, le=366)] = 30,
     low_below: Annotated[float, Field(ge=0)] = 1000.0,
+    price_per_credit: Annotated[float, Field(gt=0)] | None = None,
     videos: LoovaVideos | None = None,
 ) -> CreditsReport:
-    """Show the account's credits, and the spending by day, model and deployment, from the job records.
+    """Show the account's credits, and the spending by day, model, deployment and label, from the job records.
 
     The flow sends the event `loova.credits.low` if the balance is below a threshold.
 
@@ -135,6 +138,7 @@ async def report_credits(
         prefix: The prefix in the bucket, below the block's own folder.
         days: How many days to include, up to today (UTC).
         low_below: The credits below which the balance is low.
+        price_per_credit: What you pay for a credit, in your currency. The report then has the amounts too.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`.
 
     Returns:
@@ -156,7 +160,7 @@ async def report_credits(
         ```
     """
     async with location_of(videos, credentials, bucket, prefix).open() as jobs:
-        report = await credits_report(jobs, days=days, low_below=low_below)
+        report = await credits_report(jobs, days=days, low_below=low_below, price_per_credit=price_per_credit)
     if report.is_low:
         get_run_logger().warning("%s", report.summary, extra=RESULT)
         emit_credits_low(report)

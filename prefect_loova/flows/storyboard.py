@@ -131,8 +131,8 @@ class Story:
         prepare = partial(
             prepare_media, credentials=location.credentials, bucket=location.bucket, prefix=location.prefix
         )
-        models = {planned.request.model for planned in plan.videos.values()}
-        async with tagged(models), batch_progress(len(self.board.shots)) as count, task_group() as group:
+        wanted = [planned.request for planned in plan.videos.values()]
+        async with tagged(wanted), batch_progress(len(self.board.shots)) as count, task_group() as group:
 
             def notify(number: int, outcome: VideoOutcome) -> None:
                 _log_shot(number, outcome)

@@ -7,7 +7,7 @@
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Literal
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.runtime import flow_run
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field
@@ -15,7 +15,7 @@ from pydantic import Field
 from prefect_loova._prefect.concurrency import is_shared, slot
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
-from prefect_loova._prefect.lineage import tagged
+from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview
 from prefect_loova._prefect.suspend import ask_for_decision
 from prefect_loova._prefect.suspended_runs import check_can_suspend, suspend_until_made
@@ -125,10 +125,11 @@ async def generate_video(
     deadline = Deadline(max_wait)
     if wait == "suspend":
         check_can_suspend()
-    async with tagged([request.model]):
+    async with tagged([request]):
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as stack:
+            stack.enter_context(tags(*label_tags(request.label)))
             if wait is True and is_shared(limit) and not await _is_bought(request, credentials, bucket, prefix):
                 await stack.enter_async_context(slot(limit, max_wait=max_wait))
             while True:

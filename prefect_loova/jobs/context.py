@@ -148,6 +148,7 @@ class VideoJobs:
             record=self.records.uri(self.records.record_key(record.key)),
             prompt=str(record.request.get("prompt", "")),
             model=str(record.request.get("model", "")),
+            label=attempt.label,
             credits_estimate=attempt.credits_estimate,
             credits_cost=attempt.credits_cost,
             trace_id=attempt.trace_id,

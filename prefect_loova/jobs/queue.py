@@ -67,10 +67,7 @@ async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid
         entry = {
             "format": FORMAT,
             "api_origin": jobs.loova.origin,
-            # Earlier versions refuse an entry with a field that they do not know.
-            "request": request.model_dump(
-                mode="json", exclude=None if request.fallback_prompt else {"fallback_prompt"}
-            ),
+            "request": request.model_dump(mode="json", exclude=_later_fields(request)),
             "max_paid_attempts": max_paid_attempts,
             # Makes the ETag unique, so that a collector that deletes an earlier entry does not delete this one.
             "entry_id": secrets.token_hex(8),
@@ -78,6 +75,12 @@ async def enqueue(jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid
         await jobs.records.put_json(jobs.records.object_key(QUEUE, request.key), entry)
 
     await map_bounded(put, requests, _CONCURRENT_WRITES)
+
+
+def _later_fields(request: VideoRequest) -> set[str]:
+    """Return the fields that an entry leaves out: an earlier version refuses an entry with a field it does not know."""
+    fields = ("fallback_prompt", "takes", "label")
+    return {name for name in fields if getattr(request, name) == VideoRequest.model_fields[name].default}
 
 
 async def queued_keys(jobs: VideoJobs) -> list[str]:

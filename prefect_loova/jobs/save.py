@@ -271,6 +271,7 @@ def _saved(jobs: VideoJobs, record: JobRecord, attempt: Attempt, submission: Sub
         key=record.key,
         attempt=attempt.number,
         request=record.request,
+        label=attempt.label,
         task_id=attempt.task_id,
         video=jobs.records.uri(video.object_key),
         record=submission.record,

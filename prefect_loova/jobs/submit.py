@@ -160,9 +160,10 @@ async def _claim(
     """Claim the job at today's price, within the budget."""
     await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits(jobs.loova.models)
+    by = jobs.by | ({"label": request.label} if request.label else {})
     if stored is None:
         day = await jobs.budget.reserve(request.key, 1, 0, price)
-        record = JobRecord.claimed(request, jobs.loova.origin, jobs.by, budget_day=day, credits_estimate=price)
+        record = JobRecord.claimed(request, jobs.loova.origin, by, budget_day=day, credits_estimate=price)
         before = jobs.clock(), jobs.wall()
         await jobs.records.index(record)
         stored = await jobs.records.create(record)
@@ -173,7 +174,7 @@ async def _claim(
         stored.record.move,
         _CLAIMS[stored.record.state],
         max_paid_attempts=max_paid_attempts,
-        by=jobs.by,
+        by=by,
         credits_estimate=price,
     )
     attempt = move().current
@@ -230,7 +231,7 @@ async def _begin(
         def age(before: tuple[float, float] = before) -> float:
             return max(jobs.clock() - before[0], jobs.wall() - before[1])
 
-        record = stored.record.move("begin", number, post_timeout_seconds=seconds, credits_before=balance, by=jobs.by)
+        record = stored.record.move("begin", number, post_timeout_seconds=seconds, credits_before=balance)
         stored = await jobs.records.advance(stored, record)
         if age() <= jobs.times.fresh_for:
             # Connecting may take longer. No worker doubts the job within the POST's own timeout.

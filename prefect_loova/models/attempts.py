@@ -140,7 +140,7 @@ class Attempt(Stored):
     content_refused: bool | None = None
     """True if Loova refused the content of the request or of the video. The request is then not bought again."""
     by: dict[str, str] = {}
-    """The host, process, flow run and deployment that made the attempt."""
+    """The host, process, flow run and deployment that made the attempt, and the label that it was asked for with."""
     times: dict[str, datetime] = {}
     """When the attempt reached each state. No rule reads it."""
     decision: Decision | None = None
@@ -157,6 +157,11 @@ class Attempt(Stored):
     """The content of Loova's URL if it was not a whole mp4. It is kept as it came and never counts as the video."""
     taken_back: tuple[TakenBack, ...] | None = None
     """The tasks that were adopted for this attempt and taken back."""
+
+    @property
+    def label(self) -> str:
+        """The label of the request that bought it."""
+        return self.by.get("label", "")
 
     @property
     def is_open(self) -> bool:

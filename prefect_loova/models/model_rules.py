@@ -1,4 +1,4 @@
-"""The rules that depend on a request's model, and the fields that they are about."""
+"""The types of a request's fields, and the rules that depend on its model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from prefect_loova.errors import InvalidRequestError, counted
@@ -63,6 +63,18 @@ def _duration(value: int, info: ValidationInfo) -> int:
         raise PydanticKnownError("less_than_equal", {"le": longest})
     return value
 
+
+def _label(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("label", "must be one line of printable text")
+    return value.strip()
+
+
+MAX_TAKES = 100
+"""The most takes of one request in a list."""
+
+Label = Annotated[str, Field(max_length=100), AfterValidator(_label)]
+"""A label of a request."""
 
 ModelName = Annotated[str, AfterValidator(_model_name), _choice(get_args(Model), MODEL_NAME)]
 """The name of a model: a documented one, or a user's own."""

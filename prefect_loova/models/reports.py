@@ -29,6 +29,10 @@ class VideoOutcome(BaseModel):
     key: str = Field(description="The request's key.")
     name: str = Field(description="The name of the video.")
     rows: tuple[int, ...] = Field(description="The positions of the request in your list, counted from 1.")
+    take: int = Field(0, description="The number of the take.")
+    group: str = Field("", description="What all takes of the request share: the key of take 0.")
+    label: str = Field("", description="The label of the request.")
+    prompt: str = Field("", description="The prompt.")
     outcome: Outcome = Field(description="The outcome; see `Outcome`.")
     reason: str = Field("", description="Why there is no video.")
     task_id: str | None = Field(None, description="The Loova task.")
@@ -131,13 +135,14 @@ class StoryReport(BaseModel):
 
 
 class DaySpent(BaseModel):
-    """The credits that one model and deployment spent on one day."""
+    """The credits that one model, deployment and label spent on one day."""
 
     model_config = ConfigDict(frozen=True)
 
     day: date = Field(description="The day, in UTC.")
     model: str = Field(description="The requested model.")
     deployment: str = Field(description="The Prefect deployment; empty for runs without a deployment.")
+    label: str = Field("", description="The label of the requests; empty for requests without a label.")
     videos: int = Field(description="The number of submits.")
     credits: float = Field(description="The credits that they cost, or may cost.")
     unsettled: float = Field(description="The part of it that may still change: running, in doubt, reserved.")
@@ -155,9 +160,21 @@ class CreditsReport(BaseModel):
     available: float = Field(description="Credits that you can spend.")
     low_below: float = Field(description="The limit below which the balance is low, in credits.")
     days: tuple[DaySpent, ...] = Field(description="The days with spent credits, the latest first.")
+    price_per_credit: float | None = Field(None, description="What you pay for a credit, in your currency.")
     problems: tuple[tuple[str, str], ...] = Field(
         (), description="Jobs whose record is invalid or cannot be read: key and reason. They count at their estimate."
     )
+
+    def by_label(self) -> dict[str, float]:
+        """Return the credits of each label, the largest amount first."""
+        spent = Counter[str]()
+        for day in self.days:
+            spent[day.label] += day.credits  # type: ignore[assignment]
+        return dict(sorted(spent.items(), key=lambda one: (-one[1], one[0])))
+
+    def money(self, credits: float) -> str:
+        """Format credits in your currency: `12.50`; empty without a price."""
+        return "" if self.price_per_credit is None else f"{credits * self.price_per_credit:,.2f}"
 
     @property
     def is_low(self) -> bool:
@@ -173,7 +190,7 @@ class CreditsReport(BaseModel):
         differs = f"; {difference}" if difference else ""
         return (
             f"the account has {self.available:,.10g} credits{low}; {spent:,.10g} were spent in the days "
-            f"reported{differs}"
+            f"reported{f', which is {self.money(spent)} at your price' if self.price_per_credit else ''}{differs}"
         )
 
 

@@ -21,7 +21,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from prefect_loova.errors import InvalidRequestError, counted, redact
 from prefect_loova.models.media import KINDS, Kind, MediaError, Medium, check_medium, redact_media, unknown_references
 from prefect_loova.models.model_rules import (
+    MAX_TAKES,
     RULES_OF_DOCUMENTED_MODELS,
+    Label,
     ModelName,
     RatioName,
     allowed_duration,
@@ -64,6 +66,9 @@ _Images = Annotated[tuple[Annotated[str, _medium("image")], ...], _Several]
 _Audios = Annotated[tuple[Annotated[str, _medium("audio")], ...], _Several]
 _Videos = Annotated[tuple[Annotated[str, _medium("video")], ...], _Several]
 
+
+_NOT_SENT = {"take", "takes", "label", "fallback_prompt"}
+"""The fields that Loova does not get. Of these, only `take` is part of the key."""
 
 STORED: Mapping[str, bool] = MappingProxyType({"was_stored": True})
 """The validation context for stored requests. An earlier version may have stored them, so newer rules are skipped."""
@@ -131,6 +136,20 @@ class VideoRequest(Value):
         title="Take",
         description="Each number is another video of the same request, bought separately.",
     )
+    takes: Annotated[int, whole_number] = Field(
+        1,
+        ge=1,
+        le=MAX_TAKES,
+        strict=True,
+        json_schema_extra={"minimum": 1, "maximum": MAX_TAKES},
+        title="Takes",
+        description="In a list: how many videos of this request to make, from `take` on. Each is bought separately.",
+    )
+    label: Label = Field(
+        "",
+        title="Label",
+        description="Free text for tags, events, assets and the report of the credits, such as a campaign.",
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -189,7 +208,7 @@ class VideoRequest(Value):
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the submit call (create-seedance-2-video-task)."""
-        return self.model_dump(mode="json", exclude={"take", "fallback_prompt"})
+        return self.model_dump(mode="json", exclude=_NOT_SENT)
 
     @property
     def fallback(self) -> VideoRequest | None:
@@ -197,6 +216,24 @@ class VideoRequest(Value):
         if not self.fallback_prompt:
             return None
         return self.model_copy(update={"prompt": self.fallback_prompt, "fallback_prompt": ""})
+
+    @property
+    def all_takes(self) -> tuple[VideoRequest, ...]:
+        """One request for each of the `takes`, with the numbers from `take` on."""
+        if self.takes == 1:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"take": number, "takes": 1}) for number in range(self.take, self.take + self.takes)
+        )
+
+    @property
+    def group(self) -> str:
+        """The identity that all takes of this request share: the key of take 0.
+
+        Raises:
+            InvalidRequestError: As `key`.
+        """
+        return self.model_copy(update={"take": 0}).key
 
     def media(self) -> dict[str, tuple[str, ...]]:
         """Return the media by field."""

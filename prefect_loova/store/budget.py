@@ -92,6 +92,8 @@ class AttemptCost:
     """The key of the request."""
     attempt: int = 0
     """The number of the attempt."""
+    label: str = ""
+    """The label that it was asked for with."""
     difference: float = 0.0
     """By how many credits Loova's charge exceeds the estimate."""
     problem: str = ""
@@ -379,6 +381,7 @@ def _cost(day: date, record: JobRecord, attempt: Attempt, reserved: float) -> At
         state=attempt.state,
         model=_model(record),
         deployment=attempt.by.get("deployment", ""),
+        label=attempt.label,
         settled=attempt.state in _ENDED,
         key=record.key,
         attempt=attempt.number,

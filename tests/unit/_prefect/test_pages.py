@@ -20,8 +20,10 @@ from prefect_loova._prefect.pages import (
     escaped,
     gallery,
     outcome_rows,
+    prices_page,
     video_page,
 )
+from prefect_loova.batches.plan import PromptPrice
 from prefect_loova.models.reports import BatchReport, CreditsReport, DaySpent, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
@@ -214,7 +216,7 @@ def test_a_duration_is_formatted_for_a_person(seconds: float, told: str) -> None
 
 
 def test_the_credits_page_has_a_row_for_a_day() -> None:
-    assert "| 2026-11-24 | `seedance_2_0` | nightly | 2 | 120 | 60 |" in credits_page(credits())
+    assert "| 2026-11-24 | `seedance_2_0` | nightly |  | 2 | 120 | 60 |" in credits_page(credits())
 
 
 DIFFERS = "it plays 5.0 s, and 4 s were asked for"
@@ -251,3 +253,30 @@ def test_the_page_of_doubts_names_the_jobs_that_could_not_be_read() -> None:
     assert "<b>" not in html(page)
     assert "300 more are not shown" in doubts_page([], [(f"{n:064}", "denied") for n in range(800)]).replace(",", "")
     assert doubts_page([]) == "No job is in doubt."
+
+
+def test_a_gallery_shows_the_takes_of_a_request_together() -> None:
+    takes = [outcome(n, group="g", take=n - 1, prompt="a <b>red</b> kite", label="spring") for n in (1, 2)]
+    report = BatchReport(videos=(takes[0], outcome(3), takes[1]))
+    page = gallery(report, {one.key: WEBP for one in report.videos})
+    shown = html(page)
+    assert "a &lt;b&gt;red&lt;/b&gt; kite</strong> spring, 2 takes" in shown
+    assert shown.index("video-3") < shown.index("spring, 2 takes") < shown.index("take 0") < shown.index("take 1")
+    assert "take" not in html(gallery(BatchReport(videos=(outcome(1), outcome(2))), {f"{1:064x}": WEBP}))
+
+
+def test_the_credits_page_adds_up_each_label_at_your_price() -> None:
+    days = [credits().days[0].model_copy(update={"label": label, "credits": spent}) for label, spent in LABELS]
+    report = credits().model_copy(update={"days": tuple(days), "price_per_credit": 0.05})
+    page = credits_page(report)
+    assert page.index("| spring | 100 | 5.00 |") < page.index("| no label | 30 | 1.50 |")
+    assert "At your price" not in credits_page(credits())
+
+
+LABELS = [("spring", 60.0), ("", 30.0), ("spring", 40.0)]
+
+
+def test_the_page_of_the_prices_has_the_prompts() -> None:
+    page = prices_page("| Model |", [PromptPrice("a *kite*", "spring", 2, 120.0)])
+    assert page.startswith("| Model |")
+    assert "| a \\*kite\\* | spring | 2 | 120 |" in page

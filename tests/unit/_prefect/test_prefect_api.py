@@ -13,7 +13,7 @@ from prefect_aws import AwsCredentials, S3Bucket
 from prefect_loova._prefect.context import _document_name
 from prefect_loova._prefect.lineage import _add_to_task
 from prefect_loova._prefect.run import _process_run
-from prefect_loova.batches.storyboard import _YamlLoader
+from prefect_loova.batches.documents import _YamlLoader
 
 
 def test_prefect_knows_the_run_of_a_workers_process_outside_of_every_context(monkeypatch: pytest.MonkeyPatch) -> None:

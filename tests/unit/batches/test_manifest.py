@@ -111,7 +111,7 @@ def test_a_formula_is_not_a_prompt(cell):
         ('{"prompt": "a", "prompt": "b"}', "list.jsonl", "the field 'prompt' is given twice"),
         ("[" * 100_000, "list.jsonl", "line 1: not a JSON object"),
         ('prompt\n"a', "list.csv", "line 2: a quote opens in this row and is never closed"),
-        ("prompt\na", "list.xlsx", "must end with .csv or .jsonl"),
+        ("prompt\na", "list.xlsx", "must end with .csv, .jsonl, .yaml or .json"),
         (
             "prompt\na".encode("utf-16"),
             "list.csv",

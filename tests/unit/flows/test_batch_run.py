@@ -11,7 +11,10 @@ from prefect_loova import generate_from_manifest, generate_storyboard, generate_
 from prefect_loova.flows.batch_run import Batch
 
 OF_THE_LOCATION = {"credentials", "bucket", "prefix"}
-READ_BY_THE_FLOW = {"requests", "manifest", "storyboard", "dry_run", "max_rows", "media_folder"}
+READ_BY_THE_FLOW = {"requests", "manifest", "storyboard", "dry_run", "max_rows", "media_folder"} | {
+    "prompt_template",
+    "columns",
+}
 
 
 @pytest.mark.parametrize("flow", [generate_videos, generate_from_manifest, generate_storyboard])

@@ -538,3 +538,33 @@ def test_a_fallback_prompt_has_the_rules_of_a_prompt(fallback: str, rule: str) -
     with pytest.raises(ValidationError, match=rule) as caught:
         VideoRequest(prompt="a brand", fallback_prompt=fallback)
     assert "fallback_prompt" in str(caught.value)
+
+
+def test_a_label_and_the_number_of_takes_are_no_part_of_the_key_and_are_not_sent() -> None:
+    plain, labelled = VideoRequest(prompt="a cat"), VideoRequest(prompt="a cat", label=" spring ", takes=3)
+    assert labelled.key == plain.key == labelled.all_takes[0].key
+    assert labelled.body() == plain.body() and labelled.as_stored() == plain.as_stored()
+    assert labelled.label == "spring"
+
+
+def test_takes_are_numbered_from_the_first_and_share_a_group() -> None:
+    takes = VideoRequest(prompt="a cat", take=2, takes=3, label="spring").all_takes
+    assert [(one.take, one.takes, one.label) for one in takes] == [(2, 1, "spring"), (3, 1, "spring"), (4, 1, "spring")]
+    assert len({one.key for one in takes}) == 3
+    assert {one.group for one in takes} == {VideoRequest(prompt="a cat").key}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"takes": 0}, "takes: 0 was given"),
+        ({"takes": 101}, "takes: 101 was given"),
+        ({"takes": "3"}, "takes: '3' was given"),
+        ({"label": "a\nb"}, "label: 'a\\nb' was given: must be one line of printable text"),
+        ({"label": "x" * 101}, "label: "),
+    ],
+)
+def test_wrong_takes_and_labels_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        VideoRequest.model_validate({"prompt": "a cat"} | fields)
+    assert says in str(InvalidRequestError.from_validation(caught.value))
