@@ -25,9 +25,8 @@ from prefect_loova._prefect.pages import (
     video_page,
 )
 from prefect_loova._prefect.run import is_in_run
-from prefect_loova.batches.plan import PromptPrice
 from prefect_loova.errors import redact
-from prefect_loova.models.reports import BatchReport, CreditsReport, StoryReport
+from prefect_loova.models.reports import BatchReport, CreditsReport, PromptPrice, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 _PAGE_LIMIT = 200  # Prefect's server returns at most 200 artifacts at once

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, get_args
 
-from prefect_loova.batches.plan import PromptPrice
 from prefect_loova.errors import redact
 from prefect_loova.models.prices import cost_difference, format_credits, format_difference
-from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, StoryReport, VideoOutcome
+from prefect_loova.models.reports import BatchReport, CreditsReport, Outcome, PromptPrice, StoryReport, VideoOutcome
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
 T = TypeVar("T")

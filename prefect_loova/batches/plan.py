@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from prefect_loova.errors import BudgetError, ContentRefusedError, InDoubtError, LoovaError, WaitTimeoutError, redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.job_states import JobState
 from prefect_loova.models.prices import MODELS, Models, cost_difference, format_credits
-from prefect_loova.models.reports import Outcome, VideoOutcome
+from prefect_loova.models.reports import Outcome, PromptPrice, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
 
@@ -198,15 +198,6 @@ def price_table(videos: Sequence[PlannedVideo]) -> str:
     bought = sum(planned.submission is not None for planned in videos)
     summary = f"Up to {format_credits(total)}; {bought} of {len(videos)} videos are already bought and cost nothing."
     return "\n".join([*head, *rows, "", summary])
-
-
-class PromptPrice(NamedTuple):
-    """A prompt of a batch, and what all takes of it may still cost."""
-
-    prompt: str
-    label: str
-    takes: int
-    credits: float
 
 
 def prompt_prices(videos: Sequence[PlannedVideo]) -> list[PromptPrice]:

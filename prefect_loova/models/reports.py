@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -103,6 +103,15 @@ class Seam(BaseModel):
         description="The mean absolute difference between the last frame of the shot before and the first frame of the "
         "kept one, over all pixels and the channels of sRGB: 0 for equal frames, 1 for black against white."
     )
+
+
+class PromptPrice(NamedTuple):
+    """A prompt of a batch, and what all takes of it may still cost."""
+
+    prompt: str
+    label: str
+    takes: int
+    credits: float
 
 
 class StoryReport(BaseModel):

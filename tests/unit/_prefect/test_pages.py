@@ -23,8 +23,7 @@ from prefect_loova._prefect.pages import (
     prices_page,
     video_page,
 )
-from prefect_loova.batches.plan import PromptPrice
-from prefect_loova.models.reports import BatchReport, CreditsReport, DaySpent, Outcome, VideoOutcome
+from prefect_loova.models.reports import BatchReport, CreditsReport, DaySpent, Outcome, PromptPrice, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 
