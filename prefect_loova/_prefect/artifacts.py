@@ -12,16 +12,14 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_UI_URL
 
+from prefect_loova._prefect.gallery import gallery, outcome_rows, story_page
 from prefect_loova._prefect.pages import (
     Links,
     Picture,
     credits_page,
     doubts_page,
     escaped,
-    gallery,
-    outcome_rows,
     prices_page,
-    story_page,
     video_page,
 )
 from prefect_loova._prefect.run import is_in_run

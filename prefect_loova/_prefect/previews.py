@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_loova._concurrency import map_bounded
 from prefect_loova._prefect.artifacts import publish_video
+from prefect_loova._prefect.gallery import MOST_POSTERS
 from prefect_loova._prefect.lineage import record_asset
 from prefect_loova._prefect.links import links_to
-from prefect_loova._prefect.pages import MOST_POSTERS, Picture
+from prefect_loova._prefect.pages import Picture
 from prefect_loova.errors import redact
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.reports import BatchReport, VideoOutcome

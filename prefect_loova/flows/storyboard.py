@@ -18,9 +18,10 @@ from prefect_loova._prefect.artifacts import publish_prices, publish_story
 from prefect_loova._prefect.concurrency import slot_count
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
+from prefect_loova._prefect.gallery import keys_to_keep
 from prefect_loova._prefect.lineage import tagged
 from prefect_loova._prefect.manifest_files import Manifest
-from prefect_loova._prefect.pages import Picture, keys_to_keep
+from prefect_loova._prefect.pages import Picture
 from prefect_loova._prefect.previews import Preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.run_logs import RESULT

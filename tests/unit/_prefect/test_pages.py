@@ -9,17 +9,14 @@ import pytest
 from markdown_it import MarkdownIt
 
 from prefect_loova._prefect.artifacts import artifact_key
+from prefect_loova._prefect.gallery import MOST_GALLERY, MOST_POSTERS, gallery, outcome_rows
 from prefect_loova._prefect.pages import (
-    MOST_GALLERY,
-    MOST_POSTERS,
     Links,
     Picture,
     credits_page,
     doubts_page,
     duration,
     escaped,
-    gallery,
-    outcome_rows,
     prices_page,
     video_page,
 )
