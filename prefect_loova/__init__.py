@@ -24,10 +24,13 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.flows.maintenance import collect_videos as collect_videos
     from prefect_loova.flows.maintenance import report_credits as report_credits
     from prefect_loova.flows.maintenance import resolve_job as resolve_job
+    from prefect_loova.flows.publish import publish_videos as publish_videos
     from prefect_loova.flows.storyboard import generate_storyboard as generate_storyboard
     from prefect_loova.flows.video import generate_video as generate_video
     from prefect_loova.models.media_types import MediaRules as MediaRules
     from prefect_loova.models.prices import VideoModel as VideoModel
+    from prefect_loova.models.published import PublishedVideo as PublishedVideo
+    from prefect_loova.models.published import PublishedVideos as PublishedVideos
     from prefect_loova.models.reports import BatchReport as BatchReport
     from prefect_loova.models.reports import CollectedVideos as CollectedVideos
     from prefect_loova.models.reports import CreditsReport as CreditsReport
@@ -53,10 +56,12 @@ _NAMES = {
     "errors": ("BatchError", "BudgetError", "ContentRefusedError", "InDoubtError", "LoovaError"),
     "flows.batch": ("generate_from_manifest", "generate_videos"),
     "flows.maintenance": ("collect_videos", "report_credits", "resolve_job"),
+    "flows.publish": ("publish_videos",),
     "flows.storyboard": ("generate_storyboard",),
     "flows.video": ("generate_video",),
     "models.media_types": ("MediaRules",),
     "models.prices": ("VideoModel",),
+    "models.published": ("PublishedVideo", "PublishedVideos"),
     "models.reports": ("BatchReport", "CollectedVideos", "CreditsReport", "StoryReport", "VideoOutcome"),
     "models.request": ("VideoRequest",),
     "models.results": ("CreditBalance", "JobInDoubt", "SavedVideo", "Submission", "VideoTask"),

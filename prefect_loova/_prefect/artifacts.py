@@ -20,10 +20,12 @@ from prefect_loova._prefect.pages import (
     doubts_page,
     escaped,
     prices_page,
+    published_page,
     video_page,
 )
 from prefect_loova._prefect.run import is_in_run
 from prefect_loova.errors import redact
+from prefect_loova.models.published import PublishedVideos
 from prefect_loova.models.reports import BatchReport, CreditsReport, PromptPrice, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
@@ -82,6 +84,11 @@ async def publish_story(report: StoryReport, moving: Picture | None, posters: Ma
     page = story_page(report, moving, posters, await page_addresses(report.shots))
     await _publish(acreate_markdown_artifact, page, "loova-story", escaped(report.title, 200))
     await _publish(acreate_table_artifact, outcome_rows(report.shots), "loova-story-table", report.summary)
+
+
+async def publish_collection(published: PublishedVideos) -> None:
+    """Show the videos of a published collection."""
+    await _publish(acreate_markdown_artifact, published_page(published), "loova-published", escaped(published.to, 200))
 
 
 async def publish_jobs_in_doubt(jobs: Sequence[JobInDoubt], problems: Sequence[tuple[str, str]] = ()) -> None:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from prefect_loova._prefect.run import deployment_name
 from prefect_loova.errors import redact
 from prefect_loova.models.media import KINDS
+from prefect_loova.models.published import PublishedVideo
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 
@@ -83,6 +84,18 @@ def record_asset(saved: SavedVideo, *, made: bool) -> None:
         **({"label": redact(saved.label)} if saved.label else {}),
     }
     _add_to_task({asset for asset in media if asset is not None}, video, metadata)
+
+
+def record_published(published: PublishedVideo) -> None:
+    """Record a published video as an asset that the current task materialized from the saved video, or that it used."""
+    copy, source = _asset(published.video), _asset(published.source)
+    if copy is None:
+        return
+    if not published.is_new:
+        _add_to_task({copy})
+        return
+    metadata = published.model_dump(mode="json", include={"label", "key", "credits", "sha256", "size_bytes"})
+    _add_to_task({source} if source else set(), copy, metadata)
 
 
 def _add_to_task(

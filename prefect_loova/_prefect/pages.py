@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from prefect_loova.errors import redact
 from prefect_loova.models.prices import cost_difference, format_credits, format_difference
+from prefect_loova.models.published import PublishedVideos
 from prefect_loova.models.reports import CreditsReport, PromptPrice
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
@@ -194,6 +195,23 @@ def credits_page(report: CreditsReport) -> str:
     if report.problems:
         lines += ["", "Counted at their estimate:", "", *items(report.problems, _problem_item)]
     return "\n".join(lines)
+
+
+def published_page(published: PublishedVideos) -> str:
+    """Render a published collection as a table. It has no link of the gallery page, which may be signed."""
+    rows = [
+        (
+            escaped(video.name, 200),
+            escaped(video.label, 80),
+            escaped(video.prompt, 80),
+            "copied" if video.is_new else "was there",
+            "" if video.credits is None else f"{video.credits:g}",
+        )
+        for video in published.videos[:MAX_ROWS]
+    ]
+    shown = table(("Name", "Label", "Prompt", "State", "Credits"), rows, numbers=1)
+    head = [escaped(published.summary), "", "```", published.page, "```", ""]
+    return "\n".join([*head, *shown, *more(len(published.videos) - len(rows))])
 
 
 def prices_page(prices: str, prompts: Sequence[PromptPrice]) -> str:

@@ -260,7 +260,7 @@ def report_as_csv(report: BatchReport) -> bytes:
     writer.writerow(REPORTED)
     for video in report.videos:
         cells = {name: getattr(video, name) for name in REPORTED} | {"rows": " ".join(map(str, video.rows))}
-        writer.writerow([_text_cell(cells[name]) for name in REPORTED])
+        writer.writerow([text_cell(cells[name]) for name in REPORTED])
     return file.getvalue().encode()
 
 
@@ -270,9 +270,9 @@ def report_name(manifest: str) -> str:
     return f"{stem}.report.csv"
 
 
-def _text_cell(value: object) -> object:
+def text_cell(value: object, limit: int = 1000) -> object:
     """Return a cell that a spreadsheet shows as text or as a number, never as a formula."""
     if isinstance(value, int | float):
         return value
-    text = redact("" if value is None else value, 1000)
+    text = redact("" if value is None else value, limit)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

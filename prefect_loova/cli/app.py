@@ -45,6 +45,12 @@ _add(
     "Make the shots of a story, and join them into one film.",
     "story.yaml --bucket my-videos --dry-run",
 )
+_add(
+    "publish",
+    "[KEY...]",
+    "Copy chosen videos to names of your own, with a gallery page.",
+    "--report prompts.report.csv --bucket my-videos",
+)
 _add("collect", "[KEY]", "Save videos that are ready, and submit what is queued.", "--bucket my-videos")
 _add(
     "resolve",

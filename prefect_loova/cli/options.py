@@ -48,6 +48,9 @@ def _checked(rule: str, is_valid: Callable[[Any], bool]) -> Callable[[Any, Seque
 
 
 SECONDS = Parameter(converter=_checked("seconds above 0", lambda value: value > 0))
+LINK_SECONDS = Parameter(
+    converter=_checked("seconds, 60 to 604800", lambda value: isinstance(value, int) and 60 <= value <= 604_800)
+)
 CREDITS = Parameter(converter=_checked("credits, 0 or above", lambda value: value >= 0))
 DAYS = Parameter(converter=_checked("days, 1 to 366", lambda value: isinstance(value, int) and 1 <= value <= 366))
 

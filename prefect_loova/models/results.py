@@ -20,12 +20,17 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+def slug_of(prompt: str) -> str:
+    """Return the first words of a prompt for names, at most 40 characters: `a-futuristic-city`."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
+    return slug or "video"
+
+
 def name_of(request: Mapping[str, Any]) -> str:
     """Return a short name of a request for run names: `a-futuristic-city 16:9 5s`."""
-    words = re.sub(r"[\W_]+", "-", str(request.get("prompt", "")).lower()).strip("-")
-    slug = words if len(words) <= 40 else words[:40].rpartition("-")[0] or words[:40]
     take = f" take {request['take']}" if request.get("take") else ""
-    return f"{slug or 'video'} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
+    return f"{slug_of(str(request.get('prompt', '')))} {request.get('ratio', '')} {request.get('duration', '')}s{take}"
 
 
 class Submission(Value):

@@ -66,19 +66,23 @@ def validate_prefix(prefix: str) -> str:
         InvalidRequestError: The prefix starts with `/`, has empty, `.` or `..` segments, control characters or
             backslashes, or is longer than 512 bytes. The error names the rule.
     """
-    problem = None
-    segments = prefix.removesuffix("/").split("/") if prefix else []
-    if prefix.startswith("/"):
-        problem = "must not start with /"
-    elif any(segment in ("", ".", "..") for segment in segments):
-        problem = "must not have empty, . or .. segments"
-    elif _UNSAFE.search(prefix) or not prefix.isprintable():
-        problem = "must not have control characters or backslashes"
-    elif len(prefix.encode("utf-8", "surrogatepass")) > 512:
-        problem = "must not be longer than 512 bytes"
+    problem = path_problem(prefix.removesuffix("/")) if prefix else None
     if problem:
         raise InvalidRequestError(f"prefix: {redact(repr(prefix), 120)} was given: {problem}")
-    return "/".join(segments)
+    return prefix.removesuffix("/")
+
+
+def path_problem(path: str, max_bytes: int = 512) -> str | None:
+    """Return the rule that a path of names with `/` between them breaks, or None."""
+    if path.startswith("/"):
+        return "must not start with /"
+    if any(segment in ("", ".", "..") for segment in path.split("/")):
+        return "must not have empty, . or .. segments"
+    if _UNSAFE.search(path) or not path.isprintable():
+        return "must not have control characters or backslashes"
+    if len(path.encode("utf-8", "surrogatepass")) > max_bytes:
+        return f"must not be longer than {max_bytes:,} bytes"
+    return None
 
 
 class BucketPrefix:
@@ -140,8 +144,13 @@ class BucketPrefix:
             StorageError: Any other error. After 403 the object may exist: S3 answers 403 if the client may not read
                 the object, and for a missing object if it may not list the bucket (`s3:ListBucket`).
         """
+        found = await self.head(object_key, denied_is_missing=denied_is_missing)
+        return None if found is None else int(found["ContentLength"])
+
+    async def head(self, object_key: str, *, denied_is_missing: bool = False) -> Any:
+        """Return S3's response to HeadObject, or None if S3 answers 404. See `object_size`."""
         try:
-            response = await self._call(object_key, self.s3.head_object)
+            return await self._call(object_key, self.s3.head_object)
         except StorageError as error:
             if error.http_status == 404 or (error.http_status == 403 and denied_is_missing):
                 return None
@@ -149,7 +158,6 @@ class BucketPrefix:
                 hint = "the object may exist; allow s3:GetObject on it or s3:ListBucket to find out (docs/bucket.md)"
                 raise StorageError(f"{error.message}; {hint}", http_status=403) from None
             raise
-        return int(response["ContentLength"])
 
     async def list_objects(self, folder: str) -> list[ListedObject]:
         """Return the objects directly below a folder of the prefix.

@@ -75,6 +75,7 @@ def test_every_command_is_run_by_a_test():
         "index.md",
         "batches.md",
         "storyboards.md",
+        "publishing.md",
         "detached.md",
         "budgets.md",
         "deploy.md",
@@ -100,6 +101,11 @@ def test_a_story_is_priced_and_made(run: Run, loova: Any):
     assert made.startswith("3 of 3 shots are there; s3://")
     assert ", 12.0 s; 180 credits" in made
     assert loova.ledger["totals"]["billed"] == 3
+
+
+def test_a_list_is_published(run: Run, bucket: Any):
+    _, published = run("publishing.md")
+    assert published == f"2 videos, 2 copied by this run; s3://{bucket.name}/spring/index.html\n"
 
 
 def test_a_detached_list_is_collected(run: Run, loova: Any, bucket: Any):
@@ -135,7 +141,7 @@ async def test_everything_is_deployed(
             deployed = {one.name: one for one in await prefect.read_deployments()}
             runs = [one for one in await prefect.read_flow_runs() if not one.auto_scheduled]
         assert {name for name, one in deployed.items() if any(on.active for on in one.schedules)} == {"report-credits"}
-        assert len(deployed) == 6
+        assert len(deployed) == 7
         assert {run.parameters.get("manifest") for run in runs} == {"s3://my-videos/loova/prompts.csv", None}
         assert [run.parameters["request"]["duration"] for run in runs if "request" in run.parameters] == [5]
         assert (await Automation.aread(name="Loova job in doubt")).enabled

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 PAID = {
-    "a boat at sunset": ("wait_for_video", "save_video", "generate_video", "LoovaVideos"),
+    "a boat at sunset": ("wait_for_video", "save_video", "generate_video", "publish_videos", "LoovaVideos"),
     "a boat": ("generate_videos",),
 }
 PAID["a kite"] = PAID["a boat"]
@@ -42,6 +42,7 @@ RESULTS = {
     "generate_videos": r"2 videos: 2 reused; .*",
     "get_credits": r"10000\.0",
     "prepare_media": "[0-9a-f]{64}",
+    "publish_videos": r"s3://.+/boats/index\.html",
     "report_credits": r"10000\.0",
     "resolve_job": "0",
     "save_video": r"s3://.+/video\.mp4",

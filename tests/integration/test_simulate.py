@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -106,5 +107,11 @@ def test_a_simulated_list_leaves_its_videos_on_the_disk_and_nothing_of_the_progr
     folder = tmp_path / ".loova-simulated" / "videos"
     assert f"Open them on this machine: {folder}" in done.stderr
     assert sorted(file.name[:-13] for file in folder.iterdir()) == ["a-boat-16x9-4s", "a-train-16x9-4s"]
+    done = ran("publish", "--report", "list.report.csv", "--simulate", env=env, cwd=tmp_path)
+    page = tmp_path / ".loova-simulated" / "published" / "index.html"
+    assert done.stdout.endswith(f"Open the page on this machine:\n{page}\n"), done.stderr
+    shown = re.findall(r' (?:src|poster)="([^"]+)"', page.read_text())
+    assert sorted(shown) == ["a-boat-16x9.jpg", "a-boat-16x9.mp4", "a-train-16x9.jpg", "a-train-16x9.mp4"]
+    assert all((page.parent / name).stat().st_size > 1000 for name in shown)
     for control in ("\x1b", "\r", "next poll"):
         assert control not in done.stderr

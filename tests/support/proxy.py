@@ -68,6 +68,8 @@ class Seen:
     """Seconds until the whole reply of the server was forwarded, without a fault."""
     replied: float | None = None
     """The monotonic time of that moment."""
+    body_bytes: int = 0
+    """The bytes of the bodies of the request and of the server's reply."""
 
 
 @dataclass
@@ -286,6 +288,7 @@ class Proxy:
             return False
         if method != "HEAD" and status not in (204, 304):
             reply.body = server.body(reply, of_reply=True)
+        seen.body_bytes = len(request.body) + len(reply.body)
         if fault is not None and not early and not self._after(client, fault, reply):
             return False
         if self.answered is not None:
