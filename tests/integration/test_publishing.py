@@ -238,6 +238,10 @@ async def test_the_manifest_says_what_each_video_is_and_holds_no_secret_and_no_f
     signed = "https://media.example.com/cat.png?X-Amz-Signature=secret-signature&X-Amz-Credential=secret-key"
     request = VideoRequest(prompt='=HYPERLINK("http://x.example")', image_urls=[signed], duration=4)
     (saved,) = await made(place, request)
+    record = content(bucket, f"loova/{saved.key}/record.json")
+    stored = record.replace(b"https://media.example.com/cat.png", signed.encode())  # as if a record could have it
+    assert stored != record
+    bucket.client.put_object(Bucket=bucket, Key=f"loova/{saved.key}/record.json", Body=stored)
     await publish(place, saved.key, name="{key}.mp4")
     raw = content(bucket, "loova/_published/manifest.csv").decode()
     (row,) = csv.DictReader(io.StringIO(raw, newline=""))
@@ -351,17 +355,18 @@ async def test_a_report_names_its_saved_videos(place, bucket):
     async with place.open() as jobs:
         outcome = VideoOutcome(key="a" * 64, name="a", rows=(1,), outcome="saved", credits_estimate=60)
         made_here = f"s3://{bucket}/loova/{'b' * 64}/video-attempt-2.mp4"
+        made_elsewhere = made_here.replace("/loova/", "/other/")
         report = BatchReport(
             videos=(
                 outcome.model_copy(update={"video": made_here}),
                 outcome.model_copy(update={"outcome": "failed", "video": None}),
-                outcome.model_copy(update={"outcome": "reused", "video": made_here.replace("b", "c")}),
+                outcome.model_copy(update={"outcome": "reused", "video": made_elsewhere}),
             )
         )
         content = report_as_csv(report)
         with pytest.raises(InvalidRequestError, match=r"line 4: .* is not below"):
             keys_of_report(content, "a.report.csv", jobs.records)
-        content = content.replace(made_here.replace("b", "c").encode(), made_here.encode())
+        content = content.replace(made_elsewhere.encode(), made_here.encode())
         for text in (content, content.replace(b",", b";"), b"\xef\xbb\xbf" + content):
             assert keys_of_report(text, "a.report.csv", jobs.records) == ["b" * 64] * 2
         with pytest.raises(InvalidRequestError, match="is no report of a batch"):
