@@ -12,11 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from prefect_loova._concurrency import map_bounded
-from prefect_loova.batches.manifest import decode
+from prefect_loova.batches.documents import decode
 from prefect_loova.batches.publish_files import gallery_page, manifest_csv, manifest_json
-from prefect_loova.batches.publish_names import label_of, published_names
-from prefect_loova.errors import InvalidRequestError, StorageError, first_lines, redact
+from prefect_loova.batches.publish_names import published_names
+from prefect_loova.errors import InvalidRequestError, first_lines, redact
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.doubt import complete_key
 from prefect_loova.jobs.save import find_saved
 from prefect_loova.models.media import KINDS, redact_media
 from prefect_loova.models.published import PublishedVideo, PublishedVideos
@@ -36,7 +37,6 @@ PAGE, MANIFEST_CSV, MANIFEST_JSON = "index.html", "manifest.csv", "manifest.json
 _OURS = {"made-by": "prefect-loova"}  # marks the files beside the videos, which the next run replaces
 _CONCURRENT_READS = 16
 _TO = re.compile(r"s3://([A-Za-z0-9._-]{1,255})(?:/(.*))?", re.DOTALL)
-_BEGINNING = re.compile(r"[0-9a-f]{1,63}")
 
 
 @dataclass(frozen=True)
@@ -132,41 +132,31 @@ async def find_videos(jobs: VideoJobs, keys: Sequence[str]) -> list[SavedVideo]:
         InvalidRequestError: A key belongs to no video in the bucket, or its beginning to several. The error lists all.
         StorageError: The bucket cannot be read or, for a beginning of a key, not listed.
     """
-    found = await map_bounded(lambda key: _find_video(jobs, key), keys, _CONCURRENT_READS)
-    problems = [f"keys: {problem}" for problem in found if isinstance(problem, str)]
+    problems = dict[int, str]()
+
+    async def find(numbered: tuple[int, str]) -> SavedVideo | None:
+        try:
+            return await _find_video(jobs, numbered[1])
+        except InvalidRequestError as error:
+            problems[numbered[0]] = error.message
+            return None
+
+    found = await map_bounded(find, enumerate(keys), _CONCURRENT_READS)
     if problems:
-        raise InvalidRequestError("\n".join(first_lines(problems)))
-    return [*{video.key: video for video in found if isinstance(video, SavedVideo)}.values()]
+        raise InvalidRequestError("\n".join(first_lines([problems[number] for number in sorted(problems)])))
+    return [*{video.key: video for video in found if video is not None}.values()]
 
 
-async def _find_video(jobs: VideoJobs, given: str) -> SavedVideo | str:
-    """Return the video of a key or its beginning, or the problem with it."""
-    key, shown = given.strip().lower(), f"{redact(repr(given), 80)} was given:"
-    if not is_key(key):
-        if not _BEGINNING.fullmatch(key):
-            return f"{shown} must be a request's key, or the beginning of one, in hex digits"
-        keys = await _keys_that_begin(jobs.records, key)
-        if len(keys) != 1:
-            return f"{shown} {f'{len(keys)} jobs begin' if keys else 'no job begins'} so"
-        key = keys[0]
-    stored = await jobs.records.read(key)
-    if stored is None:
-        return f"{shown} no job has this key, or its record may not be read (s3:GetObject)"
-    state = stored.record.state
-    if state != "saved":
-        return f"{shown} the job is {state.replace('_', ' ')}, so it has no video in the bucket"
-    saved = await find_saved(jobs, jobs.submission(stored.record, reused=True))
-    return saved or f"{shown} the video is missing from the bucket; make the same request again to save it"
-
-
-async def _keys_that_begin(records: JobRecords, beginning: str) -> list[str]:
-    try:
-        return [name for name in await records.list_folders(beginning) if is_key(name)]
-    except StorageError as error:
-        if error.http_status != 403:
-            raise
-        hint = "the beginning of a key needs s3:ListBucket (docs/bucket.md); a whole key works without it"
-        raise StorageError(f"{error.message}: {hint}", http_status=403) from None
+async def _find_video(jobs: VideoJobs, given: str) -> SavedVideo:
+    key = await complete_key(jobs, given, field="keys", is_open=False)
+    problem, stored = "no job has this key, or its record may not be read (s3:GetObject)", await jobs.records.read(key)
+    if stored is not None and stored.record.state != "saved":
+        problem = f"the job is {stored.record.state.replace('_', ' ')}, so it has no video in the bucket"
+    elif stored is not None:
+        if saved := await find_saved(jobs, jobs.submission(stored.record, reused=True)):
+            return saved
+        problem = "the video is missing from the bucket; make the same request again to save it"
+    raise InvalidRequestError(f"keys: {redact(repr(given), 80)} was given: {problem}")
 
 
 @dataclass(frozen=True)
@@ -313,7 +303,7 @@ class Publisher:
             prompt=str(request.get("prompt", "")),
             key=saved.key,
             take=request.get("take", 0),
-            label=label_of(saved),
+            label=saved.label,
             model=str(request.get("model", "")),
             ratio=str(request.get("ratio", "")),
             duration=request.get("duration", 0),

@@ -91,7 +91,7 @@ def _name(parts: list[tuple[str, str | None]], video: SavedVideo) -> str:
 
 def _values(video: SavedVideo) -> Iterator[tuple[str, str]]:
     request = video.request
-    yield "label", label_of(video)
+    yield "label", video.label
     yield "slug", slug_of(str(request.get("prompt", "")))
     yield "ratio", str(request.get("ratio", "")).replace(":", "x")
     yield "duration", str(request.get("duration", ""))
@@ -100,11 +100,6 @@ def _values(video: SavedVideo) -> Iterator[tuple[str, str]]:
     yield "key", video.key[:8]
     saved = video.times.get("saved")
     yield "day", f"{saved.astimezone(UTC):%Y-%m-%d}" if saved else ""
-
-
-def label_of(video: SavedVideo) -> str:
-    """Return the label of a video; empty if it has none."""
-    return str(getattr(video, "label", ""))
 
 
 def _cleaned(value: str) -> str:

@@ -31,6 +31,7 @@ from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket, minimal_policy
 
 BOAT = VideoRequest(prompt="A boat at sunset", duration=4)
+SPRING = VideoRequest(prompt="A boat at sunset", duration=4, ratio="1:1", label="Spring / <b>2026</b>")
 TAKE_2 = VideoRequest(prompt="A boat at sunset", duration=4, take=1)
 TRAIN = VideoRequest(prompt="A train", duration=4, ratio="9:16")
 MIB = 1024**2
@@ -119,6 +120,17 @@ async def test_videos_are_copied_with_their_pictures_a_manifest_and_a_page(place
     assert (video["ContentType"], video["Metadata"]["sha256"]) == ("video/mp4", boat.sha256)
     assert content(bucket, "loova/_published/a-train-9x16.jpg") == b"a picture"
     assert loova.ledger["totals"]["billed"] == billed
+
+
+async def test_a_label_is_a_folder_a_heading_and_a_column(place, bucket):
+    (saved,) = await made(place, SPRING)
+    published = await publish(place, saved.key)
+    assert [video.name for video in published.videos] == ["Spring-b-2026-b/a-boat-at-sunset-1x1.mp4"]
+    page = content(bucket, "loova/_published/index.html").decode()
+    assert "<h2>Spring / &lt;b&gt;2026&lt;/b&gt;</h2>" in page
+    assert 'src="Spring-b-2026-b/a-boat-at-sunset-1x1.mp4"' in page
+    (listed,) = json.loads(content(bucket, "loova/_published/manifest.json"))["videos"]
+    assert listed["label"] == "Spring / <b>2026</b>"
 
 
 async def test_no_content_of_a_video_passes_through_this_machine(place, through, proxy, bucket):
@@ -340,14 +352,14 @@ async def test_keys_are_found_by_their_beginnings_and_all_problems_are_listed(pl
             await find_videos(jobs, ["xyz", "f" * 63, "f" * 64, waiting.key, boat.key, train.key])
     problems = str(refused.value).splitlines()
     assert [problem.partition("was given: ")[2] for problem in problems] == [
-        "must be a request's key, or the beginning of one, in hex digits",
+        "no job begins so",
         "no job begins so",
         "no job has this key, or its record may not be read (s3:GetObject)",
         "the job is submitted, so it has no video in the bucket",
         "the video is missing from the bucket; make the same request again to save it",
     ]
     async with place.open() as jobs:
-        with pytest.raises(StorageError, match="a whole key works without it"):
+        with pytest.raises(StorageError, match="whole key works without it"):
             await find_videos(jobs, [train.key[:6]])
 
 
