@@ -15,8 +15,11 @@ from prefect_loova.models.results import VideoTask
 CLOCK_SECONDS = 15 * 60.0
 """The largest difference between Loova's clock and the worker's clock, in seconds."""
 
-_MAX_DURATION_ERROR = 0.75  # seconds
-_MAX_RATIO_ERROR = 0.08
+MAX_DURATION_ERROR = 0.75
+"""By how many seconds the duration of a video may differ from its request."""
+
+MAX_RATIO_ERROR = 0.08
+"""By which part the ratio of a video may differ from its request."""
 
 
 def contradictions(task: VideoTask, request: Mapping[str, Any], attempt: Attempt) -> list[str]:
@@ -49,17 +52,18 @@ def differences(request: Mapping[str, Any], video: StoredVideo) -> str:
     """
     reasons = []
     asked, length = request.get("duration"), video.duration_seconds
-    if isinstance(asked, int | float) and length is not None and abs(length - asked) > _MAX_DURATION_ERROR:
+    if isinstance(asked, int | float) and length is not None and abs(length - asked) > MAX_DURATION_ERROR:
         reasons.append(f"it plays {length:.1f} s, and {asked:g} s were asked for")
-    wanted = _ratio(request.get("ratio"))
+    wanted = ratio_of(request.get("ratio"))
     if wanted and video.width and video.height and request.get("function_mode") != "first_last_frames":
         width, height = (video.height, video.width) if video.is_turned else (video.width, video.height)
-        if abs(width / height / wanted - 1) > _MAX_RATIO_ERROR:
+        if abs(width / height / wanted - 1) > MAX_RATIO_ERROR:
             reasons.append(f"its pictures are {width} x {height}, and {redact(request['ratio'], 20)} was asked for")
     return "; ".join(reasons)
 
 
-def _ratio(text: object) -> float | None:
+def ratio_of(text: object) -> float | None:
+    """Return width divided by height of a ratio such as `16:9`, or None if the text is none."""
     match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", str(text))
     return int(match[1]) / int(match[2]) if match and int(match[1]) and int(match[2]) else None
 
