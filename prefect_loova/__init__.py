@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # for type checkers, which cannot read the table below
     from prefect_loova.flows.publish import publish_videos as publish_videos
     from prefect_loova.flows.storyboard import generate_storyboard as generate_storyboard
     from prefect_loova.flows.video import generate_video as generate_video
+    from prefect_loova.models.gates import GateInput as GateInput
+    from prefect_loova.models.gates import QualityGate as QualityGate
+    from prefect_loova.models.gates import Verdict as Verdict
     from prefect_loova.models.media_types import MediaRules as MediaRules
     from prefect_loova.models.prices import VideoModel as VideoModel
     from prefect_loova.models.published import PublishedVideo as PublishedVideo
@@ -59,6 +62,7 @@ _NAMES = {
     "flows.publish": ("publish_videos",),
     "flows.storyboard": ("generate_storyboard",),
     "flows.video": ("generate_video",),
+    "models.gates": ("GateInput", "QualityGate", "Verdict"),
     "models.media_types": ("MediaRules",),
     "models.prices": ("VideoModel",),
     "models.published": ("PublishedVideo", "PublishedVideos"),
