@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pydantic import BaseModel, ConfigDict
 
 from prefect_loova.batches.storyboard import film_id
-from prefect_loova.errors import PreviewError, StorageError, redact
+from prefect_loova.errors import PreviewError, StorageError, UnusableVideoError, redact
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.film_media import open_film_medium
+from prefect_loova.models.film import FilmOptions
+from prefect_loova.models.media import MediaError
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.errors import S3_ERRORS, storage_error
 from prefect_loova.store.previews import preview_keys, save_previews
@@ -22,6 +25,7 @@ from prefect_loova.store.reader import S3File
 from prefect_loova.store.records import JobRecords
 
 if TYPE_CHECKING:
+    from prefect_loova.video.film import FilmMedia
     from prefect_loova.video.thumbnails import Previews
 
 FILMS = "_storyboards"
@@ -47,20 +51,26 @@ class JoinedFilm(BaseModel):
 
 
 async def join_shots(
-    jobs: VideoJobs, videos: list[SavedVideo], *, upload_options: Mapping[str, Any] | None = None
+    jobs: VideoJobs,
+    videos: list[SavedVideo],
+    options: FilmOptions | None = None,
+    *,
+    upload_options: Mapping[str, Any] | None = None,
 ) -> JoinedFilm:
     """Join the shots into one film, or find the film that was joined before.
 
     Args:
         jobs: The API and the bucket.
         videos: The shots, in order.
+        options: The options of the film, as `prepare_film` returns them.
         upload_options: boto3's `ExtraArgs` of an upload.
 
     Raises:
-        UnusableVideoError: A shot cannot be joined.
+        UnusableVideoError: A shot or a medium of the film cannot be used.
         StorageError: The bucket cannot be read or written.
     """
-    records, folder = jobs.records, film_id(videos)
+    options = options or FilmOptions()
+    records, folder = jobs.records, film_id(videos, options)
     film_key, facts_key = records.object_key(FILMS, folder, "video.mp4"), records.object_key(FILMS, folder, "film.json")
     stored = await records.get_json(facts_key)
     if stored is not None:
@@ -68,13 +78,15 @@ async def join_shots(
         if await records.object_size(film_key, denied_is_missing=True) == film.size_bytes:
             return film
     with tempfile.TemporaryFile() as file:
-        facts = await asyncio.to_thread(_join, jobs, videos, file)
+        facts = await asyncio.to_thread(_join, jobs, videos, options, file)
         previews = await asyncio.to_thread(_previews, file)
         await asyncio.to_thread(_upload, jobs, film_key, file, dict(upload_options or {}))  # closes the file
     sheet = await _contact_sheet(records, film_key, previews, upload_options)
     film = JoinedFilm(**facts, film=records.uri(film_key), contact_sheet=sheet)
     # Write this last: it marks the film as complete.
-    await records.put_json(facts_key, film.model_dump() | {"shots": [video.video for video in videos]})
+    shots: dict[str, Any] = {"shots": [video.video for video in videos]}
+    made_with = {} if options.is_plain else {"options": options.model_dump(mode="json")}
+    await records.put_json(facts_key, film.model_dump() | shots | made_with)
     return film
 
 
@@ -92,8 +104,9 @@ async def _contact_sheet(
     return records.uri(preview_keys(film_key, previews.moving_type).contact_sheet)
 
 
-def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str, Any]:
+def _join(jobs: VideoJobs, videos: list[SavedVideo], options: FilmOptions, file: BinaryIO) -> dict[str, Any]:
     from prefect_loova.video.concat import join_videos  # noqa: PLC0415  (load decoders on first use)
+    from prefect_loova.video.film import make_film  # noqa: PLC0415
 
     records = jobs.records
     with ExitStack() as stack:
@@ -101,7 +114,11 @@ def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str
             stack.enter_context(S3File(records.s3, records.bucket, records.key_of(video.video), blocks=_BLOCKS))
             for video in videos
         ]
-        joined = join_videos(shots, file, max_seconds=_JOIN_SECONDS + _JOIN_SECONDS_PER_SHOT * len(shots))
+        most = _JOIN_SECONDS + _JOIN_SECONDS_PER_SHOT * len(shots)
+        if options.is_plain:
+            joined = join_videos(shots, file, max_seconds=most)
+        else:
+            joined = make_film(shots, file, options, _media(jobs, options, stack), max_seconds=most)
     file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(1024**2):
@@ -112,6 +129,27 @@ def _join(jobs: VideoJobs, videos: list[SavedVideo], file: BinaryIO) -> dict[str
         "size_bytes": file.tell(),
         "sha256": digest.hexdigest(),
     }
+
+
+def _media(jobs: VideoJobs, options: FilmOptions, stack: ExitStack) -> FilmMedia:
+    """Open the media of a film. The cards are read now, the sound track later."""
+    from prefect_loova.video.film import FilmMedia  # noqa: PLC0415  (load decoders on first use)
+
+    def opened(field: str) -> tuple[S3File, str] | None:
+        text = getattr(options, field)
+        if text is None:
+            return None
+        try:
+            file, media_type = open_film_medium(jobs, text)
+        except MediaError as error:
+            raise UnusableVideoError(f"the film cannot be made: {field}: {error}") from None
+        return stack.enter_context(file), media_type
+
+    def card(field: str) -> tuple[bytes, str] | None:
+        found = opened(field)
+        return (found[0].read() or b"", found[1]) if found else None
+
+    return FilmMedia(card("title_card"), card("end_card"), opened("sound_track"))
 
 
 def _upload(jobs: VideoJobs, key: str, file: BinaryIO, options: dict[str, Any]) -> None:

@@ -15,8 +15,10 @@ from prefect_loova.batches.storyboard import Shot, Storyboard
 from prefect_loova.errors import InDoubtError, InvalidRequestError, StorageError, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.film_media import prepare_film
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.jobs.media_urls import url_problems
+from prefect_loova.models.film import FilmOptions, fade_problems
 from prefect_loova.models.reports import VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission
@@ -32,6 +34,7 @@ class StoryPlan:
 
     shots: dict[int, Shot]
     max_paid_attempts: int
+    film: FilmOptions = field(default_factory=FilmOptions)
     videos: dict[int, PlannedVideo] = field(default_factory=dict)
     saved: dict[int, SavedVideo] = field(default_factory=dict)
     outcomes: dict[int, VideoOutcome] = field(default_factory=dict)
@@ -43,7 +46,8 @@ class StoryPlan:
         """Plan every shot. A shot that continues another one has a job record only if that one is saved.
 
         Raises:
-            InvalidRequestError: A model, a kept shot, the media or their URLs have problems; the error lists all shots.
+            InvalidRequestError: A model, a kept shot, the film, the media or their URLs have problems; the error lists
+                all of them.
         """
         _check_models(jobs, board.shots)
         problems = list[str]()
@@ -51,10 +55,17 @@ class StoryPlan:
         own = await _or_problems(
             preparing.prepare_all([shot.own_media for shot in board.shots], called="shot"), problems
         )
-        if kept is None or own is None:
+        film = await _or_problems(prepare_film(jobs, preparing.local, board.film, upload=preparing.upload), problems)
+        if kept:
+            seconds = [
+                kept[shot.number][1].duration_seconds if shot.keep else float(shot.request.duration)
+                for shot in board.shots
+            ]
+            problems += fade_problems(board.film, seconds)
+        if problems or kept is None or own is None or film is None:
             raise InvalidRequestError("\n".join(first_lines(problems)))
         shots = {shot.number: shot.with_media(media) for shot, media in zip(board.shots, own, strict=True)}
-        plan = cls(shots, max_paid_attempts)
+        plan = cls(shots, max_paid_attempts, film)
         for number, (planned, saved) in kept.items():
             plan.videos[number], plan.saved[number] = planned, saved
         for chain in board.chains():

@@ -28,6 +28,14 @@ from pydantic import ValidationError
 
 from prefect_loova.batches.documents import read_document, unknown_names
 from prefect_loova.errors import InvalidRequestError, counted, first_lines, redact
+from prefect_loova.models.film import (
+    FILM_FIELDS,
+    TRANSITION_FIELDS,
+    FilmOptions,
+    Transition,
+    fade_problems,
+    read_options,
+)
 from prefect_loova.models.media import KINDS
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
@@ -54,12 +62,14 @@ class Shot:
         fields: The fields of its request, without the first frame. Those of a kept shot are only a stand-in.
         continues: Whether it starts with the last frame of the shot before.
         keep: The key of the saved video that the shot is, or the beginning of it; empty for a shot to make.
+        fade: The seconds of the cross-fade with which it begins; 0 for a cut.
     """
 
     number: int
     fields: dict[str, Any]
     continues: bool = False
     keep: str = ""
+    fade: float = 0.0
 
     @property
     def request(self) -> VideoRequest:
@@ -109,10 +119,12 @@ class Storyboard:
     Attributes:
         title: Its title.
         shots: Its shots, in order.
+        film: How they become a film.
     """
 
     title: str
     shots: tuple[Shot, ...] = field(default=())
+    film: FilmOptions = field(default_factory=FilmOptions)
 
     def chains(self) -> Iterator[list[Shot]]:
         """Yield each list of shots that continue each other. Chains do not depend on each other.
@@ -129,9 +141,15 @@ class Storyboard:
             yield chain
 
 
-def film_id(videos: list[SavedVideo]) -> str:
-    """Return the identity of a film of these shots, as 64 hex digits."""
-    return hashlib.sha256("\n".join([_FILM_VERSION, *(video.sha256 for video in videos)]).encode()).hexdigest()
+def film_id(videos: list[SavedVideo], options: FilmOptions | None = None) -> str:
+    """Return the identity of a film of these shots, as 64 hex digits.
+
+    Args:
+        videos: The shots, in order.
+        options: The options of the film, with pinned media.
+    """
+    parts = [_FILM_VERSION, *(video.sha256 for video in videos), options.identity if options else ""]
+    return hashlib.sha256("\n".join(filter(None, parts)).encode()).hexdigest()
 
 
 def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> Storyboard:
@@ -152,28 +170,35 @@ def read_storyboard(content: bytes, name: str, defaults: Mapping[str, Any] = Map
         raise InvalidRequestError(f"{source} must have a list of shots, each with a prompt")
     if len(given["shots"]) > MAX_SHOTS:
         raise InvalidRequestError(f"{source} has {len(given['shots'])} shots; the limit is {MAX_SHOTS}")
-    problems = unknown_names(given, ("title", "shots", *_SHARED))
+    problems = unknown_names(given, ("title", "shots", *FILM_FIELDS, *_SHARED))
+    film = read_options(given, FilmOptions, problems)
     if not isinstance(given.get("title", ""), str):
         problems.append("title: must be text")
     shared = {key: value for key, value in given.items() if key in _SHARED}
     shots = []
     for number, item in enumerate(given["shots"], 1):
-        shot, shot_problems = _read_shot(number, item, shared, defaults)
+        shot, shot_problems = _read_shot(number, item, shared, defaults, film)
         shots.append(shot)
         problems += [f"shot {number}: {problem}" for problem in shot_problems]
+    film = film.model_copy(update={"fades": tuple(shot.fade for shot in shots)})
+    if not problems:
+        problems = fade_problems(film, [None if shot.keep else float(shot.request.duration) for shot in shots])
     if problems:
         head = f"{source} has {counted(len(problems), 'problem')}; nothing was started"
         raise InvalidRequestError("\n".join([head, *first_lines(problems)]))
     title = given.get("title") or name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0]
-    return Storyboard(title, tuple(shots))
+    return Storyboard(title, tuple(shots), film)
 
 
-def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[Shot, list[str]]:
+def _read_shot(
+    number: int, given: Any, shared: dict[str, Any], defaults: Mapping[str, Any], film: FilmOptions
+) -> tuple[Shot, list[str]]:
     if not isinstance(given, dict):
         return Shot(number, {}), [f"{redact(repr(given), 80)} was given: must be the fields of a shot, such as prompt"]
     fields = {**shared, **given}
     continues, keep = fields.pop("continue", False), fields.pop("keep", None)
-    problems = unknown_names(given, ("continue", "keep", *_FIELDS))
+    problems = unknown_names(given, ("continue", "keep", *TRANSITION_FIELDS, *_FIELDS))
+    fade = _read_fade(number, given, film, problems)
     if not isinstance(continues, bool):
         problems.append(f"continue: {redact(repr(continues), 80)} was given: must be true or false")
     elif continues and number == 1:
@@ -182,14 +207,25 @@ def _read_shot(number: int, given: Any, shared: dict[str, Any], defaults: Mappin
         key = keep.strip().lower() if isinstance(keep, str) else ""
         if not _KEY.fullmatch(key):
             problems.append(f"keep: {redact(repr(keep), 80)} was given: {_KEY_RULE}")
-        return Shot(number, {"prompt": f"keep {key}"}, continues is True, key), problems
+        return Shot(number, {"prompt": f"keep {key}"}, continues is True, key, fade), problems
     shot = Shot(
         number,
         {**defaults, **{str(key): value for key, value in fields.items() if key in _FIELDS and value is not None}},
         continues is True,
+        fade=fade,
     )
     try:
         _ = shot.request
     except ValidationError as error:
         problems += str(InvalidRequestError.from_validation(error)).splitlines()
     return shot, problems
+
+
+def _read_fade(number: int, given: dict[Any, Any], film: FilmOptions, problems: list[str]) -> float:
+    """Return the seconds of the cross-fade with which a shot begins. Add what is invalid to the problems."""
+    is_first = number == 1 and not film.title_card
+    own = {name: given[name] for name in TRANSITION_FIELDS if given.get(name) is not None}
+    transition = read_options(film.model_dump(include={*TRANSITION_FIELDS}) | own, Transition, problems)
+    if is_first and own.get("transition") == "cross-fade":
+        problems.append("transition: 'cross-fade' was given: there is no title_card before the first shot")
+    return 0.0 if is_first else transition.fade

@@ -37,6 +37,7 @@ from prefect_loova.flows.batch_run import IN_BUCKET, Batch, batch_error, file_ru
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
+from prefect_loova.models.film import FilmOptions
 from prefect_loova.models.prices import format_credits
 from prefect_loova.models.reports import BatchReport, Seam, StoryReport, VideoOutcome
 from prefect_loova.models.results import SavedVideo
@@ -104,6 +105,7 @@ class Story:
                 try:
                     film = await _join(
                         [plan.saved[shot.number] for shot in self.board.shots],
+                        plan.film,
                         location=self.batch.location,
                         upload_options=self.batch.upload_options,
                     )
@@ -166,9 +168,11 @@ def _join_run_name() -> str:
     description="Join the shots of a story into one film in the bucket.",
     **NOT_CACHED | {"task_run_name": _join_run_name},
 )
-async def _join(videos: list[SavedVideo], *, location: Location, upload_options: dict[str, Any] | None) -> JoinedFilm:
+async def _join(
+    videos: list[SavedVideo], options: FilmOptions, *, location: Location, upload_options: dict[str, Any] | None
+) -> JoinedFilm:
     async with location.open() as jobs:
-        return await join_shots(jobs, videos, upload_options=upload_options)
+        return await join_shots(jobs, videos, options, upload_options=upload_options)
 
 
 def _log_shot(number: int, outcome: VideoOutcome) -> None:

@@ -122,7 +122,7 @@ class MediaPreparer:
         path = self.local.find(medium.location)
         file_kind: Kind = "video" if medium.frame else kind
         async with self._file_lock:  # one file in memory at a time
-            content, sha256 = await asyncio.to_thread(_read, path, self.jobs.media.max_bytes(file_kind))
+            content, sha256 = await asyncio.to_thread(read_local_file, path, self.jobs.media.max_bytes(file_kind))
             if problem := content_problem(content[:HEAD_BYTES], len(content), file_kind, self.jobs.media):
                 raise MediaError(problem)
             pinned = medium.pinned(f"sha256={sha256}")
@@ -201,7 +201,7 @@ class MediaPreparer:
                 await copy_of(self.jobs.records, self.jobs.media, medium, kind, media_type, source)
 
 
-def _read(path: Path, max_bytes: int) -> tuple[bytes, str]:
+def read_local_file(path: Path, max_bytes: int) -> tuple[bytes, str]:
     """Return the content of a local file, up to one byte more than `max_bytes`, and its SHA-256 in hex digits.
 
     Raises:

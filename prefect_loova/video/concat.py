@@ -70,7 +70,7 @@ def join_videos(videos: Sequence[VideoFile], out: BinaryIO, *, max_seconds: floa
     time_limit = TimeLimit(max_seconds)
     traits = []
     for number in range(len(videos)):
-        with _open_numbered(videos, number, time_limit) as video:
+        with open_numbered(videos, number, time_limit) as video:
             video.check_index()
             traits.append(traits_of(video))
     with tempfile.TemporaryDirectory(prefix="loova-join-") as folder:
@@ -88,10 +88,10 @@ def _copy(videos: Sequence[VideoFile], path: Path, traits: list[Traits], time_li
         return None
     try:
         with Mp4Writer(path, video_track_timescale=str(copy_timescale(traits))) as output:
-            with _open_numbered(videos, 0, time_limit) as video:
+            with open_numbered(videos, 0, time_limit) as video:
                 concat = CopyConcat(output, video, traits)
             for number in range(len(videos)):
-                with _open_numbered(videos, number, time_limit) as video:
+                with open_numbered(videos, number, time_limit) as video:
                     concat.add(video)
     except CannotCopyError:
         return None
@@ -102,14 +102,19 @@ def _encode(videos: Sequence[VideoFile], path: Path, traits: list[Traits], time_
     with Mp4Writer(path) as output:
         concat = EncodeConcat(output, traits)
         for number, one in enumerate(traits):
-            with _open_numbered(videos, number, time_limit) as video:
+            with open_numbered(videos, number, time_limit) as video:
                 concat.add(video, one)
         concat.finish()
     return JoinedVideo(float(concat.seconds), *concat.size, has_sound=concat.has_sound, is_copy=False)
 
 
 @contextmanager
-def _open_numbered(videos: Sequence[VideoFile], number: int, time_limit: TimeLimit) -> Iterator[VideoReader]:
+def open_numbered(videos: Sequence[VideoFile], number: int, time_limit: TimeLimit) -> Iterator[VideoReader]:
+    """Open one of several videos. Errors in the block name its number, counted from 1.
+
+    Raises:
+        UnusableVideoError: The video cannot be used.
+    """
     try:
         with open_video(videos[number], time_limit) as video:
             yield video

@@ -12,6 +12,7 @@ from prefect_loova.video.concat_output import SAMPLE_RATES, USUAL_SAMPLE_RATE, L
 from prefect_loova.video.concat_sound import SoundPlacer
 from prefect_loova.video.concat_traits import Traits
 from prefect_loova.video.decoder import VideoReader
+from prefect_loova.video.images import Canvas
 
 
 class EncodeConcat:
@@ -52,7 +53,8 @@ class EncodeConcat:
         begin, first = self.seconds, self._frame_count
         if self._sound:
             self._sound.begin(begin - video.start * video.tick, begin + video.seconds)
-        frames = SteadyFrames(video, traits, self.size, self._fps, self._sound.add if self._sound else None)
+        canvas = Canvas(self.size, traits.size, traits.rotation)
+        frames = SteadyFrames(video, canvas, self._fps, self._sound.add if self._sound else None)
         for frame in frames:
             self._write_frame(frame)
         self._exact_seconds += frames.exact_seconds

@@ -8,7 +8,6 @@ from math import ceil
 
 from av import AudioFrame, VideoFrame
 
-from prefect_loova.video.concat_traits import Traits
 from prefect_loova.video.decoder import DecodeError, VideoReader, pts_of
 from prefect_loova.video.images import Canvas
 from prefect_loova.video.tone_mapping import sdr
@@ -21,8 +20,7 @@ class SteadyFrames:
 
     Args:
         video: The video.
-        traits: Its traits.
-        size: Width and height of the frames, in pixels; black bars surround another shape.
+        canvas: Draws its frames.
         fps: Frames a second.
         on_sound: Called with each piece of its decoded sound.
 
@@ -34,13 +32,12 @@ class SteadyFrames:
     def __init__(
         self,
         video: VideoReader,
-        traits: Traits,
-        size: tuple[int, int],
+        canvas: Canvas,
         fps: Fraction,
         on_sound: Callable[[AudioFrame], None] | None,
     ) -> None:
         self._video = video
-        self._canvas = Canvas(size, traits.size, traits.rotation)
+        self._canvas = canvas
         self._fps = fps
         self._on_sound = on_sound
         self.last: VideoFrame
