@@ -25,6 +25,7 @@ MAX_BYTES: dict[Kind, int] = {"image": 30_000_000, "audio": 200_000_000}
 """The largest card and the largest sound track, in bytes."""
 
 _EXTENSIONS = EXTENSIONS | CONVERTIBLE
+_MIN_SECONDS = 1.0  # it is repeated up to the end of the film
 
 
 async def prepare_film(jobs: VideoJobs, local: LocalFiles, options: FilmOptions, *, upload: bool = True) -> FilmOptions:
@@ -105,6 +106,9 @@ def _check(kind: Kind, head: bytes, size: int, source: Callable[[], BytesIO | Ra
         raise MediaError(f"its content is {media_type or 'of no known type'}: must be {known}")
     if size > MAX_BYTES[kind]:
         raise MediaError(f"it has more than {MAX_BYTES[kind]:,} bytes, the most for {kind} of a film")
-    if doubt := probe(source(), kind, media_type).doubt:
-        raise MediaError(doubt)
+    facts = probe(source(), kind, media_type)
+    if facts.doubt:
+        raise MediaError(facts.doubt)
+    if kind == "audio" and facts.seconds is not None and facts.seconds < _MIN_SECONDS:
+        raise MediaError(f"it lasts {facts.seconds:.2f} s: a sound track must last at least {_MIN_SECONDS:g} s")
     return media_type

@@ -29,7 +29,7 @@ from prefect_loova.video.concat_output import Mp4Writer
 from prefect_loova.video.concat_sound import SoundPlacer
 from prefect_loova.video.concat_traits import Traits, traits_of
 from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, reason_of
-from prefect_loova.video.film_sound import RATE, ShotSound, SoundMix
+from prefect_loova.video.film_sound import RATE, ShotSound, SoundMix, layout_of
 from prefect_loova.video.images import Canvas
 from prefect_loova.video.pictures import first_picture, one_image
 from prefect_loova.video.tone_mapping import sdr
@@ -117,7 +117,10 @@ def make_film(
     time_limit = TimeLimit(max_seconds)
     with tempfile.TemporaryDirectory(prefix="loova-film-") as folder:
         film = _Film(videos, options, media, Path(folder), time_limit)
-        path = film.make()
+        try:
+            path = film.make()
+        except DecodeError as error:
+            raise UnusableVideoError(f"the film cannot be made: {error}") from None
         with path.open("rb") as file:
             shutil.copyfileobj(file, out)
     return JoinedVideo(float(film.count / film.fps), *film.size, has_sound=film.has_sound, is_copy=False)
@@ -160,9 +163,10 @@ class _Film:
         with sound.open("w+b") as file:
             mix = SoundMix(file, self._samples(self.count), self._time_limit) if self.has_sound else None
             self._write_picture(picture, mix)
-            gain = 0.0
-            if mix is not None:
-                gain = self._finish_sound(mix)
+            if mix is not None and self._media.sound_track:
+                self._add_track(mix, *self._media.sound_track)
+            loudness = self._options.loudness
+            gain = 0.0 if mix is None or loudness is None else mix.gain_to(loudness)
             self._write_film(path, picture, mix, gain)
         return path
 
@@ -226,7 +230,8 @@ class _Film:
             if mix is not None and traits.sound:
                 begin, samples = self._samples(part.begin), self._samples(part.count)
                 fades = self._samples(part.fade_in), self._samples(part.fade_out)
-                sound = SoundPlacer(RATE, "stereo", "flt", ShotSound(mix, begin, samples, *fades).write)
+                layout = layout_of(traits.channels)
+                sound = SoundPlacer(RATE, layout, "flt", ShotSound(mix, begin, samples, *fades).write)
                 sound.begin(-video.start * video.tick, part.count / self.fps)
             canvas = Canvas(self.size, traits.size, traits.rotation)
             count, frames = 0, SteadyFrames(video, canvas, self.fps, sound.add if sound else None)
@@ -240,12 +245,9 @@ class _Film:
             if sound:
                 sound.end(part.count / self.fps)
 
-    def _finish_sound(self, mix: SoundMix) -> float:
-        """Add the sound track, and return the gain of the film in dB."""
+    def _add_track(self, mix: SoundMix, file: VideoFile, media_type: str) -> None:
         try:
-            if self._media.sound_track:
-                mix.add_track(*self._media.sound_track, self._options.sound_track_volume)
-            return 0.0 if self._options.loudness is None else mix.gain_to(self._options.loudness)
+            mix.add_track(file, media_type, self._options.sound_track_volume)
         except (DecodeError, FFmpegError, ValueError) as error:
             raise UnusableVideoError(f"the film cannot be made: sound_track: {reason_of(error)}") from None
 

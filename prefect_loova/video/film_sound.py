@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from av.error import BlockingIOError, EOFError
 from av.filter import Graph
 
-from prefect_loova.video.concat_output import USUAL_SAMPLE_RATE
+from prefect_loova.video.concat_output import USUAL_SAMPLE_RATE, Layout
 from prefect_loova.video.decoder import (
     AUDIO_CODECS,
     AUDIO_DEMUXERS,
@@ -177,8 +177,19 @@ def _ramp(sound: array[float], at: int, begin: int, end: int, curve: Callable[[f
             sound[place] *= factor
 
 
+def layout_of(channels: int) -> Layout:
+    """Return the channels to resample to. FFmpeg would make one channel quieter in two."""
+    return "mono" if channels == 1 else "stereo"
+
+
 def _packed(frame: AudioFrame) -> array[float]:
-    return array("f", bytes(frame.planes[0])[: frame.samples * _SAMPLE_BYTES])
+    """Return the interleaved stereo floats of a frame of packed floats."""
+    sound = array("f", bytes(frame.planes[0])[: 4 * frame.samples * frame.layout.nb_channels])
+    if frame.layout.nb_channels == _CHANNELS:
+        return sound
+    both = array("f", bytes(frame.samples * _SAMPLE_BYTES))
+    both[::2] = both[1::2] = sound
+    return both
 
 
 def _decoded(file: VideoFile, media_type: str) -> Iterator[array[float]]:
@@ -188,7 +199,7 @@ def _decoded(file: VideoFile, media_type: str) -> Iterator[array[float]]:
         decoder = track.codec_context if track else None
         if track is None or decoder is None or not (decoder.name in AUDIO_CODECS or decoder.name.startswith("pcm_")):
             raise DecodeError(unsupported_codec("audio", decoder))
-        resampler = AudioResampler("flt", "stereo", RATE)
+        resampler = AudioResampler("flt", layout_of(decoder.channels), RATE)
         for frame in container.decode(track):
             yield from map(_packed, resampler.resample(frame))
         yield from map(_packed, resampler.resample(None))
