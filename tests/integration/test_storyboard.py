@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import wave
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import sin
 from pathlib import Path
 from typing import Any, cast
 
@@ -439,6 +442,120 @@ async def test_a_film_does_not_need_its_pictures(story, place, bucket):
         report = await make(story, refused)
     assert loaded(bucket, report.film)
     assert report.contact_sheet is None
+
+
+FILM = """
+duration: 4
+transition: cross-fade
+transition_seconds: 0.5
+title_card: title.png
+end_card: s3://BUCKET/cards/end.jpg
+card_seconds: 1
+sound_track: harbour.wav
+loudness: -18
+shots:
+  - {prompt: the boat, transition: cut}
+  - {prompt: the shore}
+"""
+
+
+@pytest.fixture
+def with_film(story: Path, bucket) -> Path:
+    """The story of two shots, with cards and a sound track."""
+    Image.new("RGB", (640, 360), (255, 255, 255)).save(story.parent / "title.png")
+    black = io.BytesIO()
+    Image.new("RGB", (640, 360)).save(black, "JPEG")
+    bucket.client.put_object(Bucket=bucket, Key="loova/cards/end.jpg", Body=black.getvalue())
+    sound_track(story.parent / "harbour.wav", 440)
+    story.write_text(FILM.replace("BUCKET/", f"{bucket}/loova/"))
+    return story
+
+
+def sound_track(path: Path, hertz: int) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(array("h", [round(9000 * sin(n * hertz * 6.2832 / 8000)) for n in range(16_000)]).tobytes())
+
+
+async def test_a_film_has_its_cards_fades_and_sound(with_film, place, bucket, loova):
+    dry = await make(with_film, place, dry_run=True)
+    assert dry.shots.count("not_started") == 2
+    assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket, Prefix="loova/_media/")
+
+    report = await make(with_film, place)
+    assert report.is_copy is False
+    assert report.duration_seconds == pytest.approx(1 + 4 + 4 + 1 - 2 * 0.5, abs=0.05)
+    film = loaded(bucket, report.film)
+    with av.open(io.BytesIO(film)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+        assert len(container.streams.audio) == 1
+    assert ImageStat.Stat(frames[0]).mean == pytest.approx([255] * 3, abs=3)
+    assert ImageStat.Stat(frames[-1]).mean == pytest.approx([0] * 3, abs=3)
+
+    again = await make(with_film, place)
+    assert (again.film, again.sha256) == (report.film, report.sha256)
+
+    sound_track(with_film.parent / "harbour.wav", 660)
+    other = await make(with_film, place)
+    assert other.film != report.film
+    assert other.shots.count("reused") == 2
+    with_film.write_text(TWO)
+    plain = await make(with_film, place)
+    assert plain.is_copy
+    assert len({plain.film, other.film, report.film}) == 3
+    assert loova.ledger["totals"]["posted"] == 2
+
+
+async def test_the_media_of_a_film_are_checked_together_before_anything_is_spent(with_film, place, bucket, loova):
+    folder, text = with_film.parent, with_film.read_text()
+    (folder / "harbour.wav").write_bytes(b"<html>")
+    (folder / "title.png").write_bytes((folder / "title.png").read_bytes()[:60])
+    with_film.write_text(text.replace("cards/end.jpg", "cards/gone.jpg"))
+    with pytest.raises(InvalidRequestError) as refused:
+        await make(with_film, place)
+    told = str(refused.value).splitlines()
+    assert told[0].startswith("title_card: 'title.png' was given: it is cut short")
+    assert told[1].startswith(f"end_card: 's3://{bucket}/loova/cards/gone.jpg' was given: there is no such object")
+    assert told[2].startswith("sound_track: 'harbour.wav' was given: its content is of no known type: must be mp3, wav")
+    assert len(told) == 3
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_the_media_of_a_film_are_only_those_local_files_that_a_story_may_read(with_film, place, bucket, loova):
+    outside = with_film.parent / "stories"
+    outside.mkdir()
+    path = outside / "harbour.yaml"
+    path.write_text(with_film.read_text().replace("title.png", "../title.png"))
+    with pytest.raises(InvalidRequestError, match=r"title_card: '../title.png' was given: it lies outside of"):
+        await make(path, place, media_folder=str(outside))
+    bucket.client.put_object(Bucket=bucket, Key="loova/harbour.yaml", Body=path.read_bytes())
+    with pytest.raises(InvalidRequestError, match=r"sound_track: .* what comes from S3 may not read local files"):
+        await generate_storyboard(f"s3://{bucket}/loova/harbour.yaml", place.credentials, place.bucket)
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_a_cross_fade_must_fit_into_a_kept_shot(story, place, loova):
+    story.write_text(TWO)
+    key = (await make(story, place)).shots.videos[1].key
+    fades = "transition: cross-fade, transition_seconds: 3, shots:"
+    story.write_text(f"{{{fades} [{{prompt: the boat, duration: 8}}, {{keep: {key}}}, {{prompt: c, duration: 8}}]}}")
+    with pytest.raises(InvalidRequestError, match=r"shot 2: transition_seconds: 3 s at its begin and 3 s at its end"):
+        await make(story, place)
+    assert loova.ledger["totals"]["posted"] == 2
+
+
+async def test_the_next_run_makes_a_film_that_could_not_be_made(with_film, place, bucket, loova):
+    with (
+        refusing(place, bucket, "_storyboards") as refused,
+        pytest.raises(BatchError, match="All shots are paid for and in the bucket"),
+    ):
+        await make(with_film, refused)
+    report = await make(with_film, place)
+    assert report.shots.count("reused") == 2
+    assert report.duration_seconds == pytest.approx(9, abs=0.05)
+    assert loova.ledger["totals"]["billed"] == 2
 
 
 async def test_problems_of_media_are_reported_by_shot_before_anything_is_spent(story, place, loova):

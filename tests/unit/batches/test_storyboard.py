@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from prefect_loova.batches.storyboard import MAX_SHOTS, Storyboard, film_id, read_storyboard
 from prefect_loova.errors import InvalidRequestError
+from prefect_loova.models.film import FilmOptions
 from prefect_loova.models.results import SavedVideo
+from tests.support.docs_blocks import BLOCKS
 
 STORY = """
 title: A day
@@ -211,3 +213,91 @@ def test_a_film_is_identified_by_its_shots_in_order() -> None:
     one, two = saved("ab" * 32), saved("cd" * 32)
     assert film_id([one, two]) == film_id([one, two])
     assert len({film_id([one, two]), film_id([two, one]), film_id([one]), film_id([one, one])}) == 4
+
+
+def test_the_films_of_earlier_versions_keep_their_identity() -> None:
+    shots = [saved("ab" * 32), saved("cd" * 32)]
+    known = "9dfffcf8e89b7edc69d9d4e2756861950aab08516f5d965952824ce509fe0c01"
+    board = read("card_seconds: 4\ntransition: cut\nshots: [{prompt: a}, {prompt: b}]")
+    assert film_id(shots) == film_id(shots, read(STORY).film) == film_id(shots, board.film) == known
+    assert film_id(shots, board.film.model_copy(update={"loudness": -14.0})) != known
+
+
+FILM = """
+transition: cross-fade
+transition_seconds: 0.5
+sound_track: harbour.mp3
+sound_track_volume: 0.3
+title_card: s3://b1/title.png
+end_card: end.png
+card_seconds: 2
+loudness: -16
+shots:
+  - {prompt: a, transition: cut}
+  - {prompt: b}
+  - {prompt: c, transition_seconds: 1.5}
+"""
+
+
+def test_a_story_has_the_options_of_its_film() -> None:
+    board = read(FILM)
+    assert board.film == FilmOptions(
+        transition="cross-fade",
+        transition_seconds=0.5,
+        sound_track="harbour.mp3",
+        sound_track_volume=0.3,
+        title_card="s3://b1/title.png",
+        end_card="end.png",
+        card_seconds=2.0,
+        loudness=-16.0,
+        fades=(0.0, 0.5, 1.5),
+    )
+    assert read("transition: cross-fade\nshots: [{prompt: a}, {prompt: b}]").film.fades == (0.0, 1.0)
+    assert read("loudness: null\nshots: [{prompt: a, transition: null}]").film.is_plain
+    assert read(STORY).film.is_plain
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("transition: wipe", "transition: 'wipe' was given: must be cut or cross-fade"),
+        ("transition_seconds: 4", "transition_seconds: 4 was given: must be a number from 0.1 to 3"),
+        ("transition_seconds: yes", "transition_seconds: True was given: must be a number"),
+        ("sound_track_volume: 1.5", "sound_track_volume: 1.5 was given: must be a number from 0 to 1"),
+        ("sound_track_volume: '1'", "sound_track_volume: '1' was given: must be a number from 0 to 1"),
+        ("card_seconds: 0", "card_seconds: 0 was given: must be a number from 1 to 15"),
+        ("loudness: -5", "loudness: -5 was given: must be a number from -30 to -10, in LUFS"),
+        ("loudness: .nan", "loudness: '.nan' was given: must be a number"),
+        ("sound_track: 5", "sound_track: 5 was given: must be a local file or an s3:// URI"),
+        ("title_card: ftp://a/b.png", "title_card: 'ftp://a/b.png' was given: must be a local file or an s3:// URI"),
+        ("end_card: s3://b/v.mp4#last-frame", "no frame is taken of a video"),
+        ("fades: [1]", "unknown field 'fades'"),
+        ("loudnes: -14", "unknown field 'loudnes' (is it loudness?)"),
+    ],
+)
+def test_an_option_of_a_film_is_checked_by_its_name(option: str, told: str) -> None:
+    assert told in problems(f"{option}\nshots: [{{prompt: a}}]")
+
+
+def test_a_url_is_no_medium_of_a_film_and_its_query_is_not_shown() -> None:
+    told = problems("sound_track: https://b.example/a.mp3?X-Amz-Signature=5ecret\nshots: [{prompt: a}]")
+    assert "sound_track: 'https://b.example/a.mp3" in told
+    assert "nothing is loaded from the web" in told
+    assert "5ecret" not in told
+
+
+def test_transitions_of_shots_are_checked_with_the_other_problems() -> None:
+    told = problems("shots: [{prompt: a, transition: cross-fade}, {prompt: b, transition_seconds: 9, ratio: 1:2}]")
+    assert "has 3 problems" in told
+    assert "shot 1: transition: 'cross-fade' was given: there is no title_card before the first shot" in told
+    assert "shot 2: transition_seconds: 9 was given: must be a number from 0.1 to 3" in told
+    told = problems("{transition: cross-fade, transition_seconds: 3, shots: [{prompt: a}, {prompt: b}, {prompt: c}]}")
+    assert "shot 2: transition_seconds: 3 s at its begin and 3 s at its end do not fit into its 5 s" in told
+
+
+def test_the_examples_of_the_guide_can_be_read() -> None:
+    examples = [block.code for block in BLOCKS["storyboards.md"] if block.language == "yaml"]
+    joined, with_options, kept = (read(text) for text in examples)
+    assert joined.film.is_plain
+    assert with_options.film.fades == (0.5, 0.5, 0.0)
+    assert [shot.keep for shot in kept.shots] == ["", "3fa1c09b2d748be6"]
