@@ -29,6 +29,9 @@ from prefect_loova.models.published import PublishedVideos
 from prefect_loova.models.reports import BatchReport, CreditsReport, PromptPrice, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
 
+REVIEW_PAGE = "loova-review"
+"""The key of the page with takes that wait for a person."""
+
 _PAGE_LIMIT = 200  # Prefect's server returns at most 200 artifacts at once
 
 
@@ -77,6 +80,12 @@ async def publish_batch(report: BatchReport, posters: Mapping[str, Picture], man
     videos_of = f"The videos of {escaped(manifest, 200)}" if manifest else "The videos of a batch"
     await _publish(acreate_markdown_artifact, page, "loova-batch", videos_of)
     await _publish(acreate_table_artifact, outcome_rows(report), "loova-batch-table", report.summary)
+
+
+async def publish_review(report: BatchReport, posters: Mapping[str, Picture]) -> None:
+    """Show takes that wait for a person as a gallery."""
+    page = gallery(report, posters, await page_addresses(report))
+    await _publish(acreate_markdown_artifact, page, REVIEW_PAGE, "Takes that wait for a person")
 
 
 async def publish_story(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> None:

@@ -35,6 +35,9 @@ class PlannedVideo:
         is_fallback: Whether the request has the fallback prompt, because Loova refused the content of the first one.
         links: The same request with other signed links, which had other keys in earlier versions.
         models: The table of models.
+        group: What its takes share in the report; by default what the request says.
+        is_draft: Whether it is a draft.
+        first_key: The key of the request before a fallback prompt replaced it; by default the request's own.
     """
 
     request: VideoRequest
@@ -51,11 +54,14 @@ class PlannedVideo:
     is_fallback: bool = False
     links: tuple[VideoRequest, ...] = ()
     models: Models = field(default_factory=lambda: MODELS, repr=False, compare=False)
+    group: str = ""
+    is_draft: bool = False
+    first_key: str = ""
 
     @property
-    def place(self) -> tuple[tuple[int, ...], int]:
-        """Its place in the batch: the rows and the take. A fallback prompt does not change it."""
-        return self.rows, self.request.take
+    def place(self) -> str:
+        """Its identity in the batch, which a fallback prompt does not change."""
+        return self.first_key or self.request.key
 
     @property
     def estimate(self) -> float:
@@ -68,7 +74,15 @@ class PlannedVideo:
             return None
         links = tuple(link.fallback for link in self.links if link.fallback is not None)
         return PlannedVideo(
-            self.request.fallback, self.rows, spent=self.spent, is_fallback=True, links=links, models=self.models
+            self.request.fallback,
+            self.rows,
+            spent=self.spent,
+            is_fallback=True,
+            links=links,
+            models=self.models,
+            group=self.group,
+            is_draft=self.is_draft,
+            first_key=self.place,
         )
 
     def outcome_of(self, outcome: Outcome, reason: str = "", **facts: object) -> VideoOutcome:
@@ -93,7 +107,9 @@ class PlannedVideo:
                 "name": self.request.name,
                 "rows": self.rows,
                 "take": self.request.take,
-                "group": self.request.group,
+                "group": self.group or self.request.group,
+                "is_draft": self.is_draft,
+                "first_key": self.first_key,
                 "label": self.request.label,
                 "prompt": self.request.prompt,
                 "outcome": outcome,

@@ -47,13 +47,20 @@ def deduplicate(requests: Iterable[VideoRequest], models: Models = MODELS) -> li
 async def price_videos(
     jobs: VideoJobs, requests: Sequence[VideoRequest], *, max_paid_attempts: int = 1
 ) -> list[PlannedVideo]:
-    """Read the job record of every request, and return what each may still cost. Spends nothing.
+    """Return what each take of each request may still cost: see `price_planned`."""
+    return await price_planned(jobs, deduplicate(requests, jobs.loova.models), max_paid_attempts=max_paid_attempts)
+
+
+async def price_planned(
+    jobs: VideoJobs, videos: Sequence[PlannedVideo], *, max_paid_attempts: int = 1
+) -> list[PlannedVideo]:
+    """Read the job record of every video, and return what each may still cost. Spends nothing.
 
     A request whose record cannot be read is not bought. It counts as spent if it may have been bought.
 
     Args:
         jobs: The API and the bucket.
-        requests: The videos to make.
+        videos: The videos to make, each once.
         max_paid_attempts: How many times each may be bought in total, if Loova fails to make the video.
 
     Raises:
@@ -61,7 +68,7 @@ async def price_videos(
             lists all requests.
         StorageError: S3 responds for none of them, or fails for 16 in a row.
     """
-    videos, failed_reads = deduplicate(requests, jobs.loova.models), 0
+    failed_reads = 0
 
     async def price(planned: PlannedVideo) -> PlannedVideo:
         nonlocal failed_reads
@@ -82,7 +89,8 @@ async def price_videos(
         try:
             jobs.loova.check(planned.request)
         except InvalidRequestError as error:
-            problems.append(f"request {', '.join(map(str, planned.rows))}: {error.message}")
+            draft = ", its draft" if planned.is_draft else ""
+            problems.append(f"request {', '.join(map(str, planned.rows))}{draft}: {error.message}")
     if problems:
         raise InvalidRequestError("\n".join(first_lines([*dict.fromkeys(problems)])))
     return await map_bounded(price, videos, _CONCURRENT_READS)

@@ -81,7 +81,7 @@ class _BatchRun:
     refusal: str = ""
     lost_answers: int = 0
     queue: deque[PlannedVideo] = field(init=False)
-    outcomes: dict[tuple[tuple[int, ...], int], VideoOutcome] = field(default_factory=dict)
+    outcomes: dict[str, VideoOutcome] = field(default_factory=dict)
     saves: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENT_SAVES))
 
     async def run(self, slots: int) -> BatchReport:

@@ -32,14 +32,18 @@ class PromptTemplate:
 
         Args:
             text: The template.
-            columns: The names of its columns.
+            columns: The names of its columns; None for those that the text names.
 
         Raises:
             InvalidRequestError: The template and the columns do not fit; the error lists all problems.
         """
         if not text and not columns:
             return None
-        problems = [*_text_problems(text), *_column_problems(columns)] or [*_use_problems(text, columns)]
+        problems = [*_text_problems(text)]
+        if columns is None and not problems:
+            columns = [*dict.fromkeys(_names(text))]
+        problems += _column_problems(columns)
+        problems = problems or [*_use_problems(text, columns)]
         if problems:
             raise InvalidRequestError("\n".join(first_lines(problems)))
         return cls(text, tuple(columns))
@@ -103,8 +107,12 @@ def _column_problems(columns: Any) -> Iterator[str]:
         seen.append(column)
 
 
+def _names(text: str) -> list[str]:
+    return [part[1] for part in Formatter().parse(text) if part[1] is not None]
+
+
 def _use_problems(text: str, columns: Collection[str]) -> Iterator[str]:
-    used = {part[1] for part in Formatter().parse(text) if part[1] is not None}
+    used = {*_names(text)}
     for name in sorted(used - set(columns)):
         yield f"prompt_template: {{{name}}} is not in columns ({', '.join(columns)})"
     for name in columns:

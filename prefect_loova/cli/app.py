@@ -58,6 +58,12 @@ _add(
     "List the jobs in doubt, or decide about one.",
     "KEY adopt TASK_ID --bucket my-videos --why 'found it'",
 )
+_add(
+    "review",
+    "[GROUP [DECISION [TAKE]]]",
+    "List takes that wait for a person, or choose among them.",
+    "GROUP choose 1 --bucket my-videos",
+)
 _add("credits", "", "Show the balance, and the credits spent by day and model.", "--bucket my-videos --days 7")
 # The simulator parses its own arguments.
 app.command("prefect_loova.cli.simulator:simulator", name="simulator", help="Run a simulated Loova.", help_flags=())

@@ -32,8 +32,9 @@ def batch(
     stop_at_budget: Annotated[bool, Parameter(help="over budget: make as many as fit, not none")] = False,
     no_wait: Annotated[bool, Parameter(help="queue the videos; `prefect-loova collect` does the rest")] = False,
     media_folder: MediaFolder = None,
+    review: Annotated[bool, Parameter(help="make all takes, and stop for `prefect-loova review`")] = False,
+    draft: Annotated[str | None, Parameter(help="a cheaper model for the takes; needs --review")] = None,
     prompt_template: Annotated[str, Parameter(help="a prompt with columns in braces, '{product} at {place}'")] = "",
-    column: Annotated[list[str] | None, Parameter(help="a column of the template (once for each)")] = None,
     poll_seconds: PollSeconds = None,
     where: Where = Where(),  # noqa: B008
 ) -> None:
@@ -44,7 +45,7 @@ def batch(
     """
     with console(shows_steps=False), where.open() as location:
         # Report errors in the list before a run, and perhaps a Prefect server, starts. The flow reads the list again.
-        template = PromptTemplate.of(prompt_template, column)
+        template = PromptTemplate.of(prompt_template, None)
         read_manifest(run_sync(Manifest(manifest, location.bucket).read()), manifest, template=template)
         need_server()
         report: BatchReport | None = None
@@ -61,7 +62,8 @@ def batch(
                 wait=not no_wait,
                 media_folder=media_folder,
                 prompt_template=prompt_template,
-                columns=column,
+                review="suspend" if review else "none",
+                draft=draft,
                 poll_seconds=where.first_pause(poll_seconds),
             )
         except BatchError as error:

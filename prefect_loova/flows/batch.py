@@ -18,9 +18,10 @@ from prefect_loova.batches.manifest import MAX_ROWS, read_manifest
 from prefect_loova.batches.templates import PromptTemplate
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import counted
-from prefect_loova.flows.batch_run import Batch, OnFailure, OverBudget, file_run_name
+from prefect_loova.flows.batch_run import REVIEW_SECONDS, Batch, OnFailure, OverBudget, ReviewMode, file_run_name
 from prefect_loova.jobs.context import MAX_WAIT
 from prefect_loova.jobs.save import MAX_BYTES
+from prefect_loova.models.model_rules import ModelName
 from prefect_loova.models.reports import BatchReport
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.videos import LoovaVideos
@@ -53,6 +54,10 @@ async def generate_videos(
     max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES,
     concurrency_limit: str | None = None,
     preview: Preview | None = None,
+    review: ReviewMode = "none",
+    review_seconds: Annotated[float, Field(gt=0)] = REVIEW_SECONDS,
+    draft: ModelName | None = None,
+    draft_duration: Annotated[int, Field(ge=1)] | None = None,
     videos: LoovaVideos | None = None,
 ) -> BatchReport:
     """Make many videos on Loova, pay for each once, and save them to the bucket.
@@ -81,6 +86,12 @@ async def generate_videos(
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos all runs together make at
             the same time. It is created with 6 if it does not exist.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+        review: `suspend`: when the takes are in the bucket, the run is suspended until a person chooses in a form in
+            the Prefect UI, and then goes on. A run that Prefect cannot suspend ends there: decide with
+            `prefect-loova review`, and run it again. A re-run honours the decisions.
+        review_seconds: How long the person may take, in seconds. After that Prefect fails the run, and all takes stay.
+        draft: A cheaper model. The takes are made with it, and after the review the chosen ones with the request's own.
+        draft_duration: A shorter duration of the drafts, in seconds.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if
             a request names none.
 
@@ -129,6 +140,10 @@ async def generate_from_manifest(
     upload_options: dict[str, Any] | None = None,
     concurrency_limit: str | None = None,
     preview: Preview | None = None,
+    review: ReviewMode = "none",
+    review_seconds: Annotated[float, Field(gt=0)] = REVIEW_SECONDS,
+    draft: ModelName | None = None,
+    draft_duration: Annotated[int, Field(ge=1)] | None = None,
     media_folder: str | None = None,
     videos: LoovaVideos | None = None,
 ) -> BatchReport:
@@ -158,10 +173,16 @@ async def generate_from_manifest(
         max_rows: The most rows to accept.
         prompt_template: A prompt with columns in braces, `{product} at {place}`. It makes the prompt of each row from
             the row's other columns. A list in YAML may have its own.
-        columns: The names of the columns in `prompt_template`.
+        columns: The names of the columns in `prompt_template`, to check it; by default those that it names.
         upload_options: boto3's `ExtraArgs` of an upload.
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos are made at the same time.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+        review: `suspend`: when the takes are in the bucket, the run is suspended until a person chooses in a form in
+            the Prefect UI, and then goes on. A run that Prefect cannot suspend ends there: decide with
+            `prefect-loova review`, and run it again. A re-run honours the decisions.
+        review_seconds: How long the person may take, in seconds. After that Prefect fails the run, and all takes stay.
+        draft: A cheaper model. The takes are made with it, and after the review the chosen ones with the request's own.
+        draft_duration: A shorter duration of the drafts, in seconds.
         media_folder: The folder of the local files that the list names. A list in S3 may name local files only if you
             set it, and relative paths start there. In a local list they start at the list's own folder.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if

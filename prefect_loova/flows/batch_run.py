@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, Self, cast
 
@@ -12,18 +12,20 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
 
-from prefect_loova._prefect.artifacts import publish_batch, publish_prices
+from prefect_loova._prefect.artifacts import publish_batch, publish_prices, publish_review
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
 from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
+from prefect_loova._prefect.review import ask_for_choices
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._timing import POLL_SECONDS
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table, prompt_prices
-from prefect_loova.batches.pricing import is_stored, price_videos
+from prefect_loova.batches.pricing import deduplicate, is_stored, price_planned, price_videos
+from prefect_loova.batches.reviewed import Round, make_reviewed, next_round, take_groups, with_reviews
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
-from prefect_loova.errors import BatchError, counted, first_lines, redact
+from prefect_loova.errors import BatchError, InvalidRequestError, counted, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
@@ -35,6 +37,7 @@ from prefect_loova.models.prices import format_credits, format_difference
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
+from prefect_loova.models.reviews import Draft, TakeDecision, TakeGroup
 from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import save_video, submit_video, wait_for_video
 from prefect_loova.videos import LoovaVideos
@@ -44,6 +47,12 @@ OnFailure = Literal["raise", "report"]
 
 IN_BUCKET: tuple[Outcome, ...] = ("saved", "reused")
 """The outcomes of videos that are in the bucket."""
+
+ReviewMode = Literal["none", "suspend"]
+"""Whether a person chooses among takes. `suspend`: in the Prefect UI, while the run is suspended."""
+
+REVIEW_SECONDS = 7 * 24 * 3600.0
+"""How long a person may take for a review, in seconds."""
 
 OverBudget = Literal["refuse", "stop"]
 """What to do if a batch may cost more than allowed: start nothing, or make the videos that certainly fit."""
@@ -69,6 +78,10 @@ class Batch:
     local: LocalFiles = field(default_factory=LocalFiles)
     videos: LoovaVideos | None = None
     manifest: str = ""
+    draft: str | None = None
+    draft_duration: int | None = None
+    review: ReviewMode = "none"
+    review_seconds: float = REVIEW_SECONDS
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], local: LocalFiles) -> Self:
@@ -82,7 +95,23 @@ class Batch:
             "preview": chosen_preview(None, videos, "still"),
         }
         given = {one.name: parameters[one.name] for one in fields(cls) if parameters.get(one.name) is not None}
-        return cls(**defaults | given | {"location": location, "local": local, "videos": videos})
+        batch = cls(**defaults | given | {"location": location, "local": local, "videos": videos})
+        batch._check_review()
+        return batch
+
+    def _check_review(self) -> None:
+        """Raise if the options of a review do not fit together, before anything is spent."""
+        if self.review == "none" and self.drafts is not None:
+            raise InvalidRequestError("draft: was given without a review, in which a person chooses: give review too")
+        if self.review != "none" and not self.wait:
+            raise InvalidRequestError("wait: False was given: a review needs a run that waits for the takes")
+
+    @property
+    def drafts(self) -> Draft | None:
+        """How drafts differ from the requests, or None without drafts."""
+        if self.draft is None and self.draft_duration is None:
+            return None
+        return Draft(self.draft, self.draft_duration)
 
     def _complete(self, requests: Sequence[VideoRequest]) -> Sequence[VideoRequest]:
         return [self.videos.complete(request) for request in requests] if self.videos else requests
@@ -91,7 +120,7 @@ class Batch:
         """Show the price of the batch in the log and as an artifact. Spends nothing."""
         async with self.location.open() as jobs:
             requests = await MediaPreparer(jobs, self.local, upload=False).prepare_all(self._complete(requests))
-            videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+            videos = await self._priced(jobs, requests)
             for planned in videos:
                 warn_about_prompt(planned.request)
         table, prompts = price_table(videos), prompt_prices(videos)
@@ -119,38 +148,71 @@ class Batch:
             BudgetError: The batch as a whole was refused.
             BatchError: Videos are missing, and `on_failure` is `raise`.
         """
-        logger = get_run_logger()
         async with self.location.open() as jobs:
             await jobs.records.check_bucket()
             requests = await MediaPreparer(jobs, self.local).prepare_all(self._complete(requests))
-            videos = await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
-            plan = await admit(
-                jobs,
-                videos,
-                max_credits=self.max_credits,
-                keep_credits=self.keep_credits,
-                over_budget=self.over_budget,
-            )
-            logger.info(
-                "%s: %d already bought, %d to be bought for up to %s",
-                counted(len(videos), "different video"),
-                sum(planned.submission is not None for planned in videos),
-                sum(bool(planned.price) for planned in videos),
-                format_credits(plan.price),
-            )
-            if self.wait:
-                report = await self._make_all(jobs, plan)
+            if self.review == "none":
+                wanted = Round(deduplicate(requests, jobs.loova.models))
+                report = await self._make_round(jobs, wanted)
             else:
-                report = await self._queue_all(jobs, plan)
-            logger.info(report.summary, extra=RESULT)
+                report = await self._make_reviewed(jobs, requests)
+            get_run_logger().info(report.summary, extra=RESULT)
             await publish_batch(report, await posters(jobs, report), self.manifest)
         if write_report is not None:
             await write_report(report)
-        on_their_way = 0 if self.wait else report.count("submitted", "queued")
-        if self.on_failure == "raise" and report.count(*IN_BUCKET) + on_their_way < report.count():
-            missing = [video.line for video in report.videos if video.outcome not in IN_BUCKET]
+        on_their_way: tuple[Outcome, ...] = () if self.wait else ("submitted", "queued")
+        missing = [video.line for video in report.missing if video.outcome not in on_their_way]
+        if self.on_failure == "raise" and missing:
             raise batch_error("\n".join([report.summary, *first_lines(missing, 10)]), report)
         return report
+
+    async def _priced(self, jobs: VideoJobs, requests: Sequence[VideoRequest]) -> list[PlannedVideo]:
+        """Return the videos of all stages, each with its price."""
+        if self.review == "none":
+            return await price_videos(jobs, requests, max_paid_attempts=self.max_paid_attempts)
+        groups = await with_reviews(jobs, take_groups(requests, self.drafts))
+        wanted = next_round(groups, jobs.loova.models)
+        videos = [*wanted.videos, *wanted.later]
+        return await price_planned(jobs, videos, max_paid_attempts=self.max_paid_attempts)
+
+    async def _make_reviewed(self, jobs: VideoJobs, requests: Sequence[VideoRequest]) -> BatchReport:
+        async def ask(groups: list[TakeGroup], report: BatchReport) -> dict[str, TakeDecision] | None:
+            await publish_review(report, await posters(jobs, report))
+            return await ask_for_choices(groups, self.review_seconds)
+
+        groups = take_groups(requests, self.drafts)
+        report, waiting = await make_reviewed(jobs, groups, partial(self._make_round, jobs), ask)
+        if waiting:
+            get_run_logger().warning(
+                "%s for a review: prefect-loova review %s; then run this again",
+                f"{counted(len(waiting), 'request')} {'waits' if len(waiting) == 1 else 'wait'}",
+                jobs.location_arguments,
+            )
+        return report
+
+    async def _make_round(self, jobs: VideoJobs, wanted: Round) -> BatchReport:
+        """Admit the videos of a round as a whole, and make or queue them."""
+        priced = partial(price_planned, jobs, max_paid_attempts=self.max_paid_attempts)
+        videos, others, later = [await priced(some) for some in (wanted.videos, wanted.others, wanted.later)]
+        others = [replace(one, price=0.0) for one in others if one.state is not None]
+        admitted = await admit(
+            jobs,
+            [*videos, *others, *later],
+            max_credits=self.max_credits,
+            keep_credits=self.keep_credits,
+            over_budget=self.over_budget,
+        )
+        plan = replace(admitted, videos=tuple(videos))
+        get_run_logger().info(
+            "%s: %d already bought, %d to be bought for up to %s%s",
+            counted(len(videos), "different video"),
+            sum(planned.submission is not None for planned in videos),
+            sum(bool(planned.price) for planned in videos),
+            format_credits(plan.price),
+            f", and after the review for up to {format_credits(sum(one.price for one in later))}" if later else "",
+        )
+        report = await (self._make_all(jobs, plan) if self.wait else self._queue_all(jobs, plan))
+        return BatchReport(videos=(*report.videos, *(one.current_outcome() for one in others)))
 
     async def _make_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
         slots = max(1, await slot_count(self.concurrency_limit))

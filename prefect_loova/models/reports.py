@@ -27,11 +27,17 @@ class VideoOutcome(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     key: str = Field(description="The request's key.")
+    first_key: str = Field("", description="With a fallback prompt: the key of the request with the first prompt.")
     name: str = Field(description="The name of the video.")
     rows: tuple[int, ...] = Field(description="The positions of the request in your list, counted from 1.")
     take: int = Field(0, description="The number of the take.")
     group: str = Field("", description="What all takes of the request share: the key of take 0.")
     label: str = Field("", description="The label of the request.")
+    is_draft: bool = Field(False, description="Whether the video is a draft.")
+    choice: Literal["", "chosen", "not chosen", "dropped"] = Field(
+        "", description="What a person decided about it in a review; empty if nobody did."
+    )
+    rejected: str = Field("", description="Why a quality gate rejected the video; empty if none did.")
     prompt: str = Field("", description="The prompt.")
     outcome: Outcome = Field(description="The outcome; see `Outcome`.")
     reason: str = Field("", description="Why there is no video.")
@@ -46,10 +52,18 @@ class VideoOutcome(BaseModel):
     )
 
     @property
+    def is_missing(self) -> bool:
+        """Whether you do not have this video, or it was rejected. A video that nobody wants any more is not missing."""
+        if self.choice in ("not chosen", "dropped"):
+            return False
+        return self.outcome not in ("saved", "reused") or bool(self.rejected)
+
+    @property
     def line(self) -> str:
         """One line for an error: outcome, credits and reason."""
         spent = f"{self.credits_charged:g} credits spent" if self.credits_charged else "no credits spent"
-        return f"{self.name}: {self.outcome.replace('_', ' ')}, {spent}, {self.reason}"
+        reason = f"a quality gate rejected it: {self.rejected}" if self.rejected else self.reason
+        return f"{self.name}: {self.outcome.replace('_', ' ')}, {spent}, {reason}"
 
 
 class BatchReport(BaseModel):
@@ -70,8 +84,13 @@ class BatchReport(BaseModel):
 
     @property
     def is_complete(self) -> bool:
-        """Whether every video is in the bucket."""
-        return self.count("saved", "reused") == self.count()
+        """Whether every video is in the bucket, except those that a person did not choose in a review."""
+        return not self.missing
+
+    @property
+    def missing(self) -> tuple[VideoOutcome, ...]:
+        """The videos that are missing or rejected."""
+        return tuple(video for video in self.videos if video.is_missing)
 
     @property
     def left_to_buy(self) -> str:

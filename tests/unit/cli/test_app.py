@@ -17,7 +17,8 @@ import prefect_loova
 from prefect_loova.cli.app import app, run
 from prefect_loova.cli.output import short_keys
 
-COMMANDS = ["generate", "batch", "story", "publish", "collect", "resolve", "credits", "simulator", "playground"]
+COMMANDS = ["generate", "batch", "story", "publish", "collect", "resolve", "review", "credits", "simulator"]
+COMMANDS += ["playground"]
 KEY = "5476" * 16
 ROOT = Path(__file__).parents[3]
 
