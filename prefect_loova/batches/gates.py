@@ -10,8 +10,9 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prefect_loova.errors import redact
+from prefect_loova.errors import LoovaError, redact
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.save import find_saved
 from prefect_loova.models.gates import GateInput, QualityGate, Verdict, VideoFacts
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.store.reader import S3File
@@ -59,6 +60,20 @@ async def judge(
         if verdict.what != "accept":
             return verdict.model_copy(update={"gate": name, "reason": redact(verdict.reason)})
     return Verdict(what="accept", reason="; ".join(broken))
+
+
+async def judge_saved(jobs: VideoJobs, key: str, gates: Sequence[QualityGate]) -> Verdict | None:
+    """Return what the gates say of the saved video of a request, or None if they cannot judge it now."""
+    try:
+        record = (await jobs.records.expect(key)).record
+        saved = await find_saved(jobs, jobs.submission(record, reused=True))
+    except LoovaError as error:
+        log.warning("job %s: the video is kept, and was not judged (%s)", key, error)
+        return None
+    if saved is None:
+        return None
+    verdict = await judge(jobs, saved, gates)
+    return None if verdict.what == "accept" and verdict.reason else verdict
 
 
 def name_of(gate: QualityGate) -> str:

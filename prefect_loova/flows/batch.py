@@ -58,6 +58,7 @@ async def generate_videos(
     review_seconds: Annotated[float, Field(gt=0)] = REVIEW_SECONDS,
     draft: ModelName | None = None,
     draft_duration: Annotated[int, Field(ge=1)] | None = None,
+    quality_gates: list[Any] | None = None,
     videos: LoovaVideos | None = None,
 ) -> BatchReport:
     """Make many videos on Loova, pay for each once, and save them to the bucket.
@@ -92,6 +93,9 @@ async def generate_videos(
         review_seconds: How long the person may take, in seconds. After that Prefect fails the run, and all takes stay.
         draft: A cheaper model. The takes are made with it, and after the review the chosen ones with the request's own.
         draft_duration: A shorter duration of the drafts, in seconds.
+        quality_gates: What judges each saved video, before a person does: names of shipped gates (`black`, `frozen`,
+            `silent`, `duration`, `ratio`), deployments of your own (`flow-name/deployment-name`), or functions. A
+            re-take that a gate asks for is bought within `max_paid_attempts` and the budget.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if
             a request names none.
 
@@ -144,6 +148,7 @@ async def generate_from_manifest(
     review_seconds: Annotated[float, Field(gt=0)] = REVIEW_SECONDS,
     draft: ModelName | None = None,
     draft_duration: Annotated[int, Field(ge=1)] | None = None,
+    quality_gates: list[Any] | None = None,
     media_folder: str | None = None,
     videos: LoovaVideos | None = None,
 ) -> BatchReport:
@@ -183,6 +188,9 @@ async def generate_from_manifest(
         review_seconds: How long the person may take, in seconds. After that Prefect fails the run, and all takes stay.
         draft: A cheaper model. The takes are made with it, and after the review the chosen ones with the request's own.
         draft_duration: A shorter duration of the drafts, in seconds.
+        quality_gates: What judges each saved video, before a person does: names of shipped gates (`black`, `frozen`,
+            `silent`, `duration`, `ratio`), deployments of your own (`flow-name/deployment-name`), or functions. A
+            re-take that a gate asks for is bought within `max_paid_attempts` and the budget.
         media_folder: The folder of the local files that the list names. A list in S3 may name local files only if you
             set it, and relative paths start there. In a local list they start at the list's own folder.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`. Its model and ratio apply if

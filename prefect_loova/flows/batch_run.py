@@ -15,15 +15,17 @@ from prefect.utilities.annotations import opaque, quote
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices, publish_review
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
+from prefect_loova._prefect.gates import check_deployed, parse_gate
 from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
 from prefect_loova._prefect.review import ask_for_choices
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._timing import POLL_SECONDS
+from prefect_loova.batches.gates import judge_saved
 from prefect_loova.batches.plan import Plan, PlannedVideo, admit, price_table, prompt_prices
 from prefect_loova.batches.pricing import deduplicate, is_stored, price_planned, price_videos
-from prefect_loova.batches.reviewed import Round, make_reviewed, next_round, take_groups, with_reviews
+from prefect_loova.batches.reviewed import ReviewSteps, Round, make_reviewed, next_round, take_groups, with_reviews
 from prefect_loova.batches.scheduler import BatchSteps, run_batch
 from prefect_loova.errors import BatchError, InvalidRequestError, counted, first_lines, redact
 from prefect_loova.jobs import save as saving
@@ -33,6 +35,7 @@ from prefect_loova.jobs.local_files import LocalFiles
 from prefect_loova.jobs.media_delivery import warn_about_prompt
 from prefect_loova.jobs.media_identity import MediaPreparer
 from prefect_loova.models.attempts import budget_credits
+from prefect_loova.models.gates import Verdict
 from prefect_loova.models.prices import format_credits, format_difference
 from prefect_loova.models.reports import BatchReport, CollectedVideos, Outcome, VideoOutcome
 from prefect_loova.models.request import VideoRequest
@@ -82,6 +85,7 @@ class Batch:
     draft_duration: int | None = None
     review: ReviewMode = "none"
     review_seconds: float = REVIEW_SECONDS
+    quality_gates: list[Any] | None = None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], local: LocalFiles) -> Self:
@@ -103,8 +107,12 @@ class Batch:
         """Raise if the options of a review do not fit together, before anything is spent."""
         if self.review == "none" and self.drafts is not None:
             raise InvalidRequestError("draft: was given without a review, in which a person chooses: give review too")
-        if self.review != "none" and not self.wait:
-            raise InvalidRequestError("wait: False was given: a review needs a run that waits for the takes")
+        if (self.review != "none" or self.quality_gates) and not self.wait:
+            raise InvalidRequestError(
+                "wait: False was given: a review and quality gates need a run that waits for the videos"
+            )
+        for gate in self.quality_gates or ():
+            parse_gate(gate)
 
     @property
     def drafts(self) -> Draft | None:
@@ -151,7 +159,7 @@ class Batch:
         async with self.location.open() as jobs:
             await jobs.records.check_bucket()
             requests = await MediaPreparer(jobs, self.local).prepare_all(self._complete(requests))
-            if self.review == "none":
+            if self.review == "none" and not self.quality_gates:
                 wanted = Round(deduplicate(requests, jobs.loova.models))
                 report = await self._make_round(jobs, wanted)
             else:
@@ -180,8 +188,18 @@ class Batch:
             await publish_review(report, await posters(jobs, report))
             return await ask_for_choices(groups, self.review_seconds)
 
-        groups = take_groups(requests, self.drafts)
-        report, waiting = await make_reviewed(jobs, groups, partial(self._make_round, jobs), ask)
+        async def judge_video(key: str) -> Verdict | None:
+            return await judge_saved(jobs, key, gates)
+
+        gates = [parse_gate(gate) for gate in self.quality_gates or ()]
+        await check_deployed(gates)
+        steps = ReviewSteps(
+            partial(self._make_round, jobs),
+            judge_video if gates else None,
+            ask if self.review == "suspend" else None,
+            self.max_paid_attempts,
+        )
+        report, waiting = await make_reviewed(jobs, take_groups(requests, self.drafts), steps)
         if waiting:
             get_run_logger().warning(
                 "%s for a review: prefect-loova review %s; then run this again",
@@ -200,7 +218,8 @@ class Batch:
             [*videos, *others, *later],
             max_credits=self.max_credits,
             keep_credits=self.keep_credits,
-            over_budget=self.over_budget,
+            # A later round is about videos that a person or a quality gate asked for: make those that fit.
+            over_budget=self.over_budget if wanted.is_first else "stop",
         )
         plan = replace(admitted, videos=tuple(videos))
         get_run_logger().info(

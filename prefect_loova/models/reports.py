@@ -34,8 +34,8 @@ class VideoOutcome(BaseModel):
     group: str = Field("", description="What all takes of the request share: the key of take 0.")
     label: str = Field("", description="The label of the request.")
     is_draft: bool = Field(False, description="Whether the video is a draft.")
-    choice: Literal["", "chosen", "not chosen", "dropped"] = Field(
-        "", description="What a person decided about it in a review; empty if nobody did."
+    choice: Literal["", "to review", "chosen", "not chosen", "dropped"] = Field(
+        "", description="What a person decided about it in a review, or that a person has to; empty without a review."
     )
     rejected: str = Field("", description="Why a quality gate rejected the video; empty if none did.")
     prompt: str = Field("", description="The prompt.")
@@ -53,8 +53,11 @@ class VideoOutcome(BaseModel):
 
     @property
     def is_missing(self) -> bool:
-        """Whether you do not have this video, or it was rejected. A video that nobody wants any more is not missing."""
-        if self.choice in ("not chosen", "dropped"):
+        """Whether you do not have this video, or a quality gate rejected it.
+
+        A video that waits for a review, or that nobody wants any more, is not missing.
+        """
+        if self.choice in ("to review", "not chosen", "dropped"):
             return False
         return self.outcome not in ("saved", "reused") or bool(self.rejected)
 

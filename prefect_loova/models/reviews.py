@@ -64,6 +64,8 @@ class TakeDecision(Stored):
     """The time, by the clock of the person's machine."""
     why: str = ""
     """The reason."""
+    gate: str = ""
+    """`retake`: the quality gate that asked for it; empty for a person."""
     token: str = Field(default_factory=lambda: secrets.token_hex(8))
     """Identifies this decision, so that a repeated write adds it once."""
 
@@ -230,6 +232,11 @@ class TakeGroup:
             )
             for one in self.takes
         )
+
+    @property
+    def gate_retakes(self) -> int:
+        """How many of its takes a quality gate asked for."""
+        return sum(bool(one.gate) for one in self.review.decisions) if self.review else 0
 
     def with_review(self, review: Review) -> TakeGroup:
         """Return the group with another review."""

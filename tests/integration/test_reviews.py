@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefect_loova import BudgetError, VideoRequest, generate_from_manifest
+from prefect_loova import BatchError, BudgetError, GateInput, Verdict, VideoRequest, generate_from_manifest
 from prefect_loova._prefect.context import Location
 from prefect_loova.batches.reviewed import decide_takes
 from prefect_loova.errors import InvalidRequestError
@@ -52,7 +52,7 @@ async def test_only_the_chosen_drafts_are_made_with_the_full_model(lister, loova
     assert [(one.name, one.outcome, one.choice) for one in final] == [("kite-0 16:9 4s take 1", "saved", "chosen")]
     assert submits(loova)[6:] == [("seedance_2_0", "kite 0")]
     choices = [one.choice for one in second.videos if one.is_draft]
-    assert sorted(choices) == ["", "", "chosen", "dropped", "dropped", "not chosen"]
+    assert sorted(choices) == ["chosen", "dropped", "dropped", "not chosen", "to review", "to review"]
     assert second.credits_charged == requests[0].estimate_credits()
     await made(requests, lister, draft=FAST)
     assert loova.ledger["totals"]["posted"] == 7
@@ -128,7 +128,9 @@ async def test_the_price_of_both_stages_is_in_the_dry_run_and_limits_the_run(lis
 async def test_a_draft_needs_a_review_and_a_run_that_waits(lister, loova):
     with pytest.raises(InvalidRequestError, match="draft: was given without a review"):
         await batch(wanted(1), lister, draft=FAST)
-    with pytest.raises(InvalidRequestError, match="wait: False was given: a review needs a run that waits"):
+    with pytest.raises(
+        InvalidRequestError, match="wait: False was given: a review and quality gates need a run that waits"
+    ):
         await made(wanted(1), lister, wait=False)
     with pytest.raises(InvalidRequestError, match="request 1, its draft: model: 'no_such_model' was given"):
         await made(wanted(1), lister, draft="no_such_model")
@@ -140,5 +142,80 @@ async def test_a_decision_about_takes_that_the_list_no_longer_has_is_asked_again
     await decided(lister, 0, "choose", take=1)
     fewer = [wanted(1)[0].model_copy(update={"takes": 1})]
     report = await made(fewer, lister)
-    assert [(one.take, one.choice) for one in report.videos] == [(0, "")]
+    assert [(one.take, one.choice) for one in report.videos] == [(0, "to review")]
     assert loova.ledger["totals"]["posted"] == 2
+
+
+def only_takes(*accepted: int) -> Any:
+    """A stub of a gate that knows the takes by their number."""
+
+    def by_number(video: GateInput) -> Verdict:
+        assert len(video.posters) == 3
+        judged.append(video.request["take"])
+        return Verdict.accept() if video.request["take"] in accepted else Verdict.retake("there is no kite in it")
+
+    judged: list[int] = []
+    by_number.judged = judged  # type: ignore[attr-defined]
+    return by_number
+
+
+async def test_a_gate_asks_for_retakes_within_max_paid_attempts_and_is_asked_once(lister, loova):
+    gate = only_takes(2)
+    request = VideoRequest(prompt="a kite", duration=4)
+    options = {"quality_gates": [gate], "preview": "none", "max_paid_attempts": 3}
+    report = await batch([request], lister, **options)
+    assert [(one.take, one.outcome, one.choice, one.rejected) for one in report.videos] == [
+        (0, "saved", "not chosen", "by_number: there is no kite in it"),
+        (1, "saved", "not chosen", "by_number: there is no kite in it"),
+        (2, "saved", "", ""),
+    ]
+    assert report.is_complete and gate.judged == [0, 1, 2]
+    again = await batch([request], lister, **options)
+    assert again.count("reused") == 3 and gate.judged == [0, 1, 2]
+    assert loova.ledger["totals"]["posted"] == 3
+
+
+async def test_a_video_that_a_gate_rejects_is_kept_and_reported_as_missing(lister, loova):
+    options = {"quality_gates": [only_takes(), "black"], "preview": "none"}
+    with pytest.raises(BatchError, match=r"a quality gate rejected it: by_number: there is no kite in it") as caught:
+        await batch([VideoRequest(prompt="a kite", duration=4)], lister, **options)
+    (video,) = caught.value.report.videos
+    assert (video.outcome, video.is_missing) == ("saved", True)
+    assert loova.ledger["totals"]["posted"] == 1
+
+
+async def test_retakes_of_a_gate_end_where_the_budget_ends(lister, loova):
+    requests = [VideoRequest(prompt=f"kite {number}", duration=4) for number in range(2)]
+    options: dict[str, Any] = {"quality_gates": [only_takes(1)], "preview": "none", "max_paid_attempts": 2}
+    report = await batch(requests, lister, **options, max_credits=180, on_failure="report")
+    assert [(one.take, one.outcome) for one in report.videos if one.is_missing] == [(0, "saved"), (1, "not_started")]
+    assert (report.credits_charged, loova.ledger["totals"]["posted"]) == (180, 3)
+
+
+async def test_a_person_sees_the_verdict_and_may_choose_the_take_all_the_same(lister, loova):
+    requests = wanted(1)
+    options = {"quality_gates": [only_takes(1)]}
+    report = await made(requests, lister, **options)
+    assert [one.rejected != "" for one in report.videos] == [True, False]
+    await decided(lister, 0, "choose", take=0)
+    report = await made(requests, lister, **options)
+    assert [(one.choice, one.rejected) for one in report.videos] == [
+        ("chosen", ""),
+        ("not chosen", ""),
+    ]
+    assert report.is_complete and loova.ledger["totals"]["posted"] == 2
+
+
+async def test_a_gate_that_breaks_rejects_nothing_and_buys_nothing(lister, loova):
+    def broken(video: GateInput) -> Verdict:
+        raise RuntimeError("the model is down")
+
+    report = await batch([VideoRequest(prompt="a kite", duration=4)], lister, quality_gates=[broken], preview="none")
+    assert report.is_complete and loova.ledger["totals"]["posted"] == 1
+
+
+@pytest.mark.parametrize("gate", ["blakc", "no-such/deployment"])
+async def test_an_unknown_gate_is_refused_before_anything_is_spent(lister, loova, gate):
+    with pytest.raises(InvalidRequestError, match="gates: "):
+        await batch(wanted(1), lister, quality_gates=[gate])
+    assert loova.ledger["totals"]["posted"] == 0
