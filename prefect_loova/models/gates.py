@@ -37,7 +37,7 @@ class VideoFacts(Value):
     duration_seconds: float = Field(description="How long its pictures are shown, in seconds.")
     width: int = Field(description="The width in a player, in pixels: upright, with square pixels.")
     height: int = Field(description="The height in a player, in pixels.")
-    fps: float = Field(description="Frames a second, on average.")
+    fps: float = Field(description="Frames a second, on average; 0 if the file does not say.")
     has_sound: bool = Field(description="Whether it has an audio track.")
     black_seconds: float = Field(description="How long it is black, in seconds, all together.")
     frozen_seconds: float = Field(description="The longest time in which its picture does not change, in seconds.")
