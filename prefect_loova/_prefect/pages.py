@@ -202,15 +202,15 @@ def published_page(published: PublishedVideos) -> str:
     rows = [
         (
             escaped(video.name, 200),
-            escaped(video.label, 80),
-            escaped(video.prompt, 80),
             "copied" if video.is_new else "was there",
             "" if video.credits is None else f"{video.credits:g}",
+            escaped(video.label, 80),
+            escaped(video.prompt, 80),
         )
         for video in published.videos[:MAX_ROWS]
     ]
-    shown = table(("Name", "Label", "Prompt", "State", "Credits"), rows, numbers=1)
-    head = [escaped(published.summary), "", "```", published.page, "```", ""]
+    shown = table(("Name", "State", "Credits", "Label", "Prompt"), rows)
+    head = ["```", published.page, "```", "", escaped(published.counts), ""]
     return "\n".join([*head, *shown, *more(len(published.videos) - len(rows))])
 
 

@@ -165,7 +165,7 @@ header .until { display: inline-block; padding: 0.25rem 0.7rem; border-radius: 0
 a { color: var(--link); }
 .row { display: flex; flex-wrap: wrap; gap: 1.1rem; }
 .row::after { content: ""; flex: 1000 1 0; margin-left: -1.1rem; }
-figure { flex: calc(var(--w) / var(--h)) 1 calc(17rem * var(--w) / var(--h)); min-width: min(11rem, 100%); margin: 0;
+figure { flex: calc(var(--w) / var(--h)) 1 calc(20rem * var(--w) / var(--h)); min-width: min(9rem, 100%); margin: 0;
   max-width: 100%; display: flex; flex-direction: column; overflow: hidden; border: 1px solid var(--line);
   border-radius: 0.75rem; background: var(--card); }
 video { display: block; width: 100%; aspect-ratio: var(--w) / var(--h); background: #000; object-fit: contain; }

@@ -40,7 +40,12 @@ class PublishedVideos(BaseModel):
     videos: tuple[PublishedVideo, ...] = Field(description="The videos, in the order of your list.")
 
     @property
+    def counts(self) -> str:
+        """How many videos there are, and how many of them this run copied."""
+        new = sum(video.is_new for video in self.videos)
+        return f"{counted(len(self.videos), 'video')}, {new} copied by this run"
+
+    @property
     def summary(self) -> str:
         """One line for a log."""
-        new = sum(video.is_new for video in self.videos)
-        return f"{counted(len(self.videos), 'video')}, {new} copied by this run; {self.page}"
+        return f"{self.counts}; {self.page}"

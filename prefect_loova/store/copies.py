@@ -60,7 +60,8 @@ async def copy_object(
             Bucket=target.bucket,
             Key=target_key,
             ExtraArgs=extra,
-            Config=TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes),
+            # Without threads of its own, an interrupted process does not wait for the parts that are left.
+            Config=TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, use_threads=False),
         )
     except S3_ERRORS as error:
         failure = storage_error(error, target.uri(target_key), target.s3, "CopyObject")

@@ -75,9 +75,9 @@ async def test_a_run_shows_what_it_published(place, bucket):
     assert f"```\n{published.page}\n```" in page
     assert r"a\-boat\-b\-16x9\.mp4" in page
     assert r"a \*boat\* \| \<b\>" in page
-    assert page.count("| copied | 60 |") == 2
+    assert page.count(" | copied | 60 | ") == 2
     await publish(keys, place)
-    assert (await page_of_run()).count("| was there | 60 |") == 2
+    assert (await page_of_run()).count(" | was there | 60 | ") == 2
 
 
 async def test_a_presigned_query_is_only_in_the_page(place, bucket, caplog):

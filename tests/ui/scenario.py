@@ -22,6 +22,7 @@ from prefect_loova import (
     generate_storyboard,
     generate_video,
     generate_videos,
+    publish_videos,
 )
 
 PROMPTS = (
@@ -78,6 +79,21 @@ async def story(title: str = "A day at the harbour") -> str:
         board.write_text(json.dumps({"title": title, "duration": 4, "shots": shots}))
         report = await generate_storyboard(str(board), **await where(), poll_seconds=0.5)
     return str(report.film)
+
+
+async def publish() -> str:
+    """Publish six videos, and return the page with presigned links."""
+    shapes = ("16:9", "9:16", "1:1", "9:16", "16:9", "1:1")
+    labels = ("City", "Sea", "City", "City", "Sea", "Sea")
+    requests = [
+        VideoRequest.model_validate({"prompt": prompt, "duration": 5, "ratio": ratio, "label": label})
+        for prompt, ratio, label in zip(PROMPTS, shapes, labels, strict=False)
+    ]
+    blocks = await where()
+    await generate_videos(requests, **blocks, poll_seconds=0.5)
+    await publish_videos([one.key for one in requests], "s3://my-videos/spring/", **blocks, links="presigned")
+    s3 = blocks["bucket"].credentials.get_s3_client()
+    return str(s3.get_object(Bucket="my-videos", Key="spring/index.html")["Body"].read().decode())
 
 
 async def deploy() -> str:

@@ -1,4 +1,4 @@
-"""Make the pictures of the docs, of the demo and of a batch of 12: `python -m tests.ui.screenshots FOLDER`."""
+"""Make the pictures of the docs, of the demo, a batch of 12 and a gallery page: `python -m tests.ui.screenshots FOLDER`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ def main(folder: Path) -> None:
         key = artifact_key("video", request.key, request.name)
         take(page, artifact(environment, key), folder / "video.png", 900)
         take(page, artifact(environment, "loova-batch"), folder / "batch.png", 1100)
+        gallery = Path(kept) / "index.html"
+        gallery.write_text(environment.run("publish"))
+        page.goto(gallery.as_uri())
+        page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState > 0)")
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(folder / "published.png"))
 
 
 if __name__ == "__main__":

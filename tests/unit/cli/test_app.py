@@ -103,6 +103,8 @@ def test_bash_completes_commands_and_options_after_the_installation(tmp_path: Pa
             "credentials: 'my block' was given: a block's",
         ),
         (("generate", "x", "--s3-block", "My Block"), "s3_block: 'My Block' was given"),
+        (("publish", "ab", "--name", "{prompt}.mp4"), "name: '{prompt}.mp4' was given: 'prompt' is no field"),
+        (("publish", "ab", "--link-seconds", "5"), "--link-seconds: '5' was given: must be a number of seconds, 60 to"),
         (("playground", "--block", "a b"), "block: 'a b' was given: a block's name has lowercase letters"),
     ],
 )
