@@ -1,4 +1,4 @@
-"""Make the pictures of the docs, of the demo, a batch of 12 and a gallery page: `python -m tests.ui.screenshots FOLDER`."""
+"""Make the pictures of the docs: the demo, a batch and a gallery page: `python -m tests.ui.screenshots FOLDER`."""
 
 from __future__ import annotations
 
