@@ -219,7 +219,8 @@ async def generate_storyboard(
     """Make a story of several shots and join them into one film. A shot may continue the shot before it.
 
     Each shot is paid once: if you run the storyboard again, it continues where the earlier run ended. If you change a
-    shot, that shot and those that continue it are made again, up to a shot with `keep`.
+    shot, that shot and those that continue it are made again, up to a shot with `keep`. The storyboard may have options
+    of the film: cross-fades, cards, a sound track and a loudness. They cost nothing.
 
     Args:
         storyboard: The shots: a local `.yaml` or `.json` file, or its `s3://` URI.

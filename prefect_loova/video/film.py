@@ -183,6 +183,7 @@ class _Film:
 
             def write(frame: VideoFrame) -> None:
                 nonlocal written
+                self._time_limit.check()
                 frame.pts, frame.time_base = written, 1 / self.fps
                 frame.pict_type = 0  # else the encoder makes keyframes where the input has them
                 output.write(track.encode(frame))

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from av import AudioFrame
 from av.audio.resampler import AudioResampler
-from av.error import BlockingIOError, EOFError
+from av.error import BlockingIOError, EOFError, InvalidDataError
 from av.filter import Graph
 
 from prefect_loova.video.concat_output import USUAL_SAMPLE_RATE, Layout
@@ -193,15 +193,20 @@ def _packed(frame: AudioFrame) -> array[float]:
 
 
 def _decoded(file: VideoFile, media_type: str) -> Iterator[array[float]]:
-    """Yield the sound of an audio file as interleaved floats."""
+    """Yield the sound of an audio file as interleaved floats. Damaged packets are left out, as in a player."""
     with open_container(file, AUDIO_DEMUXERS[media_type]) as container:
         track = next(iter(container.streams.audio), None)
         decoder = track.codec_context if track else None
         if track is None or decoder is None or not (decoder.name in AUDIO_CODECS or decoder.name.startswith("pcm_")):
             raise DecodeError(unsupported_codec("audio", decoder))
         resampler = AudioResampler("flt", layout_of(decoder.channels), RATE)
-        for frame in container.decode(track):
-            yield from map(_packed, resampler.resample(frame))
+        for packet in container.demux(track):
+            try:
+                frames = packet.decode()
+            except InvalidDataError:
+                continue
+            for frame in frames:
+                yield from map(_packed, resampler.resample(frame))
         yield from map(_packed, resampler.resample(None))
 
 

@@ -9,7 +9,14 @@ import pytest
 from markdown_it import MarkdownIt
 
 from prefect_loova._prefect.artifacts import artifact_key
-from prefect_loova._prefect.gallery import MOST_GALLERY, MOST_POSTERS, gallery, outcome_rows
+from prefect_loova._prefect.gallery import (
+    MOST_GALLERY,
+    MOST_POSTERS,
+    gallery,
+    keys_to_keep,
+    outcome_rows,
+    story_page,
+)
 from prefect_loova._prefect.pages import (
     Links,
     Picture,
@@ -20,7 +27,16 @@ from prefect_loova._prefect.pages import (
     prices_page,
     video_page,
 )
-from prefect_loova.models.reports import BatchReport, CreditsReport, DaySpent, Outcome, PromptPrice, VideoOutcome
+from prefect_loova.models.reports import (
+    BatchReport,
+    CreditsReport,
+    DaySpent,
+    Outcome,
+    PromptPrice,
+    Seam,
+    StoryReport,
+    VideoOutcome,
+)
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 
@@ -276,3 +292,18 @@ def test_the_page_of_the_prices_has_the_prompts() -> None:
     page = prices_page("| Model |", [PromptPrice("a *kite*", "spring", 2, 120.0)])
     assert page.startswith("| Model |")
     assert "| a \\*kite\\* | spring | 2 | 120 |" in page
+
+
+def test_the_page_of_a_story_shows_its_seams_and_the_lines_that_keep_its_shots() -> None:
+    kept, missing = (
+        VideoOutcome(key=digit * 64, name="a", rows=(row,), outcome=outcome, credits_estimate=60)
+        for digit, row, outcome in (("3", 1, "reused"), ("4", 2, "failed"))
+    )
+    shots = BatchReport(videos=(kept, missing))
+    page = html(story_page(StoryReport(title="A day", shots=shots, seams=(Seam(shot=1, distance=0.1234),)), None, {}))
+    assert "<li>shot 1: 0.123</li>" in page
+    assert re.search(r"<td>1</td>\s*<td><code>keep: 3{64}</code></td>", page)
+    assert "keep: 4" not in page
+    nothing = BatchReport(videos=(missing,))
+    assert keys_to_keep(nothing) == []
+    assert "Seams" not in story_page(StoryReport(title="A day", shots=nothing), None, {})

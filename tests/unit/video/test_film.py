@@ -228,6 +228,11 @@ def test_a_film_has_the_loudness_that_was_given(target: float, levels_: tuple[fl
     assert max(levels(content)) < 1
 
 
+def test_the_sum_of_loud_sounds_is_limited() -> None:
+    heard = levels(made(toned(2, 0.9), media=track(wav(2, 0.9)), sound_track="a", sound_track_volume=1.0))
+    assert 0.75 < max(heard) < 0.95
+
+
 def test_a_silent_film_stays_silent() -> None:
     assert max(levels(made(toned(1, 0.0), loudness=-14.0))) == 0
     made(shade(24, 90), loudness=-14.0)  # has no audio track
@@ -256,6 +261,42 @@ def test_what_cannot_be_used_is_named() -> None:
 
 
 NOISE = film(48, (160, 120), paint=films.noise, movflags="faststart", crf="30")
+
+
+def test_a_damaged_piece_of_a_sound_track_is_left_out() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3") as output:
+        stream = output.add_stream("libmp3lame", rate=RATE)
+        stream.codec_context.layout, stream.codec_context.format = "mono", "fltp"
+        for start, samples in pieces(8, (0.5,), 1000, RATE):
+            frame = av.AudioFrame("fltp", "mono", len(samples))
+            frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
+            frame.planes[0].update(samples.tobytes().ljust(frame.planes[0].buffer_size, b"\0"))
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    content = bytearray(file.getvalue())
+    for place in range(len(content) // 8, len(content) // 8 + 4000, 3):  # a quarter of a second
+        content[place] ^= 0x5A
+    damaged = FilmMedia(sound_track=(io.BytesIO(bytes(content)), "audio/mpeg"))
+    heard = levels(made(shade(120, 90), media=damaged, sound_track="a", sound_track_volume=1.0))
+    assert heard[2:8] + heard[20:28] == pytest.approx([0.5] * 14, abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [Fraction(24_000, 1001), Fraction(30), Fraction(50)])
+def test_a_film_has_the_frame_rate_of_its_first_shot(rate: Fraction) -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(round(2 * rate)):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            films.flat(frame, number)
+            frame.pts, frame.time_base = number, 1 / rate
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with av.open(io.BytesIO(made(file.getvalue(), shade(48, 90), fades=(0, 1)))) as container:
+        assert container.streams.video[0].average_rate == rate
+        assert sum(1 for _ in container.decode(video=0)) == round(4 * rate) - round(rate)
 
 
 def test_an_exception_of_the_sound_track_is_raised_unchanged() -> None:
