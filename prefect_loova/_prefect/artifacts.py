@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.orchestration import get_client
@@ -28,9 +29,6 @@ from prefect_loova.errors import redact
 from prefect_loova.models.published import PublishedVideos
 from prefect_loova.models.reports import BatchReport, CreditsReport, PromptPrice, StoryReport
 from prefect_loova.models.results import JobInDoubt, SavedVideo
-
-REVIEW_PAGE = "loova-review"
-"""The key of the page with takes that wait for a person."""
 
 _PAGE_LIMIT = 200  # Prefect's server returns at most 200 artifacts at once
 
@@ -82,10 +80,12 @@ async def publish_batch(report: BatchReport, posters: Mapping[str, Picture], man
     await _publish(acreate_table_artifact, outcome_rows(report), "loova-batch-table", report.summary)
 
 
-async def publish_review(report: BatchReport, posters: Mapping[str, Picture]) -> None:
-    """Show takes that wait for a person as a gallery."""
+async def publish_review(report: BatchReport, posters: Mapping[str, Picture]) -> str | None:
+    """Show takes that wait for a person as a gallery, and return the page's URL in the Prefect UI."""
     page = gallery(report, posters, await page_addresses(report))
-    await _publish(acreate_markdown_artifact, page, REVIEW_PAGE, "Takes that wait for a person")
+    made = await _publish(acreate_markdown_artifact, page, "loova-review", "Takes that wait for a person")
+    ui = PREFECT_UI_URL.value()
+    return f"{ui}/artifacts/artifact/{made}" if ui and made else None
 
 
 async def publish_story(report: StoryReport, moving: Picture | None, posters: Mapping[str, Picture]) -> None:
@@ -121,11 +121,13 @@ async def publish_credits(report: CreditsReport) -> None:
     await _publish(acreate_markdown_artifact, credits_page(report), "loova-credits", "Credits and spending")
 
 
-async def _publish(create: Callable[..., Awaitable[Any]], content: Any, key: str, description: str) -> None:
-    """Create an artifact of the current run. Outside of a run, do nothing."""
+async def _publish(create: Callable[..., Awaitable[Any]], content: Any, key: str, description: str) -> UUID | None:
+    """Create an artifact of the current run and return its id. Outside of a run, do nothing."""
     if not is_in_run():
-        return
+        return None
     try:
-        await create(content, key=key, description=description)
+        made: UUID = await create(content, key=key, description=description)
     except Exception as error:
         get_run_logger().warning("the artifact %s was not created (%s)", key, redact(error))
+        return None
+    return made

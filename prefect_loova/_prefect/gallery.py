@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from prefect_loova._prefect.pages import MAX_ROWS, Picture, cell, embedded, escaped, items, more, table
-from prefect_loova.errors import redact
+from prefect_loova.errors import counted, redact
 from prefect_loova.models.prices import format_difference
 from prefect_loova.models.reports import BatchReport, Outcome, StoryReport, VideoOutcome
 
@@ -76,6 +76,23 @@ def story_page(
     return "\n".join([*lines, gallery(report.shots, posters, pages), "", *keys_to_keep(report.shots)])
 
 
+def take_pictures(videos: Sequence[VideoOutcome], posters: Mapping[str, Picture]) -> str:
+    """Render the takes of requests as pictures, for a form."""
+    groups = [[video for video in group if video.choice == "to review"] for group in _groups(videos)]
+    cells = _picture_cells(groups, posters, MOST_GALLERY // 2, _NO_PAGES)
+    asked = enumerate(filter(None, groups), 1)
+    return "\n".join(line for number, group in asked for line in _group_table(group, cells, f"{number}\\. "))
+
+
+def _group_table(
+    group: Sequence[VideoOutcome], cells: Mapping[str, tuple[str, str, str]], number: str = ""
+) -> list[str]:
+    """Return the pictures of all takes of a request, below its prompt."""
+    pictures = [cells[video.key] for video in group if video.key in cells]
+    title = f"**{number}{escaped(group[0].prompt or group[0].name, 160)}** {escaped(group[0].label)}".rstrip()
+    return ["", f"{title}, {counted(len(group), 'take')}", "", *_grid(pictures)] if pictures else []
+
+
 def _missing_item(video: VideoOutcome) -> str:
     """Return a list item. Reasons are long, and table cells do not wrap in the first UI."""
     spent = f", {video.credits_charged:g} credits" if video.credits_charged else ""
@@ -104,7 +121,8 @@ def _picture_cells(
         # In a link, the first UI shows neither a picture nor escaped text.
         page = f", [open]({pages[video.key]})" if video.key in pages else ""
         caption = escaped(video.name, _CAPTION) if is_alone else f"take {video.take}"
-        cell = poster.embed(video.name), caption, f"{_state(video)}, {_price(video)}{page}"
+        state = _rejected(video) if video.rejected else f"{video.choice or _state(video)}, {_price(video)}"
+        cell = poster.embed(video.name), caption, f"{state}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
             break
@@ -119,9 +137,8 @@ def _grids(groups: Iterable[Sequence[VideoOutcome]], cells: Mapping[str, tuple[s
         pictures = [cells[video.key] for video in group if video.key in cells]
         if len(group) == 1:
             alone += pictures
-        elif pictures:
-            title = f"**{escaped(group[0].prompt or group[0].name, 160)}** {escaped(group[0].label)}".rstrip()
-            lines += ["", f"{title}, {len(group)} takes", "", *_grid(pictures)]
+        else:
+            lines += _group_table(group, cells)
     return (["", *_grid(alone)] if alone else []) + lines
 
 
@@ -157,6 +174,10 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
 
 def _severity(video: VideoOutcome) -> int:
     return get_args(Outcome).index(video.outcome)
+
+
+def _rejected(video: VideoOutcome) -> str:
+    return f"rejected by {escaped(video.rejected, _CAPTION)}"
 
 
 def _state(video: VideoOutcome) -> str:

@@ -9,10 +9,8 @@ from typing import Any, Literal
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_UI_URL
 from pydantic import BaseModel, Field, create_model
 
-from prefect_loova._prefect.artifacts import REVIEW_PAGE
 from prefect_loova._prefect.pages import escaped
 from prefect_loova._prefect.run import obstacle_to_suspending
 from prefect_loova.errors import InvalidRequestError, counted, redact
@@ -30,8 +28,8 @@ class TakeChoice(BaseModel):
 
     choice: str = Field(title="Decision")
     prompt: str = Field("", title="Re-take: another prompt", json_schema_extra={"format": "textarea"})
-    duration: int | None = Field(None, title="Re-take: another duration, in seconds")
-    take: int | None = Field(None, ge=0, title="Re-take: another number of the take")
+    duration: int = Field(0, ge=0, title="Re-take: seconds (0: the same)")
+    take: int = Field(0, ge=0, title="Re-take: number of the take (0: the next one)")
 
 
 class ReviewForm(RunInput):
@@ -41,7 +39,9 @@ class ReviewForm(RunInput):
     why: str = Field("", title="Why", description="The review stores it.")
 
 
-async def ask_for_choices(groups: Sequence[TakeGroup], seconds: float) -> dict[str, TakeDecision] | None:
+async def ask_for_choices(
+    groups: Sequence[TakeGroup], seconds: float, page: str | None = None, pictures: str = ""
+) -> dict[str, TakeDecision] | None:
     """Suspend the flow run until a person has chosen among the takes of the first requests.
 
     The key of the form depends on the takes, so the answer about other takes is never used for these.
@@ -49,6 +49,8 @@ async def ask_for_choices(groups: Sequence[TakeGroup], seconds: float) -> dict[s
     Args:
         groups: The requests that wait for a decision.
         seconds: How long the person may take. Prefect fails the run after that; everything that was made is kept.
+        page: The URL of the page with all takes.
+        pictures: Pictures of the takes, as markdown.
 
     Returns:
         The decisions by group, or None if Prefect cannot suspend this run; the log says why.
@@ -59,8 +61,10 @@ async def ask_for_choices(groups: Sequence[TakeGroup], seconds: float) -> dict[s
         logger.warning("review='suspend' is not possible here (%s), so the run ends before the review", obstacle)
         return None
     asked, problem = list(groups[:MOST_GROUPS]), ""
+    told = _description(asked, len(groups), page)
     for question in range(_MAX_QUESTIONS):
-        form = _form_of(asked).with_initial_data(description=_description(asked, len(groups), problem))
+        refused = f"**{escaped(problem)}**\n\n" if problem else ""
+        form = _form_of(asked).with_initial_data(description=f"{refused}{told}\n\n{pictures}")
         key = f"loova-review-{_digest(asked)}-{question}"
         answer = await asuspend_flow_run(wait_for_input=form, timeout=max(int(seconds), 1), key=key)
         try:
@@ -107,7 +111,11 @@ def _decision(group: TakeGroup, choice: TakeChoice, answer: ReviewForm) -> TakeD
     if choice.choice == _DROP:
         return TakeDecision(what="drop", **by)
     if choice.choice == _RETAKE:
-        changes: dict[str, Any] = {"prompt": choice.prompt, "duration": choice.duration, "take": choice.take}
+        changes: dict[str, Any] = {
+            "prompt": choice.prompt,
+            "duration": choice.duration or None,
+            "take": choice.take or None,
+        }
         return retake_decision(group.request, group.reviewed_takes(), **by, **changes)
     take = _take_names(group)[choice.choice]
     chosen = group.takes[take]
@@ -123,15 +131,13 @@ def _take_names(group: TakeGroup) -> Mapping[str, int]:
     return names
 
 
-def _description(groups: Sequence[TakeGroup], all_of_them: int, problem: str) -> str:
+def _description(groups: Sequence[TakeGroup], all_of_them: int, page: str | None) -> str:
     takes = sum(len(group.takes) for group in groups)
     of_all = f" of {all_of_them:,}" if all_of_them > len(groups) else ""
-    lines = [f"**{escaped(problem)}**"] if problem else []
-    lines += [f"Choose among {counted(takes, 'take')} of {counted(len(groups), 'request')}{of_all}."]
+    lines = [f"Choose among {counted(takes, 'take')} of {counted(len(groups), 'request')}{of_all}."]
     if groups[0].draft is not None:
         lines += ["They are drafts: each chosen one is made again as you asked for it, and paid for."]
-    ui = PREFECT_UI_URL.value()
-    lines += [f"[Look at the takes]({ui}/artifacts/key/{REVIEW_PAGE})"] if ui else []
+    lines += [f"[Look at the takes]({page})"] if page else []
     lines += ["A re-take is another video, which is paid for, and you are asked again. Nothing else costs anything."]
     return "\n\n".join(lines)
 

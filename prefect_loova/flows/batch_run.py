@@ -15,11 +15,12 @@ from prefect.utilities.annotations import opaque, quote
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices, publish_review
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
+from prefect_loova._prefect.gallery import take_pictures
 from prefect_loova._prefect.gates import check_deployed, parse_gate
 from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview, posters
 from prefect_loova._prefect.progress import batch_progress
-from prefect_loova._prefect.review import ask_for_choices
+from prefect_loova._prefect.review import MOST_GROUPS, ask_for_choices
 from prefect_loova._prefect.run_logs import RESULT
 from prefect_loova._timing import POLL_SECONDS
 from prefect_loova.batches.gates import judge_saved
@@ -185,8 +186,10 @@ class Batch:
 
     async def _make_reviewed(self, jobs: VideoJobs, requests: Sequence[VideoRequest]) -> BatchReport:
         async def ask(groups: list[TakeGroup], report: BatchReport) -> dict[str, TakeDecision] | None:
-            await publish_review(report, await posters(jobs, report))
-            return await ask_for_choices(groups, self.review_seconds)
+            asked = [video for video in report.videos if video.group in {one.id for one in groups[:MOST_GROUPS]}]
+            small = await posters(jobs, BatchReport(videos=tuple(asked)))
+            page = await publish_review(report, small)
+            return await ask_for_choices(groups, self.review_seconds, page, take_pictures(asked, small))
 
         async def judge_video(key: str) -> Verdict | None:
             return await judge_saved(jobs, key, gates)

@@ -9,7 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
+from prefect.flows import EntrypointType
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
@@ -100,6 +103,27 @@ async def deploy() -> str:
     deployment = await generate_video.ato_deployment("on-demand", description="Make one video.")
     deployment.work_pool_name = None
     return str(await deployment.aapply())
+
+
+async def deploy_batch() -> str:
+    deployment = await generate_videos.ato_deployment("takes", entrypoint_type=EntrypointType.MODULE_PATH)
+    return str(await deployment.aapply())
+
+
+async def review_run(count: str = "3") -> str:
+    """Create a run that makes drafts and waits for a review. `prefect.engine` executes it, as a worker does."""
+    requests = [{"prompt": prompt, "duration": 4, "takes": 2} for prompt in PROMPTS[: int(count)]]
+    deployed = await deploy_batch()
+    parameters = {
+        "requests": requests,
+        "credentials": {"$ref": {"block_document_id": str((await LoovaCredentials.aload("loova"))._block_document_id)}},
+        "bucket": {"$ref": {"block_document_id": str((await S3Bucket.aload("loova"))._block_document_id)}},
+        "draft": "seedance_2_0_fast",
+        "review": "suspend",
+        "poll_seconds": 0.5,
+    }
+    async with get_client() as client:
+        return str((await client.create_flow_run_from_deployment(UUID(deployed), parameters=parameters)).id)
 
 
 if __name__ == "__main__":
