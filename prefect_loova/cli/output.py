@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-_KEY = re.compile(r"(?<!resolve )\b([0-9a-f]{12})[0-9a-f]{52}\b")
+_KEY = re.compile(r"(?<!resolve )(?<!keep: )\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _live: list[Console] = []
 
 
@@ -41,5 +41,5 @@ def busy(text: str) -> Iterator[None]:
 
 
 def short_keys(text: str) -> str:
-    """Return text with the first 12 digits of each key, but for the keys in commands, which a person copies."""
+    """Return text with the first 12 digits of each key. Those that a person copies, as after `keep:`, stay whole."""
     return _KEY.sub(r"\1…", text)

@@ -174,9 +174,10 @@ def test_without_the_extra_a_simulation_says_how_to_install_it(tmp_path: Path) -
     )
 
 
-def test_a_key_is_shown_whole_only_in_a_command() -> None:
+def test_a_key_is_shown_whole_only_where_a_person_copies_it() -> None:
     text = f"job s3://b/loova/{KEY}/record.json\n  prefect-loova resolve {KEY} give-up"
     assert short_keys(text) == f"job s3://b/loova/{KEY[:12]}…/record.json\n  prefect-loova resolve {KEY} give-up"
+    assert short_keys(f"keep: {KEY}") == f"keep: {KEY}"
     assert short_keys(f"{KEY}0 and {KEY[:40]}") == f"{KEY}0 and {KEY[:40]}"
 
 
