@@ -30,6 +30,7 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "harbour.yaml").write_text(to_run("storyboards.md", "yaml")[0])
     (tmp_path / "prompts.csv").write_text("prompt,duration\na boat,4\na train,4\n")
+    (tmp_path / "products.csv").write_text("product,place,season\na chair,the sea,spring\na lamp,home,winter\n")
     return tmp_path
 
 
@@ -104,8 +105,9 @@ def test_a_story_is_priced_and_made(run: Run, loova: Any):
 
 
 def test_a_list_is_published(run: Run, bucket: Any):
-    _, published = run("publishing.md")
-    assert published == f"2 videos, 2 copied by this run; s3://{bucket.name}/spring/index.html\n"
+    made, published = run("publishing.md")[0].splitlines()
+    assert made.startswith("2 videos: 2 saved")
+    assert published == f"2 videos, 2 copied by this run; s3://{bucket.name}/spring/index.html"
 
 
 def test_a_detached_list_is_collected(run: Run, loova: Any, bucket: Any):
