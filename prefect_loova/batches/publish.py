@@ -36,7 +36,7 @@ PAGE, MANIFEST_CSV, MANIFEST_JSON = "index.html", "manifest.csv", "manifest.json
 
 _OURS = {"made-by": "prefect-loova"}  # marks the files beside the videos, which the next run replaces
 _CONCURRENT_READS = 16
-_TO = re.compile(r"s3://([A-Za-z0-9._-]{1,255})(?:/(.*))?", re.DOTALL)
+_TO = re.compile(r"s3://([A-Za-z0-9._-]{1,255})(?:/([^?#]*))?")
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,11 @@ def target_of(to: str, records: JobRecords) -> BucketPrefix:
     """
     to = to or records.uri(records.object_key(DEFAULT_FOLDER))
     match = _TO.fullmatch(to)
-    problem = None if match else "must be s3://BUCKET/PREFIX/"
-    bucket, prefix = (match[1], (match[2] or "").removesuffix("/")) if match else ("", "")
-    if not problem and prefix:
-        problem = path_problem(prefix)
-    if not problem and re.search(r"[?#]", prefix):
-        problem = "must have no ? and no #"
-    if problem:
+    prefix = (match[2] or "").removesuffix("/") if match else ""
+    problem = (path_problem(prefix) if prefix else None) if match else "must be s3://BUCKET/PREFIX/"
+    if match is None or problem:
         raise InvalidRequestError(f"to: {redact(repr(to), 200)} was given: {problem}")
-    return BucketPrefix(records.s3, bucket, prefix)
+    return BucketPrefix(records.s3, match[1], prefix)
 
 
 def keys_of_report(content: bytes, name: str, records: JobRecords) -> list[str]:
