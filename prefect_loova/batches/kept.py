@@ -69,7 +69,7 @@ async def _find_kept_shot(jobs: VideoJobs, shot: Shot) -> tuple[PlannedVideo, Sa
         recorded = VideoRequest.model_validate(fields, context=STORED)
         recorded.estimate_credits(jobs.loova.models)
         request = recorded
-    planned = PlannedVideo(request, (shot.number,), models=jobs.loova.models)
+    planned = PlannedVideo(request, shot.rows, models=jobs.loova.models)
     return plan_from_record(jobs, planned, stored.record, max_paid_attempts=1), saved
 
 

@@ -78,7 +78,7 @@ class StoryPlan:
                     request = shots[shot.number].request
                     plan.videos[shot.number] = PlannedVideo(
                         request,
-                        (shot.number,),
+                        shot.rows,
                         price=request.estimate_credits(jobs.loova.models),
                         models=jobs.loova.models,
                     )
@@ -119,7 +119,7 @@ class StoryPlan:
     async def plan_shot(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
         """Plan a shot by the job record of its prepared request."""
         planned = await plan_video(
-            jobs, PlannedVideo(request, (number,), models=jobs.loova.models), self.max_paid_attempts
+            jobs, PlannedVideo(request, self.shots[number].rows, models=jobs.loova.models), self.max_paid_attempts
         )
         if planned.submission is not None and planned.state == "saved":
             try:

@@ -63,6 +63,7 @@ class Shot:
         continues: Whether it starts with the last frame of the shot before.
         keep: The key of the saved video that the shot is, or the beginning of it; empty for a shot to make.
         fade: The seconds of the cross-fade with which it begins; 0 for a cut.
+        row: Its position in the storyboard, if shots before it were dropped; 0 for the same as `number`.
     """
 
     number: int
@@ -70,6 +71,12 @@ class Shot:
     continues: bool = False
     keep: str = ""
     fade: float = 0.0
+    row: int = 0
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Its position in the storyboard, as reports show it."""
+        return (self.row or self.number,)
 
     @property
     def request(self) -> VideoRequest:

@@ -12,7 +12,7 @@ from prefect_loova._sync import run_sync
 from prefect_loova.batches.manifest import read_manifest
 from prefect_loova.batches.templates import PromptTemplate
 from prefect_loova.cli.console import console
-from prefect_loova.cli.options import DryRun, KeepCredits, MaxCredits, MediaFolder, PollSeconds, Where
+from prefect_loova.cli.options import Draft, DryRun, KeepCredits, MaxCredits, MediaFolder, PollSeconds, Review, Where
 from prefect_loova.cli.output import say
 from prefect_loova.cli.server import need_server
 from prefect_loova.cli.simulation import to_disk
@@ -32,8 +32,8 @@ def batch(
     stop_at_budget: Annotated[bool, Parameter(help="over budget: make as many as fit, not none")] = False,
     no_wait: Annotated[bool, Parameter(help="queue the videos; `prefect-loova collect` does the rest")] = False,
     media_folder: MediaFolder = None,
-    review: Annotated[bool, Parameter(help="make all takes, and stop for `prefect-loova review`")] = False,
-    draft: Annotated[str | None, Parameter(help="a cheaper model for the takes; needs --review")] = None,
+    review: Review = False,
+    draft: Draft = None,
     prompt_template: Annotated[str, Parameter(help="a prompt with columns in braces, '{product} at {place}'")] = "",
     poll_seconds: PollSeconds = None,
     where: Where = Where(),  # noqa: B008

@@ -59,6 +59,8 @@ MaxCredits = Annotated[float | None, CREDITS, Parameter(help="the most credits t
 KeepCredits = Annotated[float, CREDITS, Parameter(help="credits to keep in the account")]
 DryRun = Annotated[bool, Parameter(help="show the prices, and spend nothing")]
 MediaFolder = Annotated[str | None, Parameter(help="the folder of the local files that the list names")]
+Review = Annotated[bool, Parameter(help="make all takes, and stop for `prefect-loova review`")]
+Draft = Annotated[str | None, Parameter(help="a cheaper model for the takes; needs --review")]
 State = Annotated[Path, Parameter(help=f"the folder of the simulated state ({STATE})")]
 
 

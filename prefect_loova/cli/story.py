@@ -11,7 +11,7 @@ from prefect_loova._prefect.manifest_files import Manifest
 from prefect_loova._sync import run_sync
 from prefect_loova.batches.storyboard import read_storyboard
 from prefect_loova.cli.console import console
-from prefect_loova.cli.options import DryRun, KeepCredits, MaxCredits, MediaFolder, PollSeconds, Where
+from prefect_loova.cli.options import Draft, DryRun, KeepCredits, MaxCredits, MediaFolder, PollSeconds, Review, Where
 from prefect_loova.cli.server import need_server
 from prefect_loova.cli.simulation import to_disk
 from prefect_loova.flows.storyboard import generate_storyboard
@@ -25,6 +25,8 @@ def story(
     max_credits: MaxCredits = None,
     keep_credits: KeepCredits = 0.0,
     media_folder: MediaFolder = None,
+    review: Review = False,
+    draft: Draft = None,
     poll_seconds: PollSeconds = None,
     where: Where = Where(),  # noqa: B008
 ) -> None:
@@ -48,6 +50,8 @@ def story(
             keep_credits=keep_credits,
             poll_seconds=where.first_pause(poll_seconds),
             media_folder=media_folder,
+            review="suspend" if review else "none",
+            draft=draft,
         )
         if where.simulate and report.film and report.sha256:
             name = f"{Path(storyboard).stem}-{report.sha256[:8]}.mp4"

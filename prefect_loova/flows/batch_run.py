@@ -185,6 +185,21 @@ class Batch:
         return await price_planned(jobs, videos, max_paid_attempts=self.max_paid_attempts)
 
     async def _make_reviewed(self, jobs: VideoJobs, requests: Sequence[VideoRequest]) -> BatchReport:
+        steps = await self.review_steps(jobs)
+        report, waiting = await make_reviewed(jobs, take_groups(requests, self.drafts), steps)
+        if waiting:
+            log_waiting(jobs, waiting)
+        return report
+
+    async def review_steps(self, jobs: VideoJobs) -> ReviewSteps:
+        """The steps of takes that quality gates and people judge.
+
+        Raises:
+            InvalidRequestError: The deployment of a gate does not exist.
+        """
+        gates = [parse_gate(gate) for gate in self.quality_gates or ()]
+        await check_deployed(gates)
+
         async def ask(groups: list[TakeGroup], report: BatchReport) -> dict[str, TakeDecision] | None:
             asked = [video for video in report.videos if video.group in {one.id for one in groups[:MOST_GROUPS]}]
             small = await posters(jobs, BatchReport(videos=tuple(asked)))
@@ -194,22 +209,12 @@ class Batch:
         async def judge_video(key: str) -> Verdict | None:
             return await judge_saved(jobs, key, gates)
 
-        gates = [parse_gate(gate) for gate in self.quality_gates or ()]
-        await check_deployed(gates)
-        steps = ReviewSteps(
+        return ReviewSteps(
             partial(self._make_round, jobs),
             judge_video if gates else None,
             ask if self.review == "suspend" else None,
             self.max_paid_attempts,
         )
-        report, waiting = await make_reviewed(jobs, take_groups(requests, self.drafts), steps)
-        if waiting:
-            get_run_logger().warning(
-                "%s for a review: prefect-loova review %s; then run this again",
-                f"{counted(len(waiting), 'request')} {'waits' if len(waiting) == 1 else 'wait'}",
-                jobs.location_arguments,
-            )
-        return report
 
     async def _make_round(self, jobs: VideoJobs, wanted: Round) -> BatchReport:
         """Admit the videos of a round as a whole, and make or queue them."""
@@ -295,6 +300,15 @@ class Batch:
         return BatchReport(
             videos=tuple(_queued_outcome(video, video.request.key in queued, collected) for video in plan.videos)
         )
+
+
+def log_waiting(jobs: VideoJobs, waiting: Sequence[TakeGroup]) -> None:
+    """Log how to decide about takes without the run."""
+    get_run_logger().warning(
+        "%s for a review: prefect-loova review %s; then run this again",
+        f"{counted(len(waiting), 'request')} {'waits' if len(waiting) == 1 else 'wait'}",
+        jobs.location_arguments,
+    )
 
 
 def _dry_run_outcome(planned: PlannedVideo) -> VideoOutcome:

@@ -150,6 +150,7 @@ class StoryReport(BaseModel):
     sha256: str | None = Field(None, description="The SHA-256 of the film, as hex digits.")
     is_copy: bool | None = Field(None, description="Whether the shots were joined without re-encoding.")
     seams: tuple[Seam, ...] = Field((), description="The seam before each kept shot that has `continue: true`.")
+    takes: BatchReport | None = Field(None, description="The takes or drafts of the shots, if there are several.")
 
     def with_film(self, film: dict[str, Any]) -> StoryReport:
         """Return the report with the fields of the joined film."""
@@ -161,8 +162,16 @@ class StoryReport(BaseModel):
         """One line for a log."""
         there, all_of_them = self.shots.count("saved", "reused"), self.shots.count()
         film = f"; {self.film}, {self.duration_seconds:.1f} s" if self.film and self.duration_seconds else ""
-        spent = format_credits(self.shots.credits_charged)
-        return f"{there} of {counted(all_of_them, 'shot')} are there{film}; {spent} spent by this run"
+        spent = f"{format_credits(self.credits_charged)} spent by this run"
+        if self.takes is not None and not all_of_them:
+            return f"{counted(len(self.takes.videos), 'take')} wait for a review; {spent}"
+        return f"{there} of {counted(all_of_them, 'shot')} are there{film}; {spent}"
+
+    @property
+    def credits_charged(self) -> float:
+        """The credits that this run spent on takes and shots, or may have spent."""
+        videos = (*(self.takes.videos if self.takes else ()), *self.shots.videos)
+        return sum({video.key: video.credits_charged for video in videos}.values())
 
 
 class DaySpent(BaseModel):

@@ -1,0 +1,118 @@
+"""Stories whose shots have takes: drafts, a review, and the film of what was chosen, on real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_loova import BatchError, BudgetError, GateInput, StoryReport, Verdict, VideoRequest, generate_storyboard
+from prefect_loova.errors import InvalidRequestError
+from prefect_loova.jobs.reviews import open_reviews
+from tests.integration.test_batches import lister
+from tests.integration.test_reviews import FAST, decided, submits
+
+__all__ = ["lister"]
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+
+FULL = "seedance_2_0"
+STORY = """
+duration: 4
+shots:
+  - {prompt: the boat, takes: 2}
+  - {prompt: the fog, continue: true, takes: 2}
+  - {prompt: a child, takes: 2}
+"""
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Path:
+    path = tmp_path / "harbour.yaml"
+    path.write_text(STORY)
+    return path
+
+
+async def make(story: Path, place: Any, **options: Any) -> StoryReport:
+    options = {"preview": "none", "poll_seconds": 0.1} | options
+    return await generate_storyboard(str(story), place.credentials, place.bucket, **options)
+
+
+async def test_a_story_of_drafts_is_reviewed_and_only_what_was_chosen_is_made_and_joined(lister, loova, story):
+    options: dict[str, Any] = {"draft": FAST, "review": "suspend"}
+    report = await make(story, lister, **options)
+    assert (report.film, report.summary[:31]) == (None, "6 takes wait for a review; 240 ")
+    assert submits(loova).count((FAST, "the fog")) == 2
+    await chosen(lister, "the boat", "choose", take=1)
+    await chosen(lister, "the fog", "retake", prompt="the mist")
+    await chosen(lister, "a child", "drop")
+    report = await make(story, lister, **options)
+    assert report.film is None and submits(loova)[6:] == [(FAST, "the mist")]
+    await chosen(lister, "the fog", "choose", take=2)
+    report = await make(story, lister, **options)
+    assert submits(loova)[7:] == [(FULL, "the boat"), (FULL, "the mist")]
+    assert report.film is not None and report.duration_seconds == pytest.approx(8, abs=0.2)
+    assert [(one.rows, one.take, one.prompt) for one in report.shots.videos] == [
+        ((1,), 1, "the boat"),
+        ((2,), 2, "the mist"),
+    ]
+    again = await make(story, lister, **options)
+    assert (again.film, again.credits_charged, loova.ledger["totals"]["posted"]) == (report.film, 0, 9)
+
+
+async def test_a_chosen_take_stays_and_its_seam_is_shown(lister, loova, story):
+    report = await make(story, lister, review="suspend")
+    assert report.film is None and loova.ledger["totals"]["posted"] == 6
+    await chosen(lister, "the boat", "choose", take=1)
+    await chosen(lister, "the fog", "choose", take=0)
+    await chosen(lister, "a child", "choose", take=1)
+    report = await make(story, lister, review="suspend")
+    assert report.film is not None and loova.ledger["totals"]["posted"] == 6
+    assert [one.shot for one in report.seams] == [2] and report.seams[0].distance > 0
+    assert [one.take for one in report.shots.videos] == [1, 0, 1]
+
+
+async def test_without_a_review_the_film_has_the_first_takes_that_no_gate_rejected(lister, loova, story):
+    def second_boat(video: GateInput) -> Verdict:
+        is_bad = video.request["prompt"] == "the boat" and video.request["take"] == 0
+        return Verdict.reject("a bad boat") if is_bad else Verdict.accept()
+
+    report = await make(story, lister, quality_gates=[second_boat])
+    assert [one.take for one in report.shots.videos] == [1, 0, 0]
+    assert report.film is not None and loova.ledger["totals"]["posted"] == 6
+
+
+async def test_the_price_of_both_stages_is_known_before_the_first_draft(lister, loova, story):
+    options: dict[str, Any] = {"draft": FAST, "review": "suspend"}
+    fast = VideoRequest(prompt="a", duration=4, model=FAST).estimate_credits()
+    most = 6 * fast + 3 * 60
+    with pytest.raises(BudgetError, match=rf"9 of 9 videos are to be bought, for up to {most:g} credits"):
+        await make(story, lister, max_credits=most - 1, **options)
+    assert loova.ledger["totals"]["posted"] == 0
+    await make(story, lister, max_credits=most, **options)
+    for prompt in ("the boat", "the fog", "a child"):
+        await chosen(lister, prompt, "choose", take=0)
+    report = await make(story, lister, max_credits=180, **options)
+    assert report.film is not None and report.credits_charged == 180
+
+
+async def test_a_story_whose_shots_are_all_dropped_has_no_film_and_costs_nothing_more(lister, loova, story):
+    await make(story, lister, review="suspend")
+    for prompt in ("the boat", "the fog", "a child"):
+        await chosen(lister, prompt, "drop")
+    with pytest.raises(BatchError, match="all shots were dropped"):
+        await make(story, lister, review="suspend")
+    assert loova.ledger["totals"]["posted"] == 6
+
+
+async def test_a_draft_that_breaks_a_rule_is_refused_by_shot(lister, loova, story):
+    with pytest.raises(InvalidRequestError, match="shot 1, its draft: duration: 2 was given"):
+        await make(story, lister, draft_duration=2, review="suspend")
+    assert loova.ledger["totals"]["posted"] == 0
+
+
+async def chosen(place: Any, shot: str, what: Any, **options: Any) -> None:
+    async with place.open() as jobs:
+        prompts = [review.request["prompt"] for review in await open_reviews(jobs)]
+    await decided(place, prompts.index(shot), what, **options)
