@@ -26,6 +26,8 @@ _NO_PAGES: Mapping[str, str] = {}
 def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[str, str] = _NO_PAGES) -> str:
     """Render the page of a batch: the missing videos with reasons, then pictures, then videos without a picture.
 
+    The pictures of drafts come after those of the other videos.
+
     Args:
         report: The outcomes of the batch.
         posters: Small pictures of the saved videos, by request key. The page shows those that fit.
@@ -36,6 +38,10 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[
     lines = [f"**{escaped(report.summary)}**"]
     if missing:
         lines += ["", *items(missing, _missing_item)]
+    rejected = [video for video in saved if video.rejected]
+    if rejected:
+        lines += ["", "Quality gates rejected these videos:", ""]
+        lines += items(rejected, lambda video: f"- {escaped(video.name, 80)}: {escaped(video.rejected, 200)}")
     differing = [video for video in saved if video.differs]
     if differing:
         lines += ["", "These videos differ from their requests:", ""]
@@ -45,9 +51,13 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[
         lines += ["", "These videos cost another amount than the estimate:", ""]
         lines += items(costing, lambda v: f"- {escaped(v.name, 80)}: {escaped(format_difference(v.cost_difference))}")
     table_size = _ROW_SIZE * min(len(saved), MAX_ROWS)
-    groups = _groups(saved)
-    pictured = _picture_cells(groups, posters, MOST_GALLERY - sum(map(len, lines)) - table_size, pages)
-    lines += _grids(groups, pictured)
+    finals = _groups(video for video in saved if not video.is_draft)
+    drafts = _groups(video for video in saved if video.is_draft)
+    room = MOST_GALLERY - sum(map(len, lines)) - table_size
+    pictured = _picture_cells([*finals, *drafts], posters, room, pages)
+    lines += _grids(finals, pictured)
+    if drafts:
+        lines += ["", "## Drafts", *_grids(drafts, pictured)]
     plain = [video for video in saved if video.key not in pictured]
     if plain:
         rows = [
@@ -76,20 +86,18 @@ def story_page(
     return "\n".join([*lines, gallery(report.shots, posters, pages), "", *keys_to_keep(report.shots)])
 
 
-def take_pictures(videos: Sequence[VideoOutcome], posters: Mapping[str, Picture]) -> str:
-    """Render the takes of requests as pictures, for a form."""
-    groups = [[video for video in group if video.choice == "to review"] for group in _groups(videos)]
+def take_pictures(videos: Iterable[VideoOutcome], posters: Mapping[str, Picture]) -> dict[str, str]:
+    """Render the takes that wait for a person as pictures, for a form: a table for each request, by its group."""
+    groups = _groups(video for video in videos if video.choice == "to review")
     cells = _picture_cells(groups, posters, MOST_GALLERY // 2, _NO_PAGES)
-    asked = enumerate(filter(None, groups), 1)
-    return "\n".join(line for number, group in asked for line in _group_table(group, cells, f"{number}\\. "))
+    tables = {group[0].group: _grid([cells[video.key] for video in group if video.key in cells]) for group in groups}
+    return {group: "\n".join(lines) for group, lines in tables.items()}
 
 
-def _group_table(
-    group: Sequence[VideoOutcome], cells: Mapping[str, tuple[str, str, str]], number: str = ""
-) -> list[str]:
+def _group_table(group: Sequence[VideoOutcome], cells: Mapping[str, tuple[str, str, str]]) -> list[str]:
     """Return the pictures of all takes of a request, below its prompt."""
     pictures = [cells[video.key] for video in group if video.key in cells]
-    title = f"**{number}{escaped(group[0].prompt or group[0].name, 160)}** {escaped(group[0].label)}".rstrip()
+    title = f"**{escaped(group[0].prompt or group[0].name, 160)}** {escaped(group[0].label)}".rstrip()
     return ["", f"{title}, {counted(len(group), 'take')}", "", *_grid(pictures)] if pictures else []
 
 
@@ -114,14 +122,15 @@ def _picture_cells(
 ) -> dict[str, tuple[str, str, str]]:
     """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
-    for video, is_alone in ((video, len(group) == 1) for group in groups for video in group):
+    for video, group in ((video, group) for group in groups for video in group):
         poster = posters.get(video.key)
         if poster is None:
             continue
         # In a link, the first UI shows neither a picture nor escaped text.
         page = f", [open]({pages[video.key]})" if video.key in pages else ""
-        caption = escaped(video.name, _CAPTION) if is_alone else f"take {video.take}"
-        state = _rejected(video) if video.rejected else f"{video.choice or _state(video)}, {_price(video)}"
+        other = f": {escaped(video.prompt, _CAPTION)}" if video.prompt != group[0].prompt else ""
+        caption = escaped(video.name, _CAPTION) if len(group) == 1 else f"take {video.take}{other}"
+        state = _rejected(video) if video.rejected else f"{_decided(video)}, {_price(video)}"
         cell = poster.embed(video.name), caption, f"{state}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)
         if room < 0 or len(cells) == MOST_POSTERS:
@@ -144,6 +153,8 @@ def _grids(groups: Iterable[Sequence[VideoOutcome]], cells: Mapping[str, tuple[s
 
 def _grid(cells: Sequence[tuple[str, str, str]]) -> list[str]:
     """Return a table of pictures, each with its text below."""
+    if not cells:
+        return []
     columns = min(_COLUMNS, len(cells))
     rows: list[Sequence[str]] = []
     for start in range(0, len(cells), columns):
@@ -158,13 +169,14 @@ def outcome_rows(report: BatchReport) -> list[dict[str, Any]]:
     return [
         {
             "state": _state(video),
+            "choice": ", ".join(filter(None, ("draft" if video.is_draft else "", video.choice))),
             "video": video.name,
             "label": redact(video.label),
             "credits": video.credits_charged,
             "estimate": video.credits_estimate,
             "difference": video.cost_difference,
             "where": video.video or "",
-            "reason": redact(video.reason or video.differs, 300),
+            "reason": redact(video.reason or video.rejected or video.differs, 300),
             "loova task": video.task_id or "",
             "key": video.key,
         }
@@ -178,6 +190,10 @@ def _severity(video: VideoOutcome) -> int:
 
 def _rejected(video: VideoOutcome) -> str:
     return f"rejected by {escaped(video.rejected, _CAPTION)}"
+
+
+def _decided(video: VideoOutcome) -> str:
+    return "**chosen**" if video.choice == "chosen" else video.choice or _state(video)
 
 
 def _state(video: VideoOutcome) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from prefect.flow_runs import asuspend_flow_run
@@ -21,12 +22,13 @@ MOST_GROUPS = 20
 
 _MAX_QUESTIONS = 20
 _RETAKE, _DROP = "re-take", "drop"
+_NO_PICTURES: Mapping[str, str] = MappingProxyType({})
 
 
 class TakeChoice(BaseModel):
     """What a person decides about one request. The choices are in a subclass, because each request has its own."""
 
-    choice: str = Field(title="Decision")
+    choice: str = Field(title="Decision")  # without a default: an answer in haste would pay for the first take
     prompt: str = Field("", title="Re-take: another prompt", json_schema_extra={"format": "textarea"})
     duration: int = Field(0, ge=0, title="Re-take: seconds (0: the same)")
     take: int = Field(0, ge=0, title="Re-take: number of the take (0: the next one)")
@@ -35,12 +37,12 @@ class TakeChoice(BaseModel):
 class ReviewForm(RunInput):
     """The decisions about the takes of several requests."""
 
-    who: str = Field(min_length=1, title="Who decides", description="Your name; the review in the bucket stores it.")
-    why: str = Field("", title="Why", description="The review stores it.")
+    who: str = Field(min_length=1, title="Who decides (the review stores your name)")
+    why: str = Field("", title="Why (the review stores it)")
 
 
 async def ask_for_choices(
-    groups: Sequence[TakeGroup], seconds: float, page: str | None = None, pictures: str = ""
+    groups: Sequence[TakeGroup], seconds: float, page: str | None = None, pictures: Mapping[str, str] = _NO_PICTURES
 ) -> dict[str, TakeDecision] | None:
     """Suspend the flow run until a person has chosen among the takes of the first requests.
 
@@ -50,7 +52,7 @@ async def ask_for_choices(
         groups: The requests that wait for a decision.
         seconds: How long the person may take. Prefect fails the run after that; everything that was made is kept.
         page: The URL of the page with all takes.
-        pictures: Pictures of the takes, as markdown.
+        pictures: The pictures of the takes as markdown, by group.
 
     Returns:
         The decisions by group, or None if Prefect cannot suspend this run; the log says why.
@@ -62,9 +64,10 @@ async def ask_for_choices(
         return None
     asked, problem = list(groups[:MOST_GROUPS]), ""
     told = _description(asked, len(groups), page)
+    shown = "\n\n".join(_shown(number, group, pictures) for number, group in enumerate(asked, 1))
     for question in range(_MAX_QUESTIONS):
-        refused = f"**{escaped(problem)}**\n\n" if problem else ""
-        form = _form_of(asked).with_initial_data(description=f"{refused}{told}\n\n{pictures}")
+        text = f"**{escaped(problem)}**\n\n{told}" if problem else told
+        form = _form_of(asked, text, pictures).with_initial_data(description=f"{text}\n\n{shown}")
         key = f"loova-review-{_digest(asked)}-{question}"
         answer = await asuspend_flow_run(wait_for_input=form, timeout=max(int(seconds), 1), key=key)
         try:
@@ -75,17 +78,38 @@ async def ask_for_choices(
     return None
 
 
-def _form_of(groups: Sequence[TakeGroup]) -> type[ReviewForm]:
+def _form_of(groups: Sequence[TakeGroup], text: str, pictures: Mapping[str, str]) -> type[ReviewForm]:
     """Return the form: one group of fields for each request, with its takes as choices."""
-    fields: dict[str, Any] = {}
+    who = ReviewForm.model_fields["who"]
+    fields: dict[str, Any] = {"who": (str, Field(min_length=1, title=who.title, **_told_in_v1(text)))}
     for number, group in enumerate(groups, 1):
-        names = tuple(_take_names(group))
-        choice: dict[str, Any] = {"choice": (Literal[(*names, _RETAKE, _DROP)], Field(names[0], title="Decision"))}
+        names = (*_take_names(group), _RETAKE, _DROP)
+        choice: dict[str, Any] = {"choice": (Literal[names], Field(title="Decision"))}
         of_this = create_model(f"Request{number}", __base__=TakeChoice, **choice)
         title = f"{number}. {redact(group.request.prompt, 120)}"
-        fields[_field(number)] = (of_this, Field(of_this.model_validate({}), title=title))
+        fields[_field(number)] = (of_this, Field(title=title, **_told_in_v1(pictures.get(group.id, ""))))
     form: type[ReviewForm] = create_model("ReviewForm", __base__=ReviewForm, **fields)
     return form
+
+
+def _told_in_v1(text: str) -> dict[str, Any]:
+    """Return the options of a field with a description that only the first UI shows.
+
+    A form that is higher than the window has no visible description there, but the descriptions of fields are markdown,
+    in `allOf` too. The second UI always shows the form's description. It shows those of fields as plain text, and none
+    in `allOf`. Both replace single line feeds by spaces; a carriage return ends a line of markdown as well.
+    """
+
+    def told(schema: dict[str, Any]) -> None:
+        described = {"description": text.replace("\n", "\r")}
+        schema["allOf"] = [{"$ref": schema.pop("$ref")}, described] if "$ref" in schema else [described]
+
+    return {"json_schema_extra": told}
+
+
+def _shown(number: int, group: TakeGroup, pictures: Mapping[str, str]) -> str:
+    title = f"**{number}\\. {escaped(group.request.prompt, 160)}** {escaped(group.request.label)}".rstrip()
+    return f"{title}, {counted(len(group.takes), 'take')}\n\n{pictures.get(group.id, '')}"
 
 
 def _decisions(groups: Sequence[TakeGroup], answer: ReviewForm) -> dict[str, TakeDecision]:
@@ -135,10 +159,13 @@ def _description(groups: Sequence[TakeGroup], all_of_them: int, page: str | None
     takes = sum(len(group.takes) for group in groups)
     of_all = f" of {all_of_them:,}" if all_of_them > len(groups) else ""
     lines = [f"Choose among {counted(takes, 'take')} of {counted(len(groups), 'request')}{of_all}."]
-    if groups[0].draft is not None:
-        lines += ["They are drafts: each chosen one is made again as you asked for it, and paid for."]
     lines += [f"[Look at the takes]({page})"] if page else []
-    lines += ["A re-take is another video, which is paid for, and you are asked again. Nothing else costs anything."]
+    lines += ["A re-take is another video, which is paid for, and you are asked again."]
+    if groups[0].draft is None:
+        lines += ["Choosing and dropping cost nothing."]
+    else:
+        lines += ["These are drafts: each chosen one is made again as you asked for it, and paid for."]
+        lines += ["Dropping costs nothing."]
     return "\n\n".join(lines)
 
 

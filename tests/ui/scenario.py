@@ -110,9 +110,9 @@ async def deploy_batch() -> str:
     return str(await deployment.aapply())
 
 
-async def review_run(count: str = "3") -> str:
+async def review_run(of: str = "", review_seconds: str = "3600") -> str:
     """Create a run that makes drafts and waits for a review. `prefect.engine` executes it, as a worker does."""
-    requests = [{"prompt": prompt, "duration": 4, "takes": 2} for prompt in PROMPTS[: int(count)]]
+    requests = [{"prompt": f"{prompt}{of}", "duration": 4, "takes": 2} for prompt in PROMPTS[:3]]
     deployed = await deploy_batch()
     parameters = {
         "requests": requests,
@@ -120,10 +120,18 @@ async def review_run(count: str = "3") -> str:
         "bucket": {"$ref": {"block_document_id": str((await S3Bucket.aload("loova"))._block_document_id)}},
         "draft": "seedance_2_0_fast",
         "review": "suspend",
+        "review_seconds": float(review_seconds),
         "poll_seconds": 0.5,
     }
     async with get_client() as client:
         return str((await client.create_flow_run_from_deployment(UUID(deployed), parameters=parameters)).id)
+
+
+async def reviews() -> list[Any]:
+    """Return the reviews in the bucket."""
+    s3 = (await where())["bucket"].credentials.get_s3_client()
+    found = s3.list_objects_v2(Bucket="my-videos", Prefix="loova/_reviews/")["Contents"]
+    return [json.loads(s3.get_object(Bucket="my-videos", Key=one["Key"])["Body"].read()) for one in found]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""A review in Prefect's two UIs, in a real browser: drafts, a form with pictures, a re-take, and what was chosen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.ui.environment import API_KEY, Environment
+from tests.ui.scenario import PROMPTS
+from tests.ui.test_ui import shown_pictures
+
+pytestmark = pytest.mark.ui
+
+FAST, FULL = "seedance_2_0_fast", "seedance_2_0"
+CITY, LIGHTHOUSE, BOAT = PROMPTS[:3]
+
+
+class Form:
+    """The form of a suspended run, as a person uses it."""
+
+    def __init__(self, environment: Environment, page: Page, ui: str, run: str) -> None:
+        page.goto(environment.address(ui, f"/runs/flow-run/{run}"))
+        if ui == "v2":
+            page.locator("button:has(svg.lucide-ellipsis-vertical)").last.click()
+            page.get_by_role("menuitem", name="Resume").click()
+        else:
+            page.get_by_role("button", name="Resume").first.click()
+        self.page, self.ui = page, ui
+        self.box = page.locator(".p-modal__card" if ui == "v1" else "[role=dialog]")
+
+    def field(self, title: str) -> Locator:
+        """The innermost field with a title."""
+        kind = ".schema-form-property" if self.ui == "v1" else ".group"
+        return self.box.locator(kind).filter(has_text=title).last
+
+    def request(self, number: int) -> Locator:
+        """The fields of a request."""
+        kind = ".schema-form-property-object .schema-form-property-object" if self.ui == "v1" else "[data-slot=card]"
+        return self.box.locator(kind).nth(number - 1)
+
+    def choose(self, number: int, choice: str) -> None:
+        """Choose in the drop-down list of a request."""
+        if self.ui == "v1":
+            self.request(number).locator("button.p-select-button__control").click()
+            self.page.locator(".p-select-option, [role=option]").get_by_text(choice, exact=True).click()
+        else:
+            self.request(number).get_by_label("Select Decision").click()
+            self.page.get_by_role("option", name=choice, exact=True).click()
+
+    def write(self, number: int, text: str) -> None:
+        """Write another prompt for the re-take of a request."""
+        self.request(number).locator("textarea").first.fill(text)
+
+    def submit(self, who: str) -> None:
+        """Write a name, and send the form."""
+        self.box.locator("textarea").first.fill(who)
+        self.box.get_by_role("button", name="Submit" if self.ui == "v1" else "Resume", exact=True).click()
+        expect(self.box).to_be_hidden()
+
+
+def state(environment: Environment, run: str) -> str:
+    return str(environment.post("/flow_runs/filter", flow_runs={"id": {"any_": [run]}})[0]["state"]["name"])
+
+
+def submits(environment: Environment, ui: str) -> list[tuple[str, str]]:
+    """The models and prompts of all submits of this UI's videos, in order."""
+    made = [task["request"] for task in environment.loova.ledger["tasks"]]
+    return [(one["model"], one["prompt"]) for one in made if one["prompt"].endswith(f", in {ui}")]
+
+
+def reviews(environment: Environment, ui: str) -> dict[str, list[dict[str, Any]]]:
+    """The decisions in the bucket, by the prompt of their request."""
+    stored = environment.run("reviews")
+    return {one["request"]["prompt"]: one["decisions"] for one in stored if f", in {ui}" in json.dumps(one["request"])}
+
+
+def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
+    environment: Environment, page: Page, ui: str
+) -> None:
+    of = f", in {ui}"
+    run = environment.run("review_run", of)
+    environment.execute(run)
+    assert state(environment, run) == "Suspended"
+    drafts = sorted([(FAST, f"{prompt}{of}") for prompt in (CITY, LIGHTHOUSE, BOAT)] * 2)
+    assert sorted(submits(environment, ui)) == drafts
+
+    gallery = environment.artifact("loova-review")["id"]
+    page.goto(environment.address(ui, f"/artifacts/artifact/{gallery}"))
+    assert [natural for natural, _ in shown_pictures(page, 6)] == [240] * 6
+    expect(page.get_by_text("to review, 40 credits").first).to_be_visible()
+
+    form = Form(environment, page, ui, run)
+    expect(form.box.get_by_text("Choose among 6 takes of 3 requests.").last).to_be_visible()
+    for picture in form.box.locator("img[src^='data:image']").all()[-6:]:
+        picture.scroll_into_view_if_needed()
+        expect(picture).to_be_in_viewport()
+    form.choose(1, "take 1")
+    form.choose(2, "re-take")
+    form.write(2, f"A lighthouse at dawn{of}")
+    form.choose(3, "drop")
+    form.submit("Ada")
+    environment.execute(run)
+    assert state(environment, run) == "Suspended"
+    assert sorted(submits(environment, ui)[6:]) == [(FULL, f"{CITY}{of}"), (FAST, f"A lighthouse at dawn{of}")]
+
+    form = Form(environment, page, ui, run)
+    expect(form.box.get_by_text("Choose among 3 takes of 1 request.").last).to_be_visible()
+    assert form.request(2).count() == 0
+    form.choose(1, "take 2")
+    form.submit("Grace")
+    environment.execute(run)
+    assert state(environment, run) == "Completed"
+    assert submits(environment, ui)[8:] == [(FULL, f"A lighthouse at dawn{of}")]
+
+    decisions = reviews(environment, ui)
+    found = {
+        prompt.removesuffix(of): [(one["what"], one["take"], one["who"]) for one in made]
+        for prompt, made in decisions.items()
+    }
+    assert found == {
+        CITY: [("choose", 1, "Ada")],
+        LIGHTHOUSE: [("retake", 2, "Ada"), ("choose", 2, "Grace")],
+        BOAT: [("drop", None, "Ada")],
+    }
+
+    page.goto(environment.address(ui, f"/artifacts/artifact/{environment.artifact('loova-batch')['id']}"))
+    shown_pictures(page, 9)
+    expect(page.get_by_role("heading", name="Drafts")).to_be_visible()
+    for told in ("chosen, 60 credits", "not chosen, ", "dropped, "):
+        expect(page.locator("td").filter(has_text=told).first).to_be_visible()
+    assert API_KEY not in page.content()
+
+    again = environment.run("review_run", of)
+    environment.execute(again)
+    assert state(environment, again) == "Completed"
+    assert len(submits(environment, ui)) == 9
