@@ -122,14 +122,14 @@ def _picture_cells(
 ) -> dict[str, tuple[str, str, str]]:
     """Return the cells of the pictures that fit into `room` bytes, by request key."""
     cells: dict[str, tuple[str, str, str]] = {}
-    for video, group in ((video, group) for group in groups for video in group):
+    for video, first, is_alone in ((video, group[0], len(group) == 1) for group in groups for video in group):
         poster = posters.get(video.key)
         if poster is None:
             continue
         # In a link, the first UI shows neither a picture nor escaped text.
         page = f", [open]({pages[video.key]})" if video.key in pages else ""
-        other = f": {escaped(video.prompt, _CAPTION)}" if video.prompt != group[0].prompt else ""
-        caption = escaped(video.name, _CAPTION) if len(group) == 1 else f"take {video.take}{other}"
+        other = f": {escaped(video.prompt, _CAPTION)}" if video.prompt != first.prompt else ""
+        caption = escaped(video.name, _CAPTION) if is_alone else f"take {video.take}{other}"
         state = _rejected(video) if video.rejected else f"{_decided(video)}, {_price(video)}"
         cell = poster.embed(video.name), caption, f"{state}{page}"
         room -= sum(map(len, cell)) + _COLUMNS * len(cell)

@@ -31,11 +31,6 @@ class Form:
         self.page, self.ui = page, ui
         self.box = page.locator(".p-modal__card" if ui == "v1" else "[role=dialog]")
 
-    def field(self, title: str) -> Locator:
-        """The innermost field with a title."""
-        kind = ".schema-form-property" if self.ui == "v1" else ".group"
-        return self.box.locator(kind).filter(has_text=title).last
-
     def request(self, number: int) -> Locator:
         """The fields of a request."""
         kind = ".schema-form-property-object .schema-form-property-object" if self.ui == "v1" else "[data-slot=card]"
@@ -44,8 +39,9 @@ class Form:
     def choose(self, number: int, choice: str) -> None:
         """Choose in the drop-down list of a request."""
         if self.ui == "v1":
-            self.request(number).locator("button.p-select-button__control").click()
-            self.page.locator(".p-select-option, [role=option]").get_by_text(choice, exact=True).click()
+            # By mouse, each list of this UI closes at once in headless Chromium, on Prefect's own pages as well.
+            self.request(number).locator("button.p-select-button__control").press("ArrowDown")
+            self.page.locator(".p-select-option").get_by_text(choice, exact=True).click()
         else:
             self.request(number).get_by_label("Select Decision").click()
             self.page.get_by_role("option", name=choice, exact=True).click()
