@@ -1,8 +1,8 @@
 """Write what this version stores, as one JSON file that later versions must be able to go on with.
 
-`python -m tests.stored.write tests/stored/NAME.json`: a bucket with a job in each state, two queued requests and the
-index of a day; a block; results of tasks and flows, as models and as Prefect keeps them. A file in this folder is never
-written again.
+`python -m tests.stored.write tests/stored/NAME.json`: a bucket with a job in each state, two queued requests, the index
+of a day and a review; a block; results of tasks and flows, as models and as Prefect keeps them. A file in this folder
+is never written again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ from prefect_loova.jobs.collect import enqueue
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.doubt import job_in_doubt
+from prefect_loova.jobs.reviews import change_review
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.attempts import Decision
 from prefect_loova.models.job_record import JobRecord, with_purchase
+from prefect_loova.models.reviews import Draft, Review, TakeDecision, TakeGroup, TakeVerdict
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
 from tests.support.s3_servers import moto
@@ -113,7 +115,7 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
     submission = await submit_video(jobs, request("failed"), max_wait=0)
     with suppress(LoovaError):
         await wait_for_video(jobs, submission, max_wait=5, poll_seconds=0.05)
-    loova.fail("prompt_refused")
+    loova.fail(on="submit", status=400, envelope={"code": 400, "message": "duration must be an even number"})
     with suppress(LoovaError):
         await submit_video(jobs, request("rejected"), max_wait=0)
     doubt = await doubtful("in_doubt")
@@ -130,6 +132,25 @@ async def _jobs(jobs: VideoJobs, loova: LoovaSimulator) -> dict[str, Any]:
     await submit_video(jobs, request("bought twice"), max_wait=0)
     await jobs.records.change(doubt.key, lambda record: with_purchase(record, 1, late))
     return results
+
+
+async def _review(jobs: VideoJobs) -> dict[str, Any]:
+    """A review of drafts with all that it may have; returns what a later version must find in it."""
+    request = VideoRequest(prompt="a kite", duration=6, takes=2, label="spring")
+    group = TakeGroup(request.all_takes, (1,), Draft("seedance_2_0_fast", 4))
+    shown = [take.shown.key for take in group.takes]
+    verdict = TakeVerdict(key=shown[0], gate="black", what="retake", reason="all black")
+    decisions = (
+        TakeDecision(what="retake", take=2, who="quality gate black", gate="black", why="all black"),
+        TakeDecision(what="retake", take=3, prompt="a blue kite", duration=5, who="Ada", why="blue is better"),
+        TakeDecision(what="drop", who="Ada"),
+        TakeDecision(what="choose", take=1, key=shown[1], who="Grace", why="it is red"),
+    )
+    takes = group.reviewed_takes(dict.fromkeys(shown, "s3://my-videos/loova/video.mp4"))
+    facts = {"request": request.as_stored(), "label": request.label, "takes": takes, "decisions": decisions}
+    await change_review(jobs, group.id, lambda new: new.judged([verdict]).model_copy(update=facts))
+    after = group.with_review(Review(group=group.id, api_origin=ORIGIN, decisions=decisions))
+    return {"group": group.id, "keys": [take.final.key for take in after.takes], "chosen": shown[1]}
 
 
 def _as_prefect_keeps_them(results: dict[str, Any]) -> dict[str, str]:
@@ -162,6 +183,7 @@ async def stored() -> dict[str, Any]:
             results = await _jobs(jobs, loova)
             await enqueue(jobs, [VideoRequest(prompt="queued", duration=4)])
             await enqueue(jobs, [VideoRequest(prompt="queued, twice at most", duration=4)], max_paid_attempts=2)
+            review = await _review(jobs)
         objects = {}
         for found in bucket.client.list_objects_v2(Bucket=bucket)["Contents"]:
             if not found["Key"].endswith(".mp4"):
@@ -173,6 +195,7 @@ async def stored() -> dict[str, Any]:
             "api_origin": ORIGIN,
             "objects": objects,
             "tasks": loova.ledger["tasks"],
+            "review": review,
             "results": results,
             "results_in_prefect": _as_prefect_keeps_them(results),
             "requests": {

@@ -16,13 +16,17 @@ import prefect_loova
 from prefect_loova import LoovaCredentials, SavedVideo, Submission, VideoRequest
 from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.collect import collect
+from prefect_loova.jobs.reviews import read_review
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.models.results import JobInDoubt, VideoTask
+from prefect_loova.models.reviews import Draft, TakeGroup
 from prefect_loova.simulator import LoovaSimulator
 from tests.integration.jobs.workers import AT_ONCE, Workers
 from tests.support.s3_servers import Bucket
 
 STORED = sorted((Path(__file__).parents[2] / "stored").glob("*.json"), key=lambda path: path.name)
+
+REVIEWED = VideoRequest(prompt="a kite", duration=6, takes=2, label="spring")
 
 pytestmark = pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 
@@ -125,6 +129,26 @@ async def test_a_collector_finishes_what_was_paid_and_submits_what_was_queued(pa
     assert workers.totals["posted"] - posted == 2
     assert in_doubt == {"a job that is in_doubt", "a job that is submitting"}
     assert found.queued == 0
+
+
+async def test_a_review_and_its_decisions_are_honoured(path: Path, workers: Workers) -> None:
+    put_back(path, workers.bucket, workers.loova)
+    stored = json.loads(path.read_text())  # noqa: ASYNC240
+    written = [(key, body) for key, body in stored["objects"].items() if "/_reviews/" in key]
+    assert bool(written) == ("review" in stored)
+    for key, body in written:
+        known = stored["review"]
+        group = TakeGroup(REVIEWED.all_takes, (1,), Draft("seedance_2_0_fast", 4))
+        assert key == f"loova/_reviews/{group.id}.json"
+        async with workers.worker() as jobs:
+            review = await read_review(jobs, group.id)
+        assert review is not None
+        old = json.loads(body) | {"api_origin": workers.loova.origin}
+        assert is_kept(old, review.model_dump(mode="json"))
+        read = group.with_review(review)
+        assert [take.final.key for take in read.takes] == known["keys"]
+        assert read.chosen is not None and read.chosen.shown.key == known["chosen"]
+        assert (review.verdicts[0].gate, read.gate_retakes) == ("black", 1)
 
 
 def is_kept(old: Any, read: Any) -> bool:
