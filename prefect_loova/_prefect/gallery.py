@@ -83,7 +83,8 @@ def story_page(
     if report.seams:
         lines += ["Seams before kept shots (0: equal frames, 1: black against white):", ""]
         lines += [*items(report.seams, lambda seam: f"- shot {seam.shot}: {seam.distance:.3f}"), ""]
-    return "\n".join([*lines, gallery(report.shots, posters, pages), "", *keys_to_keep(report.shots)])
+    takes = ["", "**Takes**", "", gallery(report.takes, posters)] if report.takes is not None else []
+    return "\n".join([*lines, gallery(report.shots, posters, pages), "", *keys_to_keep(report.shots), *takes])
 
 
 def take_pictures(videos: Iterable[VideoOutcome], posters: Mapping[str, Picture]) -> dict[str, str]:

@@ -250,6 +250,9 @@ REPORTED = (
     "cost_difference",
     "take",
     "label",
+    "is_draft",
+    "choice",
+    "rejected",
 )
 
 

@@ -85,6 +85,8 @@ def target_of(to: str, records: JobRecords) -> BucketPrefix:
 def keys_of_report(content: bytes, name: str, records: JobRecords) -> list[str]:
     """Return the keys of the videos that the report of a batch has in the bucket.
 
+    Drafts, takes that a person did not choose, and videos that a quality gate rejected are left out.
+
     Args:
         content: The file.
         name: Its name, for errors.
@@ -104,7 +106,8 @@ def keys_of_report(content: bytes, name: str, records: JobRecords) -> list[str]:
         for row in rows:
             video = row["video"] or ""
             key, _, file = video.removeprefix(below).partition("/")
-            if row["outcome"] not in ("saved", "reused"):
+            is_wanted = row.get("choice", "") in ("", "chosen") and not row.get("rejected")
+            if row["outcome"] not in ("saved", "reused") or row.get("is_draft") == "True" or not is_wanted:
                 continue
             if not (is_key(key) and file):
                 raise InvalidRequestError(

@@ -249,7 +249,8 @@ class Story:
             if report.film:
                 preview = await load_moving(jobs.records, jobs.records.key_of(report.film))
                 moving = Picture(*preview) if preview else None
-            pictures = await posters(jobs, report.shots)
+            both = (*report.shots.videos, *(report.takes.videos if report.takes else ()))
+            pictures = await posters(jobs, BatchReport(videos=both))
         except Exception as error:
             get_run_logger().warning("the story's page has no pictures (%s)", redact(error))
             pictures = {}

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from prefect_loova import BatchError, BudgetError, GateInput, Verdict, VideoRequest, generate_from_manifest
+from prefect_loova import (
+    BatchError,
+    BudgetError,
+    GateInput,
+    Verdict,
+    VideoRequest,
+    generate_from_manifest,
+    publish_videos,
+)
 from prefect_loova._prefect.context import Location
 from prefect_loova.batches.reviewed import decide_takes
 from prefect_loova.errors import InvalidRequestError
@@ -219,3 +227,18 @@ async def test_an_unknown_gate_is_refused_before_anything_is_spent(lister, loova
     with pytest.raises(InvalidRequestError, match="gates: "):
         await batch(wanted(1), lister, quality_gates=[gate])
     assert loova.ledger["totals"]["posted"] == 0
+
+
+async def test_the_report_publishes_what_was_chosen_and_no_draft(lister, loova, bucket, tmp_path: Path):
+    path = tmp_path / "list.yaml"
+    path.write_text("videos: [{prompt: a kite, duration: 4, takes: 2}, {prompt: a boat, duration: 4, takes: 2}]")
+    options: dict[str, Any] = {"draft": FAST, "review": "suspend", "preview": "none", "poll_seconds": 0.1}
+    await generate_from_manifest(str(path), lister.credentials, lister.bucket, **options)
+    await decided(lister, 0, "choose", take=1)
+    await decided(lister, 0, "drop")
+    report = await generate_from_manifest(str(path), lister.credentials, lister.bucket, **options)
+    (final,) = [one for one in report.videos if not one.is_draft]
+    published = await publish_videos(
+        credentials=lister.credentials, bucket=lister.bucket, report=str(tmp_path / "list.report.csv")
+    )
+    assert [one.key for one in published.videos] == [final.key]
