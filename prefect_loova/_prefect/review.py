@@ -161,7 +161,7 @@ def _description(groups: Sequence[TakeGroup], all_of_them: int, page: str | None
     lines = [f"Choose among {counted(takes, 'take')} of {counted(len(groups), 'request')}{of_all}."]
     lines += [f"[Look at the takes]({page})"] if page else []
     lines += ["A re-take is another video, which is paid for, and you are asked again."]
-    if groups[0].draft is None:
+    if groups[0].draft is None and not groups[0].are_drafts:
         lines += ["Choosing and dropping cost nothing."]
     else:
         lines += ["These are drafts: each chosen one is made again as you asked for it, and paid for."]

@@ -94,7 +94,7 @@ def next_round(groups: Iterable[TakeGroup], models: Models = MODELS, *, is_first
         if request.key in known:
             return
         known.add(request.key)
-        is_draft = take.is_draft and request.key == take.shown.key
+        is_draft = group.are_drafts or (take.is_draft and request.key == take.shown.key)
         videos.append(PlannedVideo(request, group.rows, models=models, group=group.id, is_draft=is_draft))
 
     groups = list(groups)

@@ -51,19 +51,22 @@ def first_takes(board: Storyboard, draft: Draft | None) -> Storyboard:
     return replace(board, shots=shots)
 
 
-def groups_of_shots(board: Storyboard, videos: Mapping[int, PlannedVideo]) -> dict[int, TakeGroup]:
+def groups_of_shots(
+    board: Storyboard, videos: Mapping[int, PlannedVideo], *, are_drafts: bool = False
+) -> dict[int, TakeGroup]:
     """Return the takes of each shot whose first frame is known, by the number of the shot.
 
     Args:
         board: The story as it was given.
         videos: The first take of each shot.
+        are_drafts: Whether the takes are drafts.
     """
     groups = {}
     for shot in board.shots:
         request = videos[shot.number].request
         if not shot.keep and request.is_prepared:
             takes = request.model_copy(update={"takes": shot.fields.get("takes", 1)})
-            groups[shot.number] = TakeGroup(takes.all_takes, shot.rows)
+            groups[shot.number] = TakeGroup(takes.all_takes, shot.rows, are_drafts=are_drafts)
     return groups
 
 

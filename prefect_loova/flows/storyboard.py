@@ -124,7 +124,7 @@ class Story:
         admitted = await self._admit(jobs, [*plan.videos.values(), *later])
         await self._make_shots(jobs, first, plan, admitted.budget)
         made = BatchReport(videos=tuple(plan.outcomes[shot.number] for shot in first.shots))
-        groups = groups_of_shots(self.board, plan.videos)
+        groups = groups_of_shots(self.board, plan.videos, are_drafts=self.batch.drafts is not None)
         report, waiting = await make_reviewed(jobs, [*groups.values()], await self.batch.review_steps(jobs))
         if waiting:
             log_waiting(jobs, waiting)

@@ -170,12 +170,14 @@ class TakeGroup:
         rows: Its positions in the list, counted from 1.
         draft: How its drafts differ; None without drafts.
         review: What was decided so far.
+        are_drafts: Whether the takes are drafts by themselves: the caller makes what is chosen.
     """
 
     requests: tuple[VideoRequest, ...]
     rows: tuple[int, ...]
     draft: Draft | None = None
     review: Review | None = None
+    are_drafts: bool = False
 
     @property
     def request(self) -> VideoRequest:
