@@ -73,7 +73,7 @@ test-postgres: $(READY) ## The same with the Prefect server on PostgreSQL (apt i
 test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt install chromium)
 	@.venv/bin/pytest -s -m ui tests/ui $(ARGS)
 
-screenshots: $(READY) ## The pictures of the docs: a run of the demo, and a batch of 12
+screenshots: $(READY) ## The pictures of the docs: the demo, a batch of 12, a collection, a review
 	@.venv/bin/python -m tests.ui.screenshots docs/images
 
 bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json

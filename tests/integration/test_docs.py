@@ -49,7 +49,8 @@ def test_every_example_is_run_by_a_test():
         "testing.md": 2,
         "bucket.md": 1,
         "answers.md": 1,
-        "quality-gates.md": 4,  # run by test_gates.py
+        "quality-gates.md": 5,  # run by test_gates.py
+        "directing.md": 1,
     }
 
 
@@ -95,6 +96,27 @@ async def test_a_video_goes_on_from_the_last_frame_as_shown(stored, loova, tmp_p
     await bought(stored, prompt=prompt, function_mode=mode, image_urls=[first.last_frame], duration=4)
     assert (await example("media.md")["walk_on"]()).endswith("/video.mp4")
     assert loova.ledger["totals"]["billed"] == 2
+
+
+@pytest.mark.one_s3_server
+async def test_gates_judge_a_batch_as_shown(stored, loova):
+    for take in range(2):
+        await bought(stored, prompt="a kite", take=take)
+    report = await example("quality-gates.md", 4)["two_good_kites"](stored.credentials, stored.bucket)
+    assert report.is_complete and report.count() == 2
+    assert loova.ledger["totals"]["billed"] == 2
+
+
+@pytest.mark.one_s3_server
+async def test_drafts_are_made_for_a_review_as_shown(stored, loova, tmp_path, monkeypatch):
+    (tmp_path / "products.yaml").write_text(to_run("directing.md", "yaml")[0])
+    monkeypatch.chdir(tmp_path)
+    drafts = VideoRequest(prompt="a lamp at home", model="seedance_2_0_fast", duration=4, takes=2)
+    for take in drafts.all_takes:
+        await bought(stored, **take.model_dump(exclude={"takes"}))
+    report = await example("directing.md")["lamps"]()
+    assert [(video.is_draft, video.choice) for video in report.videos] == [(True, "to review")] * 6
+    assert loova.ledger["totals"]["billed"] == 6
 
 
 def test_the_guide_names_the_types_and_sizes_of_media():

@@ -29,6 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("flows", "deployments"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "harbour.yaml").write_text(to_run("storyboards.md", "yaml")[0])
+    (tmp_path / "products.yaml").write_text(to_run("directing.md", "yaml")[0])
     (tmp_path / "prompts.csv").write_text("prompt,duration\na boat,4\na train,4\n")
     (tmp_path / "products.csv").write_text("product,place,season\na chair,the sea,spring\na lamp,home,winter\n")
     return tmp_path
@@ -77,6 +78,7 @@ def test_every_command_is_run_by_a_test():
         "batches.md",
         "storyboards.md",
         "publishing.md",
+        "directing.md",
         "detached.md",
         "budgets.md",
         "deploy.md",
@@ -108,6 +110,19 @@ def test_a_list_is_published(run: Run, bucket: Any):
     made, published = run("publishing.md")[0].splitlines()
     assert made.startswith("2 videos: 2 saved")
     assert published == f"2 videos, 2 copied by this run; s3://{bucket.name}/spring/index.html"
+
+
+def test_a_list_is_directed_from_drafts_to_published_videos(run: Run, bucket: Any, loova: Any):
+    priced, drafted, once, again, published = run("directing.md")
+    assert "9 videos, 9 to be bought for up to 420 credits" in priced
+    assert drafted.startswith("6 videos: 6 saved") and drafted.count("take 1: s3://") == 3
+    assert once.splitlines()[-1].startswith("8 videos: 6 reused, 2 saved; 100 credits")
+    assert again.splitlines()[-1].startswith("9 videos: 8 reused, 1 saved; 60 credits")
+    assert published == f"2 videos, 2 copied by this run; s3://{bucket.name}/spring/index.html\n"
+    made = [(task["request"]["model"], task["request"]["prompt"]) for task in loova.ledger["tasks"][6:]]
+    evening = "a lamp at home, in the evening"
+    assert sorted(made[:2]) == [("seedance_2_0", "a lamp at the sea"), ("seedance_2_0_fast", evening)]
+    assert made[2:] == [("seedance_2_0", evening)]
 
 
 def test_a_detached_list_is_collected(run: Run, loova: Any, bucket: Any):

@@ -1,4 +1,4 @@
-"""Make the pictures of the docs: the demo, a batch and a gallery page: `python -m tests.ui.screenshots FOLDER`."""
+"""Make the pictures of the docs (demo, batch, collection, review): `python -m tests.ui.screenshots FOLDER`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from prefect_loova import VideoRequest
 from prefect_loova._prefect.artifacts import artifact_key
 from tests.ui.environment import ROOT, Environment, chromium, start_environment
+from tests.ui.review_form import Form
 
 DEMO = "A futuristic city at sunset"
 
@@ -29,6 +30,32 @@ def take(page: Page, address: str, file: Path, height: int) -> None:
 def artifact(environment: Environment, key: str) -> str:
     """Return the URL of the latest artifact with a key."""
     return environment.address("v1", f"/artifacts/artifact/{environment.artifact(key)['id']}")
+
+
+def take_review(environment: Environment, page: Page, folder: Path) -> None:
+    """Take the screenshots of a review: the takes, the form, and the page of the batch after it."""
+    run = environment.run("review_run")
+    environment.execute(run)
+    take(page, artifact(environment, "loova-review"), folder / "review.png", 1000)
+    page.set_viewport_size({"width": 1100, "height": 1320})
+    form = Form(environment, page, "v1", run)
+    page.wait_for_timeout(1500)
+    form.choose(1, "take 1")
+    form.choose(2, "re-take")
+    form.write(2, "A lighthouse at dawn, a calm sea")
+    form.choose(3, "drop")
+    form.write_name("Ada")
+    page.locator(".p-modal__body").evaluate("body => body.scrollTop = 0")
+    page.wait_for_timeout(300)
+    form.box.screenshot(path=str(folder / "review-form.png"))
+    form.submit()
+    environment.execute(run)
+    form = Form(environment, page, "v1", run)
+    form.choose(1, "take 2")
+    form.write_name("Ada")
+    form.submit()
+    environment.execute(run)
+    take(page, artifact(environment, "loova-batch"), folder / "reviewed.png", 1250)
 
 
 def main(folder: Path) -> None:
@@ -54,6 +81,7 @@ def main(folder: Path) -> None:
         page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState > 0)")
         page.wait_for_timeout(1500)
         page.screenshot(path=str(folder / "published.png"))
+        take_review(environment, page, folder)
 
 
 if __name__ == "__main__":

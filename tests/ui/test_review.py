@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.ui.environment import API_KEY, Environment
+from tests.ui.review_form import Form
 from tests.ui.scenario import PROMPTS
 from tests.ui.test_ui import shown_pictures
 
@@ -16,45 +17,6 @@ pytestmark = pytest.mark.ui
 
 FAST, FULL = "seedance_2_0_fast", "seedance_2_0"
 CITY, LIGHTHOUSE, BOAT = PROMPTS[:3]
-
-
-class Form:
-    """The form of a suspended run, as a person uses it."""
-
-    def __init__(self, environment: Environment, page: Page, ui: str, run: str) -> None:
-        page.goto(environment.address(ui, f"/runs/flow-run/{run}"))
-        if ui == "v2":
-            page.locator("button:has(svg.lucide-ellipsis-vertical)").last.click()
-            page.get_by_role("menuitem", name="Resume").click()
-        else:
-            page.get_by_role("button", name="Resume").first.click()
-        self.page, self.ui = page, ui
-        self.box = page.locator(".p-modal__card" if ui == "v1" else "[role=dialog]")
-
-    def request(self, number: int) -> Locator:
-        """The fields of a request."""
-        kind = ".schema-form-property-object .schema-form-property-object" if self.ui == "v1" else "[data-slot=card]"
-        return self.box.locator(kind).nth(number - 1)
-
-    def choose(self, number: int, choice: str) -> None:
-        """Choose in the drop-down list of a request."""
-        if self.ui == "v1":
-            # By mouse, each list of this UI closes at once in headless Chromium, on Prefect's own pages as well.
-            self.request(number).locator("button.p-select-button__control").press("ArrowDown")
-            self.page.locator(".p-select-option").get_by_text(choice, exact=True).click()
-        else:
-            self.request(number).get_by_label("Select Decision").click()
-            self.page.get_by_role("option", name=choice, exact=True).click()
-
-    def write(self, number: int, text: str) -> None:
-        """Write another prompt for the re-take of a request."""
-        self.request(number).locator("textarea").first.fill(text)
-
-    def submit(self, who: str) -> None:
-        """Write a name, and send the form."""
-        self.box.locator("textarea").first.fill(who)
-        self.box.get_by_role("button", name="Submit" if self.ui == "v1" else "Resume", exact=True).click()
-        expect(self.box).to_be_hidden()
 
 
 def state(environment: Environment, run: str) -> str:
@@ -97,7 +59,8 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     form.choose(2, "re-take")
     form.write(2, f"A lighthouse at dawn{of}")
     form.choose(3, "drop")
-    form.submit("Ada")
+    form.write_name("Ada")
+    form.submit()
     environment.execute(run)
     assert state(environment, run) == "Suspended"
     assert sorted(submits(environment, ui)[6:]) == [(FULL, f"{CITY}{of}"), (FAST, f"A lighthouse at dawn{of}")]
@@ -106,7 +69,8 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     expect(form.box.get_by_text("Choose among 3 takes of 1 request.").last).to_be_visible()
     assert form.request(2).count() == 0
     form.choose(1, "take 2")
-    form.submit("Grace")
+    form.write_name("Grace")
+    form.submit()
     environment.execute(run)
     assert state(environment, run) == "Completed"
     assert submits(environment, ui)[8:] == [(FULL, f"A lighthouse at dawn{of}")]
