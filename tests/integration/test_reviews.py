@@ -18,7 +18,6 @@ from prefect_loova import (
     publish_videos,
 )
 from prefect_loova._prefect.context import Location
-from prefect_loova.batches.publish import keys_of_report
 from prefect_loova.batches.reviewed import decide_takes
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.reviews import find_review, open_reviews
@@ -132,21 +131,6 @@ async def test_the_price_of_both_stages_is_in_the_dry_run_and_limits_the_run(lis
         most = 2 * fast + 59
         await generate_from_manifest(str(path), lister.credentials, lister.bucket, max_credits=most, **options)
     assert loova.ledger["totals"]["posted"] == 0
-
-
-async def test_only_what_was_chosen_is_published_from_a_report(lister, loova, tmp_path: Path):
-    path = tmp_path / "list.yaml"
-    path.write_text("prompt_template: a {color} kite\ncolumns: {color: [red, blue, green]}\nduration: 4\ntakes: 2")
-    options = {"draft": FAST, "review": "suspend", "poll_seconds": 0.1, "preview": "none"}
-    await generate_from_manifest(str(path), lister.credentials, lister.bucket, **options)
-    await decided(lister, 0, "choose", take=1)
-    await decided(lister, 0, "drop")
-    report = await generate_from_manifest(str(path), lister.credentials, lister.bucket, **options)
-    (final,) = [video for video in report.videos if not video.is_draft]
-    async with lister.open() as jobs:
-        content = (tmp_path / "list.report.csv").read_bytes()
-        assert keys_of_report(content, "list.report.csv", jobs.records) == [final.key]
-    assert loova.ledger["totals"]["posted"] == 7
 
 
 async def test_a_draft_needs_a_review_and_a_run_that_waits(lister, loova):
