@@ -19,11 +19,21 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 SERVERS = {
-    "prefect-2": ("test_docs", "test_media_flows", "test_models", "test_readme", "test_showing", "test_storyboard"),
+    "prefect-2": (
+        "test_docs",
+        "test_media_flows",
+        "test_models",
+        "test_publishing_flow",
+        "test_readme",
+        "test_showing",
+        "test_story_takes",
+        "test_storyboard",
+    ),
     "prefect-3": (
         "test_automations",
         "test_docstrings",
         "test_resolve",
+        "test_reviews",
         "test_sync",
         "test_telemetry",
         "test_videos_block",

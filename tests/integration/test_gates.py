@@ -24,7 +24,7 @@ from tests.integration.test_deployment import serve
 from tests.support.docs_blocks import GUIDES, example, to_run
 from tests.unit.models.test_gates import VIDEO
 
-pytestmark = pytest.mark.one_s3_server
+pytestmark = [pytest.mark.takes, pytest.mark.one_s3_server]
 
 SERVE = """
 import time

@@ -16,7 +16,7 @@ from prefect_loova.errors import InvalidRequestError
 from tests.integration.conftest import block_of
 from tests.support.logs import logged
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.takes, pytest.mark.one_s3_server]
 
 
 @pytest.fixture

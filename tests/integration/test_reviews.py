@@ -25,7 +25,7 @@ from tests.integration.test_batches import batch, lister
 
 __all__ = ["lister"]
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.takes, pytest.mark.one_s3_server]
 
 FAST = "seedance_2_0_fast"
 

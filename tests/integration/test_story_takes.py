@@ -15,7 +15,7 @@ from tests.integration.test_reviews import FAST, decided, submits
 
 __all__ = ["lister"]
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.takes, pytest.mark.one_s3_server]
 
 FULL = "seedance_2_0"
 STORY = """

@@ -13,7 +13,7 @@ from tests.integration.test_batches import artifacts, batch, events_of, lister
 
 __all__ = ["lister"]
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.takes, pytest.mark.one_s3_server]
 
 LIST = """
 prompt_template: "{product} at {place}"
