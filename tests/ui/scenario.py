@@ -110,6 +110,34 @@ async def deploy_batch() -> str:
     return str(await deployment.aapply())
 
 
+async def story_run(of: str) -> str:
+    """Create a run that makes drafts of a story of 6 shots with 2 takes each, and waits for a review."""
+    blocks = await where()
+    shots = [{"prompt": f"{one}{of}", "takes": 2, "continue": at in (1, 2, 4)} for at, one in enumerate(PROMPTS[:6])]
+    board = json.dumps({"title": f"A day{of}", "duration": 4, "shots": shots}).encode()
+    s3 = blocks["bucket"].credentials.get_s3_client()
+    s3.put_object(Bucket="my-videos", Key=f"boards/day{of[-2:]}.json", Body=board)
+    deployment = await generate_storyboard.ato_deployment("story", entrypoint_type=EntrypointType.MODULE_PATH)
+    parameters = {
+        "storyboard": f"s3://my-videos/boards/day{of[-2:]}.json",
+        "credentials": {"$ref": {"block_document_id": str(blocks["credentials"]._block_document_id)}},
+        "bucket": {"$ref": {"block_document_id": str(blocks["bucket"]._block_document_id)}},
+        "draft": "seedance_2_0_fast",
+        "review": "suspend",
+        "preview": "still",
+        "poll_seconds": 0.5,
+    }
+    async with get_client() as client:
+        created = await client.create_flow_run_from_deployment(await deployment.aapply(), parameters=parameters)
+    return str(created.id)
+
+
+async def publish_keys(*keys: str) -> list[str]:
+    """Publish videos below a folder of their own, and return where they are."""
+    published = await publish_videos(list(keys), f"s3://my-videos/{keys[0][:8]}/", **await where())
+    return [one.video for one in published.videos]
+
+
 async def review_run(of: str = "", review_seconds: str = "3600") -> str:
     """Create a run that makes drafts and waits for a review. `prefect.engine` executes it, as a worker does."""
     requests = [{"prompt": f"{prompt}{of}", "duration": 4, "takes": 2} for prompt in PROMPTS[:3]]

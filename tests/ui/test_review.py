@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -23,10 +24,10 @@ def state(environment: Environment, run: str) -> str:
     return str(environment.post("/flow_runs/filter", flow_runs={"id": {"any_": [run]}})[0]["state"]["name"])
 
 
-def submits(environment: Environment, ui: str) -> list[tuple[str, str]]:
-    """The models and prompts of all submits of this UI's videos, in order."""
+def submits(environment: Environment, of: str) -> list[tuple[str, str]]:
+    """The models and prompts of all submits whose prompts end like this, in order."""
     made = [task["request"] for task in environment.loova.ledger["tasks"]]
-    return [(one["model"], one["prompt"]) for one in made if one["prompt"].endswith(f", in {ui}")]
+    return [(one["model"], one["prompt"]) for one in made if one["prompt"].endswith(of)]
 
 
 def reviews(environment: Environment, ui: str) -> dict[str, list[dict[str, Any]]]:
@@ -43,7 +44,7 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     environment.execute(run)
     assert state(environment, run) == "Suspended"
     drafts = sorted([(FAST, f"{prompt}{of}") for prompt in (CITY, LIGHTHOUSE, BOAT)] * 2)
-    assert sorted(submits(environment, ui)) == drafts
+    assert sorted(submits(environment, of)) == drafts
 
     gallery = environment.artifact("loova-review")["id"]
     page.goto(environment.address(ui, f"/artifacts/artifact/{gallery}"))
@@ -63,7 +64,7 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     form.submit()
     environment.execute(run)
     assert state(environment, run) == "Suspended"
-    assert sorted(submits(environment, ui)[6:]) == [(FULL, f"{CITY}{of}"), (FAST, f"A lighthouse at dawn{of}")]
+    assert sorted(submits(environment, of)[6:]) == [(FULL, f"{CITY}{of}"), (FAST, f"A lighthouse at dawn{of}")]
 
     form = Form(environment, page, ui, run)
     expect(form.box.get_by_text("Choose among 3 takes of 1 request.").last).to_be_visible()
@@ -73,7 +74,7 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     form.submit()
     environment.execute(run)
     assert state(environment, run) == "Completed"
-    assert submits(environment, ui)[8:] == [(FULL, f"A lighthouse at dawn{of}")]
+    assert submits(environment, of)[8:] == [(FULL, f"A lighthouse at dawn{of}")]
 
     decisions = reviews(environment, ui)
     found = {
@@ -96,4 +97,44 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     again = environment.run("review_run", of)
     environment.execute(again)
     assert state(environment, again) == "Completed"
-    assert len(submits(environment, ui)) == 9
+    assert len(submits(environment, of)) == 9
+
+
+def test_a_story_of_six_shots_is_reviewed_and_only_what_was_chosen_is_made_joined_and_published(
+    environment: Environment, page: Page, ui: str
+) -> None:
+    of = f", filmed in {ui}"
+    run = environment.run("story_run", of)
+    environment.execute(run)
+    assert state(environment, run) == "Suspended"
+    assert [model for model, _ in submits(environment, of)] == [FAST] * 12
+
+    form = Form(environment, page, ui, run)
+    expect(form.box.get_by_text("Choose among 12 takes of 6 requests.").last).to_be_visible()
+    form.choose(1, "take 1")
+    form.choose(2, "re-take")
+    form.write(2, f"A lighthouse at dawn{of}")
+    for number in (3, 4, 5):
+        form.choose(number, "take 0")
+    form.choose(6, "drop")
+    form.submit("Ada")
+    environment.execute(run)
+    assert state(environment, run) == "Suspended"
+    assert submits(environment, of)[12:] == [(FAST, f"A lighthouse at dawn{of}")]
+
+    form = Form(environment, page, ui, run)
+    form.choose(1, "take 2")
+    form.submit("Grace")
+    environment.execute(run)
+    assert state(environment, run) == "Completed"
+    wanted = [CITY, "A lighthouse at dawn", BOAT, *PROMPTS[3:5]]
+    assert sorted(submits(environment, of)[13:]) == sorted((FULL, f"{prompt}{of}") for prompt in wanted)
+
+    story = environment.artifact("loova-story")
+    page.goto(environment.address(ui, f"/artifacts/artifact/{story['id']}"))
+    shown_pictures(page, 1 + 5 + 13)
+    expect(page.get_by_text(f"A day{of}").first).to_be_visible()
+    expect(page.get_by_text("dropped, ").first).to_be_visible()
+    keys = re.findall(r"keep: ([0-9a-f]{64})", story["data"])
+    assert len(environment.run("publish_keys", *keys)) == len(wanted)
+    assert len(submits(environment, of)) == 12 + 1 + 5
