@@ -28,6 +28,7 @@ def test_drafts_come_after_the_final_videos_with_what_was_decided_about_them() -
     report = BatchReport(videos=(*drafts, final))
     above, below = gallery(report, pictures(*report.videos)).split("## Drafts")
     assert "**chosen**, 60 credits" in above and "video 4" in above
+    assert above.count("data:image") == 1 and below.count("data:image") == 3
     for told in ("not chosen, 60 credits", "**chosen**, 60 credits", "dropped, 60 credits", "take 0", "take 1"):
         assert told in below
     assert [row["choice"] for row in outcome_rows(report)] == [
