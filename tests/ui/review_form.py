@@ -43,7 +43,8 @@ class Form:
         """Write who decides."""
         self.box.locator("textarea").first.fill(who)
 
-    def submit(self) -> None:
-        """Send the form."""
+    def submit(self, who: str) -> None:
+        """Write who decides, and send the form."""
+        self.write_name(who)
         self.box.get_by_role("button", name="Submit" if self.ui == "v1" else "Resume", exact=True).click()
         expect(self.box).to_be_hidden()

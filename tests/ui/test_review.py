@@ -60,8 +60,7 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     form.choose(2, "re-take")
     form.write(2, f"A lighthouse at dawn{of}")
     form.choose(3, "drop")
-    form.write_name("Ada")
-    form.submit()
+    form.submit("Ada")
     environment.execute(run)
     assert state(environment, run) == "Suspended"
     assert sorted(submits(environment, of)[6:]) == [(FULL, f"{CITY}{of}"), (FAST, f"A lighthouse at dawn{of}")]
@@ -70,8 +69,7 @@ def test_a_person_reviews_drafts_and_pays_only_for_what_was_decided(
     expect(form.box.get_by_text("Choose among 3 takes of 1 request.").last).to_be_visible()
     assert form.request(2).count() == 0
     form.choose(1, "take 2")
-    form.write_name("Grace")
-    form.submit()
+    form.submit("Grace")
     environment.execute(run)
     assert state(environment, run) == "Completed"
     assert submits(environment, of)[8:] == [(FULL, f"A lighthouse at dawn{of}")]
