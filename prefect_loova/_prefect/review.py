@@ -60,7 +60,7 @@ async def ask_for_choices(
     logger = get_run_logger()
     obstacle = obstacle_to_suspending()
     if obstacle:
-        logger.warning("review='suspend' is not possible here (%s), so the run ends before the review", obstacle)
+        logger.info("the run cannot be suspended for a review (%s), so it ends before the review", obstacle)
         return None
     asked, problem = list(groups[:MOST_GROUPS]), ""
     told = _description(asked, len(groups), page)

@@ -242,3 +242,10 @@ async def test_the_report_publishes_what_was_chosen_and_no_draft(lister, loova, 
         credentials=lister.credentials, bucket=lister.bucket, report=str(tmp_path / "list.report.csv")
     )
     assert [one.key for one in published.videos] == [final.key]
+
+
+async def test_a_gate_that_never_accepts_ends_at_max_paid_attempts(lister, loova):
+    options: dict[str, Any] = {"quality_gates": [only_takes()], "preview": "none", "on_failure": "report"}
+    report = await batch([VideoRequest(prompt="a kite", duration=4)], lister, max_paid_attempts=2, **options)
+    assert [one.is_missing for one in report.videos] == [True, True]
+    assert loova.ledger["totals"]["posted"] == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 
 from prefect_loova import BatchError, BudgetError, GateInput, StoryReport, Verdict, VideoRequest, generate_storyboard
 from prefect_loova.errors import InvalidRequestError
@@ -116,3 +117,24 @@ async def chosen(place: Any, shot: str, what: Any, **options: Any) -> None:
     async with place.open() as jobs:
         prompts = [review.request["prompt"] for review in await open_reviews(jobs)]
     await decided(place, prompts.index(shot), what, **options)
+
+
+async def test_takes_that_were_not_chosen_count_against_the_limit_of_the_run(lister, loova, story):
+    """A parent flow makes all three calls, so that they are one run."""
+    options: dict[str, Any] = {"draft": FAST, "review": "suspend"}
+    spent, full = 7 * 40, 3 * 60
+
+    @flow
+    async def directed() -> StoryReport:
+        await make(story, lister, max_credits=spent + full, **options)
+        await chosen(lister, "the boat", "retake", prompt="the ship")
+        for shot in ("the fog", "a child"):
+            await chosen(lister, shot, "choose", take=0)
+        await make(story, lister, max_credits=spent + full, **options)
+        await chosen(lister, "the boat", "choose", take=2)
+        with pytest.raises(BudgetError, match="179 was given"):
+            await make(story, lister, max_credits=spent + full - 1, **options)
+        return await make(story, lister, max_credits=spent + full, **options)
+
+    report = await directed()
+    assert report.film is not None and report.credits_charged == spent + full
