@@ -30,7 +30,7 @@ test-media: $(READY) ## Reference media, pictures and films: decoded, converted,
 	@.venv/bin/pytest -n 4 --dist loadgroup -m media --ignore=tests/benchmarks $(ARGS)
 
 test-takes: $(READY) ## Takes, reviews, quality gates and publishing, in batches and stories (3 minutes)
-	@.venv/bin/pytest -n 4 --dist loadgroup -m takes --ignore=tests/benchmarks $(ARGS)
+	@.venv/bin/pytest -n 4 --dist loadgroup -m "takes and not moto" --ignore=tests/benchmarks $(ARGS)
 
 test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)
 	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)

@@ -30,6 +30,8 @@ from tests.integration.conftest import block_of
 from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket, minimal_policy
 
+pytestmark = pytest.mark.takes
+
 BOAT = VideoRequest(prompt="A boat at sunset", duration=4)
 SPRING = VideoRequest(prompt="A boat at sunset", duration=4, ratio="1:1", label="Spring / <b>2026</b>")
 TAKE_2 = VideoRequest(prompt="A boat at sunset", duration=4, take=1)

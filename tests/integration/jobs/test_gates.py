@@ -20,6 +20,8 @@ from prefect_loova.models.results import SavedVideo
 from tests.integration.jobs.workers import VIDEO, Workers
 from tests.support.films import fill, film, opened
 
+pytestmark = pytest.mark.takes
+
 CALLER: ContextVar[str] = ContextVar("CALLER", default="nobody")
 
 

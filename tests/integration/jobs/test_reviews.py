@@ -15,6 +15,8 @@ from prefect_loova.models.reviews import Review, ReviewedTake, TakeDecision
 from tests.integration.jobs.workers import Workers, through, until
 from tests.support.proxy import NetworkFault, Proxy
 
+pytestmark = pytest.mark.takes
+
 GROUP = VideoRequest(prompt="a kite", duration=4).group
 PUT_REVIEW = r"^PUT .*/_reviews/"
 
