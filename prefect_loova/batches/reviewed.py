@@ -67,7 +67,8 @@ def take_groups(requests: Sequence[VideoRequest], draft: Draft | None = None) ->
         if known is not None:
             keys = {one.key for one in known.requests}
             new = tuple(one for one in group.requests if one.key not in keys)
-            group = replace(known, requests=known.requests + new, rows=(*known.rows, row))
+            links = tuple(one for one in group.requests if one.key in keys and one.former_key)
+            group = replace(known, requests=known.requests + new, rows=(*known.rows, row), links=(*known.links, *links))
         groups[group.id] = group
     return [*groups.values()]
 
@@ -95,7 +96,8 @@ def next_round(groups: Iterable[TakeGroup], models: Models = MODELS, *, is_first
             return
         known.add(request.key)
         is_draft = group.are_drafts or (take.is_draft and request.key == take.shown.key)
-        videos.append(PlannedVideo(request, group.rows, models=models, group=group.id, is_draft=is_draft))
+        links = group.links_of(request) if group.links else ()
+        videos.append(PlannedVideo(request, group.rows, models=models, group=group.id, is_draft=is_draft, links=links))
 
     groups = list(groups)
     for group in groups:

@@ -171,6 +171,7 @@ class TakeGroup:
         draft: How its drafts differ; None without drafts.
         review: What was decided so far.
         are_drafts: Whether the takes are drafts by themselves: the caller makes what is chosen.
+        links: The same requests with other signed links, which had other keys in earlier versions.
     """
 
     requests: tuple[VideoRequest, ...]
@@ -178,6 +179,7 @@ class TakeGroup:
     draft: Draft | None = None
     review: Review | None = None
     are_drafts: bool = False
+    links: tuple[VideoRequest, ...] = ()
 
     @property
     def request(self) -> VideoRequest:
@@ -198,6 +200,11 @@ class TakeGroup:
             if decision.what == "retake":
                 requests.append(retaken(self.request, decision))
         return tuple(Take(self._shown(one), one) for one in requests)
+
+    def links_of(self, request: VideoRequest) -> tuple[VideoRequest, ...]:
+        """Return the given links that name the same video as a request of this group."""
+        links = [*self.links, *(map(self._shown, self.links) if self.draft else ())]
+        return tuple(one for one in links if one.key == request.key and one.former_key != request.former_key)
 
     @property
     def chosen(self) -> Take | None:

@@ -118,3 +118,14 @@ def test_a_take_that_a_gate_rejected_is_missing_until_another_take_or_a_person_s
     by_person = decided(plain, choice, verdicts=(verdict,))
     report = with_choices(saved(plain), [by_person])
     assert [(one.choice, one.rejected, one.is_missing) for one in report.videos] == [("chosen", "", False)]
+
+
+def test_other_signed_links_of_a_video_are_planned_with_it_because_earlier_versions_gave_them_other_keys() -> None:
+    link = "https://b.s3.amazonaws.com/cat.png?AWSAccessKeyId=AKIA&Signature={}%3D&Expires=1800000000"
+    asked = [VideoRequest(prompt="@image1 runs", duration=4, image_urls=(link.format(one),)) for one in ("s1", "s2")]
+    assert asked[0].key == asked[1].key and asked[0].former_key != asked[1].former_key
+    (group,) = take_groups(asked, Draft("seedance_2_0_fast"))
+    (draft,) = next_round([group]).videos
+    assert [one.former_key for one in draft.links] == [Draft("seedance_2_0_fast").of(asked[1]).former_key]
+    (plain,) = next_round(take_groups(asked)).videos
+    assert [one.former_key for one in plain.links] == [asked[1].former_key]

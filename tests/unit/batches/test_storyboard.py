@@ -297,7 +297,8 @@ def test_transitions_of_shots_are_checked_with_the_other_problems() -> None:
 
 def test_the_examples_of_the_guide_can_be_read() -> None:
     examples = [block.code for block in BLOCKS["storyboards.md"] if block.language == "yaml"]
-    joined, with_options, kept = (read(text) for text in examples)
+    joined, with_options, kept, with_takes = (read(text) for text in examples)
     assert joined.film.is_plain
     assert with_options.film.fades == (0.5, 0.5, 0.0)
     assert [shot.keep for shot in kept.shots] == ["", "3fa1c09b2d748be6"]
+    assert [shot.fields["takes"] for shot in with_takes.shots] == [2, 2]
