@@ -28,7 +28,9 @@ def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout, with a list in it."""
     for name in ("flows", "deployments"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "harbour.yaml").write_text(to_run("storyboards.md", "yaml")[0])
+    harbour, _, takes = to_run("storyboards.md", "yaml")
+    (tmp_path / "harbour.yaml").write_text(harbour)
+    (tmp_path / "takes.yaml").write_text(takes)
     (tmp_path / "products.yaml").write_text(to_run("directing.md", "yaml")[0])
     (tmp_path / "prompts.csv").write_text("prompt,duration\na boat,4\na train,4\n")
     (tmp_path / "products.csv").write_text("product,place,season\na chair,the sea,spring\na lamp,home,winter\n")
@@ -99,11 +101,13 @@ def test_a_list_is_priced_and_made(run: Run, loova: Any, checkout: Path):
 
 
 def test_a_story_is_priced_and_made(run: Run, loova: Any):
-    priced, made = run("storyboards.md")[0].splitlines()
+    first, second = run("storyboards.md")
+    priced, made = first.splitlines()
     assert priced.startswith("3 videos, 3 to be bought for up to 180 credits")
     assert made.startswith("3 of 3 shots are there; s3://")
     assert ", 12.0 s; 180 credits" in made
-    assert loova.ledger["totals"]["billed"] == 3
+    assert second.startswith("4 takes wait for a review; 160 credits") and "a boat leaves the harbour" in second
+    assert loova.ledger["totals"]["billed"] == 3 + 4
 
 
 def test_a_list_is_published(run: Run, bucket: Any):
