@@ -35,6 +35,7 @@ class StoryPlan:
     shots: dict[int, Shot]
     max_paid_attempts: int
     film: FilmOptions = field(default_factory=FilmOptions)
+    requests: dict[int, VideoRequest] = field(default_factory=dict)
     videos: dict[int, PlannedVideo] = field(default_factory=dict)
     saved: dict[int, SavedVideo] = field(default_factory=dict)
     outcomes: dict[int, VideoOutcome] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class StoryPlan:
 
     async def plan_shot(self, jobs: VideoJobs, number: int, request: VideoRequest) -> PlannedVideo:
         """Plan a shot by the job record of its prepared request."""
+        self.requests[number] = request
         planned = await plan_video(
             jobs, PlannedVideo(request, self.shots[number].rows, models=jobs.loova.models), self.max_paid_attempts
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from prefect_loova.batches.plan import PlannedVideo
 from prefect_loova.batches.storyboard import Shot, Storyboard
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.models.reports import BatchReport
+from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.reviews import Draft, Take, TakeGroup
 
 
@@ -52,19 +53,19 @@ def first_takes(board: Storyboard, draft: Draft | None) -> Storyboard:
 
 
 def groups_of_shots(
-    board: Storyboard, videos: Mapping[int, PlannedVideo], *, are_drafts: bool = False
+    board: Storyboard, requests: Mapping[int, VideoRequest], *, are_drafts: bool = False
 ) -> dict[int, TakeGroup]:
     """Return the takes of each shot whose first frame is known, by the number of the shot.
 
     Args:
         board: The story as it was given.
-        videos: The first take of each shot.
+        requests: The prepared request of the first take of each shot whose first frame is known.
         are_drafts: Whether the takes are drafts.
     """
     groups = {}
     for shot in board.shots:
-        request = videos[shot.number].request
-        if not shot.keep and request.is_prepared:
+        request = requests.get(shot.number)
+        if request is not None:
             takes = request.model_copy(update={"takes": shot.fields.get("takes", 1)})
             groups[shot.number] = TakeGroup(takes.all_takes, shot.rows, are_drafts=are_drafts)
     return groups
@@ -89,7 +90,12 @@ def chosen_takes(groups: Mapping[int, TakeGroup], report: BatchReport) -> dict[i
 
 
 def chosen_board(
-    board: Storyboard, groups: Mapping[int, TakeGroup], takes: Mapping[int, Take | None], *, is_draft: bool
+    board: Storyboard,
+    groups: Mapping[int, TakeGroup],
+    takes: Mapping[int, Take | None],
+    *,
+    is_draft: bool,
+    fallbacks: Mapping[str, str] = MappingProxyType({}),
 ) -> Storyboard:
     """Return the story of what was chosen: without the dropped shots, which the others close up to.
 
@@ -98,6 +104,7 @@ def chosen_board(
         groups: The takes of each shot, by its number.
         takes: The chosen takes. A shot that is missing here is made as its first take.
         is_draft: Whether the takes are drafts, so that the chosen ones are made again. Else they are kept.
+        fallbacks: The keys of the videos that were made from a fallback prompt, by the key of the first prompt.
     """
     shots = list[Shot]()
     for shot in board.shots:
@@ -106,7 +113,8 @@ def chosen_board(
         take, group = takes.get(shot.number), groups.get(shot.number)
         made = shot
         if not shot.keep:
-            made = _final(shot, group, take) if is_draft else replace(shot, keep=take.shown.key if take else "")
+            key = take.shown.key if take else ""
+            made = _final(shot, group, take) if is_draft else replace(shot, keep=fallbacks.get(key, key))
         is_first = not shots
         shots.append(
             replace(

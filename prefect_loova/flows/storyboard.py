@@ -118,14 +118,15 @@ class Story:
         Raises:
             BatchError: A shot has no take.
         """
+        steps = await self.batch.review_steps(jobs)
         first = first_takes(self.board, self.batch.drafts)
         plan = await self._plan(jobs, first)
         later = await self._other_videos(jobs, plan)
         admitted = await self._admit(jobs, [*plan.videos.values(), *later])
         await self._make_shots(jobs, first, plan, admitted.budget)
         made = BatchReport(videos=tuple(plan.outcomes[shot.number] for shot in first.shots))
-        groups = groups_of_shots(self.board, plan.videos, are_drafts=self.batch.drafts is not None)
-        report, waiting = await make_reviewed(jobs, [*groups.values()], await self.batch.review_steps(jobs))
+        groups = groups_of_shots(self.board, plan.requests, are_drafts=self.batch.drafts is not None)
+        report, waiting = await make_reviewed(jobs, [*groups.values()], steps)
         if waiting:
             log_waiting(jobs, waiting)
             return report, None
@@ -137,7 +138,8 @@ class Story:
             story = StoryReport(title=self.board.title, shots=made, takes=report)
             await self._show(jobs, story)
             raise batch_error(_missing_shots(story), report)
-        board = chosen_board(self.board, groups, takes, is_draft=self.batch.drafts is not None)
+        saved = {one.first_key: one.key for one in report.videos if one.first_key}
+        board = chosen_board(self.board, groups, takes, is_draft=self.batch.drafts is not None, fallbacks=saved)
         if not board.shots:
             raise batch_error(f"{self.board.title}: all shots were dropped, so there is no film", report)
         return report, board
@@ -147,10 +149,10 @@ class Story:
 
         The price of a take whose first frame is not known yet is that of the first take.
         """
-        known = groups_of_shots(self.board, plan.videos)
+        known = groups_of_shots(self.board, plan.requests)
         reviewed = await with_reviews(jobs, [*known.values()])
         groups = dict(zip(known, reviewed, strict=True))
-        first = {planned.request.key for planned in plan.videos.values() if planned.request.is_prepared}
+        first = {request.key for request in plan.requests.values()}
         wanted = next_round(groups.values(), jobs.loova.models)
         others = [one for one in wanted.videos if one.request.key not in first]
         videos = await price_planned(jobs, others, max_paid_attempts=self.batch.max_paid_attempts)

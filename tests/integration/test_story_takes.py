@@ -113,6 +113,23 @@ async def test_a_draft_that_breaks_a_rule_is_refused_by_shot(lister, loova, stor
     assert loova.ledger["totals"]["posted"] == 0
 
 
+async def test_a_shot_made_from_its_fallback_prompt_is_in_the_film_and_is_asked_about_once(lister, loova, story):
+    story.write_text("shots: [{prompt: a star, fallback_prompt: a singer, duration: 4, takes: 2}]")
+    loova.fail("prompt_refused", prompt="a star", times=None)
+    assert (await make(story, lister, review="suspend")).film is None
+    assert submits(loova) == [(FULL, "a singer")] * 2
+    await chosen(lister, "a star", "choose", take=1)
+    report = await make(story, lister, review="suspend")
+    assert report.film is not None and [one.take for one in report.shots.videos] == [1]
+    assert loova.ledger["totals"]["billed"] == 2
+
+
+async def test_a_gate_that_is_not_deployed_is_refused_before_the_first_take(lister, loova, story):
+    with pytest.raises(InvalidRequestError, match="gates: there is no deployment"):
+        await make(story, lister, quality_gates=["no-such/deployment"])
+    assert loova.ledger["totals"]["posted"] == 0
+
+
 async def chosen(place: Any, shot: str, what: Any, **options: Any) -> None:
     async with place.open() as jobs:
         prompts = [review.request["prompt"] for review in await open_reviews(jobs)]
