@@ -25,7 +25,8 @@ from prefect_loova.models.results import SavedVideo, Submission
 
 T = TypeVar("T")
 
-_MAX_LOST_ANSWERS = 3
+MOST_LOST_ANSWERS = 3
+"""The lost answers after which a story submits nothing more."""
 
 
 @dataclass
@@ -202,7 +203,7 @@ class StoryRun:
             return saved
 
         async with self.slots:
-            if planned.price and self.lost_answers >= _MAX_LOST_ANSWERS:
+            if planned.price and self.lost_answers >= MOST_LOST_ANSWERS:
                 reason = f"{self.lost_answers} answers were lost, so it was not bought: decide on those, and run again"
                 return self.plan.outcome(shot, reason)
             steps = replace(self.steps, submit=self._submit, save=save)

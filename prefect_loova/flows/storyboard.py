@@ -31,7 +31,7 @@ from prefect_loova.batches.kept import measure_seams
 from prefect_loova.batches.plan import Plan, PlannedVideo, RunBudget, admit, price_table
 from prefect_loova.batches.pricing import price_planned
 from prefect_loova.batches.reviewed import make_reviewed, next_round, with_reviews
-from prefect_loova.batches.story import StoryPlan, StoryRun
+from prefect_loova.batches.story import MOST_LOST_ANSWERS, StoryPlan, StoryRun
 from prefect_loova.batches.story_takes import chosen_board, chosen_takes, first_takes, groups_of_shots, has_takes
 from prefect_loova.batches.storyboard import Storyboard, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
@@ -123,8 +123,10 @@ class Story:
         plan = await self._plan(jobs, first)
         later = await self._other_videos(jobs, plan)
         admitted = await self._admit(jobs, [*plan.videos.values(), *later])
-        await self._make_shots(jobs, first, plan, admitted.budget)
+        lost_answers = await self._make_shots(jobs, first, plan, admitted.budget)
         made = BatchReport(videos=tuple(plan.outcomes[shot.number] for shot in first.shots))
+        if lost_answers >= MOST_LOST_ANSWERS:
+            raise batch_error(_missing_shots(StoryReport(title=self.board.title, shots=made)), made)
         groups = groups_of_shots(self.board, plan.requests, are_drafts=self.batch.drafts is not None)
         report, waiting = await make_reviewed(jobs, [*groups.values()], steps)
         if waiting:
@@ -228,7 +230,8 @@ class Story:
             get_run_logger().info("shot %d is kept: its seam has a distance of %.3f", seam.shot, seam.distance)
         return StoryReport(title=board.title, shots=BatchReport(videos=tuple(outcomes)), seams=seams, takes=takes)
 
-    async def _make_shots(self, jobs: VideoJobs, board: Storyboard, plan: StoryPlan, budget: RunBudget) -> None:
+    async def _make_shots(self, jobs: VideoJobs, board: Storyboard, plan: StoryPlan, budget: RunBudget) -> int:
+        """Make the shots of a board, and return how many answers were lost."""
         slots = asyncio.Semaphore(max(1, await slot_count(self.batch.concurrency_limit)))
         location = self.batch.location
         prepare = partial(
@@ -244,6 +247,7 @@ class Story:
             run = StoryRun(jobs, plan, budget, self.batch.steps(jobs), prepare, slots, notify)
             for chain in board.chains():
                 group.create_task(run.run_chain(chain))
+        return run.lost_answers
 
     async def _show(self, jobs: VideoJobs, report: StoryReport) -> None:
         moving = None

@@ -124,6 +124,14 @@ async def test_a_shot_made_from_its_fallback_prompt_is_in_the_film_and_is_asked_
     assert loova.ledger["totals"]["billed"] == 2
 
 
+async def test_after_three_lost_answers_no_other_take_is_submitted(lister, loova, story):
+    story.write_text("duration: 4\nshots: [{prompt: a, takes: 2}, {prompt: b, takes: 2}, {prompt: c, takes: 2}]")
+    loova.fail("lost_reply", times=3)
+    with pytest.raises(BatchError, match=r"shot 1, .*in doubt"):
+        await make(story, lister)
+    assert loova.ledger["totals"]["posted"] == 3
+
+
 async def test_a_gate_that_is_not_deployed_is_refused_before_the_first_take(lister, loova, story):
     with pytest.raises(InvalidRequestError, match="gates: there is no deployment"):
         await make(story, lister, quality_gates=["no-such/deployment"])
