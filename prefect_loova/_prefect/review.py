@@ -63,10 +63,10 @@ async def ask_for_choices(
         logger.info("the run cannot be suspended for a review (%s), so it ends before the review", obstacle)
         return None
     asked, problem = list(groups[:MOST_GROUPS]), ""
-    told = _description(asked, len(groups), page)
+    intro = _description(asked, len(groups), page)
     shown = "\n\n".join(_shown(number, group, pictures) for number, group in enumerate(asked, 1))
     for question in range(_MAX_QUESTIONS):
-        text = f"**{escaped(problem)}**\n\n{told}" if problem else told
+        text = f"**{escaped(problem)}**\n\n{intro}" if problem else intro
         form = _form_of(asked, text, pictures).with_initial_data(description=f"{text}\n\n{shown}")
         key = f"loova-review-{_digest(asked)}-{question}"
         answer = await asuspend_flow_run(wait_for_input=form, timeout=max(int(seconds), 1), key=key)
@@ -81,18 +81,18 @@ async def ask_for_choices(
 def _form_of(groups: Sequence[TakeGroup], text: str, pictures: Mapping[str, str]) -> type[ReviewForm]:
     """Return the form: one group of fields for each request, with its takes as choices."""
     who = ReviewForm.model_fields["who"]
-    fields: dict[str, Any] = {"who": (str, Field(min_length=1, title=who.title, **_told_in_v1(text)))}
+    fields: dict[str, Any] = {"who": (str, Field(min_length=1, title=who.title, **_described_in_v1(text)))}
     for number, group in enumerate(groups, 1):
         names = (*_take_names(group), _RETAKE, _DROP)
         choice: dict[str, Any] = {"choice": (Literal[names], Field(title="Decision"))}
         of_this = create_model(f"Request{number}", __base__=TakeChoice, **choice)
         title = f"{number}. {redact(group.request.prompt, 120)}"
-        fields[_field(number)] = (of_this, Field(title=title, **_told_in_v1(pictures.get(group.id, ""))))
+        fields[_field(number)] = (of_this, Field(title=title, **_described_in_v1(pictures.get(group.id, ""))))
     form: type[ReviewForm] = create_model("ReviewForm", __base__=ReviewForm, **fields)
     return form
 
 
-def _told_in_v1(text: str) -> dict[str, Any]:
+def _described_in_v1(text: str) -> dict[str, Any]:
     """Return the options of a field with a description that only the first UI shows.
 
     A form that is higher than the window has no visible description there, but the descriptions of fields are markdown,
@@ -100,11 +100,11 @@ def _told_in_v1(text: str) -> dict[str, Any]:
     in `allOf`. Both replace single line feeds by spaces; a carriage return ends a line of markdown as well.
     """
 
-    def told(schema: dict[str, Any]) -> None:
+    def describe(schema: dict[str, Any]) -> None:
         described = {"description": text.replace("\n", "\r")}
         schema["allOf"] = [{"$ref": schema.pop("$ref")}, described] if "$ref" in schema else [described]
 
-    return {"json_schema_extra": told}
+    return {"json_schema_extra": describe}
 
 
 def _shown(number: int, group: TakeGroup, pictures: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 A batch with a review runs in rounds. Each round makes what the decisions so far need: all takes of the requests that
 nobody decided, and the chosen videos of the others. A new decision starts a new round. What is in the bucket already is
-not bought again, so a run that starts anew ends up in the same round.
+not bought again, so a new run continues in the same round.
 """
 
 from __future__ import annotations

@@ -94,4 +94,4 @@ class Verdict(Value):
 
 
 QualityGate = Callable[[GateInput], Verdict | Awaitable[Verdict]]
-"""A function, sync or async, that judges a video. Its name stands in the verdict and in messages."""
+"""A function, sync or async, that judges a video. The verdict and messages contain its name."""

@@ -182,7 +182,7 @@ async def test_a_flow_is_served_as_a_gate_as_shown(served_as_shown) -> None:
     gate = await until_deployed("looks-right/gate")
     assert await gate(VIDEO) == Verdict.accept()
     still = VIDEO.model_copy(update={"facts": VIDEO.facts.model_copy(update={"frozen_seconds": 2})})
-    assert await gate(still) == Verdict.reject("it stands still")
+    assert await gate(still) == Verdict.reject("the picture does not move")
 
 
 def test_the_guides_list_of_gates_is_taken() -> None:
