@@ -19,7 +19,6 @@ MOST_GALLERY = 1024 * 1024
 _COLUMNS = 3
 _CAPTION = 30  # about as wide as a picture, because cells do not wrap in the first UI
 _ROW_SIZE = 400  # about the bytes of a table row
-_IN_BUCKET = ("saved", "reused")
 _NO_PAGES: Mapping[str, str] = {}
 
 
@@ -33,8 +32,8 @@ def gallery(report: BatchReport, posters: Mapping[str, Picture], pages: Mapping[
         posters: Small pictures of the saved videos, by request key. The page shows those that fit.
         pages: The URLs of the videos' own pages, by request key.
     """
-    saved = [video for video in report.videos if video.outcome in _IN_BUCKET]
-    missing = sorted((video for video in report.videos if video.outcome not in _IN_BUCKET), key=_severity)
+    saved = [video for video in report.videos if video.is_in_bucket]
+    missing = sorted((video for video in report.videos if not video.is_in_bucket), key=_severity)
     lines = [f"**{escaped(report.summary)}**"]
     if missing:
         lines += ["", *items(missing, _missing_item)]
@@ -207,6 +206,6 @@ def _price(video: VideoOutcome) -> str:
 
 def keys_to_keep(shots: BatchReport) -> list[str]:
     """Render the keys of the shots that are in the bucket, as lines to copy into a storyboard."""
-    saved = [(str(shot.rows[0]), f"`keep: {shot.key}`") for shot in shots.videos if shot.outcome in _IN_BUCKET]
+    saved = [(str(shot.rows[0]), f"`keep: {shot.key}`") for shot in shots.videos if shot.is_in_bucket]
     intro = "To keep a shot whatever the others become, copy its line into the storyboard:"
     return [intro, "", *table(("Shot", "Line"), saved)] if saved else []

@@ -90,7 +90,7 @@ async def posters(jobs: VideoJobs, report: BatchReport) -> dict[str, Picture]:
             return None
         return Picture(data, "image/jpeg") if data is not None else None
 
-    saved = [video for video in report.videos if video.outcome in ("saved", "reused") and video.video][:MOST_POSTERS]
+    saved = [video for video in report.videos if video.is_in_bucket and video.video][:MOST_POSTERS]
     pictures = await map_bounded(load, saved, _CONCURRENT_LOADS)
     return {video.key: picture for video, picture in zip(saved, pictures, strict=True) if picture is not None}
 

@@ -34,7 +34,6 @@ from prefect_loova.models.reviews import (
 
 _CONCURRENT_READS = 16
 _CONCURRENT_GATES = 4
-_IN_BUCKET = ("saved", "reused")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def next_round(groups: Iterable[TakeGroup], models: Models = MODELS, *, is_first
 
 def undecided(groups: Iterable[TakeGroup], report: BatchReport) -> list[TakeGroup]:
     """Return the requests that a person can decide about: those with a take in the bucket."""
-    there = {video.first_key or video.key for video in report.videos if video.outcome in _IN_BUCKET}
+    there = {video.asked_key for video in report.videos if video.is_in_bucket}
     return [group for group in groups if group.is_open and any(take.shown.key in there for take in group.takes)]
 
 
@@ -128,7 +127,7 @@ def with_choices(report: BatchReport, groups: Iterable[TakeGroup], waiting: Iter
         waiting: The requests that wait for a person.
     """
     to_review = {group.id for group in waiting}
-    there = {video.first_key or video.key for video in report.videos if video.outcome in _IN_BUCKET}
+    there = {video.asked_key for video in report.videos if video.is_in_bucket}
     choices: dict[str, str] = {}
     rejected: dict[str, str] = {}
     for group in groups:
@@ -163,13 +162,13 @@ def _rejected(group: TakeGroup) -> dict[str, str]:
 
 
 def _decided(video: VideoOutcome, choices: Mapping[str, str], rejected: Mapping[str, str]) -> VideoOutcome:
-    key = video.first_key or video.key
+    key = video.asked_key
     return video.model_copy(update={"choice": choices.get(key, ""), "rejected": rejected.get(key, "")})
 
 
 async def store_takes(jobs: VideoJobs, report: BatchReport, group: TakeGroup) -> TakeGroup:
     """Store the takes of a request, for a person who decides without the run: `prefect-loova review`."""
-    made = {video.first_key or video.key: video.video for video in report.videos}
+    made = {video.asked_key: video.video for video in report.videos}
     facts = {
         "request": group.request.as_stored(),
         "label": group.request.label,
@@ -302,7 +301,7 @@ async def _judged(
     judge = steps.judge
     if judge is None:
         return []
-    there = {video.first_key or video.key: video.key for video in report.videos if video.outcome in _IN_BUCKET}
+    there = {video.asked_key: video.key for video in report.videos if video.is_in_bucket}
 
     async def judge_group(group: TakeGroup) -> TakeGroup:
         wanted = [take.shown.key for take in group.takes] if group.is_open else []

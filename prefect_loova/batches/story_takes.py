@@ -77,9 +77,7 @@ def chosen_takes(groups: Mapping[int, TakeGroup], report: BatchReport) -> dict[i
     Without a decision, it is the first take that is in the bucket and that no quality gate rejected. A shot without
     such a take is left out.
     """
-    good = {
-        one.first_key or one.key for one in report.videos if one.outcome in ("saved", "reused") and not one.rejected
-    }
+    good = {one.asked_key for one in report.videos if one.is_in_bucket and not one.rejected}
     takes: dict[int, Take | None] = {}
     for number, group in groups.items():
         if group.is_dropped:

@@ -18,7 +18,6 @@ from prefect_loova.cli.server import need_server
 from prefect_loova.cli.simulation import to_disk
 from prefect_loova.errors import BatchError
 from prefect_loova.flows.batch import generate_from_manifest
-from prefect_loova.flows.batch_run import IN_BUCKET
 from prefect_loova.models.reports import BatchReport
 
 
@@ -79,7 +78,7 @@ def batch(
 def _to_disk(where: Where, location: Location, report: BatchReport) -> None:
     """Put the videos of a simulated batch on the disk, where a person can open them."""
     folder = where.state / "videos"
-    saved = [one for one in report.videos if one.outcome in IN_BUCKET and one.video]
+    saved = [one for one in report.videos if one.is_in_bucket and one.video]
     for one in saved:
         name = one.name.replace(" ", "-").replace(":", "x")
         to_disk(str(one.video), location.bucket, folder / f"{name}-{one.key[:8]}.mp4")

@@ -49,9 +49,6 @@ from prefect_loova.videos import LoovaVideos
 OnFailure = Literal["raise", "report"]
 """Whether a run with missing videos fails (`raise`) or only reports them (`report`)."""
 
-IN_BUCKET: tuple[Outcome, ...] = ("saved", "reused")
-"""The outcomes of videos that are in the bucket."""
-
 ReviewMode = Literal["none", "suspend"]
 """Whether a person chooses among takes. `suspend`: in the Prefect UI, while the run is suspended."""
 
@@ -353,7 +350,7 @@ def _log_outcome(outcome: VideoOutcome) -> None:
         result = f"{result}, which differs from the request: {outcome.differs}"
     if outcome.cost_difference:
         result = f"{result}; {format_difference(outcome.cost_difference)}"
-    is_good = outcome.outcome in IN_BUCKET and not outcome.differs
+    is_good = outcome.is_in_bucket and not outcome.differs
     log = get_run_logger().info if is_good else get_run_logger().warning
     log("%s: %s, %s", outcome.name, outcome.outcome.replace("_", " "), result)
 

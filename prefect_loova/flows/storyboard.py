@@ -37,7 +37,6 @@ from prefect_loova.batches.storyboard import Storyboard, read_storyboard
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import counted, first_lines, redact
 from prefect_loova.flows.batch_run import (
-    IN_BUCKET,
     REVIEW_SECONDS,
     Batch,
     ReviewMode,
@@ -84,7 +83,7 @@ class Story:
         table = price_table([*plan.videos.values(), *others])
         get_run_logger().info("a dry run, nothing is spent:\n%s", table)
         for one in report.shots.videos:
-            if one.outcome in IN_BUCKET:
+            if one.is_in_bucket:
                 get_run_logger().info("shot %d is in the bucket; to keep it: `keep: %s`", one.rows[0], one.key)
         await publish_prices("\n".join([table, "", *keys_to_keep(report.shots)]))
         return report
@@ -280,7 +279,7 @@ async def _join(
 
 
 def _log_shot(number: int, outcome: VideoOutcome) -> None:
-    log = get_run_logger().info if outcome.outcome in IN_BUCKET else get_run_logger().warning
+    log = get_run_logger().info if outcome.is_in_bucket else get_run_logger().warning
     result = outcome.video or outcome.reason
     log("shot %d, %s: %s, %s", number, outcome.name, outcome.outcome.replace("_", " "), result)
 
@@ -293,7 +292,7 @@ def _join_failure(report: StoryReport, problem: Exception) -> str:
 
 
 def _missing_shots(report: StoryReport) -> str:
-    missing = [f"shot {one.rows[0]}, {one.line}" for one in report.shots.videos if one.outcome not in IN_BUCKET]
+    missing = [f"shot {one.rows[0]}, {one.line}" for one in report.shots.videos if not one.is_in_bucket]
     return "\n".join([report.summary, *first_lines(missing, 10)])
 
 

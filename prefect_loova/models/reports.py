@@ -52,6 +52,16 @@ class VideoOutcome(BaseModel):
     )
 
     @property
+    def is_in_bucket(self) -> bool:
+        """Whether the video is in the bucket."""
+        return self.outcome in ("saved", "reused")
+
+    @property
+    def asked_key(self) -> str:
+        """The key of the request that was asked for, with its first prompt."""
+        return self.first_key or self.key
+
+    @property
     def is_missing(self) -> bool:
         """Whether you do not have this video, or a quality gate rejected it.
 
@@ -59,7 +69,7 @@ class VideoOutcome(BaseModel):
         """
         if self.choice in ("to review", "not chosen", "dropped"):
             return False
-        return self.outcome not in ("saved", "reused") or bool(self.rejected)
+        return not self.is_in_bucket or bool(self.rejected)
 
     @property
     def line(self) -> str:
