@@ -37,10 +37,13 @@ _LETTERS = {"/": "/", "n": "\n", "r": "\r", "t": "\t"}
 _KEPT = frozenset("\"'<>`")  # decoded, they would end a URL before its secret ends
 _ROUNDS = 8
 
-_RUN = re.compile(r"[a-z0-9+/_-]{11,}(?:[ \t]*\r?\n[ \t]*[a-z0-9+/_-]+)*", re.IGNORECASE)
+_SHORTEST_RUN = 11
+_RUN = re.compile(rf"[a-z0-9+/_-]{{{_SHORTEST_RUN},}}(?:[ \t]*\r?\n[ \t]*[a-z0-9+/_-]+)*", re.IGNORECASE)
 """base64 or hex digits, on one or more lines. The shortest key is 11 characters in base64."""
 _HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
 _URL = re.compile(rf"[a-z]{{2}}://|{_NAMED}", re.IGNORECASE)
+_SUSPECT = re.compile(rb"[a-z0-9_-]=|%[0-9a-f]|&[#a-z]|\\[/nrtux\\]|://", re.IGNORECASE)
+"""What is in every URL, signature and escape. Most digests have none of it, and are not searched further."""
 _SHORTEST_KEY = 8
 """The shortest API key that is searched in encoded text, in characters. A shorter one may occur by chance."""
 
@@ -52,6 +55,8 @@ def hide_secrets(text: str, key: str = "") -> str:
         text: Foreign text.
         key: The API key, if known.
     """
+    if len(text) < _SHORTEST_RUN and not set("%&\\=:") & set(text):  # a word: nothing is packed in it, and no URL
+        return text.replace(key, "[API key]") if key else text
     sought = key if len(key) >= _SHORTEST_KEY else ""
     text = _hide_in_plain(_hide_packed(text, sought))
     if set("%&\\") & set(text):
@@ -169,5 +174,6 @@ def _has_secret(run: str, key: str) -> bool:
     return any(
         depth == _ROUNDS or _URL.search(text) or (key and key in text)
         for content in contents
+        if _SUSPECT.search(content) or (key and key.encode() in content)
         for depth, (text, _) in enumerate(_depths(content.decode("latin-1")))
     )

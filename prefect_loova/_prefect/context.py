@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shlex
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+from weakref import WeakKeyDictionary
 
 from prefect.blocks.core import Block
 from prefect_aws.s3 import S3Bucket
@@ -18,9 +20,11 @@ from prefect_loova._prefect.run import run_identity
 from prefect_loova._prefect.run_logs import forward_logs
 from prefect_loova._prefect.telemetry import measure
 from prefect_loova._urls import origin
+from prefect_loova.client import LoovaClient
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError, redact
 from prefect_loova.jobs.context import JobEvent, VideoJobs
+from prefect_loova.models.attempts import Attempt
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import Submission
 from prefect_loova.settings import LoovaSettings
@@ -83,12 +87,9 @@ class Location:
         folder = bucket.bucket_folder.strip("/")
         below = "/".join(filter(None, (folder, prefix)))
 
-        tolerance = LoovaSettings.load().cost_tolerance
-
         def notify(event: JobEvent, record: JobRecord, number: int) -> None:
             try:
-                attempt = record.attempt(number)
-                if event == "cost_differs" and abs(attempt.cost_difference) <= tolerance * attempt.credits_estimate:
+                if event == "cost_differs" and _is_tolerated(record.attempt(number)):
                     return
                 measure(event, record, number)
                 emit_job_event(bucket.bucket_name, event, record, number)
@@ -96,7 +97,7 @@ class Location:
                 log.warning("job %s: the event %s was not sent (%s)", record.key, event, redact(error))
 
         with forward_logs():
-            async with credentials.get_client() as loova:
+            async with _shared_client(credentials) as loova:
                 yield VideoJobs(
                     loova,
                     JobRecords(bucket.credentials.get_s3_client(), bucket.bucket_name, below, loova.origin),
@@ -108,6 +109,38 @@ class Location:
                     media=credentials.media,
                     notify=notify,
                 )
+
+
+@asynccontextmanager
+async def _shared_client(credentials: LoovaCredentials) -> AsyncIterator[LoovaClient]:
+    """Open an API client, or use the one that is open for this block: the tasks of a flow share its connections."""
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    shared = clients.get(id(credentials))
+    if shared is None:
+        shared = clients[id(credentials)] = _SharedClient(credentials, await credentials.get_client().__aenter__())
+    shared.users += 1
+    try:
+        yield shared.client
+    finally:
+        shared.users -= 1
+        if shared.users == 0:
+            del clients[id(credentials)]
+            await shared.client.__aexit__(None, None, None)
+
+
+@dataclass
+class _SharedClient:
+    credentials: LoovaCredentials  # as long as it is here, no other block has its id
+    client: LoovaClient
+    users: int = 0
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _SharedClient]] = WeakKeyDictionary()
+
+
+def _is_tolerated(attempt: Attempt) -> bool:
+    """Return whether a charge differs too little from the estimate for an event."""
+    return abs(attempt.cost_difference) <= LoovaSettings.load().cost_tolerance * attempt.credits_estimate
 
 
 def location_of(

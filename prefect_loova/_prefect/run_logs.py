@@ -42,15 +42,15 @@ class _RunLogHandler(logging.Handler):
             logging.getLogger().handle(record)
 
     def install(self) -> None:
-        level = LoovaSettings.load().log_level
         with self._users_lock:
-            self._users += 1
-            if self._users == 1:
+            if self._users == 0:
+                level = LoovaSettings.load().log_level
                 self._settings = _logger.propagate, _logger.level
                 _logger.addHandler(self)
                 _logger.propagate = False  # the run loggers write to the console too
                 if _logger.level == logging.NOTSET:
                     _logger.setLevel(level)
+            self._users += 1
 
     def remove(self) -> None:
         with self._users_lock:

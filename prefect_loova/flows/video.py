@@ -13,7 +13,7 @@ from prefect_aws.s3 import S3Bucket
 from pydantic import Field
 
 from prefect_loova._prefect.concurrency import is_shared, slot
-from prefect_loova._prefect.context import DEFAULT_PREFIX, Location, location_of
+from prefect_loova._prefect.context import DEFAULT_PREFIX, location_of
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.lineage import label_tags, tagged
 from prefect_loova._prefect.previews import Preview, chosen_preview
@@ -22,7 +22,7 @@ from prefect_loova._prefect.suspended_runs import check_can_suspend, suspend_unt
 from prefect_loova._timing import Deadline
 from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import ContentRefusedError, InDoubtError, StorageError
-from prefect_loova.jobs.context import MAX_WAIT
+from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.former_keys import find_record
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import PURCHASED
@@ -125,12 +125,12 @@ async def generate_video(
     deadline = Deadline(max_wait)
     if wait == "suspend":
         check_can_suspend()
-    async with tagged([request]):
+    async with tagged([request]), location.open() as jobs:  # the tasks share its API client
         if not request.is_prepared:
             request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
         async with AsyncExitStack() as stack:
             stack.enter_context(tags(*label_tags(request.label)))
-            if wait is True and is_shared(limit) and not await _is_bought(request, credentials, bucket, prefix):
+            if wait is True and is_shared(limit) and not await _is_bought(jobs, request):
                 await stack.enter_async_context(slot(limit, max_wait=max_wait))
             while True:
                 try:
@@ -179,14 +179,13 @@ async def generate_video(
         return saved
 
 
-async def _is_bought(request: VideoRequest, credentials: LoovaCredentials, bucket: S3Bucket, prefix: str) -> bool:
+async def _is_bought(jobs: VideoJobs, request: VideoRequest) -> bool:
     """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
-    async with Location(credentials, bucket, prefix).open() as jobs:
-        try:
-            await jobs.records.check_bucket()
-            stored = await find_record(jobs.records, request)
-        except StorageError as error:
-            if error.transient:
-                return False  # Prefect retries the submit
-            raise
+    try:
+        await jobs.records.check_bucket()
+        stored = await find_record(jobs.records, request)
+    except StorageError as error:
+        if error.transient:
+            return False  # Prefect retries the submit
+        raise
     return stored is not None and stored.record.state in PURCHASED

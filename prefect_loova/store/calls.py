@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,24 +30,45 @@ CALL_SECONDS = 60.0
 
 
 class DaemonThreads(Executor):
-    """An executor that runs each call in its own daemon thread."""
+    """An executor that runs each call immediately, in a daemon thread that is idle or new.
+
+    A call that never ends keeps its thread, and others go on in other threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._calls = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]()
+        os.register_at_fork(after_in_child=self._forget_threads)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Start the call immediately."""
         future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        threading.Thread(target=run, name="loova-s3", daemon=True).start()
+        with self._lock:
+            is_any_idle = self._idle > 0
+            self._idle -= is_any_idle
+        self._calls.put((future, partial(fn, *args, **kwargs)))
+        if not is_any_idle:
+            threading.Thread(target=self._work, name="loova-s3", daemon=True).start()
         return future
+
+    def _work(self) -> None:
+        while True:
+            self._run(*self._calls.get())
+
+    def _run(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        end: Callable[[], object]
+        try:
+            end = partial(future.set_result, call()) if future.set_running_or_notify_cancel() else future.cancelled
+        except BaseException as error:
+            end = partial(future.set_exception, error)
+        with self._lock:
+            self._idle += 1  # before its result leads to the next call
+        end()
+
+    def _forget_threads(self) -> None:
+        """A forked process has none of them."""
+        self._lock, self._idle, self._calls = threading.Lock(), 0, SimpleQueue()
 
 
 THREADS = DaemonThreads()
