@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import av
 import pytest
@@ -16,6 +17,7 @@ from prefect.context import get_run_context
 
 from prefect_loova import VideoRequest, generate_video, get_credits, save_video, submit_video, wait_for_video
 from prefect_loova.errors import InDoubtError, InvalidRequestError, RejectedError, TaskFailedError, WaitTimeoutError
+from tests.support.proxy import Proxy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
 REQUEST = VideoRequest(prompt="A futuristic city at sunset", ratio="9:16", duration=4)
@@ -46,6 +48,16 @@ async def test_a_prompt_becomes_a_checked_video_in_the_bucket(place, loova, buck
         stream = video.streams.video[0]
         assert float(video.duration / av.time_base) == pytest.approx(4, abs=0.1)
         assert stream.width / stream.height == pytest.approx(9 / 16, rel=0.05)
+
+
+async def test_the_tasks_of_a_run_ask_loova_on_one_connection_and_submit_on_another(place, loova):
+    with Proxy(loova.port) as proxy:
+        credentials = place.credentials.model_copy(update={"base_url": f"{proxy.url}/api"})
+        await run(REQUEST, replace(place, credentials=credentials))
+    [submit] = [seen.client_port for seen in proxy.seen if seen.method == "POST"]
+    [read] = {seen.client_port for seen in proxy.seen if seen.method == "GET"}
+    assert {"/api/v1/credits", "/api/v1/tasks"} <= {seen.path.partition("?")[0] for seen in proxy.seen}
+    assert read != submit
 
 
 async def test_a_second_run_for_a_saved_video_does_not_call_loova(place, loova):

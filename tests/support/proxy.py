@@ -70,6 +70,8 @@ class Seen:
     """The monotonic time of that moment."""
     body_bytes: int = 0
     """The bytes of the bodies of the request and of the server's reply."""
+    client_port: int = 0
+    """The client's port: requests on one connection have the same."""
 
 
 @dataclass
@@ -269,6 +271,7 @@ class Proxy:
             self.watch(f"{method} {path}")
         seen, fault = Seen(method, path), self._fault_for(f"{method} {path}")
         seen.fault = fault
+        seen.client_port = client.sock.getpeername()[1]
         with self._lock:
             self.seen.append(seen)
         early = fault is not None and fault.when in ("before", "mid_request")
