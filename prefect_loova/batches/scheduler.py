@@ -27,6 +27,7 @@ from prefect_loova.errors import (
     TaskFailedError,
     redact,
 )
+from prefect_loova.jobs.handover import HANDOVER, Handover
 from prefect_loova.models.attempts import budget_credits, is_cost
 from prefect_loova.models.reports import BatchReport, VideoOutcome
 from prefect_loova.models.request import VideoRequest
@@ -126,6 +127,8 @@ class _BatchRun:
         If Loova refuses the content, the submit step or this method takes the fallback prompt.
         """
         budget, price, charged = self.plan.budget, planned.price, planned.price
+        # The task that saves the video copies the context, and this lane then makes another video.
+        HANDOVER.set(Handover(is_new=planned.state is None and not planned.is_fallback))
         try:
             submission = await self.steps.submit(planned.request)
             charged = _charged(submission)

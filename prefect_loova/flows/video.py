@@ -24,6 +24,7 @@ from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import ContentRefusedError, InDoubtError, StorageError
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.former_keys import find_record
+from prefect_loova.jobs.handover import Handover, handed_over
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import PURCHASED
 from prefect_loova.models.request import VideoRequest
@@ -125,61 +126,62 @@ async def generate_video(
     deadline = Deadline(max_wait)
     if wait == "suspend":
         check_can_suspend()
-    async with tagged([request]), location.open() as jobs:  # the tasks share its API client
-        if not request.is_prepared:
-            request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
-        async with AsyncExitStack() as stack:
-            stack.enter_context(tags(*label_tags(request.label)))
-            if wait is True and is_shared(limit) and not await _is_bought(jobs, request):
-                await stack.enter_async_context(slot(limit, max_wait=max_wait))
-            while True:
-                try:
-                    submission: Submission = await submit_video(
-                        request,
-                        credentials=credentials,
-                        bucket=bucket,
-                        prefix=prefix,
-                        max_wait=deadline.left,
-                        max_paid_attempts=max_paid_attempts,
-                    )
-                except InDoubtError as doubt:
-                    if on_in_doubt == "raise":
-                        raise
-                    await ask_for_decision(doubt, credentials, bucket, prefix)
-                    continue
-                if not wait:
-                    return submission
-                if submission.state != "submitted":
-                    break
-                if wait == "suspend":
-                    await suspend_until_made(submission, deadline.left)
-                try:
-                    await wait_for_video(
-                        submission,
-                        credentials=credentials,
-                        bucket=bucket,
-                        max_wait=deadline.left,
-                        poll_seconds=poll_seconds or defaults.poll_seconds,
-                    )
-                    break
-                except ContentRefusedError:
-                    if request.fallback is None:
-                        raise
-                    request = request.fallback
-        saved: SavedVideo = await save_video(
-            submission,
-            credentials=credentials,
-            bucket=bucket,
-            upload_options=upload_options,
-            max_bytes=max_bytes,
-            max_wait=deadline.left,
-            preview=shown,
-            player_link_seconds=player_link_seconds,
-        )
-        return saved
+    with handed_over() as handover:
+        async with tagged([request]), location.open() as jobs:  # the tasks share its API client
+            if not request.is_prepared:
+                request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
+            async with AsyncExitStack() as stack:
+                stack.enter_context(tags(*label_tags(request.label)))
+                if wait is True and is_shared(limit) and not await _is_bought(jobs, request, handover):
+                    await stack.enter_async_context(slot(limit, max_wait=max_wait))
+                while True:
+                    try:
+                        submission: Submission = await submit_video(
+                            request,
+                            credentials=credentials,
+                            bucket=bucket,
+                            prefix=prefix,
+                            max_wait=deadline.left,
+                            max_paid_attempts=max_paid_attempts,
+                        )
+                    except InDoubtError as doubt:
+                        if on_in_doubt == "raise":
+                            raise
+                        await ask_for_decision(doubt, credentials, bucket, prefix)
+                        continue
+                    if not wait:
+                        return submission
+                    if submission.state != "submitted":
+                        break
+                    if wait == "suspend":
+                        await suspend_until_made(submission, deadline.left)
+                    try:
+                        await wait_for_video(
+                            submission,
+                            credentials=credentials,
+                            bucket=bucket,
+                            max_wait=deadline.left,
+                            poll_seconds=poll_seconds or defaults.poll_seconds,
+                        )
+                        break
+                    except ContentRefusedError:
+                        if request.fallback is None:
+                            raise
+                        request = request.fallback
+            saved: SavedVideo = await save_video(
+                submission,
+                credentials=credentials,
+                bucket=bucket,
+                upload_options=upload_options,
+                max_bytes=max_bytes,
+                max_wait=deadline.left,
+                preview=shown,
+                player_link_seconds=player_link_seconds,
+            )
+            return saved
 
 
-async def _is_bought(jobs: VideoJobs, request: VideoRequest) -> bool:
+async def _is_bought(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> bool:
     """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
     try:
         await jobs.records.check_bucket()
@@ -188,4 +190,5 @@ async def _is_bought(jobs: VideoJobs, request: VideoRequest) -> bool:
         if error.transient:
             return False  # Prefect retries the submit
         raise
+    handover.stored, handover.is_new = stored, stored is None
     return stored is not None and stored.record.state in PURCHASED

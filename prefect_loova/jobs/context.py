@@ -24,7 +24,7 @@ from prefect_loova.models.media_facts import MediaFacts
 from prefect_loova.models.media_types import MediaRules, field_title
 from prefect_loova.models.results import Submission
 from prefect_loova.store.budget import DailyBudget
-from prefect_loova.store.records import JobRecords, RecordConflictError, StoredRecord
+from prefect_loova.store.records import JobRecords
 
 MAX_WAIT = 4 * 3600.0
 """The default time to wait for a video, in seconds. Under load a generation takes up to 3 hours."""
@@ -40,16 +40,6 @@ log = logging.getLogger(__name__)
 
 def _ignore_event(event: JobEvent, record: JobRecord, attempt: int) -> None:
     """Do nothing: the default for `notify`."""
-
-
-async def advance_or_change(
-    records: JobRecords, stored: StoredRecord, change: Callable[[JobRecord], JobRecord]
-) -> StoredRecord:
-    """Apply a change to a record, or to its latest version if another worker wrote it in between."""
-    try:
-        return await records.advance(stored, change(stored.record))
-    except RecordConflictError:
-        return await records.change(stored.record.key, change)
 
 
 class JobTimes(BaseModel):

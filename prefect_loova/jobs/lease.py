@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Unpack
 
 from prefect_loova._cancellation import run_uncancelled
 from prefect_loova.errors import StorageError
-from prefect_loova.jobs.context import VideoJobs, advance_or_change
+from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.models.attempts import Attempt, AttemptFields, Lease, StoredVideo
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.store.records import RecordConflictError, StoredRecord
@@ -36,16 +36,28 @@ class SaveLease:
         self._renewals = asyncio.Lock()
 
     @classmethod
-    async def take(cls, jobs: VideoJobs, stored: StoredRecord, attempt: Attempt) -> SaveLease:
+    async def take(cls, jobs: VideoJobs, stored: StoredRecord, record: JobRecord, number: int) -> SaveLease:
         """Take the lease of an attempt that no worker is saving.
+
+        Args:
+            jobs: The API and the bucket.
+            stored: The record as it was read or written last.
+            record: The record to write with the lease: the same, or one move further.
+            number: The attempt.
 
         Raises:
             RecordConflictError: Another worker wrote the record in between.
         """
-        object_key = _object_key(jobs, stored.record, attempt)
+        attempt = record.attempt(number)
+        object_key = _object_key(jobs, record, attempt)
         lease = Lease(holder=secrets.token_hex(8), seconds=jobs.times.lease, object_key=object_key)
-        record = stored.record.move("lease", attempt.number, task_id=attempt.task_id, saving=lease)
-        return cls(jobs, await jobs.records.advance(stored, record), attempt, lease, object_key)
+        leased = record.move("lease", number, task_id=attempt.task_id, saving=lease)
+        return cls(jobs, await jobs.records.advance(stored, leased), attempt, lease, object_key)
+
+    @property
+    def record(self) -> JobRecord:
+        """The record as this worker wrote it last."""
+        return self._stored.record
 
     async def renew_until_done(self, work: asyncio.Task[T]) -> T:
         """Return the result of a task, and renew the lease until the task ends.
@@ -100,7 +112,8 @@ class SaveLease:
             self._check_held(record)
             return change(record)
 
-        self._stored = await advance_or_change(self._jobs.records, self._stored, change_if_held)
+        records, stored = self._jobs.records, self._stored
+        self._stored = await records.change(stored.record.key, change_if_held, known=stored)
 
     def _with_lease(self, record: JobRecord, lease: Lease, **fields: Unpack[AttemptFields]) -> JobRecord:
         values: AttemptFields = {**fields, "task_id": self.attempt.task_id, "saving": lease}
@@ -129,7 +142,8 @@ class SaveLease:
             self._check_held(record)
             return record.move("save", self.attempt.number, task_id=self.attempt.task_id, video=video, saving=None)
 
-        return (await advance_or_change(self._jobs.records, self._stored, change)).record, was_first
+        records, stored = self._jobs.records, self._stored
+        return (await records.change(stored.record.key, change, known=stored)).record, was_first
 
     async def release(self, **fields: Unpack[AttemptFields]) -> bool:
         """End the lease, so that other workers can save at once. If this fails, the lease expires.

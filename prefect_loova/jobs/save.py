@@ -21,13 +21,14 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.handover import current_handover
 from prefect_loova.jobs.lease import SaveLease, stored_video
-from prefect_loova.jobs.wait import check_task, poll_once, record_end
+from prefect_loova.jobs.wait import check_task, notify_end, poll_once, record_end, with_end
 from prefect_loova.models.attempts import Attempt, AttemptFields, StoredVideo
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import SavedVideo, Submission, VideoTask
-from prefect_loova.store.records import RecordConflictError
+from prefect_loova.store.records import RecordConflictError, StoredRecord
 from prefect_loova.transfer.copy import CopyResult, Target, copy_video
 from prefect_loova.transfer.stale_uploads import abort_uploads
 
@@ -118,9 +119,10 @@ async def _take_lease(
     jobs: VideoJobs, submission: Submission, max_bytes: int, deadline: Deadline
 ) -> SaveLease | SavedVideo:
     """Take the lease on saving the video, or return the video if it is saved. Wait while another worker saves it."""
-    is_logged, conflicts = False, 0
+    handover, is_logged, conflicts = current_handover(), False, 0
     while True:
-        stored = await jobs.records.expect(submission.key)
+        known, made = handover.take(submission.key)
+        stored = known or await jobs.records.expect(submission.key)
         attempt = stored.record.attempt(submission.attempt)
         check_task(jobs, stored.record, submission)
         try:
@@ -130,14 +132,9 @@ async def _take_lease(
                 log.warning(
                     "task %s: the saved video is missing from the bucket; downloading it again", attempt.task_id
                 )
-                # Index the job before the move, in case of a crash, and after it, in case another worker unindexed it.
-                await jobs.records.index(stored.record)
-                stored = await jobs.records.advance(
-                    stored, stored.record.move("save_again", attempt.number, task_id=attempt.task_id)
-                )
-                await jobs.records.index(stored.record)
+                await _save_again(jobs, stored, attempt)
             elif attempt.state == "submitted":
-                await record_end(jobs, submission, await _poll_finished(jobs, submission))
+                return await _take_with_end(jobs, submission, stored, made or await _poll_finished(jobs, submission))
             elif attempt.state != "succeeded":
                 raise TaskFailedError(
                     f"attempt {attempt.number} is {attempt.state}: there is no video to save",
@@ -169,7 +166,7 @@ async def _take_lease(
                     credits_spent="yes",
                 )
             else:
-                return await SaveLease.take(jobs, stored, attempt)
+                return await SaveLease.take(jobs, stored, stored.record, attempt.number)
         except RecordConflictError:
             conflicts += 1
             if conflicts > _FREE_CONFLICTS and deadline.left <= 0:
@@ -177,6 +174,28 @@ async def _take_lease(
                 error.task_id, error.credits_spent = attempt.task_id, "yes"
                 raise error from None
             await jobs.sleep(backoff(conflicts - 1, first=0.1, most=30.0))
+
+
+async def _take_with_end(jobs: VideoJobs, submission: Submission, stored: StoredRecord, task: VideoTask) -> SaveLease:
+    """Write the end of the task and take the lease, in one write.
+
+    Raises:
+        TaskFailedError: The task ended without a video.
+        RecordConflictError: Another worker wrote the record in between.
+    """
+    if task.state == "failed":
+        await record_end(jobs, submission, task, known=stored)
+    lease = await SaveLease.take(jobs, stored, with_end(stored.record, submission, task), submission.attempt)
+    notify_end(jobs, lease.record, submission.attempt)
+    return lease
+
+
+async def _save_again(jobs: VideoJobs, stored: StoredRecord, attempt: Attempt) -> None:
+    """Open a saved job again, whose object is missing."""
+    # Index the job before the move, in case of a crash, and after it, in case another worker unindexed it.
+    await jobs.records.index(stored.record)
+    record = stored.record.move("save_again", attempt.number, task_id=attempt.task_id)
+    await jobs.records.index((await jobs.records.advance(stored, record)).record)
 
 
 async def _transfer(

@@ -17,6 +17,7 @@ from prefect_loova._signals import defer_sigterm
 from prefect_loova._timing import Deadline, backoff
 from prefect_loova.errors import (
     AbandonedError,
+    BudgetError,
     ContentRefusedError,
     InDoubtError,
     InputRefusedError,
@@ -29,9 +30,10 @@ from prefect_loova.errors import (
     TooManyRunningTasksError,
     WaitTimeoutError,
 )
-from prefect_loova.jobs.context import MAX_WAIT, VideoJobs, advance_or_change
+from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
 from prefect_loova.jobs.doubt import doubt_error, expire_submission
 from prefect_loova.jobs.former_keys import close_former_key, find_record
+from prefect_loova.jobs.handover import Handover, current_handover
 from prefect_loova.jobs.media_delivery import SubmitPayload, deliver_media
 from prefect_loova.models.attempts import PURCHASED, AttemptFields
 from prefect_loova.models.job_record import JobRecord, with_purchase
@@ -77,11 +79,12 @@ async def submit_video(
     await jobs.records.check_bucket()
     refusals, conflicts, checked_at = 0, 0, 0.0
     payload: SubmitPayload | None = None
+    handover = current_handover()
     while True:
-        stored = await find_record(jobs.records, request)
+        stored, is_early = await _look(jobs, request, handover)
         key = stored.record.key if stored else request.key
         if stored is not None and stored.record.state in PURCHASED:
-            return jobs.submission(stored.record, reused=True)
+            return await _reuse(jobs, stored, handover, may_be_indexed=conflicts > 0)
         try:
             # Before the media check, so that no problem with the media hides a doubt.
             if stored is None or await _is_claimable(jobs, stored, max_paid_attempts):
@@ -89,10 +92,12 @@ async def submit_video(
                 if payload is None or jobs.clock() - checked_at > _PAYLOAD_SECONDS:
                     payload = await deliver_media(jobs, request, max_wait=max_wait, is_repeated=payload is not None)
                     checked_at = jobs.clock()
-                stored, stop = await _claim(jobs, request, stored, max_paid_attempts), asyncio.Event()
+                stored = await _claim(jobs, request, stored, max_paid_attempts, is_early=is_early)
+                stop = asyncio.Event()
                 with defer_sigterm(stop.set):
-                    record = await run_uncancelled(_buy(jobs, payload, stored, stop), partial(_stop_submit, stop))
-                return jobs.submission(record, reused=False)
+                    stored = await run_uncancelled(_buy(jobs, payload, stored, stop), partial(_stop_submit, stop))
+                handover.stored = stored
+                return jobs.submission(stored.record, reused=False)
             late: LoovaError = _held_by_another_worker(jobs, stored.record)
             pause = jobs.times.look_again
         except RecordConflictError:
@@ -120,6 +125,23 @@ async def submit_video(
                 await jobs.records.unindex(key)
             raise late
         await jobs.sleep(min(pause, deadline.left))
+
+
+async def _look(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> tuple[StoredRecord | None, bool]:
+    """Return the record, and whether this process read it earlier."""
+    is_new, handover.is_new = handover.is_new, False
+    stored, _ = handover.take(request.key, request.former_key)
+    if is_new or stored is not None:
+        return stored, True
+    return await find_record(jobs.records, request), False
+
+
+async def _reuse(jobs: VideoJobs, stored: StoredRecord, handover: Handover, *, may_be_indexed: bool) -> Submission:
+    """Return an earlier purchase. `may_be_indexed`: this worker has indexed the job, and then lost the claim."""
+    if may_be_indexed and not stored.record.is_open:
+        await jobs.records.unindex(stored.record.key)
+    handover.stored = stored
+    return jobs.submission(stored.record, reused=True)
 
 
 async def _is_claimable(jobs: VideoJobs, stored: StoredRecord, max_paid_attempts: int) -> bool:
@@ -155,14 +177,22 @@ def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutEr
 
 
 async def _claim(
-    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
+    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int, *, is_early: bool
 ) -> StoredRecord:
-    """Claim the job at today's price, within the budget."""
+    """Claim the job at today's price, within the budget.
+
+    `is_early` says that `stored` may be old. The budget may then hold the purchase of another worker.
+    """
     await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits(jobs.loova.models)
     by = jobs.by | ({"label": request.label} if request.label else {})
     if stored is None:
-        day = await jobs.budget.reserve(request.key, 1, 0, price)
+        try:
+            day = await jobs.budget.reserve(request.key, 1, 0, price)
+        except BudgetError:
+            if is_early:
+                raise RecordConflictError from None
+            raise
         record = JobRecord.claimed(request, jobs.loova.origin, by, budget_day=day, credits_estimate=price)
         before = jobs.clock(), jobs.wall()
         await jobs.records.index(record)
@@ -190,7 +220,7 @@ def _stop_submit(stop: asyncio.Event) -> None:
     log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
 
 
-async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> JobRecord:
+async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> StoredRecord:
     """Send the one paid POST, between the two writes of the record."""
     number = stored.record.current.number
     seconds = jobs.loova.submit_seconds(payload.files)
@@ -212,13 +242,13 @@ async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, st
         raise await doubt_error(jobs, record, number, error) from None
     # Logged before the write, in case S3 is slow or down.
     log.info("Loova task %s is bought", task.task_id, extra={"bought": task.task_id})
-    record = await _record_purchase(jobs, stored, number, task)
+    stored = await _record_purchase(jobs, stored, number, task)
     if stop.is_set():
         log.warning(
             "the cancelled submit bought the video and recorded it: ask for the same request again",
             extra={"cancelled": task.task_id},
         )
-    return record
+    return stored
 
 
 async def _begin(
@@ -268,13 +298,13 @@ async def _record_answer(
             return record
 
     try:
-        return (await advance_or_change(jobs.records, stored, change)).record
+        return (await jobs.records.change(stored.record.key, change, known=stored)).record
     except StorageError as failure:
         log.error("%s: could not write the record (%s)", jobs.name(stored.record), failure)
         return stored.record
 
 
-async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, task: VideoTask) -> JobRecord:
+async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, task: VideoTask) -> StoredRecord:
     """Make the task id durable, whatever state the record is in by now."""
     before = stored.record
     # A worker that ended an earlier try of this attempt may have unindexed the job.
@@ -287,7 +317,7 @@ async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, t
 
     for tries in range(_PURCHASE_TRIES):
         try:
-            record = (await advance_or_change(jobs.records, stored, change)).record
+            bought = await jobs.records.change(before.key, change, known=stored)
             break
         except StorageError as error:
             failure = error
@@ -300,12 +330,13 @@ async def _record_purchase(jobs: VideoJobs, stored: StoredRecord, number: int, t
         )
         log.error("%s (task %s)", message, task.task_id)
         raise StorageError(message, task_id=task.task_id, trace_id=task.trace_id, credits_spent="yes")
-    bought = next(attempt for attempt in record.attempts if attempt.task_id == task.task_id)
-    jobs.notify("submitted", record, bought.number)
+    record = bought.record
+    attempt = next(one for one in record.attempts if one.task_id == task.task_id)
+    jobs.notify("submitted", record, attempt.number)
     if may_be_unindexed:
         try:
             await jobs.records.index(record)
         except StorageError as error:
             missing = "may be missing from the index of open jobs, so collectors may not find it"
             log.error("%s %s; ask for the same request again: %s", jobs.name(record), missing, error)
-    return record
+    return bought

@@ -17,10 +17,11 @@ from prefect_loova.errors import (
     WaitTimeoutError,
 )
 from prefect_loova.jobs.context import MAX_WAIT, VideoJobs
+from prefect_loova.jobs.handover import current_handover
 from prefect_loova.models.attempts import AttemptFields, is_cost
 from prefect_loova.models.job_record import JobRecord
-from prefect_loova.models.job_states import MoveName
 from prefect_loova.models.results import Submission, VideoTask
+from prefect_loova.store.records import StoredRecord
 
 _UNUSABLE_POLLS = 3
 """How many polls in a row may find no task, or no URL, before the wait ends."""
@@ -65,6 +66,8 @@ async def wait_for_video(
 ) -> VideoTask:
     """Poll until the Loova task ends, and store the end in the record. A failed poll does not fail the video.
 
+    Within `handed_over`, `save_video` stores the success of the task.
+
     Args:
         jobs: The API and the bucket.
         submission: The result of `submit_video`.
@@ -88,7 +91,13 @@ async def wait_for_video(
             trace_id=submission.trace_id,
         )
     try:
-        return await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds), on_poll)
+        task = await _poll(jobs, submission, max_wait, PollSchedule(first=poll_seconds), on_poll)
+        handover = current_handover()
+        stored, _ = handover.take(submission.key)
+        if stored is None or task.state == "failed":
+            return await record_end(jobs, submission, task, known=stored)
+        handover.stored, handover.made = stored, task
+        return task
     except BaseException as error:
         if isinstance(error, Exception):
             raise
@@ -130,7 +139,7 @@ async def _poll(
             unusable, status, failed = 0, task.status or task.state, None
             if task.state != "running":
                 log.debug("task %s: %s", task.task_id, status, extra={"ended": task.state})
-                return await record_end(jobs, submission, task)
+                return task
         if is_last:
             raise _still_running(submission, deadline.waited, failed)
         pause = min(schedule.pause(deadline.waited), deadline.left)
@@ -177,13 +186,34 @@ def check_task(jobs: VideoJobs, record: JobRecord, submission: Submission) -> No
         )
 
 
-async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -> VideoTask:
-    """Store the end of a task in the record, and return the task.
+async def record_end(
+    jobs: VideoJobs, submission: Submission, task: VideoTask, *, known: StoredRecord | None = None
+) -> VideoTask:
+    """Store the end of a task in the record, and return the task. `known` is the record as it was last seen.
 
     Raises:
         TaskFailedError: The task ended without a video.
         InvalidTransitionError: A person took the adoption of the task back.
     """
+    is_moved = False
+
+    def change(record: JobRecord) -> JobRecord:
+        nonlocal is_moved
+        check_task(jobs, record, submission)
+        is_moved = record.attempt(submission.attempt).state == "submitted"
+        return with_end(record, submission, task) if is_moved else record
+
+    stored = await jobs.records.change(submission.key, change, known=known)
+    if is_moved:
+        notify_end(jobs, stored.record, submission.attempt)
+    if task.state == "failed":
+        await jobs.records.unindex(submission.key)
+        raise jobs.failed(stored.record, submission.attempt)
+    return task
+
+
+def with_end(record: JobRecord, submission: Submission, task: VideoTask) -> JobRecord:
+    """Return the record with the end of a submitted attempt's task."""
     # The cost in the submit answer was early. Without a final cost, the larger of it and the price still counts.
     fields: AttemptFields = {"task_id": submission.task_id}
     if is_cost(task.credits_cost):
@@ -194,26 +224,17 @@ async def record_end(jobs: VideoJobs, submission: Submission, task: VideoTask) -
         fields["reason"] = task.error_message or task.status
         if task.content_refused:
             fields["content_refused"] = True
-    end: MoveName = "fail" if task.state == "failed" else "succeed"
-    is_moved = False
+    return record.move("fail" if task.state == "failed" else "succeed", submission.attempt, **fields)
 
-    def change(record: JobRecord) -> JobRecord:
-        nonlocal is_moved
-        check_task(jobs, record, submission)
-        is_moved = record.attempt(submission.attempt).state == "submitted"
-        return record.move(end, submission.attempt, **fields) if is_moved else record
 
-    stored = await jobs.records.change(submission.key, change)
-    if is_moved:
-        jobs.notify("failed" if task.state == "failed" else "succeeded", stored.record, submission.attempt)
-        if task.content_refused:
-            jobs.notify("content_refused", stored.record, submission.attempt)
-        if stored.record.attempt(submission.attempt).cost_difference:
-            jobs.notify("cost_differs", stored.record, submission.attempt)
-    if task.state == "failed":
-        await jobs.records.unindex(submission.key)
-        raise jobs.failed(stored.record, submission.attempt)
-    return task
+def notify_end(jobs: VideoJobs, record: JobRecord, number: int) -> None:
+    """Report the end of an attempt's task, right after it was written."""
+    attempt = record.attempt(number)
+    jobs.notify("failed" if attempt.state == "failed" else "succeeded", record, number)
+    if attempt.content_refused:
+        jobs.notify("content_refused", record, number)
+    if attempt.cost_difference:
+        jobs.notify("cost_differs", record, number)
 
 
 def _still_running(submission: Submission, waited: float, failed: LoovaError | None) -> WaitTimeoutError:

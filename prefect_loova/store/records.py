@@ -172,25 +172,31 @@ class JobRecords(BucketPrefix):
         """
         return await self._write(record, before=stored)
 
-    async def change(self, key: str, change: Callable[[JobRecord], JobRecord]) -> StoredRecord:
+    async def change(
+        self, key: str, change: Callable[[JobRecord], JobRecord], *, known: StoredRecord | None = None
+    ) -> StoredRecord:
         """Apply a change to the current record. On a conflict, read the record and apply the change again.
 
         Args:
             key: The key of the request.
             change: Returns the next record, or the same object if there is nothing to write.
+            known: The record as it was last seen. The first try is on this version and does not read the record.
 
         Raises:
             StorageError: The bucket cannot be read or written, or each try had a conflict.
         """
         for attempt in range(_CHANGE_TRIES):
-            stored = await self.expect(key)
+            stored = known or await self.expect(key)
             record = change(stored.record)
-            if record is stored.record:
-                return stored
             try:
-                return await self.advance(stored, record)
+                if record is not stored.record:
+                    return await self.advance(stored, record)
+                if known is None:
+                    return stored
             except RecordConflictError:
-                await self._sleep(backoff(attempt, first=0.05, most=10.0))
+                if known is None:
+                    await self._sleep(backoff(attempt, first=0.05, most=10.0))
+            known = None
         raise self.conflict_error(key, _CHANGE_TRIES)
 
     def conflict_error(self, key: str, times: int) -> StorageError:

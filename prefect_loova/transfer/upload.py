@@ -157,7 +157,7 @@ class Upload:
         if self._upload_id is not None:
             await self._send_part()
             await asyncio.gather(*self._sending)
-        await self._on_commit()
+            await self._on_commit()
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:

@@ -36,22 +36,14 @@ MOST = 1.3
 
 S3_REQUESTS = (
     ("GetObject loova/KEY/record.json", "is it bought? then no slot is taken from those who want to buy"),
-    ("GetObject loova/KEY/record.json", "with the slot held, perhaps an hour later: the look that a claim rests on"),
     ("PutObject loova/_spend/DAY/KEY.1.0.60", "the day's budget counts it, whatever dies next"),
     ("PutObject loova/_open/KEY", "whoever collects finds the job, whatever dies next"),
     ("PutObject loova/KEY/record.json", "claimed: nobody else buys it"),
     ("PutObject loova/KEY/record.json", "submitting: nobody submits again if this process dies"),
     ("PutObject loova/KEY/record.json", "submitted: the task id is durable before anything else happens"),
     (
-        "GetObject loova/KEY/record.json",
-        "the wait may be of another process than the submit",
-    ),
-    ("PutObject loova/KEY/record.json", "succeeded: its price and time are known, whoever saves it"),
-    ("GetObject loova/KEY/record.json", "the save may be of another process than the wait"),
-    ("PutObject loova/KEY/record.json", "the lease: two collectors do not abort each other's uploads"),
-    (
         "PutObject loova/KEY/record.json",
-        "the lease is still ours: a saver that was stopped overwrites nothing",
+        "succeeded, with the lease: its price is known, and two collectors do not abort each other's uploads",
     ),
     ("PutObject loova/KEY/video.mp4", "the video"),
     ("PutObject loova/KEY/record.json", "saved: size and checksum of what stands in the bucket"),

@@ -27,6 +27,7 @@ from prefect_loova.errors import LoovaError
 from prefect_loova.jobs.context import JobTimes, VideoJobs
 from prefect_loova.jobs.decisions import decide
 from prefect_loova.jobs.doubt import find_doubts
+from prefect_loova.jobs.handover import handed_over
 from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import wait_for_video
@@ -64,9 +65,10 @@ async def _job(spec: dict[str, Any]) -> dict[str, Any]:
         request = VideoRequest(**spec["request"])
         if spec.get("decision"):
             await decide_as_told(jobs, request.key, **spec["decision"])
-        submission = await submit_video(jobs, request, max_wait=spec["max_wait"])
-        await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
-        return (await save_video(jobs, submission, max_wait=spec["max_wait"]))[0].model_dump(mode="json")
+        with handed_over():
+            submission = await submit_video(jobs, request, max_wait=spec["max_wait"])
+            await wait_for_video(jobs, submission, max_wait=spec["max_wait"], poll_seconds=0.2)
+            return (await save_video(jobs, submission, max_wait=spec["max_wait"]))[0].model_dump(mode="json")
 
 
 async def decide_as_told(jobs: VideoJobs, key: str, what: Any, task_id: str | None) -> None:

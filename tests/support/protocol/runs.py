@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -261,9 +262,11 @@ class Live:
             pending.call = asked.call
             self.pending.append(pending)
         except Exception as error:
-            pending.future.set_exception(error)
+            if not pending.future.done():  # its caller may no longer wait
+                pending.future.set_exception(error)
         else:
-            pending.future.set_result(result)
+            if not pending.future.done():
+                pending.future.set_result(result)
 
     async def _sleep(self, seconds: float) -> None:
         assert seconds < TICK
@@ -273,10 +276,15 @@ class Live:
         """Describe a value that depends on this run, or return None."""
         if isinstance(value, float) and _START <= value < 2 * _START:
             return f"{min(MOST_TICKS, int((self.now - value) // TICK))} ago"
+        if isinstance(value, asyncio.TimerHandle):
+            return f"due in {max(0, math.ceil((value.when() - self.now) / TICK))}"
         if isinstance(value, Deadline) and value.seconds >= FOR_EVER:
             return "no deadline"
-        if isinstance(value, StoredRecord):  # the code reads its age only right after reading it
-            return f"{value.etag} {describe_value(value.record, self._describe)}"
+        if isinstance(value, StoredRecord):
+            # The code reads the age later only to decide about a save that failed before.
+            has_failed = any(attempt.save_failures for attempt in value.record.attempts)
+            age = f" {value.age // TICK}" if has_failed else ""
+            return f"{value.etag}{age} {describe_value(value.record, self._describe)}"
         return type(value).__name__ if isinstance(value, _CONSTANT) else None
 
     @contextmanager

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
+from prefect_loova.errors import TransferError, WaitTimeoutError
 from prefect_loova.jobs.collect import collect
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.decisions import decide
+from prefect_loova.jobs.former_keys import find_record
+from prefect_loova.jobs.handover import HANDOVER, Handover
+from prefect_loova.jobs.save import save_video
 from prefect_loova.jobs.submit import submit_video
+from prefect_loova.jobs.wait import wait_for_video
 from prefect_loova.models.attempts import Decision, DecisionName
 from tests.support.protocol.roles import Node, Role
 from tests.support.protocol.runs import FOR_EVER, POST_TICKS, Work
@@ -27,6 +33,19 @@ async def submit_twice_at_most(jobs: VideoJobs) -> str:
     """Submit the request, and once more if Loova fails to make the video."""
     submission = await submit_video(jobs, REQUEST, max_wait=FOR_EVER, max_paid_attempts=2)
     return f"{submission.state} {submission.task_id}"
+
+
+async def make(jobs: VideoJobs) -> str:
+    """Look, submit, wait and save, and hand the record from step to step. The host of the video is refused."""
+    handover = Handover(stored=await find_record(jobs.records, REQUEST))
+    handover.is_new = handover.stored is None
+    HANDOVER.set(handover)
+    submission = await submit_video(jobs, REQUEST, max_wait=FOR_EVER)
+    if submission.state == "submitted":
+        await wait_for_video(jobs, submission, max_wait=FOR_EVER)
+    with suppress(TransferError, WaitTimeoutError):
+        await save_video(jobs, submission, max_wait=0)
+    return f"made {submission.task_id} {handover.made}"
 
 
 async def one_pass(jobs: VideoJobs) -> str:

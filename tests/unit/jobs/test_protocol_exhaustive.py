@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.protocol.scenario import Scenario, submit_twice_at_most
+from tests.support.protocol.scenario import Scenario, make, submit_twice_at_most
 from tests.support.protocol.search import BrokenPromiseError, Search, SearchResult
 
 EVERYTHING = "CRASH_EVERYTHING" in os.environ
@@ -20,6 +20,7 @@ EVERYTHING = "CRASH_EVERYTHING" in os.environ
 FEW = [
     Scenario("two workers, one fault"),
     Scenario("a worker and a collector, one fault", workers=1, collectors=1),
+    Scenario("a worker that also saves and a collector, one fault", workers=1, collectors=1, work=make),
 ]
 MORE = [
     Scenario(
@@ -56,6 +57,9 @@ MORE = [
         fails=True,
         faults=0,
     ),
+    Scenario("two workers that also save, one fault", work=make),
+    Scenario("two workers that also save and a collector", work=make, collectors=1, faults=0),
+    Scenario("a worker that also saves and a person who gives up", workers=1, work=make, persons=("give-up",)),
     Scenario("three workers, one fault", workers=3),
     Scenario("three workers, two faults, 14 steps", workers=3, faults=2, most_depth=14),
     Scenario("two workers, two faults, 40 steps", faults=2, most_depth=40),
@@ -65,6 +69,7 @@ MORE = [
 @pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="states are compared by the bytecode of suspended frames, as of Python 3.12"
 )
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # of runs that the search closes
 @pytest.mark.parametrize("scenario", FEW + MORE * EVERYTHING, ids=lambda scenario: scenario.name)
 def test_no_order_of_requests_breaks_a_promise(scenario: Scenario) -> None:
     found = _searched(scenario)
