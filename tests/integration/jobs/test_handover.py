@@ -97,18 +97,19 @@ async def test_a_claim_that_comes_too_late_leaves_no_entry_of_a_saved_job(worker
     assert OPEN not in workers.keys
 
 
-async def test_a_budget_that_another_worker_spent_on_the_same_video_refuses_nothing(workers: Workers) -> None:
-    settings = {"s3": workers.bucket.client, "max_credits_per_day": PRICE}
-    with handed_over() as handover:
-        handover.is_new = True
-        bought = await elsewhere(workers.submit(**settings))
-        assert (await workers.submit(**settings)).task_id == bought.task_id
-    other = REQUEST.model_copy(update={"take": 1})
-    with handed_over() as handover:
-        handover.is_new = True
-        async with workers.worker(**settings) as jobs:
+async def test_a_full_budget_does_not_refuse_a_video_that_was_bought_since_the_look(workers: Workers) -> None:
+    other, third = (REQUEST.model_copy(update={"take": take}) for take in (1, 2))
+    async with workers.worker(s3=workers.bucket.client, max_credits_per_day=PRICE) as jobs:
+        with handed_over() as handover:
+            handover.is_new = True
+            bought = await elsewhere(workers.submit())
+            async with workers.worker() as without_budget:
+                await elsewhere(submit_video(without_budget, other))
+            assert (await submit_video(jobs, REQUEST)).task_id == bought.task_id
+            handover.stored, handover.is_new = None, True
             with pytest.raises(BudgetError):
-                await submit_video(jobs, other)
+                await submit_video(jobs, third)
+    assert workers.totals["billed"] == 2
 
 
 async def test_a_record_is_handed_over_once_and_only_for_its_key(workers: Workers) -> None:
