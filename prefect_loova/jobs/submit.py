@@ -17,7 +17,6 @@ from prefect_loova._signals import defer_sigterm
 from prefect_loova._timing import Deadline, backoff
 from prefect_loova.errors import (
     AbandonedError,
-    BudgetError,
     ContentRefusedError,
     InDoubtError,
     InputRefusedError,
@@ -81,7 +80,7 @@ async def submit_video(
     payload: SubmitPayload | None = None
     handover = current_handover()
     while True:
-        stored, is_early = await _look(jobs, request, handover)
+        stored = await _look(jobs, request, handover)
         key = stored.record.key if stored else request.key
         if stored is not None and stored.record.state in PURCHASED:
             return await _reuse(jobs, stored, handover, may_be_indexed=conflicts > 0)
@@ -92,7 +91,7 @@ async def submit_video(
                 if payload is None or jobs.clock() - checked_at > _PAYLOAD_SECONDS:
                     payload = await deliver_media(jobs, request, max_wait=max_wait, is_repeated=payload is not None)
                     checked_at = jobs.clock()
-                stored = await _claim(jobs, request, stored, max_paid_attempts, is_early=is_early)
+                stored = await _claim(jobs, request, stored, max_paid_attempts)
                 stop = asyncio.Event()
                 with defer_sigterm(stop.set):
                     stored = await run_uncancelled(_buy(jobs, payload, stored, stop), partial(_stop_submit, stop))
@@ -127,13 +126,11 @@ async def submit_video(
         await jobs.sleep(min(pause, deadline.left))
 
 
-async def _look(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> tuple[StoredRecord | None, bool]:
-    """Return the record, and whether this process read it earlier."""
+async def _look(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> StoredRecord | None:
+    """Return the record as this process read it last, or read it."""
     is_new, handover.is_new = handover.is_new, False
     stored, _ = handover.take(request.key, request.former_key)
-    if is_new or stored is not None:
-        return stored, True
-    return await find_record(jobs.records, request), False
+    return stored if is_new or stored is not None else await find_record(jobs.records, request)
 
 
 async def _reuse(jobs: VideoJobs, stored: StoredRecord, handover: Handover, *, may_be_indexed: bool) -> Submission:
@@ -177,22 +174,14 @@ def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutEr
 
 
 async def _claim(
-    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int, *, is_early: bool
+    jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
 ) -> StoredRecord:
-    """Claim the job at today's price, within the budget.
-
-    `is_early` says that `stored` may be old. The budget may then hold the purchase of another worker.
-    """
+    """Claim the job at today's price, within the budget."""
     await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits(jobs.loova.models)
     by = jobs.by | ({"label": request.label} if request.label else {})
     if stored is None:
-        try:
-            day = await jobs.budget.reserve(request.key, 1, 0, price)
-        except BudgetError:
-            if is_early:
-                raise RecordConflictError from None
-            raise
+        day = await jobs.budget.reserve(request.key, 1, 0, price)
         record = JobRecord.claimed(request, jobs.loova.origin, by, budget_day=day, credits_estimate=price)
         before = jobs.clock(), jobs.wall()
         await jobs.records.index(record)
