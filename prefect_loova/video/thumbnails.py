@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from typing import Literal
 
 from av import VideoFrame
 
 from prefect_loova.errors import PreviewError
-from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, VideoReader, open_video, pts_of
+from prefect_loova.video.decoder import DecodeError, TimeLimit, VideoFile, VideoReader, open_video
 from prefect_loova.video.images import RotationFilters, fit, gif, jpeg, rotation_filters, scale, sheet, webp
+from prefect_loova.video.samples import MAX_DECODED, frames_at, frames_at_decoding_all, keyframes_before
 from prefect_loova.video.tone_mapping import sdr
-
-MAX_DECODED = 1800
-"""A video with more frames than this is sampled at the keyframes before the 27 times, not at the exact times."""
 
 MOVING_BYTES = 190_000
 """The default size limit of the moving preview, in bytes. As a base64 `data:` URL this is less than 256 KiB."""
@@ -82,73 +79,36 @@ def make_previews(video: VideoFile, *, moving_bytes: int = MOVING_BYTES, max_sec
         PreviewError: The video is incomplete or over the bounds of `decoder`, or this takes too long.
         StorageError: A video that is a `store.reader.S3File` raised it.
     """
+    time_limit = TimeLimit(max_seconds)
     try:
-        with open_video(video, TimeLimit(max_seconds)) as reader:
-            return _make(reader, moving_bytes)
+        try:
+            with open_video(video, time_limit) as reader:
+                return _make(reader, moving_bytes, decode_all=False)
+        except DecodeError:  # it may be one of what the index says, not of the pictures
+            time_limit.check()
+        with open_video(video, time_limit) as reader:
+            return _make(reader, moving_bytes, decode_all=True)
     except DecodeError as error:
         raise PreviewError(f"no preview can be made of the video: {error}", credits_spent="yes") from None
 
 
-def _samples(reader: VideoReader) -> Iterator[VideoFrame]:
+def _samples(reader: VideoReader, *, decode_all: bool) -> Iterator[VideoFrame]:
     """Yield the 27 samples in order. A short video yields the same frame several times."""
     times = [reader.start + reader.duration * (2 * part + 1) // (2 * SAMPLES) for part in range(SAMPLES)]
     rate = reader.track.average_rate or Fraction(30)
-    if reader.track.frames <= MAX_DECODED and reader.seconds * rate <= MAX_DECODED:
-        return _frames_at(reader, times)
-    return _keyframes_before(reader, times)
+    if reader.track.frames > MAX_DECODED or reader.seconds * rate > MAX_DECODED:
+        return keyframes_before(reader, times)
+    return frames_at_decoding_all(reader, times) if decode_all else frames_at(reader, times)
 
 
-def _frames_at(reader: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
-    pending = iter(times)
-    due = next(pending, None)
-    last: VideoFrame | None = None
-    # Bounds the decoding of a track that holds more frames than it declares.
-    for frame in islice(reader.container.decode(reader.track), 2 * MAX_DECODED):
-        reader.check_frame(frame)
-        while last is not None and due is not None and due < pts_of(frame):
-            yield last
-            due = next(pending, None)
-        last = frame
-        if due is None:
-            return
-    if last is None:
-        raise DecodeError("it has no picture")
-    end = pts_of(last) + (last.duration or 0)
-    while due is not None:
-        if due > end:
-            raise reader.truncated_error(end)
-        yield last
-        due = next(pending, None)
-
-
-def _keyframes_before(reader: VideoReader, times: list[int]) -> Iterator[VideoFrame]:
-    decoder = reader.track.codec_context
-    last: tuple[int | None, VideoFrame] | None = None
-    for moment in times:
-        reader.container.seek(moment, stream=reader.track)
-        for packet in reader.container.demux(reader.track):
-            reader.time_limit.check()
-            if packet.is_keyframe and packet.size:
-                break
-        else:
-            raise DecodeError("it is cut short")
-        if last is None or last[0] != packet.pts:
-            frame = next(iter([*decoder.decode(packet), *decoder.decode(None)]), None)
-            if frame is None:
-                raise DecodeError("a keyframe contains no picture")
-            reader.check_frame(frame)
-            last = packet.pts, frame
-        yield last[1]
-
-
-def _make(reader: VideoReader, moving_bytes: int) -> Previews:
+def _make(reader: VideoReader, moving_bytes: int, *, decode_all: bool) -> Previews:
     cells: list[VideoFrame] = []  # one for each sample; a frame that is sampled twice has one cell
     poster = thumbnail = b""
     width = height = 0
     sample: VideoFrame | None = None
     picture: VideoFrame | None = None
     rotation: RotationFilters = ()
-    for number, frame in enumerate(_samples(reader)):
+    for number, frame in enumerate(_samples(reader, decode_all=decode_all)):
         if frame is not sample or picture is None:
             if not width:
                 # Only once: reading the side data of a frame keeps it until the garbage collector runs.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from prefect_loova.errors import LoovaError, PreviewError
 from prefect_loova.video import decoder
-from prefect_loova.video.thumbnails import MAX_DECODED, SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
+from prefect_loova.video.samples import MAX_DECODED
+from prefect_loova.video.thumbnails import SAMPLES, THUMBNAIL_BYTES, Previews, make_previews
 from tests.support import films
 from tests.support.films import FPS, bright_corner, brightness, fill, film, grey, luma, moving_frames, opened
 
