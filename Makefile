@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-media test-takes test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-media test-takes test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-links bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,10 +79,13 @@ test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt in
 screenshots: $(READY) ## The pictures of the docs: the demo, a batch of 12, a collection, a review
 	@.venv/bin/python -m tests.ui.screenshots docs/images
 
-bench: bench-start bench-waiting bench-saving bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json
+bench: bench-start bench-waiting bench-saving bench-links bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json
 
 bench-saving: $(BENCH_READY) ## A video from its URL into S3: ours against aws s3 cp, smart_open and others; ARGS="--mib 64"
 	@$(BENCH) tests/benchmarks/saving.py $(ARGS)
+
+bench-links: $(BENCH_READY) ## The same over links of 1 to 80 ms and 10 to 200 MB/s, on both sides (8 minutes); ARGS="--everything"
+	@$(BENCH) tests/benchmarks/links.py $(ARGS)
 
 bench-waiting: $(BENCH_READY) ## Polls and lag over generations of 30 s to 3 h, on a virtual clock, ours and the SDKs'
 	@$(BENCH) tests/benchmarks/waiting.py $(ARGS)

@@ -1,7 +1,8 @@
 """Streams a finished video from its URL to the bucket, and checks it on the way.
 
 The video never touches the disk, and takes a few buffers of memory at any size: one part downloads while earlier parts
-upload. The upload is completed only if length, structure and checksum agree. In every other case it is aborted.
+upload. Over TLS, a part uploads while it downloads. The upload is completed only if length, structure and checksum
+agree. In every other case it is aborted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from prefect_loova.store.errors import host_of
 from prefect_loova.transfer.download import LEAST_RATE, SLOW_SECONDS, Download, StartOverError
 from prefect_loova.transfer.mp4 import Mp4Check
 from prefect_loova.transfer.mp4_index import NotMp4Error
-from prefect_loova.transfer.upload import MAX_PARTS, Target, Upload
+from prefect_loova.transfer.upload import FILL_SECONDS, MAX_PARTS, Target, Upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -76,6 +77,7 @@ async def copy_video(
     read_timeout: float = 30.0,
     least_rate: float = LEAST_RATE,
     slow_seconds: float = SLOW_SECONDS,
+    fill_seconds: float = FILL_SECONDS,
     total_timeout: float = 4 * 3600.0,
 ) -> CopyResult:
     """Copy a video from its URL to the bucket. If it fails, the bucket is unchanged.
@@ -86,7 +88,7 @@ async def copy_video(
         target: The object to write. An existing object is replaced only when the new video is complete.
         allow_private: Whether to allow `http` and addresses off the public internet. Set it if the API itself is there.
         max_bytes: The largest video to accept.
-        part_bytes: The size of an upload part. S3 requires at least 5 MiB. At most four parts are in memory.
+        part_bytes: The size of an upload part. S3 requires at least 5 MiB. At most six parts are in memory.
         http: Sends the requests, for tests and to share connections. Its headers, cookies and auth are not used.
         on_upload: Called with the upload id before the first part is sent, and again if the copy starts over. An
             exception ends the copy.
@@ -100,6 +102,7 @@ async def copy_video(
         read_timeout: Seconds without a byte after which the host's connection counts as broken.
         least_rate: The fewest bytes per second that the host must send, averaged over `slow_seconds`.
         slow_seconds: How long a connection may be slower, in seconds. The third slow connection ends the copy.
+        fill_seconds: How long a part may fill while it is sent, in seconds. Then it is sent again when it is full.
         total_timeout: The most seconds for the whole copy.
 
     Returns:
@@ -125,7 +128,9 @@ async def copy_video(
                 slow_seconds=slow_seconds,
                 sleep=sleep,
             )
-            upload_to = partial(Upload, s3, on_upload=on_upload, on_commit=on_commit, sleep=sleep)
+            upload_to = partial(
+                Upload, s3, on_upload=on_upload, on_commit=on_commit, sleep=sleep, fill_seconds=fill_seconds
+            )
             try:
                 return await _copy(download, partial(upload_to, target), part_bytes, max_bytes, is_checked=True)
             except NotMp4Error as error:

@@ -7,13 +7,15 @@ import base64
 import hashlib
 import logging
 import secrets
+import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_threads
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ReadTimeoutError
 
@@ -22,6 +24,7 @@ from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
 from prefect_loova.store.calls import CALL_SECONDS, THREADS, call_s3
 from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of
+from prefect_loova.transfer.part import Part
 from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, s3_failure
 
 if TYPE_CHECKING:
@@ -32,8 +35,20 @@ log = logging.getLogger(__name__)
 MAX_PARTS = 10_000
 """The most parts that S3 allows in one upload."""
 
-IN_FLIGHT = 3
-"""How many parts are sent at a time. One more is filled meanwhile."""
+IN_FLIGHT = 5
+"""How many parts are sent at a time. One more is filled meanwhile, so at most six parts are in memory."""
+
+LARGEST_ONLY_PART = 24 * 1024**2
+"""The largest video, in bytes, that is sent as one part while it arrives: a second part needs a second connection."""
+
+ROUND_TRIPS_OF_PARTS = 3
+"""How many requests must be answered, one after the other, for an object in parts and not for one in one request."""
+
+AT_ONCE_BYTES = 1024**2
+"""The largest video, in bytes, that is always sent in one request when it is complete: that is cheaper, and as fast."""
+
+FILL_SECONDS = 15.0
+"""How long a part may fill while it is sent, in seconds. S3 closes connections that are silent for 20 s."""
 
 CLOSE_SECONDS = 10.0
 """How long to wait for parts in flight before the upload is aborted, in seconds."""
@@ -75,6 +90,11 @@ class Upload:
 
     The object appears only with `commit`. Without it, `close` aborts the upload.
 
+    Over TLS, each part of an object of known size is sent while it is filled, and such an object is a multipart upload:
+    so nothing but `commit` makes it appear. An object that arrives sooner than that would pay is sent in one request
+    when it is complete. Without TLS, the signature of a part covers its bytes, so a part is
+    sent when it is full.
+
     The last request is conditional. It creates an object, or replaces exactly the object that was seen while the caller
     still had the right to save. So a delayed request, or a worker that was stopped for a while, changes nothing after
     another worker has saved.
@@ -92,6 +112,7 @@ class Upload:
         on_upload: Callable[[str], Awaitable[None]],
         on_commit: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
+        fill_seconds: float = FILL_SECONDS,
     ) -> None:
         self.part_bytes = 0
         self.expected: int | None = None
@@ -101,6 +122,7 @@ class Upload:
         self._on_upload = on_upload
         self._on_commit = on_commit
         self._sleep = sleep
+        self._fill_seconds = fill_seconds
         self._crc = 0
         self._uri = f"s3://{target.bucket}/{target.key}"
         self._copy_id = secrets.token_hex(16)
@@ -116,8 +138,13 @@ class Upload:
         self._upload_id: str | None = None
         self._may_have_duplicate = False
         self._committed = False
-        self._buffer = bytearray()
-        self._filled = 0
+        self._streams = False
+        self._is_only_part = False
+        self._in_parts = False
+        self._is_slow = False
+        self._first_write = 0.0
+        self._part: Part | None = None
+        self._begun: asyncio.Task[None] | None = None
         self._buffer_count = 0
         self._free_buffers: asyncio.Queue[bytearray] = asyncio.Queue()
         self._part_count = 0
@@ -135,16 +162,12 @@ class Upload:
         """Write the next bytes. Waits while all buffers are full."""
         self._crc = zlib.crc32(chunk, self._crc)
         self.size += len(chunk)
+        self._raise_failures()
         view = memoryview(chunk)
         while view:
-            if self._filled == len(self._buffer):
-                if self._filled:
-                    await self._send_part()
-                self._buffer, self._filled = await self._empty_buffer(), 0
-            piece = view[: len(self._buffer) - self._filled]
-            memoryview(self._buffer)[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
-            view = view[len(piece) :]
+            if self._part is None or self._part.is_full.is_set():
+                await self._next_part()
+            view = cast("Part", self._part).fill(view)
 
     async def commit(self) -> None:
         """Send the rest and make the object appear. It can be cancelled until its last request.
@@ -153,22 +176,30 @@ class Upload:
             StorageError: S3 does not accept it. An earlier object is unchanged.
             Exception: `on_commit` raised it. An earlier object is unchanged.
         """
-        del self._buffer[self._filled :]
-        if self._upload_id is not None:
+        if self._part is not None:
+            self._part.end()
+        if self._begun is not None and not self._streams:
             await self._send_part()
+        if self._in_parts or not self._is_only_part:
             await asyncio.gather(*self._sending)
             await self._on_commit()
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:
         """Cancel the parts in flight, and abort the upload unless it was committed. Logs failures."""
+        if self._part is not None:
+            self._part.interrupt()
         for task in self._sending:
-            task.cancel()
+            # An upload that turned out to be of no use is still being aborted.
+            if not (self._committed and task is self._begun):
+                task.cancel()
         # A part that arrives after the abort may stay and cost money. So wait for the parts in flight.
         await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
         await asyncio.gather(*self._sending, return_exceptions=True)
-        if self._committed:
-            return
+        if not self._committed:
+            await self._abort()
+
+    async def _abort(self) -> None:
         bucket, key = self._target.bucket, self._target.key
         try:
             if self._may_have_duplicate:
@@ -181,14 +212,34 @@ class Upload:
         except S3_ERRORS as error:
             log.warning("an unfinished upload was left behind: %s", self._failure(error, "AbortMultipartUpload"))
 
+    async def _next_part(self) -> None:
+        """Send the full part, and begin another one. Waits while all buffers are full."""
+        if self._part is None:
+            self._first_write = time.monotonic()
+            is_tls = urlsplit(self._s3.meta.endpoint_url).scheme == "https"
+            self._streams = is_tls and self._checksums and (self.expected or 0) > AT_ONCE_BYTES
+            if self._streams and self.expected is not None and self.expected <= LARGEST_ONLY_PART:
+                self.part_bytes = self.expected
+                self._is_only_part = True
+            if self._streams:
+                self._begun = self._start(self._begin())
+        elif not self._streams:
+            await self._send_part()
+        self._part = Part(await self._empty_buffer())
+        if self._streams:
+            await self._send_part()
+
     async def _empty_buffer(self) -> bytearray:
-        self._raise_failures()
-        if self._buffer_count <= IN_FLIGHT:
+        """Return memory for a part. Another piece is taken only if none is free."""
+        left = self.part_bytes
+        if self.expected is not None:
+            left = min(left, self.expected - self._part_count * self.part_bytes)
+        if self._buffer_count <= IN_FLIGHT and self._free_buffers.empty():
             self._buffer_count += 1
-            left = (self.expected or 0) - self._part_count * self.part_bytes
-            return bytearray(min(left, self.part_bytes) if left > 0 else self.part_bytes)
+            return bytearray(left)
         buffer = await self._free_buffers.get()
         self._raise_failures()
+        del buffer[left:]
         return buffer
 
     def _raise_failures(self) -> None:
@@ -197,30 +248,75 @@ class Upload:
             task.result()
 
     async def _send_part(self) -> None:
-        if self._upload_id is None:
-            await run_uncancelled(self._create())
-            try:
-                await self._on_upload(str(self._upload_id))
-            except BaseException:
-                # The caller may have lost its lease. Another upload to this key may be another worker's by now.
-                self._may_have_duplicate = False
-                raise
-            if self._may_have_duplicate:
-                await abort_uploads(
-                    self._s3, self._target.bucket, self._target.key, keep=self._upload_id, options=self._target.options
-                )
+        if self._begun is None:
+            self._begun = self._start(self._begin())
+            await self._begun
         self._part_count += 1
-        self._sending.add(asyncio.create_task(self._upload_part(self._part_count, self._buffer)))
+        self._start(self._upload_part(self._part_count, cast("Part", self._part)))
 
-    async def _upload_part(self, number: int, body: bytearray) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        return task
+
+    async def _begin(self) -> None:
+        """Create the multipart upload, before its first part is sent."""
+        began = time.monotonic()
+        await run_uncancelled(self._create())
+        if self._is_only_part and self._ends_within(ROUND_TRIPS_OF_PARTS * (time.monotonic() - began)):
+            await self._abort()
+            return
+        self._in_parts = True
         try:
-            response = await self._call("upload_part", UploadId=self._upload_id, PartNumber=number, Body=body)
+            await self._on_upload(str(self._upload_id))
+        except BaseException:
+            # The caller may have lost its lease. Another upload to this key may be another worker's by now.
+            self._may_have_duplicate = False
+            raise
+        if self._may_have_duplicate:
+            await abort_uploads(
+                self._s3, self._target.bucket, self._target.key, keep=self._upload_id, options=self._target.options
+            )
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Return whether the rest of the object arrives within some seconds if it comes as fast as before."""
+        left = (self.expected or 0) - self.size
+        return left * (time.monotonic() - self._first_write) < seconds * self.size
+
+    async def _upload_part(self, number: int, part: Part) -> None:
+        await asyncio.shield(cast("asyncio.Task[None]", self._begun))
+        if not self._in_parts:
+            return
+        try:
+            response = None
+            if not (part.is_full.is_set() or self._is_slow) and self._checksums:
+                response = await self._stream(number, part)
+            if response is None:
+                await part.is_full.wait()
+                response = await self._call(
+                    "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part.buffer
+                )
         except S3_ERRORS as error:
             raise self._failure(error, "UploadPart") from None
         finally:
-            self._free_buffers.put_nowait(body)
+            self._free_buffers.put_nowait(part.buffer)
         known = ("ETag", "ChecksumCRC32")
         self._parts[number] = {"PartNumber": number} | {name: response[name] for name in known if name in response}
+
+    async def _stream(self, number: int, part: Part) -> Any:
+        """Send a part while it is filled. Return None if it did not fill in time: it is to be sent when it is full."""
+        too_late = asyncio.get_running_loop().call_later(self._fill_seconds, part.interrupt)
+        try:
+            return await self._call(
+                "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part, ChecksumAlgorithm="CRC32"
+            )
+        except S3_ERRORS:
+            if not part.is_interrupted:
+                raise
+            self._is_slow = True
+            return None
+        finally:
+            too_late.cancel()
 
     async def _create(self) -> None:
         """Create a multipart upload, with a checksum of the whole object if the server supports it."""
@@ -241,7 +337,7 @@ class Upload:
 
     async def _finish(self) -> None:
         """Send the last request until S3 holds this object, or refuses it."""
-        operation = "PutObject" if self._upload_id is None else "CompleteMultipartUpload"
+        operation = "CompleteMultipartUpload" if self._in_parts else "PutObject"
         condition = {"IfNoneMatch": "*"}
         for attempt in range(COMMIT_TRIES):
             code, where = "", endpoint_of(None, self._s3, operation)
@@ -251,7 +347,7 @@ class Upload:
                 credits_spent="yes",
             )
             try:
-                if await (self._put(condition) if self._upload_id is None else self._complete(condition)):
+                if await (self._complete(condition) if self._in_parts else self._put(condition)):
                     break
             except S3_ERRORS as error:
                 problem, code = self._failure(error, operation), code_of(error)
@@ -278,7 +374,7 @@ class Upload:
         """Put the object. Return whether S3 confirmed it: a proxy may return 200 by itself, without an ETag."""
         checksum = {"ChecksumCRC32": self.crc32}
         response = await self._call_with_checksum(
-            "put_object", checksum, **self._object, **condition, Body=self._buffer
+            "put_object", checksum, **self._object, **condition, Body=self._part.buffer if self._part else b""
         )
         return bool(response.get("ETag"))
 
@@ -349,7 +445,7 @@ class Upload:
     def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Call boto3, with a checksum of the body if the arguments have none."""
         body = arguments.get("Body")
-        if body is None or "ChecksumCRC32" in arguments:
+        if body is None or "ChecksumCRC32" in arguments or "ChecksumAlgorithm" in arguments:
             return operation(**arguments)
         if self._checksums:
             return operation(**arguments, ChecksumCRC32=_base64(zlib.crc32(body).to_bytes(4, "big")))
