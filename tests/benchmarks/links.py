@@ -7,7 +7,8 @@
 A pair is the round trip in ms and the MB/s of the host's link, then those of the link to S3 (`shaped_link.py`). S3 is a
 server over TLS that keeps nothing (`s3_sink.py`), so that two cores are not what limits. The floor is the slower of
 "download alone" and "upload alone", each the fastest plain way that was tried, in the same run. The links themselves
-are checked as well: against the time that a plain download and a plain upload take in theory.
+are checked as well: against the time that a plain download and a plain upload take in theory. Of several runs the
+fastest counts, and the most memory: what else runs on the machine only adds.
 
 A copy cannot be as fast as the floor where the round trip matters: its last byte must first come from the host, then
 reach S3, and then S3 must answer. The last column leaves this one round trip out.
@@ -24,7 +25,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -127,8 +127,8 @@ def compare(links: Links, film: Film, results: dict[str, Run]) -> tuple[list[lis
     }
     for who, expected in theory.items():
         if who in seconds:
-            aims[f"the link does what it should, within 10% and 10 ms ({who})"] = (
-                -0.01 <= seconds[who] - expected <= expected / 10 + 0.01
+            aims[f"the link takes its time, within 10% and 30 ms: {who.partition(' ')[0]}"] = (
+                -0.01 <= seconds[who] - expected <= expected / 10 + 0.03
             )
     return lines, aims
 
@@ -178,11 +178,12 @@ def main() -> None:
                         for who, found in runs.items():
                             found.append(links.run(who, film[mib]))
                     results = {
-                        who: {name: median(run[name] for run in found) for name in found[0] if name != "sha256"}
+                        who: {name: min(run[name] for run in found) for name in found[0] if name != "sha256"}
+                        | {"over_idle_mib": max(run["over_idle_mib"] for run in found)}
                         for who, found in runs.items()
                     }
                     name = "{:g} ms, {:g} MB/s; {:g} ms, {:g} MB/s".format(*pair) + f"; {mib} MiB"
-                    figures[name] = {"medians": results, "runs": runs}
+                    figures[name] = {"best": results, "runs": runs}
                     lines, reached = compare(links, film[mib], results)
                     rows += [[f"{name}: {line[0]}", rounds, *line[1:]] for line in lines]
                     aims |= {f"{aim}: {name}": is_reached for aim, is_reached in reached.items()}
