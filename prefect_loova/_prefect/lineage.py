@@ -14,7 +14,7 @@ from prefect.context import AssetContext, FlowRunContext
 from prefect.logging import get_run_logger
 from pydantic import ValidationError
 
-from prefect_loova._prefect.run import deployment_name
+from prefect_loova._prefect.run import read_deployment_name
 from prefect_loova.errors import redact
 from prefect_loova.models.media import KINDS
 from prefect_loova.models.published import PublishedVideo
@@ -33,7 +33,7 @@ async def tagged(requests: Iterable[VideoRequest]) -> AsyncIterator[None]:
     Args:
         requests: The videos to make.
     """
-    deployment, wanted = deployment_name(), list(requests)
+    deployment, wanted = await read_deployment_name(), list(requests)
     task_tags = {f"model:{one.model}" for one in wanted} | ({f"deployment:{deployment}"} if deployment else set())
     labels = {tag for one in wanted for tag in label_tags(one.label)}
     with tags(*task_tags):

@@ -183,12 +183,13 @@ async def generate_video(
 
 async def _is_bought(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> bool:
     """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
+    jobs.records.start_bucket_check()  # the submit waits for it, and meanwhile this run gets its slot
     try:
-        await jobs.records.check_bucket()
         stored = await find_record(jobs.records, request)
     except StorageError as error:
         if error.transient:
             return False  # Prefect retries the submit
+        await jobs.records.check_bucket()  # its error says what the bucket lacks
         raise
     handover.stored, handover.is_new = stored, stored is None
     return stored is not None and stored.record.state in PURCHASED

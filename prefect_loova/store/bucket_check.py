@@ -54,24 +54,31 @@ async def check_bucket(s3: S3Client, bucket: str, folder: str, *, response_secon
     Raises:
         StorageError: Names what the bucket or the server lacks, before anything is spent.
     """
-    bucket_id = _bucket_id(s3, bucket, folder)
-    with _lock:
-        probe = _probes.get(bucket_id)
-        if probe is None:
-            probe = _probes[bucket_id] = _Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}")
-            probe.start()
+    probe = start_check(s3, bucket, folder)
     try:
         await probe.wait(response_seconds)
     except StorageError:
         with _lock:
-            if _probes.get(bucket_id) is probe:
-                del _probes[bucket_id]
+            if _probes.get(probe.bucket_id) is probe:
+                del _probes[probe.bucket_id]
         raise
+
+
+def start_check(s3: S3Client, bucket: str, folder: str) -> _Probe:
+    """Start the probe of a bucket, or return the one that was started. `check_bucket` waits for it."""
+    bucket_id = _bucket_id(s3, bucket, folder)
+    with _lock:
+        probe = _probes.get(bucket_id)
+        if probe is None:
+            probe = _probes[bucket_id] = _Probe(s3, bucket, f"{folder}/{secrets.token_hex(8)}", bucket_id)
+            probe.start()
+    return probe
 
 
 def mark_checked(s3: Any, bucket: str, folder: str) -> None:
     """Mark a bucket as checked without a probe, for a model of S3 in tests."""
-    _probes[_bucket_id(s3, bucket, folder)] = probe = _Probe(s3, bucket, folder)
+    bucket_id = _bucket_id(s3, bucket, folder)
+    _probes[bucket_id] = probe = _Probe(s3, bucket, folder, bucket_id)
     probe.result.set_result(None)
 
 
@@ -82,8 +89,9 @@ def _bucket_id(s3: Any, bucket: str, folder: str) -> _BucketId:
 class _Probe:
     """Runs each S3 operation of a job on one small object, whose key nobody else uses."""
 
-    def __init__(self, s3: S3Client, bucket: str, key: str) -> None:
+    def __init__(self, s3: S3Client, bucket: str, key: str, bucket_id: _BucketId) -> None:
         self.result: Future[None] = Future()
+        self.bucket_id = bucket_id
         self._s3 = s3
         self._bucket = bucket
         self._key = key

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_loova.errors import InvalidRequestError, StorageError, redact
 from prefect_loova.store.age import response_date
-from prefect_loova.store.bucket_check import check_bucket
+from prefect_loova.store.bucket_check import check_bucket, start_check
 from prefect_loova.store.calls import THREADS, call_s3
 from prefect_loova.store.errors import S3_ERRORS, endpoint_of, operation_of, storage_error
 
@@ -124,6 +124,10 @@ class BucketPrefix:
     def key_of(self, uri: str) -> str:
         """Return the S3 key of an s3:// URI in this bucket."""
         return uri.removeprefix(self.uri(""))
+
+    def start_bucket_check(self) -> None:
+        """Start the probe of the bucket in its thread, so that it runs while a run waits for other answers."""
+        start_check(self.s3, self.bucket, self.object_key(PROBES))
 
     async def check_bucket(self) -> None:
         """Raise if the bucket cannot store job records and videos. `bucket_check` probes it once per process.
