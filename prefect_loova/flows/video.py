@@ -189,7 +189,6 @@ async def _is_bought(jobs: VideoJobs, request: VideoRequest, handover: Handover)
     except StorageError as error:
         if error.transient:
             return False  # Prefect retries the submit
-        await jobs.records.check_bucket()  # its error says what the bucket lacks
         raise
     handover.stored, handover.is_new = stored, stored is None
     return stored is not None and stored.record.state in PURCHASED
