@@ -29,7 +29,7 @@ from prefect_loova.jobs.doubt import find_doubts
 from prefect_loova.jobs.save import MAX_BYTES
 from prefect_loova.models.attempts import Decision
 from prefect_loova.models.reports import CollectedVideos, CreditsReport
-from prefect_loova.models.results import JobInDoubt
+from prefect_loova.models.results import JobInDoubt, SavedVideo
 from prefect_loova.settings import LoovaSettings
 from prefect_loova.tasks import show_video
 from prefect_loova.videos import LoovaVideos
@@ -47,11 +47,13 @@ async def collect_videos(
     concurrency_limit: str | None = None,
     preview: Preview | None = None,
     videos: LoovaVideos | None = None,
+    keep_for: Annotated[float, Field(ge=0, le=24 * 3600)] = 0.0,
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None,
 ) -> CollectedVideos:
     """Finish the jobs of other runs: save videos that are made, submit queued requests, and report jobs in doubt.
 
-    Schedule it every minute or so. It checks each open job once, resumes the runs that `wait="suspend"` suspended and
-    whose jobs have ended, and ends. Several runs at the same time are safe.
+    Schedule it every minute or so. It checks each open job, goes on for `keep_for` seconds while there is work, resumes
+    the runs that `wait="suspend"` suspended and whose jobs have ended, and ends. Several runs at once are safe.
 
     Args:
         credentials: The block with the Loova API key.
@@ -63,6 +65,9 @@ async def collect_videos(
         concurrency_limit: The Prefect global concurrency limit. Its value is how many tasks may run at Loova.
         preview: What the page of each saved video shows: `moving`, `still`, or `none`.
         videos: The block to use in place of `credentials`, `bucket` and `prefix`.
+        keep_for: Seconds to go on while tasks run or requests are queued, so that no slot stays free until the next
+            run. 0: check each open job once.
+        poll_seconds: The longest first pause between polls while the run goes on, in seconds. By default the setting.
 
     Returns:
         The videos and jobs that this run found.
@@ -83,25 +88,11 @@ async def collect_videos(
     """
     logger = get_run_logger()
     location = location_of(videos, credentials, bucket, prefix)
-    limit = LoovaSettings.load().concurrency_limit if concurrency_limit is None else concurrency_limit
+    settings = LoovaSettings.load()
+    limit = settings.concurrency_limit if concurrency_limit is None else concurrency_limit
     shown = chosen_preview(preview, videos, "still")
-    async with location.open() as jobs:
-        collected = await collect(
-            jobs,
-            slots=await slot_count(limit),
-            key=key,
-            upload_options=upload_options,
-            max_bytes=max_bytes,
-        )
-        resumed = 0 if key else await resume_suspended_runs(jobs)
-    logger.info(collected.summary, extra=RESULT)
-    if resumed:
-        logger.info("%d suspended flow runs are resumed", resumed)
-    for failed, reason in (*collected.failed, *collected.content_refused):
-        logger.warning("job %s: %s", failed, reason)
-    if collected.in_doubt or collected.problems:
-        await publish_jobs_in_doubt(collected.in_doubt, collected.problems)
-    for saved in collected.saved:
+
+    async def show(saved: SavedVideo) -> None:
         try:
             with tags(*label_tags(saved.label)):
                 await show_video(
@@ -114,6 +105,26 @@ async def collect_videos(
                 )
         except Exception as error:  # the video is saved, and the others need their pages
             logger.warning("Loova task %s: the video is saved, but is not shown (%s)", saved.task_id, redact(error))
+
+    async with location.open() as jobs:
+        collected = await collect(
+            jobs,
+            slots=await slot_count(limit),
+            key=key,
+            upload_options=upload_options,
+            max_bytes=max_bytes,
+            keep_for=keep_for,
+            poll_seconds=settings.poll_seconds if poll_seconds is None else poll_seconds,
+            on_saved=show,
+        )
+        resumed = 0 if key else await resume_suspended_runs(jobs)
+    logger.info(collected.summary, extra=RESULT)
+    if resumed:
+        logger.info("%d suspended flow runs are resumed", resumed)
+    for failed, reason in (*collected.failed, *collected.content_refused):
+        logger.warning("job %s: %s", failed, reason)
+    if collected.in_doubt or collected.problems:
+        await publish_jobs_in_doubt(collected.in_doubt, collected.problems)
     return collected
 
 

@@ -1,16 +1,23 @@
-"""One pass over the open jobs: poll each once, submit queued requests, and save finished videos.
+"""Look at the open jobs: poll each, submit queued requests, and save finished videos.
 
-Run it on a schedule of about one minute. A pass ends soon and holds no slot while it waits. Several collectors may run
-at the same time: the job record decides which one buys, and the lease which one saves.
+Run it on a schedule of about one minute. By default it looks once and ends. With `keep_for` it looks again until that
+time is over, so that a slot does not stay free until the next run. It holds no slot while it waits. Several collectors
+may run at the same time: the job record decides which one buys, and the lease which one saves.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from prefect_loova._cancellation import task_group
 from prefect_loova._concurrency import map_bounded
+from prefect_loova._timing import POLL_SECONDS, Deadline
 from prefect_loova.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -31,10 +38,10 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submission
 from prefect_loova.jobs.queue import QueuedRequest, enqueue, queued_keys
 from prefect_loova.jobs.submit import submit_video
-from prefect_loova.jobs.wait import poll_once, record_end
+from prefect_loova.jobs.wait import PollSchedule, poll_once, record_end
 from prefect_loova.models.attempts import Attempt
 from prefect_loova.models.reports import CollectedVideos
-from prefect_loova.models.results import Submission
+from prefect_loova.models.results import SavedVideo, Submission
 from prefect_loova.store.records import RecordConflictError, StoredRecord, is_key
 
 __all__ = ["CollectedVideos", "collect", "enqueue"]
@@ -47,7 +54,16 @@ _CONCURRENT_SAVES = 3  # each takes about 40 MiB of memory
 _MAX_FAILURES_IN_A_ROW = 16
 _MAX_DOUBLINGS = 4
 _MAX_PAUSE = 3600.0
+_LIST_QUEUE_SECONDS = 60.0
+"""How long the list of queued requests is used: a list of 10,000 takes 10 requests, and a look needs a few entries."""
+_LOOKS_A_POLL = 20
+"""The most looks in `poll_seconds`. Polls that are due at about the same time share a look."""
+
 log = logging.getLogger(__name__)
+
+
+async def _show_nothing(saved: SavedVideo) -> None:
+    """Do nothing: the default for `on_saved`."""
 
 
 async def collect(
@@ -58,8 +74,11 @@ async def collect(
     upload_options: Mapping[str, Any] | None = None,
     max_bytes: int = saving.MAX_BYTES,
     save_seconds: float = SAVE_SECONDS,
+    keep_for: float = 0.0,
+    poll_seconds: float = POLL_SECONDS,
+    on_saved: Callable[[SavedVideo], Awaitable[None]] = _show_nothing,
 ) -> CollectedVideos:
-    """Process every open job once, then submit queued requests while slots are free, then save finished videos.
+    """Process every open job, then submit queued requests while slots are free, then save finished videos.
 
     A job that cannot be read, submitted or saved is listed in `problems` and does not stop the others.
 
@@ -71,25 +90,33 @@ async def collect(
         max_bytes: The largest video to accept, in bytes.
         save_seconds: Seconds for one save, doubled with each failed save of the video, up to 16 times as long. After
             that time a later pass starts the save again.
+        keep_for: Seconds to go on, while tasks run or requests are queued. Each task is polled as `PollSchedule` says,
+            and a queued request takes the slot of a task that ended before its video is saved. 0: look once.
+        poll_seconds: The longest first pause between polls, in seconds. Later pauses grow with the time waited.
+        on_saved: Called for each saved video, before the next one is saved.
 
     Raises:
         InvalidRequestError: No job has this key or task.
         AuthenticationError: Loova does not accept the API key.
         StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
     """
-    run = _Pass(jobs, dict(upload_options or {}), max_bytes, save_seconds)
-    if key:
-        await run.process(await _find_key(jobs, key))
-        if run.refused is not None:
-            raise run.refused
-        await run.save(is_requested=True)
-        return run.report
-    entries = [entry for entry in await jobs.records.list_objects("_open") if is_key(entry.name)]
-    await map_bounded(lambda entry: run.process(entry.name, entry.age), entries, _CONCURRENT_JOBS)
-    await run.check_api_key()
-    await run.submit_queued(slots)
-    await run.save()
-    return run.report
+    run = _Pass(jobs, dict(upload_options or {}), max_bytes, save_seconds, poll_seconds, on_saved)
+    deadline = Deadline(keep_for, jobs.clock)
+    async with task_group() as saves:
+        if key:
+            await run.process(await _find_key(jobs, key))
+            if run.refused is not None:
+                raise run.refused
+            run.start_saves(saves, is_requested=True)
+            return run.report
+        while True:
+            await run.look()
+            await run.check_api_key()
+            await run.submit_queued(slots)
+            run.start_saves(saves)
+            if deadline.left <= 0 or run.is_idle:
+                return run.report
+            await jobs.sleep(min(run.pause(), deadline.left))
 
 
 async def _find_key(jobs: VideoJobs, name: str) -> str:
@@ -128,25 +155,81 @@ class _FailureCount:
         return self._count >= _MAX_FAILURES_IN_A_ROW
 
 
-class _Pass:
-    """One pass over the open jobs and the queue. `refused` is the error if Loova refused the API key for a task."""
+@dataclass
+class _OpenJob:
+    """What the last look knows of an open job: its slots, whether a task of it runs, and when to look again."""
 
-    def __init__(self, jobs: VideoJobs, upload_options: dict[str, Any], max_bytes: int, save_seconds: float) -> None:
+    slots: int = 0
+    runs: bool = False
+    due: float = 0.0
+
+
+class _Pass:
+    """One or more looks at the open jobs and the queue. `refused` is the error if Loova refused the key for a task."""
+
+    def __init__(
+        self,
+        jobs: VideoJobs,
+        upload_options: dict[str, Any],
+        max_bytes: int,
+        save_seconds: float,
+        poll_seconds: float,
+        on_saved: Callable[[SavedVideo], Awaitable[None]],
+    ) -> None:
         self.report = CollectedVideos()
         self.refused: AuthenticationError | None = None
         self._jobs = jobs
         self._upload_options = upload_options
         self._max_bytes = max_bytes
         self._save_seconds = save_seconds
+        self._poll_seconds = poll_seconds
+        self._schedule = PollSchedule(first=poll_seconds)
+        self._on_saved = on_saved
         self._is_key_accepted = False
         self._finished: list[tuple[StoredRecord, Attempt]] = []
         self._s3, self._loova = _FailureCount(), _FailureCount()
+        self._open: dict[str, _OpenJob] = {}
+        self._listed_at = self._queue_listed_at = self._submit_after = -math.inf
+        self._must_list = True
+        self._queue = deque[str]()
+        self._saving: set[tuple[str, int]] = set()
+        self._save_slots = asyncio.Semaphore(_CONCURRENT_SAVES)
+
+    async def look(self) -> None:
+        """Process the jobs that are due. List the index if one of them ended, or after `poll_seconds`."""
+        now = self._jobs.clock()
+        self._s3, self._loova = _FailureCount(), _FailureCount()
+        self.refused, self._is_key_accepted = None, False
+        self._must_list = now - self._listed_at >= self._poll_seconds
+        due = [key for key, job in self._open.items() if job.due <= now]
+        await map_bounded(self.process, due, _CONCURRENT_JOBS)
+        if not self._must_list:
+            return
+        self._listed_at = self._jobs.clock()
+        entries = [entry for entry in await self._jobs.records.list_objects("_open") if is_key(entry.name)]
+        self._open = {entry.name: self._open[entry.name] for entry in entries if entry.name in self._open}
+        self.report.running = sum(job.slots for job in self._open.values())
+        new = [entry for entry in entries if entry.name not in self._open]
+        await map_bounded(lambda entry: self.process(entry.name, entry.age), new, _CONCURRENT_JOBS)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no task runs and no request is queued."""
+        return not self.report.queued and not any(job.runs for job in self._open.values())
+
+    def pause(self) -> float:
+        """Return the seconds until the next look."""
+        due = min([self._listed_at + self._poll_seconds, *(job.due for job in self._open.values())])
+        return max(due - self._jobs.clock(), self._poll_seconds / _LOOKS_A_POLL)
 
     async def process(self, key: str, entry_age: float = 0.0) -> None:
         """Read one job, and poll its running tasks once.
 
         `entry_age` is the age of the job's entry in the index, in seconds by S3's clock.
         """
+        self._forget(key)
+        job = self._open.setdefault(key, _OpenJob())
+        job.runs, job.due = False, self._jobs.clock() + self._poll_seconds
         try:
             if self._s3.is_down:
                 raise StorageError("skipped in this pass, because S3 does not respond", transient=True)
@@ -159,6 +242,7 @@ class _Pass:
             stored = await expire_submission(self._jobs, stored)
             if not stored.record.is_open:
                 await self._jobs.records.unindex(key)
+                self._hold(key, 0)
                 return
             self._count(stored)
         except RecordConflictError:
@@ -173,6 +257,11 @@ class _Pass:
                 if attempt.state in ("submitted", "succeeded"):
                     await self._process_attempt(stored, attempt)
 
+    def _forget(self, key: str) -> None:
+        """Remove what an earlier look reported of a job that is open still."""
+        self.report.in_doubt[:] = [one for one in self.report.in_doubt if one.key != key]
+        self.report.problems[:] = [one for one in self.report.problems if one[0] != key]
+
     async def _read(self, key: str) -> StoredRecord | None:
         try:
             stored = await self._jobs.records.read(key, denied_is_missing=False)
@@ -186,8 +275,15 @@ class _Pass:
         record = stored.record
         for doubt in record.doubts:
             self.report.in_doubt.append(describe_doubt(self._jobs, record, doubt.number, None))
-            self.report.running += stored.age < self._jobs.times.may_run
-        self.report.running += sum(attempt.state in ("submitted", "submitting") for attempt in record.attempts)
+        doubts = len(record.doubts) if stored.age < self._jobs.times.may_run else 0
+        self._hold(record.key, doubts + sum(one.state in ("submitted", "submitting") for one in record.attempts))
+
+    def _hold(self, key: str, slots: int) -> None:
+        """Count the slots of a job; tell the look to list the index if it has fewer than before."""
+        job = self._open.setdefault(key, _OpenJob())
+        self._must_list = self._must_list or slots < job.slots
+        self.report.running += slots - job.slots
+        job.slots = slots
 
     async def _process_attempt(self, stored: StoredRecord, attempt: Attempt) -> None:
         """Poll the task of one attempt. A problem does not stop the other attempts of the job."""
@@ -205,6 +301,7 @@ class _Pass:
 
     async def _has_ended(self, stored: StoredRecord, attempt: Attempt) -> bool:
         jobs, submission = self._jobs, self._jobs.submission(stored.record, attempt.number, reused=True)
+        job = self._open[stored.record.key]
         try:
             if self._loova.is_down:
                 raise UnexpectedResponseError("skipped in this pass, because Loova does not respond")
@@ -212,20 +309,22 @@ class _Pass:
         except (TaskNotFoundError, MissingVideoUrlError):
             self._is_key_accepted = True
             self._loova.add(failed=False)
-            self.report.running -= 1
+            self._hold(stored.record.key, job.slots - 1)
             raise
         except LoovaError as error:
             if isinstance(error, AuthenticationError):
                 self.refused = error
             self._loova.add(failed=isinstance(error, UnexpectedResponseError))
             # After so long without a usable answer the task no longer holds a slot, or it could hold it forever.
-            self.report.running -= stored.age >= jobs.times.may_run
+            self._hold(stored.record.key, job.slots - (stored.age >= jobs.times.may_run))
+            job.runs = True
             raise
         self._is_key_accepted = True
         self._loova.add(failed=False)
         if task.state == "running":
+            job.runs, job.due = True, jobs.clock() + self._schedule.pause(stored.age)
             return False
-        self.report.running -= 1
+        self._hold(stored.record.key, job.slots - 1)
         await record_end(jobs, submission, task)
         return True
 
@@ -244,14 +343,18 @@ class _Pass:
         except UnexpectedResponseError as error:
             log.debug("cannot check the API key: %s", error)
 
-    async def save(self, *, is_requested: bool = False) -> None:
-        """Save the finished videos, three at a time. Videos that failed before are last.
+    def start_saves(self, group: asyncio.TaskGroup, *, is_requested: bool = False) -> None:
+        """Start to save the finished videos, three at a time. Videos that failed before are last.
 
         If a person requested the job, it is saved at once and without the time limit of a pass.
         """
-        due = [one for one in self._finished if is_requested or not self._must_wait(*one)]
+        finished = [one for one in self._finished if (one[0].record.key, one[1].number) not in self._saving]
+        due = [one for one in finished if is_requested or not self._must_wait(*one)]
         due.sort(key=lambda one: one[1].save_failures)
-        await map_bounded(lambda one: self._save(*one, is_requested), due, _CONCURRENT_SAVES)
+        self._finished = []
+        for stored, attempt in due:
+            self._saving.add((stored.record.key, attempt.number))
+            group.create_task(self._save(stored, attempt, is_requested))
 
     def _must_wait(self, stored: StoredRecord, attempt: Attempt) -> bool:
         """Return whether the last save failed so recently that this pass does not retry it."""
@@ -268,39 +371,55 @@ class _Pass:
     async def _save(self, stored: StoredRecord, attempt: Attempt, is_requested: bool) -> None:
         key = stored.record.key
         seconds = self._save_seconds * 2.0 ** min(attempt.save_failures, _MAX_DOUBLINGS)
-        try:
-            saved, _ = await saving.save_video(
-                self._jobs,
-                self._jobs.submission(stored.record, attempt.number, reused=True),
-                upload_options=self._upload_options,
-                max_bytes=self._max_bytes,
-                max_wait=0,
-                max_seconds=saving.MAX_SECONDS if is_requested else seconds,
-            )
-        except WaitTimeoutError as error:
-            log.debug("job %s: %s", key, error)  # another worker is saving it
-        except Exception as error:
-            self._add_problem(key, error)
-        else:
-            self.report.saved.append(saved)
+        async with self._save_slots:
+            try:
+                saved, _ = await saving.save_video(
+                    self._jobs,
+                    self._jobs.submission(stored.record, attempt.number, reused=True),
+                    upload_options=self._upload_options,
+                    max_bytes=self._max_bytes,
+                    max_wait=0,
+                    max_seconds=saving.MAX_SECONDS if is_requested else seconds,
+                )
+            except WaitTimeoutError as error:
+                log.debug("job %s: %s", key, error)  # another worker is saving it
+            except Exception as error:
+                self._add_problem(key, error)
+            else:
+                self.report.saved.append(saved)
+                await self._on_saved(saved)
+            finally:
+                self._saving.discard((key, attempt.number))
 
     async def submit_queued(self, slots: int) -> None:
         """Submit queued requests one after the other, the oldest first, until no slot is free.
 
-        An entry with a problem stays in the queue, and the next entry is submitted.
+        An entry with a problem stays in the queue, and the next entry is submitted. After a look that did not list the
+        index, nothing is submitted, because another collector may have taken the slots.
         """
-        keys = await queued_keys(self._jobs)
-        self.report.queued = len(keys)
+        now = self._jobs.clock()
+        if not self._must_list or now < self._submit_after:
+            return
+        is_new = now - self._queue_listed_at >= (_LIST_QUEUE_SECONDS if self.report.queued else self._poll_seconds)
+        if is_new:
+            self._queue, self._queue_listed_at = deque(await queued_keys(self._jobs)), now
+            self.report.queued = len(self._queue)
 
         async def submit(entry: QueuedRequest) -> Submission:
-            return await submit_video(self._jobs, entry.request, max_wait=0, max_paid_attempts=entry.max_paid_attempts)
+            made = await submit_video(self._jobs, entry.request, max_wait=0, max_paid_attempts=entry.max_paid_attempts)
+            if made.state == "submitted":
+                due = self._jobs.clock() + self._schedule.pause(0)
+                self._open.setdefault(made.key, _OpenJob(slots=1, runs=True, due=due))
+            return made
 
         queue = QueuePass(self._jobs, submit, self.report, self._count, self._add_problem)
         free = slots - self.report.running
-        for key in keys:
-            if free <= 0 or queue.is_stopped:
-                return
-            free -= await queue.submit(key)
+        while self._queue and free > 0 and not queue.is_stopped:
+            free -= await queue.submit(self._queue.popleft(), is_new_list=is_new)
+        if queue.is_stopped:
+            # The entries that were not submitted are listed again.
+            wait = self._poll_seconds if queue.is_full else _LIST_QUEUE_SECONDS
+            self._submit_after, self._queue_listed_at = now + wait, -math.inf
 
     def _add_problem(self, key: str, error: Exception) -> None:
         # Only our own errors are known to hold no secret.

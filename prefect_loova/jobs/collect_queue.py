@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class QueuePass:
-    """The submits of one pass. If `is_stopped` is true, the other entries wait for the next pass.
+    """The submits of one look. If `is_stopped` is true, the other entries wait. `is_full`: Loova has no free slot.
 
     `submit` submits one request without waiting. `count` adds a job in doubt and its slots to the report, and
     `add_problem` a problem with a job.
@@ -62,7 +62,7 @@ class QueuePass:
         count: Callable[[StoredRecord], None],
         add_problem: Callable[[str, Exception], None],
     ) -> None:
-        self.is_stopped = False
+        self.is_stopped = self.is_full = False
         self._jobs = jobs
         self._submit = submit
         self._report = report
@@ -73,12 +73,16 @@ class QueuePass:
         self._storage_errors = 0
         self._suspects: list[tuple[QueuedRequest, LoovaError]] = []
 
-    async def submit(self, key: str) -> bool:
-        """Submit one queued request. Return whether a slot was taken."""
+    async def submit(self, key: str, *, is_new_list: bool = True) -> bool:
+        """Submit one queued request. Return whether a slot was taken that the collector has not counted.
+
+        `is_new_list` is whether the queue was listed after the open jobs were counted.
+        """
         try:
             entry = await read_queued(self._jobs, key)
-            if entry is None:
-                return True  # another collector submitted it and took the slot
+            if entry is None:  # another collector submitted it and took the slot
+                self._report.queued -= 1
+                return is_new_list
             if entry.request.estimate_credits(self._jobs.loova.models) >= self._too_expensive:
                 self._skipped += 1
                 self.is_stopped = self._skipped >= _MAX_SKIPPED
@@ -98,6 +102,7 @@ class QueuePass:
         try:
             submission = await self._submit(entry)
         except WaitTimeoutError:
+            self._report.queued -= 1
             return True  # another collector is submitting it
         except (StorageError, RecordMismatchError):
             raise  # the record cannot be used: the entry stays in the queue and is reported
@@ -105,6 +110,7 @@ class QueuePass:
             log.warning("job %s waits: %s", entry.key, error)
             self._too_expensive = min(self._too_expensive, entry.request.estimate_credits(self._jobs.loova.models))
         except (TooManyRunningTasksError, NotSentError) as error:
+            self.is_full = isinstance(error, TooManyRunningTasksError)
             self._stop(error)  # the next entry would fail too
         except InDoubtError as error:
             return await self._in_doubt(entry, error)

@@ -1,0 +1,113 @@
+"""A collector that goes on for a while, on a real clock: slots are filled at once, and what it asks does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prefect_loova.jobs.collect import collect, enqueue
+from prefect_loova.models.reports import CollectedVideos
+from prefect_loova.models.request import VideoRequest
+from prefect_loova.models.results import SavedVideo
+from prefect_loova.simulator import LoovaSimulator
+from tests.integration.jobs.workers import Workers, until
+
+SLOTS = 3
+
+
+@pytest.fixture
+def loova() -> Iterator[LoovaSimulator]:
+    with LoovaSimulator(api_key="loova-secret-key", generation_seconds=0.5, short_side=64, max_running=SLOTS) as made:
+        yield made
+
+
+async def queued(workers: Workers, count: int) -> None:
+    async with workers.worker() as jobs:
+        await enqueue(jobs, [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)])
+
+
+async def kept(workers: Workers, seconds: float, poll_seconds: float = 0.1, **options: Any) -> CollectedVideos:
+    async with workers.worker(s3=workers.bucket.client) as jobs:
+        return await collect(jobs, slots=SLOTS, keep_for=seconds, poll_seconds=poll_seconds, **options)
+
+
+async def test_it_works_a_queue_off_and_then_ends_before_its_time(workers: Workers) -> None:
+    await queued(workers, 12)
+    started = time.monotonic()
+    found = await kept(workers, 300)
+    assert time.monotonic() - started < 150
+    assert (len(found.saved), len(found.submitted), found.running, found.queued) == (12, 12, 0, 0)
+    assert (workers.totals["billed"], workers.totals["refused"]) == (12, 0)
+    assert not [key for key in workers.keys if "_open" in key]
+
+
+async def test_a_video_that_is_being_saved_holds_up_no_submit(workers: Workers) -> None:
+    await queued(workers, 9)
+
+    async def until_all_are_bought(saved: SavedVideo) -> None:
+        await until(lambda: workers.totals["billed"] == 9)
+
+    found = await kept(workers, 300, on_saved=until_all_are_bought)
+    assert len(found.saved) == 9
+
+
+async def test_it_ends_at_its_time_and_polls_a_running_task_as_seldom_as_a_waiting_run(bucket) -> None:
+    with LoovaSimulator(generation_seconds=3600, short_side=64) as slow:
+        workers = Workers(bucket, slow)
+        await queued(workers, 2)
+        found = await kept(workers, 3, poll_seconds=0.5)
+        assert (found.running, len(found.submitted), found.saved) == (2, 2, [])
+        assert all(3 <= task["polls"] <= 12 for task in slow.ledger["tasks"])
+
+
+async def test_a_job_in_doubt_is_reported_once_and_keeps_no_collector_at_work(workers: Workers) -> None:
+    workers.loova.fail("lost_reply")
+    await queued(workers, 1)
+    started = time.monotonic()
+    found = await kept(workers, 300)
+    assert time.monotonic() - started < 100
+    assert (len(found.in_doubt), found.submitted, workers.totals["billed"]) == (1, [], 1)
+
+
+async def test_requests_that_are_queued_meanwhile_are_made_too(workers: Workers) -> None:
+    await queued(workers, 1)
+
+    async def queue_more(saved: SavedVideo) -> None:
+        if workers.totals["billed"] == 1:
+            await queued(workers, 3)
+
+    await kept(workers, 300, on_saved=queue_more)
+    await kept(workers, 300)
+    assert workers.totals["billed"] == 3
+
+
+async def test_two_collectors_buy_each_once_and_leave_nothing(workers: Workers) -> None:
+    await queued(workers, 18)
+    found = await asyncio.gather(kept(workers, 300), kept(workers, 300))
+    await kept(workers, 300)
+    assert {saved.key for one in found for saved in one.saved} == {
+        VideoRequest(prompt=f"video {number}", duration=4).key for number in range(18)
+    }
+    assert workers.totals["billed"] == 18
+    assert not [key for key in workers.keys if "_open" in key]
+
+
+async def test_no_list_of_the_bucket_grows_with_what_is_finished(workers: Workers) -> None:
+    await queued(workers, 24)
+    listed: list[int] = []
+
+    def note(parsed: dict[str, Any], **_: Any) -> None:
+        listed.append(parsed.get("KeyCount", len(parsed.get("Contents", []))))
+
+    workers.bucket.client.meta.events.register("after-call.s3.ListObjectsV2", note)
+    try:
+        await kept(workers, 300)
+    finally:
+        workers.bucket.client.meta.events.unregister("after-call.s3.ListObjectsV2", note)
+    assert len(listed) > 8
+    assert max(listed[2:]) <= 24
+    assert max(listed[-4:]) <= 2 * SLOTS
