@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-media test-takes test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-links bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply lint types format docs docs-serve clean
+.PHONY: help demo test test-media test-takes test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-links bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply bench-nights lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,7 +79,7 @@ test-ui: $(READY) ## What a person sees in both Prefect UIs, in Chromium (apt in
 screenshots: $(READY) ## The pictures of the docs: the demo, a batch of 12, a collection, a review
 	@.venv/bin/python -m tests.ui.screenshots docs/images
 
-bench: bench-start bench-waiting bench-saving bench-links bench-overhead bench-scale bench-preview bench-lost-reply ## All benchmarks, one after the other (hours); .bench/*.json
+bench: bench-start bench-waiting bench-saving bench-links bench-overhead bench-scale bench-preview bench-lost-reply bench-nights ## All benchmarks, one after the other (hours); .bench/*.json
 
 bench-saving: $(BENCH_READY) ## A video from its URL into S3: ours against aws s3 cp, smart_open and others; ARGS="--mib 64"
 	@$(BENCH) tests/benchmarks/saving.py $(ARGS)
@@ -107,6 +107,9 @@ bench-preview: $(BENCH_READY) ## The previews of a 15 s 1080p video: seconds, me
 
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)
+
+bench-nights: $(READY) ## Whole nights: a detached batch, collectors on two workers, kills (2 hours); ARGS="--rows 1000 --limit 6 --kill-each 100"
+	@.venv/bin/python tests/benchmarks/nights.py $(ARGS)
 
 lint: $(READY) ## Check style, layout, and that imports point down
 	@.venv/bin/ruff check .

@@ -192,7 +192,8 @@ class _Pass:
         self._listed_at = self._queue_listed_at = self._submit_after = -math.inf
         self._must_list = True
         self._queue = deque[str]()
-        self._saving: set[tuple[str, int]] = set()
+        self._taken: set[tuple[str, int]] = set()
+        """The attempts whose video is being saved or is saved: a look may have read the record just before that."""
         self._save_slots = asyncio.Semaphore(_CONCURRENT_SAVES)
 
     async def look(self) -> None:
@@ -348,12 +349,12 @@ class _Pass:
 
         If a person requested the job, it is saved at once and without the time limit of a pass.
         """
-        finished = [one for one in self._finished if (one[0].record.key, one[1].number) not in self._saving]
+        finished = [one for one in self._finished if (one[0].record.key, one[1].number) not in self._taken]
         due = [one for one in finished if is_requested or not self._must_wait(*one)]
         due.sort(key=lambda one: one[1].save_failures)
         self._finished = []
         for stored, attempt in due:
-            self._saving.add((stored.record.key, attempt.number))
+            self._taken.add((stored.record.key, attempt.number))
             group.create_task(self._save(stored, attempt, is_requested))
 
     def _must_wait(self, stored: StoredRecord, attempt: Attempt) -> bool:
@@ -383,13 +384,13 @@ class _Pass:
                 )
             except WaitTimeoutError as error:
                 log.debug("job %s: %s", key, error)  # another worker is saving it
+                self._taken.discard((key, attempt.number))
             except Exception as error:
                 self._add_problem(key, error)
+                self._taken.discard((key, attempt.number))
             else:
                 self.report.saved.append(saved)
                 await self._on_saved(saved)
-            finally:
-                self._saving.discard((key, attempt.number))
 
     async def submit_queued(self, slots: int) -> None:
         """Submit queued requests one after the other, the oldest first, until no slot is free.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.integration.conftest import TIMES
 from tests.support.docs_blocks import to_run
 from tests.support.postgres import postgres
 from tests.support.prefect_server import PrefectServer
+from tests.support.processes import kill_with_all_its_children
 
 ROOT = Path(__file__).parents[2]
 ROWS = 60
@@ -103,25 +103,6 @@ class Cluster:
         """The ends of the logs of the server and the workers."""
         logs = [self.server.log, *sorted(self.home.glob("*.log"))]
         return "\n\n".join(f"{log}\n{log.read_text()[-6000:]}" for log in logs if log.exists())
-
-
-def kill_with_all_its_children(pid: int) -> None:
-    """kill -9, for a process and for those that it started: a flow's process has a session of its own."""
-    for child in children_of(pid):
-        kill_with_all_its_children(child)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(") ")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
