@@ -8,8 +8,8 @@ A generation takes 3 s in place of 3 minutes, and so do the times of the job (`J
 this machine needs. All is real: a Prefect server on PostgreSQL, two process workers, the deployments
 `generate-from-manifest` with `wait=False` and `collect-videos` on a schedule, SeaweedFS, and a simulated Loova that
 runs so many tasks at once and refuses more. One worker, by turns, is killed with -9 after so many rows, with its flow
-runs, and another one starts 5 s later. A flow run's process takes seconds to start, which the clock does not compress: a
-collector goes on for `--keep-for` and one starts every `--every` seconds, the first when the first row is queued.
+runs, and another one starts 5 s later. A flow run's process takes seconds to start, which the clock does not compress:
+a collector goes on for `--keep-for` and one starts every `--every` seconds, the first when the first row is queued.
 
 A kill may meet a submit on its way. Such jobs are in doubt, and the benchmark decides them as a person does, by the
 prompts in the dashboard.
