@@ -88,7 +88,7 @@ async def copy_video(
         target: The object to write. An existing object is replaced only when the new video is complete.
         allow_private: Whether to allow `http` and addresses off the public internet. Set it if the API itself is there.
         max_bytes: The largest video to accept.
-        part_bytes: The size of an upload part. S3 requires at least 5 MiB. At most six parts are in memory.
+        part_bytes: The size of an upload part. S3 requires at least 5 MiB. At most seven parts are in memory.
         http: Sends the requests, for tests and to share connections. Its headers, cookies and auth are not used.
         on_upload: Called with the upload id before the first part is sent, and again if the copy starts over. An
             exception ends the copy.

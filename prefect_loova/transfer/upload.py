@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import math
 import secrets
 import time
 import zlib
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 MAX_PARTS = 10_000
 """The most parts that S3 allows in one upload."""
 
-IN_FLIGHT = 5
-"""How many parts are sent at a time. One more is filled meanwhile, so at most six parts are in memory."""
+LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 3, 6
+"""How many parts are sent at a time: more over a long and fast link. One more is filled meanwhile, so at most seven parts
+are in memory."""
 
 LARGEST_ONLY_PART = 24 * 1024**2
 """The largest video, in bytes, that is sent as one part while it arrives: a second part needs a second connection."""
@@ -143,6 +145,7 @@ class Upload:
         self._in_parts = False
         self._is_slow = False
         self._first_write = 0.0
+        self._round_trip = 0.0
         self._part: Part | None = None
         self._begun: asyncio.Task[None] | None = None
         self._buffer_count = 0
@@ -150,7 +153,7 @@ class Upload:
         self._part_count = 0
         self._parts: dict[int, dict[str, Any]] = {}
         self._sending: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._slots = asyncio.Semaphore(MOST_IN_FLIGHT)
         self._calls: set[Future[Any]] = set()
 
     @property
@@ -234,13 +237,19 @@ class Upload:
         left = self.part_bytes
         if self.expected is not None:
             left = min(left, self.expected - self._part_count * self.part_bytes)
-        if self._buffer_count <= IN_FLIGHT and self._free_buffers.empty():
+        if self._buffer_count <= self._in_flight and self._free_buffers.empty():
             self._buffer_count += 1
             return bytearray(left)
         buffer = await self._free_buffers.get()
         self._raise_failures()
         del buffer[left:]
         return buffer
+
+    @property
+    def _in_flight(self) -> int:
+        """How many parts may be sent at a time: what arrives within a round trip to S3, and two more."""
+        rate = self.size / (time.monotonic() - self._first_write)
+        return min(max(LEAST_IN_FLIGHT, 2 + math.ceil(rate * self._round_trip / self.part_bytes)), MOST_IN_FLIGHT)
 
     def _raise_failures(self) -> None:
         for task in [task for task in self._sending if task.done()]:
@@ -263,7 +272,8 @@ class Upload:
         """Create the multipart upload, before its first part is sent."""
         began = time.monotonic()
         await run_uncancelled(self._create())
-        if self._is_only_part and self._ends_within(ROUND_TRIPS_OF_PARTS * (time.monotonic() - began)):
+        self._round_trip = time.monotonic() - began
+        if self._is_only_part and self._ends_within(ROUND_TRIPS_OF_PARTS * self._round_trip):
             await self._abort()
             return
         self._in_parts = True
