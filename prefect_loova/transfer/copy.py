@@ -24,7 +24,8 @@ from prefect_loova.store.errors import host_of
 from prefect_loova.transfer.download import LEAST_RATE, SLOW_SECONDS, Download, StartOverError
 from prefect_loova.transfer.mp4 import Mp4Check
 from prefect_loova.transfer.mp4_index import NotMp4Error
-from prefect_loova.transfer.upload import FILL_SECONDS, MAX_PARTS, Target, Upload
+from prefect_loova.transfer.object_calls import Target
+from prefect_loova.transfer.upload import FILL_SECONDS, MAX_PARTS, Upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

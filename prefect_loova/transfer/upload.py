@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import math
 import secrets
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for_threads
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from botocore.exceptions import ReadTimeoutError
-
 from prefect_loova._cancellation import run_uncancelled
 from prefect_loova._timing import backoff
 from prefect_loova.errors import StorageError
-from prefect_loova.store.calls import CALL_SECONDS, THREADS, call_s3
+from prefect_loova.store.calls import call_s3
 from prefect_loova.store.errors import S3_ERRORS, code_of, endpoint_of
+from prefect_loova.transfer.object_calls import UNKNOWN_PARAMETER, ObjectCalls, Target, in_base64
 from prefect_loova.transfer.part import Part
-from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads, s3_failure
+from prefect_loova.transfer.stale_uploads import ABORT_SECONDS, ALWAYS_EVEN_ABORT, abort, abort_uploads
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -37,8 +31,8 @@ MAX_PARTS = 10_000
 """The most parts that S3 allows in one upload."""
 
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 3, 6
-"""How many parts are sent at a time: more over a long and fast link. One more is filled meanwhile, so at most seven parts
-are in memory."""
+"""How many parts are sent at a time: more over a long and fast link. One more is filled meanwhile, so at most seven
+parts are in memory."""
 
 LARGEST_ONLY_PART = 24 * 1024**2
 """The largest video, in bytes, that is sent as one part while it arrives: a second part needs a second connection."""
@@ -52,39 +46,13 @@ AT_ONCE_BYTES = 1024**2
 FILL_SECONDS = 15.0
 """How long a part may fill while it is sent, in seconds. S3 closes connections that are silent for 20 s."""
 
-CLOSE_SECONDS = 10.0
-"""How long to wait for parts in flight before the upload is aborted, in seconds."""
-
-SEND_SECONDS = 600.0
-"""How long a part, or the request that makes the object appear, may take, in seconds."""
-
 SETTLE_TRIES = 5
 """How often to ask S3 whether an upload with an unknown outcome was completed."""
 
 COMMIT_TRIES = 4
 """How often to send the last request if S3 refuses it because of another object or a race."""
 
-_SMALL = frozenset({"create_multipart_upload", "head_object"})
-_ALWAYS = ALWAYS_EVEN_ABORT | {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5"}
-_UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest"})
 _CONDITION_FAILED = frozenset({409, 412})
-
-
-@dataclass(frozen=True)
-class Target:
-    """The object to write.
-
-    Args:
-        bucket: The bucket's name.
-        key: The object's key.
-        metadata: The object's metadata, in ASCII.
-        options: boto3's `ExtraArgs` for an upload: SSE-KMS, tags, storage class.
-    """
-
-    bucket: str
-    key: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Upload:
@@ -94,8 +62,7 @@ class Upload:
 
     Over TLS, each part of an object of known size is sent while it is filled, and such an object is a multipart upload:
     so nothing but `commit` makes it appear. An object that arrives sooner than that would pay is sent in one request
-    when it is complete. Without TLS, the signature of a part covers its bytes, so a part is
-    sent when it is full.
+    when it is complete. Without TLS, the signature of a part covers its bytes, so a part is sent when it is full.
 
     The last request is conditional. It creates an object, or replaces exactly the object that was seen while the caller
     still had the right to save. So a delayed request, or a worker that was stopped for a while, changes nothing after
@@ -121,21 +88,18 @@ class Upload:
         self.size = 0
         self._s3 = s3
         self._target = target
+        self._calls = ObjectCalls(s3, target, MOST_IN_FLIGHT)
         self._on_upload = on_upload
         self._on_commit = on_commit
         self._sleep = sleep
         self._fill_seconds = fill_seconds
         self._crc = 0
-        self._uri = f"s3://{target.bucket}/{target.key}"
         self._copy_id = secrets.token_hex(16)
         self._object = {"ContentType": "video/mp4"} | {
             name: value for name, value in target.options.items() if not name.startswith(("Checksum", "If"))
         }
         self._object["Metadata"] = {**self._object.get("Metadata", {}), **target.metadata, "copy-id": self._copy_id}
         self._common = {name: value for name, value in target.options.items() if name in ALWAYS_EVEN_ABORT}
-        self._always = {name: value for name, value in target.options.items() if name in _ALWAYS}
-        # Users set this on their client for servers without checksums (R2, Ceph, an older MinIO).
-        self._checksums = getattr(s3.meta.config, "request_checksum_calculation", None) != "when_required"
         self._full_checksum = False
         self._upload_id: str | None = None
         self._may_have_duplicate = False
@@ -153,13 +117,11 @@ class Upload:
         self._part_count = 0
         self._parts: dict[int, dict[str, Any]] = {}
         self._sending: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(MOST_IN_FLIGHT)
-        self._calls: set[Future[Any]] = set()
 
     @property
     def crc32(self) -> str:
         """Return the CRC-32 of all bytes written, in base64 as S3 shows it."""
-        return _base64(self._crc.to_bytes(4, "big"))
+        return in_base64(self._crc.to_bytes(4, "big"))
 
     async def write(self, chunk: bytes) -> None:
         """Write the next bytes. Waits while all buffers are full."""
@@ -168,9 +130,15 @@ class Upload:
         self._raise_failures()
         view = memoryview(chunk)
         while view:
+            if self._part is None:
+                self._plan()
+            elif self._part.is_full.is_set() and not self._streams:
+                await self._send_part(self._part)
             if self._part is None or self._part.is_full.is_set():
-                await self._next_part()
-            view = cast("Part", self._part).fill(view)
+                self._part = Part(await self._empty_buffer())
+                if self._streams:
+                    await self._send_part(self._part)
+            view = self._part.fill(view)
 
     async def commit(self) -> None:
         """Send the rest and make the object appear. It can be cancelled until its last request.
@@ -181,11 +149,11 @@ class Upload:
         """
         if self._part is not None:
             self._part.end()
-        if self._begun is not None and not self._streams:
-            await self._send_part()
+            if self._begun is not None and not self._streams:
+                await self._send_part(self._part)
         if self._in_parts or not self._is_only_part:
             await asyncio.gather(*self._sending)
-            await self._on_commit()
+        await self._on_commit()
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:
@@ -197,7 +165,7 @@ class Upload:
             if not (self._committed and task is self._begun):
                 task.cancel()
         # A part that arrives after the abort may stay and cost money. So wait for the parts in flight.
-        await asyncio.to_thread(wait_for_threads, set(self._calls), CLOSE_SECONDS)
+        await self._calls.wait()
         await asyncio.gather(*self._sending, return_exceptions=True)
         if not self._committed:
             await self._abort()
@@ -213,24 +181,18 @@ class Upload:
         except StorageError as error:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
-            log.warning("an unfinished upload was left behind: %s", self._failure(error, "AbortMultipartUpload"))
+            log.warning("an unfinished upload was left behind: %s", self._calls.failure(error, "AbortMultipartUpload"))
 
-    async def _next_part(self) -> None:
-        """Send the full part, and begin another one. Waits while all buffers are full."""
-        if self._part is None:
-            self._first_write = time.monotonic()
-            is_tls = urlsplit(self._s3.meta.endpoint_url).scheme == "https"
-            self._streams = is_tls and self._checksums and (self.expected or 0) > AT_ONCE_BYTES
-            if self._streams and self.expected is not None and self.expected <= LARGEST_ONLY_PART:
-                self.part_bytes = self.expected
-                self._is_only_part = True
-            if self._streams:
-                self._begun = self._start(self._begin())
-        elif not self._streams:
-            await self._send_part()
-        self._part = Part(await self._empty_buffer())
+    def _plan(self) -> None:
+        """Decide how the object is sent."""
+        self._first_write = time.monotonic()
+        is_tls = urlsplit(self._s3.meta.endpoint_url).scheme == "https"
+        self._streams = is_tls and self._calls.checksums and (self.expected or 0) > AT_ONCE_BYTES
+        if self._streams and self.expected is not None and self.expected <= LARGEST_ONLY_PART:
+            self.part_bytes = self.expected
+            self._is_only_part = True
         if self._streams:
-            await self._send_part()
+            self._begun = self._start(self._begin())
 
     async def _empty_buffer(self) -> bytearray:
         """Return memory for a part. Another piece is taken only if none is free."""
@@ -256,12 +218,12 @@ class Upload:
             self._sending.discard(task)
             task.result()
 
-    async def _send_part(self) -> None:
+    async def _send_part(self, part: Part) -> None:
         if self._begun is None:
             self._begun = self._start(self._begin())
             await self._begun
         self._part_count += 1
-        self._start(self._upload_part(self._part_count, cast("Part", self._part)))
+        self._start(self._upload_part(self._part_count, part))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -299,15 +261,15 @@ class Upload:
             return
         try:
             response = None
-            if not (part.is_full.is_set() or self._is_slow) and self._checksums:
+            if not (part.is_full.is_set() or self._is_slow) and self._calls.checksums:
                 response = await self._stream(number, part)
             if response is None:
                 await part.is_full.wait()
-                response = await self._call(
+                response = await self._calls.call(
                     "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part.buffer
                 )
         except S3_ERRORS as error:
-            raise self._failure(error, "UploadPart") from None
+            raise self._calls.failure(error, "UploadPart") from None
         finally:
             self._free_buffers.put_nowait(part.buffer)
         known = ("ETag", "ChecksumCRC32")
@@ -317,7 +279,7 @@ class Upload:
         """Send a part while it is filled. Return None if it did not fill in time: it is to be sent when it is full."""
         too_late = asyncio.get_running_loop().call_later(self._fill_seconds, part.interrupt)
         try:
-            return await self._call(
+            return await self._calls.call(
                 "upload_part", UploadId=self._upload_id, PartNumber=number, Body=part, ChecksumAlgorithm="CRC32"
             )
         except S3_ERRORS:
@@ -334,13 +296,13 @@ class Upload:
         # boto3 may repeat the request by itself: then S3 holds two uploads, and only one id is known.
         self._may_have_duplicate = True
         try:
-            response = await self._call_with_checksum("create_multipart_upload", checksum, **self._object)
+            response = await self._calls.call_with_checksum("create_multipart_upload", checksum, **self._object)
         except S3_ERRORS as error:
-            raise self._failure(error, "CreateMultipartUpload") from None
+            raise self._calls.failure(error, "CreateMultipartUpload") from None
         self._upload_id = response.get("UploadId")
         if self._upload_id is None:
             where = endpoint_of(None, self._s3, "CreateMultipartUpload")
-            message = f"{self._uri}: S3 returned no upload id{where}"
+            message = f"{self._target.uri}: S3 returned no upload id{where}"
             raise StorageError(message, transient=True, credits_spent="yes")
         self._full_checksum = response.get("ChecksumType") == "FULL_OBJECT"
         self._may_have_duplicate = response["ResponseMetadata"].get("RetryAttempts", 0) > 0
@@ -352,7 +314,7 @@ class Upload:
         for attempt in range(COMMIT_TRIES):
             code, where = "", endpoint_of(None, self._s3, operation)
             problem = StorageError(
-                f"{self._uri}: S3 did not confirm the object and does not hold it{where}",
+                f"{self._target.uri}: S3 did not confirm the object and does not hold it{where}",
                 transient=True,
                 credits_spent="yes",
             )
@@ -360,7 +322,7 @@ class Upload:
                 if await (self._complete(condition) if self._in_parts else self._put(condition)):
                     break
             except S3_ERRORS as error:
-                problem, code = self._failure(error, operation), code_of(error)
+                problem, code = self._calls.failure(error, operation), code_of(error)
             # boto3 may have repeated the request: an earlier one may have succeeded.
             stored = await self._head_object(problem)
             if stored is not None and stored["Metadata"].get("copy-id") == self._copy_id:
@@ -373,7 +335,7 @@ class Upload:
             await self._on_commit()
             if code == "NoSuchUpload" or attempt + 1 == COMMIT_TRIES:
                 raise problem
-            log.warning("%s: replacing an object that no job record names", self._uri)
+            log.warning("%s: replacing an object that no job record names", self._target.uri)
             await self._sleep(backoff(attempt))
             if stored is not None and not stored.get("ETag"):
                 raise problem
@@ -383,7 +345,7 @@ class Upload:
     async def _put(self, condition: dict[str, str]) -> bool:
         """Put the object. Return whether S3 confirmed it: a proxy may return 200 by itself, without an ETag."""
         checksum = {"ChecksumCRC32": self.crc32}
-        response = await self._call_with_checksum(
+        response = await self._calls.call_with_checksum(
             "put_object", checksum, **self._object, **condition, Body=self._part.buffer if self._part else b""
         )
         return bool(response.get("ETag"))
@@ -398,7 +360,7 @@ class Upload:
             checksum = {"ChecksumCRC32": self.crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
         parts = [self._parts[number] for number in sorted(self._parts)]
         try:
-            response = await self._call(
+            response = await self._calls.call(
                 "complete_multipart_upload",
                 UploadId=self._upload_id,
                 MultipartUpload={"Parts": parts},
@@ -406,7 +368,7 @@ class Upload:
                 **condition,
             )
         except S3_ERRORS as error:
-            if not condition or code_of(error) not in _UNKNOWN_PARAMETER:
+            if not condition or code_of(error) not in UNKNOWN_PARAMETER:
                 raise
             return await self._complete({})
         return bool(response.get("ChecksumCRC32") == self.crc32)
@@ -415,9 +377,9 @@ class Upload:
         """Return the head of the stored object, or None without one. Raise `problem` if S3 does not say."""
         for attempt in range(SETTLE_TRIES):
             try:
-                return await self._call("head_object")
+                return await self._calls.call("head_object")
             except S3_ERRORS as error:
-                head_problem = self._failure(error, "HeadObject")
+                head_problem = self._calls.failure(error, "HeadObject")
                 if head_problem.http_status == 404:
                     return None
                 if not head_problem.transient:
@@ -425,45 +387,3 @@ class Upload:
                 await self._sleep(backoff(attempt))
         problem.transient = True
         raise problem
-
-    async def _call_with_checksum(self, method: str, checksum: dict[str, str], **arguments: Any) -> Any:
-        """Call S3 with a checksum, and once more without if the server does not support it."""
-        try:
-            return await self._call(method, **arguments, **(checksum if self._checksums else {}))
-        except S3_ERRORS as error:
-            if not self._checksums or code_of(error) not in _UNKNOWN_PARAMETER:
-                raise
-            self._checksums = False
-            return await self._call(method, **arguments)
-
-    async def _call(self, method: str, **arguments: Any) -> Any:
-        """Call S3 in a thread."""
-        arguments = {"Bucket": self._target.bucket, "Key": self._target.key, **self._always, **arguments}
-        seconds = CALL_SECONDS if method in _SMALL else SEND_SECONDS
-        limit = asyncio.timeout(seconds)
-        try:
-            async with self._slots, limit:
-                future = THREADS.submit(self._send, getattr(self._s3, method), arguments)
-                self._calls.add(future)
-                future.add_done_callback(self._calls.discard)
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise ReadTimeoutError(endpoint_url=self._s3.meta.endpoint_url) from None
-
-    def _send(self, operation: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """Call boto3, with a checksum of the body if the arguments have none."""
-        body = arguments.get("Body")
-        if body is None or "ChecksumCRC32" in arguments or "ChecksumAlgorithm" in arguments:
-            return operation(**arguments)
-        if self._checksums:
-            return operation(**arguments, ChecksumCRC32=_base64(zlib.crc32(body).to_bytes(4, "big")))
-        return operation(**arguments, ContentMD5=_base64(hashlib.md5(body, usedforsecurity=False).digest()))
-
-    def _failure(self, error: Exception, operation: str) -> StorageError:
-        return s3_failure(error, self._uri, self._s3, operation)
-
-
-def _base64(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()

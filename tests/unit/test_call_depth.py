@@ -18,6 +18,7 @@ from prefect_loova.client import LoovaClient
 from prefect_loova.flows.video import generate_video
 from prefect_loova.jobs import save, submit
 from prefect_loova.transfer import copy
+from prefect_loova.transfer.object_calls import ObjectCalls
 from prefect_loova.transfer.upload import Upload
 
 PAID_POST = (
@@ -38,7 +39,7 @@ FIRST_BYTE = (
     Upload.write,
     Upload._send_part,
     Upload._upload_part,
-    Upload._call,
+    ObjectCalls.call,
 )
 
 
