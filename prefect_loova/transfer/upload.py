@@ -151,9 +151,9 @@ class Upload:
             self._part.end()
             if self._begun is not None and not self._streams:
                 await self._send_part(self._part)
-        if self._in_parts or not self._is_only_part:
+        if self._in_parts or (self._begun is not None and not self._is_only_part):
             await asyncio.gather(*self._sending)
-        await self._on_commit()
+            await self._on_commit()
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:
