@@ -93,8 +93,8 @@ async def copy_video(
         http: Sends the requests, for tests and to share connections. Its headers, cookies and auth are not used.
         on_upload: Called with the upload id before the first part is sent, and again if the copy starts over. An
             exception ends the copy.
-        on_commit: Called right before the request that makes the object appear, and again before another object is
-            replaced. An exception ends the copy.
+        on_commit: Called right before parts become an object, and before another object is replaced. An exception ends
+            the copy.
         unchecked: Where to keep content that arrives but is not a whole mp4. The copy still raises. The URL expires,
             so this may be the only copy of something that was paid for.
         on_unchecked: Called when that content is stored.
