@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,8 +36,9 @@ Preview = Literal["moving", "still", "none"]
 
 _CONCURRENT_LOADS = 8
 _MAX_SECONDS = 180.0  # in case S3 does not respond; decoding has its own limit
-# Decoding takes a CPU and about 100 MiB: one video at a time, outside of the thread pool of S3 requests.
-_DECODER = ThreadPoolExecutor(1, thread_name_prefix="loova-preview")
+# One video takes a core and up to 100 MiB, and PyAV works without the GIL: as many at a time as there are cores, but no
+# more than a batch saves at once. Outside of the thread pool of S3 requests.
+_DECODERS = ThreadPoolExecutor(min(3, os.cpu_count() or 1), thread_name_prefix="loova-preview")
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ async def _picture(
         if not is_new and (stored := await _load_picture(jobs, object_key, preview)):
             return stored
         async with asyncio.timeout(_MAX_SECONDS):
-            made = await asyncio.get_running_loop().run_in_executor(_DECODER, _make_previews, jobs, object_key)
+            made = await asyncio.get_running_loop().run_in_executor(_DECODERS, _make_previews, jobs, object_key)
         await save_previews(jobs.records, object_key, made, upload_options=options)
     except Exception as error:
         log.warning("Loova task %s: the video is saved, but has no preview (%s)", saved.task_id, redact(error))

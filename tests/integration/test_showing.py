@@ -7,10 +7,12 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -32,6 +34,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import BatchReport, LoovaVideos, VideoRequest, collect_videos, generate_video, generate_videos
@@ -43,6 +46,7 @@ from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.records import JobRecords
 from tests.integration.conftest import block_of
+from tests.support.proxy import NetworkFault, Proxy, Seen
 from tests.support.s3_servers import PREFIX, minimal_policy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
@@ -110,6 +114,54 @@ async def test_the_page_of_a_video_moves_and_its_pictures_are_saved_beside_it(pl
     stored = bucket.client.get_object(Bucket=bucket, Key=f"{PREFIX}/{request.key}/preview.webp")
     assert picture == stored["Body"].read()
     assert stored["ContentType"] == "image/webp"
+
+
+@pytest.fixture
+def slow_bucket(bucket):
+    """The block of the bucket behind a proxy, which delays the first reads of saved videos: the pictures take long."""
+    with Proxy(int(bucket.endpoint_url.rpartition(":")[2])) as proxy:
+        proxy.inject(NetworkFault(what="delay", seconds=3, matching="GET .*video.mp4", times=2))
+        yield block_of(bucket, *bucket.limited_keys, proxy.url), proxy
+
+
+def reads_of_videos(seen: Sequence[Seen]) -> set[str]:
+    return {one.path for one in seen if one.method == "GET" and "video.mp4" in one.path}
+
+
+async def active_slots(limit: str) -> int:
+    async with get_client() as client:
+        return (await client.read_global_concurrency_limit_by_name(limit)).active_slots
+
+
+@pytest.mark.parametrize("flow_", ["generate_video", "generate_videos"])
+async def test_no_slot_is_held_while_the_pictures_are_made(flow_, place, slow_bucket, request_of):
+    s3_block, proxy = slow_bucket
+    limit = f"{flow_}-{request_of().key[:8]}"
+    arguments = {"credentials": place.credentials, "bucket": s3_block, "poll_seconds": 0.1, "concurrency_limit": limit}
+    if flow_ == "generate_video":
+        run = asyncio.create_task(generate_video(request_of(), **arguments))
+    else:
+        run = asyncio.create_task(generate_videos([request_of()], **arguments))
+    held = []
+    while not reads_of_videos(proxy.seen):
+        assert not run.done()
+        with suppress(ObjectNotFound):
+            held.append(await active_slots(limit))
+        await asyncio.sleep(0.05)
+    assert max(held) == 1
+    await asyncio.sleep(0.5)
+    assert await active_slots(limit) == 0
+    assert not any("poster" in seen.path for seen in proxy.seen)
+    await run
+    assert any("poster" in seen.path for seen in proxy.seen)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one at a time on one core")
+async def test_the_pictures_of_several_videos_are_made_at_once(place, slow_bucket, request_of):
+    s3_block, proxy = slow_bucket
+    await generate_videos([request_of(0), request_of(1)], place.credentials, s3_block, poll_seconds=0.1)
+    before = next(number for number, seen in enumerate(proxy.seen) if "poster" in seen.path)
+    assert len(reads_of_videos(proxy.seen[:before])) == 2
 
 
 async def test_the_page_of_a_reused_video_has_its_stored_pictures(place, bucket, request_of):
