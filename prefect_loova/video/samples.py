@@ -43,8 +43,6 @@ def frames_at(reader: VideoReader, times: Sequence[int]) -> Iterator[VideoFrame]
         while last is not None and due and due[0] == pts_of(last):
             due.popleft()
             yield last
-        if due and due[0] < pts_of(frame):
-            raise DecodeError("a frame is missing")
         if starts and starts[0] <= pts_of(frame) and (starts.popleft() != pts_of(frame) or not frame.key_frame):
             raise DecodeError("a frame that should be a keyframe is none")
         last = frame
@@ -61,13 +59,11 @@ class _Part:
 
     Attributes:
         shown: When the wanted frame starts.
-        time: When it is wanted.
         packets: What has to be decoded. Empty if the frame has been decoded before.
         is_after_gap: Whether packets before these are left out. Then the first one is a keyframe.
     """
 
     shown: int
-    time: int
     packets: list[Packet[Any]]
     is_after_gap: bool = False
 
@@ -81,9 +77,8 @@ def _decode(reader: VideoReader, parts: Iterator[_Part], due: deque[int], starts
             decoder.flush_buffers()
             starts.append(_pts(part.packets[0]))
         for packet in part.packets:
-            # A frame after the wanted time may be wanted later.
-            is_needed = packet.is_keyframe or _pts(packet) == part.shown or _pts(packet) > part.time
-            decoder.skip_frame = "DEFAULT" if is_needed else "NONREF"
+            is_shown = packet.is_keyframe or _pts(packet) == part.shown
+            decoder.skip_frame = "DEFAULT" if is_shown else "NONREF"
             yield from decoder.decode(packet)
     yield from decoder.decode(None)
 
@@ -113,7 +108,7 @@ def _parts(reader: VideoReader, times: Sequence[int]) -> Iterator[_Part]:
         shown = max(newest, shown)
         needed = _since_keyframe(part, ahead, shown)
         ahead = {pts for pts in (*ahead, *map(_pts, needed)) if pts > time}
-        yield _Part(shown, time, needed, is_after_gap=bool(needed) and needed[0] is not part[0])
+        yield _Part(shown, needed, is_after_gap=bool(needed) and needed[0] is not part[0])
 
 
 def _since_keyframe(part: list[Packet[Any]], ahead: set[int], shown: int) -> list[Packet[Any]]:
@@ -121,13 +116,11 @@ def _since_keyframe(part: list[Packet[Any]], ahead: set[int], shown: int) -> lis
     first = max((number for number, one in enumerate(part) if one.is_keyframe and _pts(one) <= shown), default=0)
     if not first:
         return part
-    left_out, keyframe = part[:first], part[first]
-    if max([*ahead, *map(_pts, left_out)]) >= _pts(keyframe):
+    if max([*ahead, *map(_pts, part[:first])]) >= _pts(part[first]):
         raise DecodeError("a frame before a keyframe is shown after it")
-    if any(one.has_sidedata("new_extradata") for one in left_out):
+    if any(one.has_sidedata("new_extradata") for one in part[:first]):
         raise DecodeError("its parameter sets change")
-    # Frames that come after the keyframe and are shown before it may depend on frames that are left out.
-    return [keyframe, *(one for one in part[first + 1 :] if _pts(one) > _pts(keyframe))]
+    return part[first:]
 
 
 def _packets(reader: VideoReader) -> Iterator[Packet[Any]]:

@@ -39,6 +39,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_loova import BatchReport, LoovaVideos, VideoRequest, collect_videos, generate_video, generate_videos
 from prefect_loova._prefect.artifacts import artifact_key, publish_prices
+from prefect_loova._prefect.context import Location
 from prefect_loova._prefect.previews import show_video
 from prefect_loova._prefect.progress import ProgressBar
 from prefect_loova._urls import origin
@@ -157,11 +158,21 @@ async def test_no_slot_is_held_while_the_pictures_are_made(flow_, place, slow_bu
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one at a time on one core")
-async def test_the_pictures_of_several_videos_are_made_at_once(place, slow_bucket, request_of):
+async def test_the_pictures_of_two_videos_are_made_at_once(place, slow_bucket, request_of):
     s3_block, proxy = slow_bucket
-    await generate_videos([request_of(0), request_of(1)], place.credentials, s3_block, poll_seconds=0.1)
-    before = next(number for number, seen in enumerate(proxy.seen) if "poster" in seen.path)
-    assert len(reads_of_videos(proxy.seen[:before])) == 2
+    saved = [await made(request_of(number), place, preview="none") for number in range(2)]
+
+    @flow
+    async def show() -> None:
+        async with Location(place.credentials, s3_block).open() as jobs:
+            showing = asyncio.gather(*(show_video(jobs, one, made=True, is_new=True) for one in saved))
+            while not reads_of_videos(proxy.seen):
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.5)  # half of the time that the first read takes
+            assert len(reads_of_videos(proxy.seen)) == 2
+            await showing
+
+    await show()
 
 
 async def test_the_page_of_a_reused_video_has_its_stored_pictures(place, bucket, request_of):
