@@ -144,13 +144,23 @@ def test_a_damaged_frame_that_samples_depend_on_by_other_frames_is_an_error() ->
         make_previews(io.BytesIO(damaged))
 
 
-def test_all_frames_are_decoded_if_the_index_names_keyframes_that_are_none() -> None:
-    whole = film(FRAMES, (96, 64), paint=moving_stripes, codec="mpeg4", qscale="4", g="5", movflags="faststart")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"codec": "mpeg4", "qscale": "4", "g": "5"}, "a frame that should be a keyframe is none"),
+        (x265("bframes=4:keyint=5:min-keyint=5:open-gop=0"), "a frame before a keyframe is shown after it"),
+    ],
+    ids=["mpeg-4", "hevc"],
+)
+def test_all_frames_are_decoded_if_the_index_names_keyframes_that_are_none(
+    options: dict[str, Any], reason: str
+) -> None:
+    whole = film(FRAMES, (96, 64), paint=moving_stripes, movflags="faststart", **options)
     lying, table = bytearray(whole), whole.index(b"stss") + 8
     (count,) = struct.unpack_from(">I", lying, table)
     assert count == FRAMES // 5
     struct.pack_into(f">{count}I", lying, table + 4, 1, *range(8, 8 + 5 * (count - 1), 5))
-    with pytest.raises(DecodeError, match="should be a keyframe"):
+    with pytest.raises(DecodeError, match=reason):
         look(bytes(lying), frames_at, 27)
     assert make_previews(io.BytesIO(lying)) == make_previews(io.BytesIO(whole))
 
