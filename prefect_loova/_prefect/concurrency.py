@@ -90,7 +90,6 @@ async def slot(limit: str, timeout: float = SLOT_TIMEOUT, max_wait: float | None
 
 async def _acquire(limit: str, timeout: float, max_wait: float | None) -> AbstractAsyncContextManager[None] | None:  # noqa: ASYNC109
     """Acquire a slot. Return its lease, or None to continue without a slot."""
-    await slot_count(limit)
     until = time.monotonic() + (float("inf") if max_wait is None else max(max_wait, 5.0))
     gate = _gates.setdefault(asyncio.get_running_loop(), {}).setdefault(limit, _Gate())
     try:
@@ -99,6 +98,9 @@ async def _acquire(limit: str, timeout: float, max_wait: float | None) -> Abstra
     except TimeoutError:
         raise _no_slot(limit, max_wait) from None
     try:
+        if not gate.exists:
+            await slot_count(limit)
+            gate.exists = True
         while gate.closed_until < time.monotonic():
             seconds = min(timeout, until - time.monotonic())
             if seconds <= 0:
@@ -151,6 +153,7 @@ class _Gate:
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.closed_until = 0.0
+        self.exists = False
 
 
 _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Gate]] = WeakKeyDictionary()

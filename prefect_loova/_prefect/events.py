@@ -2,16 +2,24 @@
 
 `JobEvent` in `jobs/context.py` names the changes of a job. The steps report them with `jobs.notify`.
 
-An event is sent once, right after the change of the job record. A process that is killed in between sends none, so rely
-on the records for anything that you must not miss.
+An event is sent once, right after the change of the job record; those of a batch are sent together, every 2 seconds. A
+process that is killed in between sends none, so rely on the records for anything that you must not miss.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import Context, ContextVar, copy_context
+from datetime import UTC, datetime
 from typing import Literal
 
-from prefect.events import emit_event
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events import Event, emit_event
+from prefect.events.related import related_resources_from_run_context
+from prefect.events.schemas.events import Resource
 from prefect.runtime import flow_run, task_run
 from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel, Field
@@ -21,6 +29,10 @@ from prefect_loova.jobs.context import JobEvent
 from prefect_loova.models.contradictions import differences
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import CreditsReport
+
+_SECONDS_TOGETHER = 2.0
+_FEWEST_TOGETHER = 3  # fewer go by the connection that all other events of the run use
+_API_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +111,74 @@ def emit_credits_low(report: CreditsReport) -> None:
     _send("loova.credits.low", resource, payload)
 
 
+@asynccontextmanager
+async def events_together() -> AsyncIterator[None]:
+    """Send the events of jobs together, every 2 seconds, while the block is open, and the last ones when it ends."""
+    outbox = _Outbox()
+    token = _OUTBOX.set(outbox)
+    sending = asyncio.create_task(outbox.keep_sending())
+    try:
+        yield
+    finally:
+        _OUTBOX.reset(token)
+        sending.cancel()
+        await asyncio.wait({sending})
+        outbox.is_open = False
+        await outbox.send()
+
+
+class _Outbox:
+    """The events that wait to be sent together. Each keeps the context of its run, which they are about too."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.waiting: list[tuple[Event, Context]] = []
+
+    async def keep_sending(self) -> None:
+        while True:
+            await asyncio.sleep(_SECONDS_TOGETHER)
+            await asyncio.shield(self.send())
+
+    async def send(self) -> None:
+        """Send the waiting events, one by one if they are few or if Prefect's server refuses them together."""
+        some, self.waiting = self.waiting, []
+        if len(some) >= _FEWEST_TOGETHER:
+            try:
+                async with asyncio.timeout(_API_SECONDS), get_client() as client:
+                    for event, context in some:
+                        await asyncio.create_task(_relate(client, event), context=context)
+                    await client.request("POST", "/events", json=[event.model_dump(mode="json") for event, _ in some])
+                return
+            except Exception as error:  # an event that arrived all the same has the same id, and counts once
+                log.debug("%d events are sent one by one (%s)", len(some), redact(error))
+        for event, context in some:
+            context.run(_emit, event)
+
+
+_OUTBOX: ContextVar[_Outbox | None] = ContextVar("_OUTBOX", default=None)
+
+
+async def _relate(client: PrefectClient, event: Event) -> None:
+    """Add the run, its flow and deployment, and their tags, as Prefect does with an event that is sent alone."""
+    known = {resource.id for resource in event.involved_resources}
+    event.related += await related_resources_from_run_context(client, exclude=known)
+
+
+def _emit(event: Event) -> None:
+    emit_event(event.event, dict(event.resource), event.occurred, payload=event.payload, id=event.id)
+
+
 def _send(event: str, resource: dict[str, str], payload: BaseModel) -> None:
     """Send an event, if there is a Prefect server. A failure does not fail the job."""
     try:
         if not (flow_run.id or task_run.id or PREFECT_API_URL.value()):
             return
-        emit_event(event=event, resource=resource, payload=payload.model_dump(exclude_none=True))
+        content = payload.model_dump(exclude_none=True)
+        made = Event(event=event, resource=Resource(resource), payload=content, occurred=datetime.now(UTC))
+        outbox = _OUTBOX.get()
+        if outbox is not None and outbox.is_open:
+            outbox.waiting.append((made, copy_context()))
+        else:
+            _emit(made)
     except Exception as error:
         log.warning("the event %s was not sent (%s)", event, redact(error))

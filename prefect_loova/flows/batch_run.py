@@ -15,6 +15,7 @@ from prefect.utilities.annotations import opaque, quote
 from prefect_loova._prefect.artifacts import publish_batch, publish_prices, publish_review
 from prefect_loova._prefect.concurrency import LIMIT, slot, slot_count
 from prefect_loova._prefect.context import Location, location_of
+from prefect_loova._prefect.events import events_together
 from prefect_loova._prefect.gallery import take_pictures
 from prefect_loova._prefect.gates import check_deployed, parse_gate
 from prefect_loova._prefect.lineage import label_tags, tagged
@@ -241,7 +242,7 @@ class Batch:
     async def _make_all(self, jobs: VideoJobs, plan: Plan) -> BatchReport:
         slots = max(1, await slot_count(self.concurrency_limit))
         wanted = [planned.request for planned in plan.videos]
-        async with tagged(wanted), batch_progress(len(plan.videos)) as count:
+        async with tagged(wanted), batch_progress(len(plan.videos)) as count, events_together():
 
             def notify(outcome: VideoOutcome) -> None:
                 _log_outcome(outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
@@ -95,7 +96,7 @@ class Watched:
             what = pattern.sub(name, what)
         seconds = time.monotonic() - self._started
         self._kinds[what] += 1
-        if what == "event loova.job.saved":
+        if what.endswith("event loova.job.saved"):
             self._saved.append(seconds)
         if self._keep_log:
             self.log.append((seconds, what))
@@ -106,7 +107,10 @@ class Watched:
         def counted(client: Any, request: Any, **options: Any) -> Any:
             url = str(request.url)
             if self._api and url.startswith(self._api):
-                self._note(f"prefect {request.method} {urlsplit(url.removeprefix(self._api)).path}")
+                path = urlsplit(url.removeprefix(self._api)).path
+                self._note(f"prefect {request.method} {path}")
+                for event in json.loads(request.content) if (request.method, path) == ("POST", "/events") else ():
+                    self._note(f"sent together: event {event['event']}")  # one message, and not one each
             elif url.startswith(self._loova):
                 path = urlsplit(url).path
                 self._note(f"loova {request.method} {path if '/v1/' in path else 'the video'}")

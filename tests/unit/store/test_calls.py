@@ -32,5 +32,8 @@ def test_a_forked_process_starts_threads_of_its_own():
     threads.submit(bool).result(5)
     child = os.fork()
     if not child:
-        os._exit(threads.submit(lambda: 7).result(5))
+        try:
+            os._exit(threads.submit(lambda: 7).result(5))
+        finally:
+            os._exit(1)  # a child never goes on with the tests
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

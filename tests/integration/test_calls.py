@@ -1,0 +1,117 @@
+"""What a run asks of Prefect's API: how many requests, and which events together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from prefect_loova import VideoRequest, generate_video, generate_videos
+from tests.support.proxy import NetworkFault, Proxy
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.one_s3_server]
+
+STEPS = ["loova.job.saved", "loova.job.submitted", "loova.job.succeeded"]
+
+
+@pytest.fixture(scope="module")
+def running_proxy(prefect_server) -> Proxy:
+    """A proxy before Prefect's server. It stays: Prefect's services in this process go on to use it."""
+    return Proxy(int(urlsplit(PREFECT_API_URL.value()).port or 0)).__enter__()
+
+
+@pytest.fixture
+def prefect_api(running_proxy: Proxy) -> Iterator[Proxy]:
+    """The proxy, which records what runs ask of Prefect's server."""
+    running_proxy.clear_faults()
+    running_proxy.seen.clear()
+    with temporary_settings({PREFECT_API_URL: f"{running_proxy.url}/api"}):
+        yield running_proxy
+
+
+def requests(count: int) -> list[VideoRequest]:
+    return [VideoRequest(prompt=f"{number} of {uuid4()}", duration=4) for number in range(count)]
+
+
+async def make(wanted: list[VideoRequest], place, **options: Any) -> int:
+    report = await generate_videos(wanted, place.credentials, place.bucket, poll_seconds=0.1, **options)
+    return report.count("saved")
+
+
+async def events_of(request: VideoRequest) -> list[dict[str, Any]]:
+    """The events of a job, when its three steps are told."""
+    body = {"filter": {"resource": {"id": [f"loova.job.{request.key}"]}}, "limit": 50}
+    for _ in range(50):
+        async with get_client() as client:
+            found = json.loads((await client.request("POST", "/events/filter", json=body)).content)["events"]
+        if len(found) >= len(STEPS):
+            break
+        await asyncio.sleep(0.2)
+    return sorted(found, key=lambda event: event["event"])
+
+
+def kinds(proxy: Proxy) -> Counter[str]:
+    return Counter(f"{seen.method} {seen.path.removeprefix('/api')}" for seen in proxy.seen if seen.status != 503)
+
+
+async def test_a_video_of_a_batch_asks_prefect_for_its_page_and_nothing_else(place, prefect_api):
+    await make(requests(1), place, preview="none")
+    costs = []
+    for count in (6, 18):
+        prefect_api.seen.clear()
+        assert await make(requests(count), place, preview="none") == count
+        asked = kinds(prefect_api)
+        progress = sum(number for what, number in asked.items() if what.startswith("PATCH /artifacts/"))
+        costs.append(
+            (asked["POST /artifacts/"], asked.total() - progress - asked["POST /logs/"] - asked["POST /events"])
+        )
+    (pages, total), (more_pages, more) = costs
+    assert more_pages - pages == 12
+    assert more - total < 1.5 * 12  # a page each; a busy server may be asked again for a slot
+
+
+async def test_a_batch_reads_the_limit_twice_however_many_slots_it_takes(place, prefect_api):
+    assert await make(requests(6), place, preview="none") == 6
+    assert kinds(prefect_api)["GET /v2/concurrency_limits/loova"] == 2
+
+
+async def test_events_of_a_batch_are_sent_together_and_say_what_events_sent_alone_say(place, prefect_api):
+    [alone] = requests(1)
+    await generate_video(alone, place.credentials, place.bucket, poll_seconds=0.1)
+    assert "POST /events" not in kinds(prefect_api)
+    wanted = requests(6)
+    assert await make(wanted, place, preview="none") == 6
+    assert 1 <= kinds(prefect_api)["POST /events"] <= 5
+    for request in wanted:
+        for one, event in zip(await events_of(alone), await events_of(request), strict=True):
+            assert event["event"] == one["event"]
+            assert event["payload"].keys() == one["payload"].keys()
+            assert event["resource"].keys() == one["resource"].keys()
+            assert roles(event) == roles(one)
+            assert event["occurred"] < event["received"]
+
+
+def roles(event: dict[str, Any]) -> list[str]:
+    related = event["related"]
+    tags = [one["prefect.resource.id"] for one in related if one["prefect.resource.role"] == "tag"]
+    return sorted(one["prefect.resource.role"] for one in related if one["prefect.resource.role"] != "tag") + tags
+
+
+async def test_events_that_prefect_refuses_together_arrive_one_by_one_and_once(place, prefect_api):
+    lost = NetworkFault(what="answer", when="after", status=405, matching="POST /api/events$", times=99)
+    refused = NetworkFault(what="answer", status=405, matching="POST /api/events$", times=99)
+    for fault in (refused, lost):
+        prefect_api.clear_faults()
+        prefect_api.inject(fault)
+        wanted = requests(3)
+        assert await make(wanted, place, preview="none") == 3
+        for request in wanted:
+            assert [event["event"] for event in await events_of(request)] == STEPS
