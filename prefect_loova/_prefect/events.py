@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime
 from typing import Literal
@@ -121,25 +121,25 @@ async def events_together() -> AsyncIterator[None]:
         yield
     finally:
         _OUTBOX.reset(token)
-        sending.cancel()
+        outbox.closed.set()
         await asyncio.wait({sending})
-        outbox.is_open = False
-        await outbox.send()
 
 
 class _Outbox:
     """The events that wait to be sent together. Each keeps the context of its run, which they are about too."""
 
     def __init__(self) -> None:
-        self.is_open = True
+        self.closed = asyncio.Event()
         self.waiting: list[tuple[Event, Context]] = []
 
     async def keep_sending(self) -> None:
-        while True:
-            await asyncio.sleep(_SECONDS_TOGETHER)
-            await asyncio.shield(self.send())
+        """Send what waits, every 2 seconds and when the outbox is closed."""
+        while not self.closed.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.closed.wait(), _SECONDS_TOGETHER)
+            await self._send()
 
-    async def send(self) -> None:
+    async def _send(self) -> None:
         """Send the waiting events, one by one if they are few or if Prefect's server refuses them together."""
         some, self.waiting = self.waiting, []
         if len(some) >= _FEWEST_TOGETHER:
@@ -176,7 +176,7 @@ def _send(event: str, resource: dict[str, str], payload: BaseModel) -> None:
         content = payload.model_dump(exclude_none=True)
         made = Event(event=event, resource=Resource(resource), payload=content, occurred=datetime.now(UTC))
         outbox = _OUTBOX.get()
-        if outbox is not None and outbox.is_open:
+        if outbox is not None and not outbox.closed.is_set():
             outbox.waiting.append((made, copy_context()))
         else:
             _emit(made)
