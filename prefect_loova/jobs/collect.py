@@ -12,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect_loova._cancellation import task_group
@@ -157,11 +157,16 @@ class _FailureCount:
 
 @dataclass
 class _OpenJob:
-    """What the last look knows of an open job: its slots, whether a task of it runs, and when to look again."""
+    """What the last look knows of an open job: its slots, whether a task of it runs, and when to look again.
+
+    `stored` is the record of a job that only waits for its tasks, as it was at `read_at`.
+    """
 
     slots: int = 0
     runs: bool = False
     due: float = 0.0
+    stored: StoredRecord | None = None
+    read_at: float = 0.0
 
 
 class _Pass:
@@ -234,7 +239,7 @@ class _Pass:
         try:
             if self._s3.is_down:
                 raise StorageError("skipped in this pass, because S3 does not respond", transient=True)
-            stored = await self._read(key)
+            stored = await self._read(key, job)
             if stored is None:
                 if entry_age >= self._jobs.times.forget_after:
                     # The worker that wrote the entry never claimed. If it claims now, `unindex` restores the entry.
@@ -263,7 +268,11 @@ class _Pass:
         self.report.in_doubt[:] = [one for one in self.report.in_doubt if one.key != key]
         self.report.problems[:] = [one for one in self.report.problems if one[0] != key]
 
-    async def _read(self, key: str) -> StoredRecord | None:
+    async def _read(self, key: str, job: _OpenJob) -> StoredRecord | None:
+        now = self._jobs.clock()
+        known, job.stored, read_at, job.read_at = job.stored, None, job.read_at, now
+        if known is not None:
+            return replace(known, age=known.age + now - read_at)
         try:
             stored = await self._jobs.records.read(key, denied_is_missing=False)
         except StorageError as error:
@@ -324,6 +333,9 @@ class _Pass:
         self._loova.add(failed=False)
         if task.state == "running":
             job.runs, job.due = True, jobs.clock() + self._schedule.pause(stored.age)
+            if all(one.state == "submitted" for one in stored.record.attempts):
+                # Whoever ends the job, Loova's next answer says so too, and `record_end` reads the record again.
+                job.stored = stored
             return False
         self._hold(stored.record.key, job.slots - 1)
         await record_end(jobs, submission, task)

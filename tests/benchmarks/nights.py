@@ -144,7 +144,7 @@ class Night:
 
     def open_jobs(self) -> bool:
         """Whether a job is open or queued."""
-        return bool(self.client.list_objects_v2(Bucket=self.s3.bucket, Prefix="loova/_open/", MaxKeys=1)["KeyCount"])
+        return bool(self.client.list_objects_v2(Bucket=self.s3.bucket, Prefix="loova/_open/").get("Contents"))
 
     @property
     def client(self) -> Any:
@@ -298,6 +298,7 @@ def work(on: Night, args: argparse.Namespace) -> int:
             doubts += decide(on)
         if videos >= args.rows and not on.open_jobs():
             return doubts
+    print(f"given up after {args.most_seconds:.0f} s", file=sys.stderr)
     return doubts
 
 
@@ -389,7 +390,7 @@ def one_night(args: argparse.Namespace, limit: int) -> dict[str, Any]:
         asyncio.run(prepare(on, args, limit))
         doubts = work(on, args)
         if args.keep_logs:
-            for log in on.home.glob("*.log"):
+            for log in (on.notes_file, *on.home.glob("*.log")):
                 (args.keep_logs / log.name).write_bytes(log.read_bytes())
         return measured(on, args, limit, doubts)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prefect_loova.errors import InDoubtError
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import VideoRequest
@@ -64,7 +65,37 @@ async def test_it_ends_at_its_time_and_polls_a_running_task_as_seldom_as_a_waiti
         assert all(3 <= task["polls"] <= 12 for task in slow.ledger["tasks"])
 
 
-async def test_a_job_in_doubt_is_reported_once_and_keeps_no_collector_at_work(workers: Workers) -> None:
+async def test_the_record_of_a_running_task_is_not_read_again_for_each_poll(bucket) -> None:
+    with LoovaSimulator(generation_seconds=3600, short_side=64) as slow:
+        workers = Workers(bucket, slow)
+        await queued(workers, 2)
+        await kept(workers, 0)
+        read: list[str] = []
+
+        def note(params: dict[str, Any], **_: Any) -> None:
+            read.append(params["Key"])
+
+        bucket.client.meta.events.register("before-parameter-build.s3.GetObject", note)
+        try:
+            await kept(workers, 3)
+        finally:
+            bucket.client.meta.events.unregister("before-parameter-build.s3.GetObject", note)
+        assert all(task["polls"] >= 8 for task in slow.ledger["tasks"])
+        assert len([key for key in read if key.endswith("record.json")]) == 2
+
+
+async def test_a_job_in_doubt_is_reported_once_however_often_it_is_read(bucket) -> None:
+    with LoovaSimulator(generation_seconds=3600, short_side=64) as slow:
+        workers = Workers(bucket, slow)
+        slow.fail("lost_reply")
+        with pytest.raises(InDoubtError):
+            await workers.submit()
+        await queued(workers, 1)
+        found = await kept(workers, 1.5)
+        assert (len(found.in_doubt), found.running, len(found.submitted)) == (1, 2, 1)
+
+
+async def test_a_job_in_doubt_keeps_no_collector_at_work(workers: Workers) -> None:
     workers.loova.fail("lost_reply")
     await queued(workers, 1)
     started = time.monotonic()
