@@ -122,6 +122,11 @@ class LoovaCredentials(CredentialsBlock):
         "package knows; one of the same name replaces a known one.",
     )
 
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """Return Prefect's key of this type, its slug. `Block` derives the schemas of all nested blocks for it."""
+        return cls.get_block_type_slug()
+
     @field_validator("api_key")
     @classmethod
     def _not_empty(cls, value: SecretStr) -> SecretStr:

@@ -169,6 +169,11 @@ class LoovaVideos(JobBlock[SavedVideo]):
         "credentials block counts.",
     )
 
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """Return Prefect's key of this type, its slug. `Block` derives the schemas of all nested blocks for it."""
+        return cls.get_block_type_slug()
+
     @property
     def location(self) -> Location:
         """The account, the bucket and the prefix."""

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
@@ -18,6 +19,10 @@ class TestLoovaCredentialsAsABlock(BlockStandardTestSuite):
     @pytest.fixture
     def block(self):
         return LoovaCredentials
+
+    def test_prefect_finds_the_type_by_the_key_that_it_would_derive_itself(self, block):
+        key = Block.__dispatch_key__.__func__(block)
+        assert block.__dispatch_key__() == key and Block.get_block_class_from_key(key) is block
 
     def test_has_a_valid_image(self, block):
         """The suite would fetch the logo from where it is published; this is the file that is published there."""

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from prefect import flow
+from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
@@ -41,6 +42,10 @@ class TestLoovaVideosAsABlock(BlockStandardTestSuite):
     @pytest.fixture
     def block(self):
         return LoovaVideos
+
+    def test_prefect_finds_the_type_by_the_key_that_it_would_derive_itself(self, block):
+        key = Block.__dispatch_key__.__func__(block)
+        assert block.__dispatch_key__() == key and Block.get_block_class_from_key(key) is block
 
     def test_has_a_valid_image(self, block):
         """test_credentials.py reads the file that is published there."""

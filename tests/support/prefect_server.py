@@ -21,15 +21,20 @@ class PrefectServer:
         home: The folder of the database and the log.
         database_url: Another database than SQLite in `home`.
         shows_ui: Whether to serve the UI too.
+        logs_retries: Whether the log shows each locked database, to which the server answers 503.
     """
 
-    def __init__(self, home: Path, database_url: str | None = None, *, shows_ui: bool = False) -> None:
+    def __init__(
+        self, home: Path, database_url: str | None = None, *, shows_ui: bool = False, logs_retries: bool = False
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._home = home
         self.log: Path = home / "server.log"
         self._settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url} if database_url else {}
+        if logs_retries:
+            self._settings["PREFECT_SERVER_LOG_RETRYABLE_ERRORS"] = "true"
         if shows_ui:
             self._settings["PREFECT_SERVER_UI_API_URL"] = self.api_url
         self._process: subprocess.Popen[bytes] | None = None
