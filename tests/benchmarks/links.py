@@ -151,7 +151,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--pairs", nargs="+", type=pair_of, metavar="MS,MB,MS,MB")
     parser.add_argument("--everything", action="store_true", help="all 81 pairs of links (hours)")
     parser.add_argument("--mib", type=int, nargs="+", help="for all pairs (default: 4 and 20; 1024 over 200 MB/s)")
-    parser.add_argument("--rounds", type=int, default=3, help="for all but 1 GiB, which runs once")
+    parser.add_argument("--rounds", type=int, default=2, help="for all but 1 GiB, which runs once")
     arguments = parser.parse_args()
     arguments.pairs = arguments.pairs or (every_pair() if arguments.everything else DEFAULT_PAIRS)
     return arguments
