@@ -16,7 +16,7 @@ from prefect_loova.batches.storyboard import Shot
 from prefect_loova.errors import InvalidRequestError, StorageError, first_lines, redact
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import complete_key
+from prefect_loova.jobs.keys import complete_key
 from prefect_loova.models.reports import Seam
 from prefect_loova.models.request import STORED, VideoRequest
 from prefect_loova.models.results import SavedVideo

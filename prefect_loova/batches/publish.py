@@ -17,7 +17,7 @@ from prefect_loova.batches.publish_files import gallery_page, manifest_csv, mani
 from prefect_loova.batches.publish_names import published_names
 from prefect_loova.errors import InvalidRequestError, first_lines, redact
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import complete_key
+from prefect_loova.jobs.keys import complete_key
 from prefect_loova.jobs.save import find_saved
 from prefect_loova.models.media import KINDS, redact_media
 from prefect_loova.models.published import PublishedVideo, PublishedVideos

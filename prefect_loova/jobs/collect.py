@@ -20,7 +20,6 @@ from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import POLL_SECONDS, Deadline
 from prefect_loova.errors import (
     AuthenticationError,
-    InvalidRequestError,
     LoovaError,
     MissingVideoUrlError,
     RecordMismatchError,
@@ -35,7 +34,9 @@ from prefect_loova.errors import (
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect_queue import QueuePass
 from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.jobs.doubt import complete_key, describe_doubt, expire_submission
+from prefect_loova.jobs.doubt import describe_doubt, expire_submission
+from prefect_loova.jobs.handover import handed_over
+from prefect_loova.jobs.keys import find_open_key
 from prefect_loova.jobs.queue import QueuedRequest, enqueue, queued_keys
 from prefect_loova.jobs.submit import submit_video
 from prefect_loova.jobs.wait import PollSchedule, poll_once, record_end
@@ -104,7 +105,7 @@ async def collect(
     deadline = Deadline(keep_for, jobs.clock)
     async with task_group() as saves:
         if key:
-            await run.process(await _find_key(jobs, key))
+            await run.process(await find_open_key(jobs, key))
             if run.refused is not None:
                 raise run.refused
             run.start_saves(saves, is_requested=True)
@@ -117,28 +118,6 @@ async def collect(
             if deadline.left <= 0 or run.is_idle:
                 return run.report
             await jobs.sleep(min(run.pause(), deadline.left))
-
-
-async def _find_key(jobs: VideoJobs, name: str) -> str:
-    """Return the key of a job by its key, the beginning of its key, or its Loova task."""
-    if is_key(name.lower()):
-        if await jobs.records.read(name.lower()) is None:
-            raise InvalidRequestError(f"key: {name} was given: no job has such a key, or its record may not be read")
-        return name.lower()
-    unread = []
-    for key in await jobs.records.list_open_keys():
-        if key.startswith(name.lower()):
-            return await complete_key(jobs, name)
-        try:
-            stored = await jobs.records.read(key)
-        except Exception as error:
-            unread.append(f"{key}: {redact(error)}")
-            continue
-        if stored and any(attempt.task_id == name for attempt in stored.record.attempts):
-            return key
-    more = f"; {len(unread)} open jobs could not be read, the first one is {unread[0]}" if unread else ""
-    given = redact(repr(name), 120)
-    raise InvalidRequestError(f"key: {given} was given: no open job has such a key or Loova task{more}")
 
 
 class _FailureCount:
@@ -298,8 +277,7 @@ class _Pass:
     async def _process_attempt(self, stored: StoredRecord, attempt: Attempt) -> None:
         """Poll the task of one attempt. A problem does not stop the other attempts of the job."""
         try:
-            if attempt.state == "submitted" and not await self._has_ended(stored, attempt):
-                return
+            ended = await self._ended(stored, attempt) if attempt.state == "submitted" else stored
         except RecordConflictError:
             log.debug("job %s: another worker is working on it", stored.record.key)
         except TaskFailedError as error:
@@ -307,9 +285,12 @@ class _Pass:
         except Exception as error:
             self._add_problem(stored.record.key, error)
         else:
-            self._finished.append((stored, attempt))
+            attempt = ended.record.attempt(attempt.number) if ended else attempt
+            if ended is not None and attempt.state == "succeeded":  # else another collector has saved it
+                self._finished.append((ended, attempt))
 
-    async def _has_ended(self, stored: StoredRecord, attempt: Attempt) -> bool:
+    async def _ended(self, stored: StoredRecord, attempt: Attempt) -> StoredRecord | None:
+        """Poll the task of an attempt. Return the record with the end of the task, or None while the task runs."""
         jobs, submission = self._jobs, self._jobs.submission(stored.record, attempt.number, reused=True)
         job = self._open[stored.record.key]
         try:
@@ -334,12 +315,11 @@ class _Pass:
         if task.state == "running":
             job.runs, job.due = True, jobs.clock() + self._schedule.pause(stored.age)
             if all(one.state == "submitted" for one in stored.record.attempts):
-                # Whoever ends the job, Loova's next answer says so too, and `record_end` reads the record again.
+                # Whoever ends the job, Loova's next answer says so too, and S3 refuses a write of an old record.
                 job.stored = stored
-            return False
+            return None
         self._hold(stored.record.key, job.slots - 1)
-        await record_end(jobs, submission, task)
-        return True
+        return await record_end(jobs, submission, task, known=stored)
 
     async def check_api_key(self) -> None:
         """If Loova refused every poll, find out whether the API key is wrong or the tasks belong to another account.
@@ -386,14 +366,16 @@ class _Pass:
         seconds = self._save_seconds * 2.0 ** min(attempt.save_failures, _MAX_DOUBLINGS)
         async with self._save_slots:
             try:
-                saved, _ = await saving.save_video(
-                    self._jobs,
-                    self._jobs.submission(stored.record, attempt.number, reused=True),
-                    upload_options=self._upload_options,
-                    max_bytes=self._max_bytes,
-                    max_wait=0,
-                    max_seconds=saving.MAX_SECONDS if is_requested else seconds,
-                )
+                with handed_over() as handover:
+                    handover.stored = stored
+                    saved, _ = await saving.save_video(
+                        self._jobs,
+                        self._jobs.submission(stored.record, attempt.number, reused=True),
+                        upload_options=self._upload_options,
+                        max_bytes=self._max_bytes,
+                        max_wait=0,
+                        max_seconds=saving.MAX_SECONDS if is_requested else seconds,
+                    )
             except WaitTimeoutError as error:
                 log.debug("job %s: %s", key, error)  # another worker is saving it
                 self._taken.discard((key, attempt.number))

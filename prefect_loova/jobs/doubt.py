@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from prefect_loova._concurrency import map_bounded
 from prefect_loova._timing import backoff
-from prefect_loova.errors import InDoubtError, InvalidRequestError, InvalidTransitionError, LoovaError, redact
+from prefect_loova.errors import InDoubtError, InvalidTransitionError, LoovaError, redact
 from prefect_loova.jobs.context import VideoJobs
+from prefect_loova.jobs.keys import complete_key
 from prefect_loova.models.attempts import Attempt, is_cost
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.results import JobInDoubt
@@ -81,31 +82,6 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
     stored = await read_overdue(jobs, key)
     doubt = describe_doubt(jobs, stored.record, undecided_attempt(jobs, stored.record), await jobs.balance())
     return (await _with_other_jobs(jobs, [doubt]))[0]
-
-
-async def complete_key(jobs: VideoJobs, beginning: str, *, field: str = "key", is_open: bool = True) -> str:
-    """Return the key of the one job whose key has this beginning. A whole key is returned unchanged.
-
-    Args:
-        jobs: The API and the bucket.
-        beginning: The key, or its beginning.
-        field: The name of the value in errors.
-        is_open: Whether to search the open jobs only, or all jobs below the prefix.
-
-    Raises:
-        InvalidRequestError: No job or several jobs have a key with this beginning.
-        StorageError: The bucket may not be listed.
-    """
-    given = beginning.strip().lower()
-    if len(given) == 64:
-        return given
-    listed = await (jobs.records.list_open_keys() if is_open else jobs.records.list_folders(given)) if given else []
-    keys = [key for key in listed if is_key(key) and key.startswith(given)]
-    if len(keys) == 1:
-        return keys[0]
-    kind = "open job" if is_open else "job"
-    count = f"{len(keys)} {kind}s begin" if keys else f"no {kind} begins"
-    raise InvalidRequestError(f"{field}: {redact(repr(beginning), 120)} was given: {count} so")
 
 
 async def read_overdue(jobs: VideoJobs, key: str) -> StoredRecord:

@@ -95,7 +95,8 @@ async def wait_for_video(
         handover = current_handover()
         stored, _ = handover.take(submission.key)
         if stored is None or task.state == "failed":
-            return await record_end(jobs, submission, task, known=stored)
+            await record_end(jobs, submission, task, known=stored)
+            return task
         handover.stored, handover.made = stored, task
         return task
     except BaseException as error:
@@ -188,8 +189,8 @@ def check_task(jobs: VideoJobs, record: JobRecord, submission: Submission) -> No
 
 async def record_end(
     jobs: VideoJobs, submission: Submission, task: VideoTask, *, known: StoredRecord | None = None
-) -> VideoTask:
-    """Store the end of a task in the record, and return the task. `known` is the record as it was last seen.
+) -> StoredRecord:
+    """Store the end of a task in the record, and return the record. `known` is the record as it was last seen.
 
     Raises:
         TaskFailedError: The task ended without a video.
@@ -209,7 +210,7 @@ async def record_end(
     if task.state == "failed":
         await jobs.records.unindex(submission.key)
         raise jobs.failed(stored.record, submission.attempt)
-    return task
+    return stored
 
 
 def with_end(record: JobRecord, submission: Submission, task: VideoTask) -> JobRecord:

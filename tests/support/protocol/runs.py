@@ -276,14 +276,14 @@ class Live:
         """Describe a value that depends on this run, or return None."""
         if isinstance(value, float) and _START <= value < 2 * _START:
             return f"{min(MOST_TICKS, int((self.now - value) // TICK))} ago"
-        if isinstance(value, asyncio.TimerHandle):
-            return f"due in {max(0, math.ceil((value.when() - self.now) / TICK))}"
+        if isinstance(value, asyncio.TimerHandle | asyncio.Timeout) and (when := value.when()) is not None:
+            return f"due in {max(0, math.ceil((when - self.now) / TICK))}"
         if isinstance(value, Deadline) and value.seconds >= FOR_EVER:
             return "no deadline"
         if isinstance(value, StoredRecord):
-            # The code reads the age later only to decide about a save that failed before.
-            has_failed = any(attempt.save_failures for attempt in value.record.attempts)
-            age = f" {value.age // TICK}" if has_failed else ""
+            # The code reads the age later only to decide about a save: one that failed, or another worker's lease.
+            matters = any(attempt.save_failures or attempt.saving for attempt in value.record.attempts)
+            age = f" {value.age // TICK}" if matters else ""
             return f"{value.etag}{age} {describe_value(value.record, self._describe)}"
         return type(value).__name__ if isinstance(value, _CONSTANT) else None
 
