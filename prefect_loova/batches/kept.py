@@ -51,7 +51,9 @@ async def find_kept_shots(jobs: VideoJobs, shots: Iterable[Shot]) -> dict[int, t
 async def _find_kept_shot(jobs: VideoJobs, shot: Shot) -> tuple[PlannedVideo, SavedVideo]:
     given = f"keep: {shot.keep!r} was given"
     try:
-        stored = await jobs.records.read_or_list(await complete_key(jobs, shot.keep, field="keep", is_open=False))
+        stored = await jobs.records.read_or_list(
+            await complete_key(jobs.records, shot.keep, field="keep", is_open=False)
+        )
         if stored is None:
             raise InvalidRequestError(f"{given}: no job has this key, or its record may not be read")
         if stored.record.state != "saved":

@@ -147,7 +147,7 @@ async def find_videos(jobs: VideoJobs, keys: Sequence[str]) -> list[SavedVideo]:
 
 
 async def _find_video(jobs: VideoJobs, given: str) -> SavedVideo:
-    key = await complete_key(jobs, given, field="keys", is_open=False)
+    key = await complete_key(jobs.records, given, field="keys", is_open=False)
     problem, stored = "no job has this key, or its record may not be read (s3:GetObject)", await jobs.records.read(key)
     if stored is not None and stored.record.state != "saved":
         problem = f"the job is {stored.record.state.replace('_', ' ')}, so it has no video in the bucket"

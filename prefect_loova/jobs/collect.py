@@ -105,7 +105,7 @@ async def collect(
     deadline = Deadline(keep_for, jobs.clock)
     async with task_group() as saves:
         if key:
-            await run.process(await find_open_key(jobs, key))
+            await run.process(await find_open_key(jobs.records, key))
             if run.refused is not None:
                 raise run.refused
             run.start_saves(saves, is_requested=True)

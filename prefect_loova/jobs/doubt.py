@@ -86,7 +86,7 @@ async def job_in_doubt(jobs: VideoJobs, key: str) -> JobInDoubt:
 
 async def read_overdue(jobs: VideoJobs, key: str) -> StoredRecord:
     """Read a job's record. Overdue submits in it become in doubt."""
-    key = await complete_key(jobs, key)
+    key = await complete_key(jobs.records, key)
     for conflict in range(_READ_TRIES):
         try:
             return await expire_submission(jobs, await jobs.records.expect(key))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from prefect_loova.errors import InvalidRequestError, redact
-from prefect_loova.jobs.context import VideoJobs
-from prefect_loova.store.records import is_key
+from prefect_loova.store.records import JobRecords, is_key
 
 
-async def complete_key(jobs: VideoJobs, beginning: str, *, field: str = "key", is_open: bool = True) -> str:
+async def complete_key(records: JobRecords, beginning: str, *, field: str = "key", is_open: bool = True) -> str:
     """Return the key of the one job whose key has this beginning. A whole key is returned unchanged.
 
     Args:
-        jobs: The API and the bucket.
+        records: The job records.
         beginning: The key, or its beginning.
         field: The name of the value in errors.
         is_open: Whether to search the open jobs only, or all jobs below the prefix.
@@ -23,7 +22,7 @@ async def complete_key(jobs: VideoJobs, beginning: str, *, field: str = "key", i
     given = beginning.strip().lower()
     if len(given) == 64:
         return given
-    listed = await (jobs.records.list_open_keys() if is_open else jobs.records.list_folders(given)) if given else []
+    listed = await (records.list_open_keys() if is_open else records.list_folders(given)) if given else []
     keys = [key for key in listed if is_key(key) and key.startswith(given)]
     if len(keys) == 1:
         return keys[0]
@@ -32,18 +31,18 @@ async def complete_key(jobs: VideoJobs, beginning: str, *, field: str = "key", i
     raise InvalidRequestError(f"{field}: {redact(repr(beginning), 120)} was given: {count} so")
 
 
-async def find_open_key(jobs: VideoJobs, name: str) -> str:
+async def find_open_key(records: JobRecords, name: str) -> str:
     """Return the key of a job by its key, the beginning of its key, or its Loova task."""
     if is_key(name.lower()):
-        if await jobs.records.read(name.lower()) is None:
+        if await records.read(name.lower()) is None:
             raise InvalidRequestError(f"key: {name} was given: no job has such a key, or its record may not be read")
         return name.lower()
     unread = []
-    for key in await jobs.records.list_open_keys():
+    for key in await records.list_open_keys():
         if key.startswith(name.lower()):
-            return await complete_key(jobs, name)
+            return await complete_key(records, name)
         try:
-            stored = await jobs.records.read(key)
+            stored = await records.read(key)
         except Exception as error:
             unread.append(f"{key}: {redact(error)}")
             continue
