@@ -50,11 +50,12 @@ def test_a_batch_of_twelve_is_billed_once_on(
 
     first = twelve()
     assert len({video.video for video in first}) == len(PROMPTS)
-    assert loova.ledger["totals"]["billed"] == len(PROMPTS)
+    before = loova.ledger["totals"]  # Loova may have refused a POST for which it had no free slot
+    assert before["billed"] == len(PROMPTS)
 
     again = twelve()
     assert [video.video for video in again] == [video.video for video in first]
-    assert loova.ledger["totals"]["posted"] == len(PROMPTS)
+    assert loova.ledger["totals"] == before
 
 
 def test_a_notebook_makes_a_video_with_and_without_await(
