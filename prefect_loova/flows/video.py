@@ -183,7 +183,7 @@ async def generate_video(
 
 async def _is_bought(jobs: VideoJobs, request: VideoRequest, handover: Handover) -> bool:
     """Return whether the video is bought. To wait for a task that already runs, no slot is needed."""
-    jobs.records.start_bucket_check()  # the submit waits for it, and meanwhile this run gets its slot
+    jobs.records.start_bucket_check()  # the submit waits for it; the run gets its slot first
     try:
         stored = await find_record(jobs.records, request)
     except StorageError as error:

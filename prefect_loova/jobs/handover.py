@@ -1,7 +1,7 @@
 """What one step of a job hands to the next step in the same process, so that it does not read the record again.
 
 Inside of `handed_over`, a step gets the record from the step before and not from S3. If another worker wrote the record
-meanwhile, the compare-and-swap of the step's first write is refused, and the step reads the record.
+since then, the compare-and-swap of the step's first write is refused, and the step reads the record.
 """
 
 from __future__ import annotations

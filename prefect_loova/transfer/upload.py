@@ -31,8 +31,8 @@ MAX_PARTS = 10_000
 """The most parts that S3 allows in one upload."""
 
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 3, 6
-"""How many parts are sent at a time: more over a long and fast link. One more is filled meanwhile, so at most seven
-parts are in memory."""
+"""How many parts are sent at a time: more over a long and fast link. While they are sent, one
+more is filled, so at most seven parts are in memory."""
 
 LARGEST_ONLY_PART = 24 * 1024**2
 """The largest video, in bytes, that is sent as one part while it arrives: a second part needs a second connection."""
@@ -210,7 +210,8 @@ class Upload:
     @property
     def _in_flight(self) -> int:
         """How many parts may be sent at a time: what arrives within a round trip to S3, and two more."""
-        rate = self.size / (time.monotonic() - self._first_write)
+        seconds = max(time.monotonic() - self._first_write, 0.001)  # some clocks advance in steps of 16 ms
+        rate = self.size / seconds
         return min(max(LEAST_IN_FLIGHT, 2 + math.ceil(rate * self._round_trip / self.part_bytes)), MOST_IN_FLIGHT)
 
     def _raise_failures(self) -> None:
@@ -253,7 +254,7 @@ class Upload:
     def _ends_within(self, seconds: float) -> bool:
         """Return whether the rest of the object arrives within some seconds if it comes as fast as before."""
         left = (self.expected or 0) - self.size
-        return left * (time.monotonic() - self._first_write) < seconds * self.size
+        return left * (time.monotonic() - self._first_write) <= seconds * self.size
 
     async def _upload_part(self, number: int, part: Part) -> None:
         await asyncio.shield(cast("asyncio.Task[None]", self._begun))
