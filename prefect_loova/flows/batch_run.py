@@ -164,7 +164,8 @@ class Batch:
             else:
                 report = await self._make_reviewed(jobs, requests)
             get_run_logger().info(report.summary, extra=RESULT)
-            await publish_batch(report, await posters(jobs, report), self.manifest)
+            pictures = {} if self.preview == "none" else await posters(jobs, report)
+            await publish_batch(report, pictures, self.manifest)
         if write_report is not None:
             await write_report(report)
         on_their_way: tuple[Outcome, ...] = () if self.wait else ("submitted", "queued")

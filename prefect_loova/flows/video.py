@@ -126,12 +126,11 @@ async def generate_video(
     deadline = Deadline(max_wait)
     if wait == "suspend":
         check_can_suspend()
-    with handed_over() as handover:
+    with handed_over() as handover, tags(*label_tags(request.label)):
         async with tagged([request]), location.open() as jobs:  # the tasks share its API client
             if not request.is_prepared:
                 request = await prepare_media(request, credentials=credentials, bucket=bucket, prefix=prefix)
             async with AsyncExitStack() as stack:
-                stack.enter_context(tags(*label_tags(request.label)))
                 if wait is True and is_shared(limit) and not await _is_bought(jobs, request, handover):
                     await stack.enter_async_context(slot(limit, max_wait=max_wait))
                 while True:

@@ -7,7 +7,6 @@ may run at the same time: the job record decides which one buys, and the lease w
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections import deque
@@ -26,13 +25,11 @@ from prefect_loova.errors import (
     StorageError,
     TaskFailedError,
     TaskNotFoundError,
-    TransferError,
     UnexpectedResponseError,
-    WaitTimeoutError,
-    redact,
 )
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect_queue import QueuePass
+from prefect_loova.jobs.collect_saves import Saves, show_nothing
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import describe_doubt, expire_submission
 from prefect_loova.jobs.handover import handed_over
@@ -51,20 +48,14 @@ SAVE_SECONDS = 120.0
 """The default time for one save in a pass, in seconds. It doubles with each failure, so that a slow host can finish."""
 
 _CONCURRENT_JOBS = 16
-_CONCURRENT_SAVES = 3  # each takes about 40 MiB of memory
 _MAX_FAILURES_IN_A_ROW = 16
 _MAX_DOUBLINGS = 4
-_MAX_PAUSE = 3600.0
 _LIST_QUEUE_SECONDS = 60.0
 """How long the list of queued requests is used: a list of 10,000 takes 10 requests, and a look needs a few entries."""
 _LOOKS_A_POLL = 20
 """The most looks in `poll_seconds`. Polls that are due at about the same time share a look."""
 
 log = logging.getLogger(__name__)
-
-
-async def _show_nothing(saved: SavedVideo) -> None:
-    """Do nothing: the default for `on_saved`."""
 
 
 async def collect(
@@ -77,7 +68,7 @@ async def collect(
     save_seconds: float = SAVE_SECONDS,
     keep_for: float = 0.0,
     poll_seconds: float = POLL_SECONDS,
-    on_saved: Callable[[SavedVideo], Awaitable[None]] = _show_nothing,
+    on_saved: Callable[[SavedVideo], Awaitable[None]] = show_nothing,
 ) -> CollectedVideos:
     """Process every open job, then submit queued requests while slots are free, then save finished videos.
 
@@ -99,25 +90,51 @@ async def collect(
     Raises:
         InvalidRequestError: No job has this key or task.
         AuthenticationError: Loova does not accept the API key.
-        StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached.
+        StorageError: The index may not be listed (`s3:ListBucket`), or S3 cannot be reached. With `keep_for`, S3 is
+            asked again until the time is over.
     """
-    run = _Pass(jobs, dict(upload_options or {}), max_bytes, save_seconds, poll_seconds, on_saved)
+    report = CollectedVideos()
+
+    async def save(stored: StoredRecord, attempt: Attempt) -> SavedVideo:
+        seconds = save_seconds * 2.0 ** min(attempt.save_failures, _MAX_DOUBLINGS)
+        with handed_over() as handover:
+            handover.stored = stored
+            saved, _ = await saving.save_video(
+                jobs,
+                jobs.submission(stored.record, attempt.number, reused=True),
+                upload_options=upload_options,
+                max_bytes=max_bytes,
+                max_wait=0,
+                max_seconds=saving.MAX_SECONDS if key else seconds,
+            )
+        return saved
+
+    # A job that a person asked for is saved at once, and without the time limit of a pass.
+    saves = Saves(report, save, 0.0 if key else jobs.times.save_again_after, on_saved)
+    run = _Pass(jobs, report, saves, poll_seconds)
     deadline = Deadline(keep_for, jobs.clock)
-    async with task_group() as saves:
+    async with task_group() as group:
         if key:
             await run.process(await find_open_key(jobs.records, key))
             if run.refused is not None:
                 raise run.refused
-            run.start_saves(saves, is_requested=True)
-            return run.report
+            saves.start(group)
+            return report
         while True:
-            await run.look()
-            await run.check_api_key()
-            await run.submit_queued(slots)
-            run.start_saves(saves)
-            if deadline.left <= 0 or run.is_idle:
-                return run.report
-            await jobs.sleep(min(run.pause(), deadline.left))
+            is_over, pause = False, poll_seconds
+            try:
+                await run.look()
+                await run.check_api_key()
+                await run.submit_queued(slots)
+                is_over, pause = deadline.left <= 0 or run.is_idle, run.pause()
+            except StorageError as error:
+                if not error.transient or deadline.left <= 0:
+                    raise
+                log.warning("%s. The collector lists it again in %.0f s", error, poll_seconds)
+            saves.start(group)
+            if is_over:
+                return report
+            await jobs.sleep(min(pause, deadline.left))
 
 
 class _FailureCount:
@@ -151,34 +168,19 @@ class _OpenJob:
 class _Pass:
     """One or more looks at the open jobs and the queue. `refused` is the error if Loova refused the key for a task."""
 
-    def __init__(
-        self,
-        jobs: VideoJobs,
-        upload_options: dict[str, Any],
-        max_bytes: int,
-        save_seconds: float,
-        poll_seconds: float,
-        on_saved: Callable[[SavedVideo], Awaitable[None]],
-    ) -> None:
-        self.report = CollectedVideos()
+    def __init__(self, jobs: VideoJobs, report: CollectedVideos, saves: Saves, poll_seconds: float) -> None:
+        self.report = report
         self.refused: AuthenticationError | None = None
         self._jobs = jobs
-        self._upload_options = upload_options
-        self._max_bytes = max_bytes
-        self._save_seconds = save_seconds
+        self._saves = saves
         self._poll_seconds = poll_seconds
         self._schedule = PollSchedule(first=poll_seconds)
-        self._on_saved = on_saved
         self._is_key_accepted = False
-        self._finished: list[tuple[StoredRecord, Attempt]] = []
         self._s3, self._loova = _FailureCount(), _FailureCount()
         self._open: dict[str, _OpenJob] = {}
         self._listed_at = self._queue_listed_at = self._submit_after = -math.inf
         self._must_list = True
         self._queue = deque[str]()
-        self._taken: set[tuple[str, int]] = set()
-        """The attempts whose video is being saved or is saved: a look may have read the record just before that."""
-        self._save_slots = asyncio.Semaphore(_CONCURRENT_SAVES)
 
     async def look(self) -> None:
         """Process the jobs that are due. List the index if one of them ended, or after `poll_seconds`."""
@@ -190,8 +192,9 @@ class _Pass:
         await map_bounded(self.process, due, _CONCURRENT_JOBS)
         if not self._must_list:
             return
-        self._listed_at = self._jobs.clock()
+        now = self._jobs.clock()
         entries = [entry for entry in await self._jobs.records.list_objects("_open") if is_key(entry.name)]
+        self._listed_at = now
         self._open = {entry.name: self._open[entry.name] for entry in entries if entry.name in self._open}
         self.report.running = sum(job.slots for job in self._open.values())
         new = [entry for entry in entries if entry.name not in self._open]
@@ -236,7 +239,7 @@ class _Pass:
             if isinstance(error, RecordMismatchError) and error.is_other_api:
                 log.debug("job %s: %s", key, error)
             else:
-                self._add_problem(key, error)
+                self.report.add_problem(key, error)
         else:
             for attempt in stored.record.attempts:
                 if attempt.state in ("submitted", "succeeded"):
@@ -283,11 +286,11 @@ class _Pass:
         except TaskFailedError as error:
             self.report.add_failure(stored.record.key, error)
         except Exception as error:
-            self._add_problem(stored.record.key, error)
+            self.report.add_problem(stored.record.key, error)
         else:
             attempt = ended.record.attempt(attempt.number) if ended else attempt
             if ended is not None and attempt.state == "succeeded":  # else another collector has saved it
-                self._finished.append((ended, attempt))
+                self._saves.add(ended, attempt)
 
     async def _ended(self, stored: StoredRecord, attempt: Attempt) -> StoredRecord | None:
         """Poll the task of an attempt. Return the record with the end of the task, or None while the task runs."""
@@ -336,56 +339,6 @@ class _Pass:
         except UnexpectedResponseError as error:
             log.debug("cannot check the API key: %s", error)
 
-    def start_saves(self, group: asyncio.TaskGroup, *, is_requested: bool = False) -> None:
-        """Start to save the finished videos, three at a time. Videos that failed before are last.
-
-        If a person requested the job, it is saved at once and without the time limit of a pass.
-        """
-        finished = [one for one in self._finished if (one[0].record.key, one[1].number) not in self._taken]
-        due = [one for one in finished if is_requested or not self._must_wait(*one)]
-        due.sort(key=lambda one: one[1].save_failures)
-        self._finished = []
-        for stored, attempt in due:
-            self._taken.add((stored.record.key, attempt.number))
-            group.create_task(self._save(stored, attempt, is_requested))
-
-    def _must_wait(self, stored: StoredRecord, attempt: Attempt) -> bool:
-        """Return whether the last save failed so recently that this pass does not retry it."""
-        if not attempt.save_failures:
-            return False
-        pause = min(self._jobs.times.save_again_after * 2.0 ** min(attempt.save_failures - 1, 30), _MAX_PAUSE)
-        left = pause - stored.age
-        if left > 0:
-            times = "1 time" if attempt.save_failures == 1 else f"{attempt.save_failures} times"
-            problem = f"task {attempt.task_id} could not be saved {times}; the next try is in {left:.0f} s"
-            self._add_problem(stored.record.key, TransferError(problem))
-        return left > 0
-
-    async def _save(self, stored: StoredRecord, attempt: Attempt, is_requested: bool) -> None:
-        key = stored.record.key
-        seconds = self._save_seconds * 2.0 ** min(attempt.save_failures, _MAX_DOUBLINGS)
-        async with self._save_slots:
-            try:
-                with handed_over() as handover:
-                    handover.stored = stored
-                    saved, _ = await saving.save_video(
-                        self._jobs,
-                        self._jobs.submission(stored.record, attempt.number, reused=True),
-                        upload_options=self._upload_options,
-                        max_bytes=self._max_bytes,
-                        max_wait=0,
-                        max_seconds=saving.MAX_SECONDS if is_requested else seconds,
-                    )
-            except WaitTimeoutError as error:
-                log.debug("job %s: %s", key, error)  # another worker is saving it
-                self._taken.discard((key, attempt.number))
-            except Exception as error:
-                self._add_problem(key, error)
-                self._taken.discard((key, attempt.number))
-            else:
-                self.report.saved.append(saved)
-                await self._on_saved(saved)
-
     async def submit_queued(self, slots: int) -> None:
         """Submit queued requests one after the other, the oldest first, until no slot is free.
 
@@ -407,7 +360,7 @@ class _Pass:
                 self._open.setdefault(made.key, _OpenJob(slots=1, runs=True, due=due))
             return made
 
-        queue = QueuePass(self._jobs, submit, self.report, self._count, self._add_problem)
+        queue = QueuePass(self._jobs, submit, self.report, self._count)
         free = slots - self.report.running
         while self._queue and free > 0 and not queue.is_stopped:
             free -= await queue.submit(self._queue.popleft(), is_new_list=is_new)
@@ -415,9 +368,3 @@ class _Pass:
             # The entries that were not submitted are listed again.
             wait = self._poll_seconds if queue.is_full else _LIST_QUEUE_SECONDS
             self._submit_after, self._queue_listed_at = now + wait, -math.inf
-
-    def _add_problem(self, key: str, error: Exception) -> None:
-        # Only our own errors are known to hold no secret.
-        problem = error if isinstance(error, LoovaError) else redact(f"{type(error).__name__}: {error}")
-        log.warning("job %s: %s", key, problem)
-        self.report.problems.append((key, redact(problem)))

@@ -50,8 +50,7 @@ log = logging.getLogger(__name__)
 class QueuePass:
     """The submits of one look. If `is_stopped` is true, the other entries wait. `is_full`: Loova has no free slot.
 
-    `submit` submits one request without waiting. `count` adds a job in doubt and its slots to the report, and
-    `add_problem` a problem with a job.
+    `submit` submits one request without waiting. `count` adds a job in doubt and its slots to the report.
     """
 
     def __init__(
@@ -60,14 +59,12 @@ class QueuePass:
         submit: Callable[[QueuedRequest], Awaitable[Submission]],
         report: CollectedVideos,
         count: Callable[[StoredRecord], None],
-        add_problem: Callable[[str, Exception], None],
     ) -> None:
         self.is_stopped = self.is_full = False
         self._jobs = jobs
         self._submit = submit
         self._report = report
         self._count = count
-        self._add_problem = add_problem
         self._too_expensive = math.inf
         self._skipped = 0
         self._storage_errors = 0
@@ -90,12 +87,12 @@ class QueuePass:
             self._skipped = 0
             return await self._buy(entry)
         except StorageError as error:
-            self._add_problem(key, error)
+            self._report.add_problem(key, error)
             self._storage_errors += error.transient
             if self._storage_errors >= _MAX_STORAGE_ERRORS:
                 self._stop(error)
         except Exception as error:
-            self._add_problem(key, error)
+            self._report.add_problem(key, error)
         return False
 
     async def _buy(self, entry: QueuedRequest) -> bool:
@@ -154,7 +151,7 @@ class QueuePass:
         if 401 in statuses or error.http_status is None or not 400 <= error.http_status < 500:
             self._stop(error)
             return
-        self._add_problem(entry.key, error)
+        self._report.add_problem(entry.key, error)
         self._suspects.append((entry, error))
         if len(self._suspects) >= _MAX_SUSPECTS:
             self._stop(error)

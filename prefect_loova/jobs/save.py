@@ -240,6 +240,7 @@ async def _transfer(
                 unchecked=None if attempt.unchecked else beside,
                 on_unchecked=lambda copied: unchecked.append(stored_video(beside.key, copied)),
                 sleep=jobs.sleep,
+                clock=jobs.clock,
                 total_timeout=max_seconds,
             )
         except VideoUrlRefusedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from datetime import date
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_loova.errors import ContentRefusedError, LoovaError, counted, redact
 from prefect_loova.models.prices import format_credits, format_difference
 from prefect_loova.models.results import JobInDoubt, SavedVideo, Submission
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["failed", "content_refused", "in_doubt", "not_started", "submitted", "queued", "saved", "reused"]
 """The outcome of a request. Outcomes that need a person come first.
@@ -262,6 +265,13 @@ class CollectedVideos(BaseModel):
         """Add a job that ended without a video."""
         jobs = self.content_refused if isinstance(error, ContentRefusedError) else self.failed
         jobs.append((key, redact(error)))
+
+    def add_problem(self, key: str, error: Exception) -> None:
+        """Add a job that could not be read, submitted or saved, and log it."""
+        # Only our own errors are known to hold no secret.
+        problem = error if isinstance(error, LoovaError) else redact(f"{type(error).__name__}: {error}")
+        log.warning("job %s: %s", key, problem)
+        self.problems.append((key, redact(problem)))
 
     @property
     def summary(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ async def copy_video(
     unchecked: Target | None = None,
     on_unchecked: Callable[[CopyResult], None] = lambda _: None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
     tries: int = 10,
     read_timeout: float = 30.0,
     least_rate: float = LEAST_RATE,
@@ -99,6 +101,7 @@ async def copy_video(
             so this may be the only copy of something that was paid for.
         on_unchecked: Called when that content is stored.
         sleep: Waits before a retry, in seconds.
+        clock: Measures how fast the video arrives, in seconds.
         tries: How many requests to the host may fail in a row. A request that brings new bytes resets the count.
         read_timeout: Seconds without a byte after which the host's connection counts as broken.
         least_rate: The fewest bytes per second that the host must send, averaged over `slow_seconds`.
@@ -130,7 +133,13 @@ async def copy_video(
                 sleep=sleep,
             )
             upload_to = partial(
-                Upload, s3, on_upload=on_upload, on_commit=on_commit, sleep=sleep, fill_seconds=fill_seconds
+                Upload,
+                s3,
+                on_upload=on_upload,
+                on_commit=on_commit,
+                sleep=sleep,
+                clock=clock,
+                fill_seconds=fill_seconds,
             )
             try:
                 return await _copy(download, partial(upload_to, target), part_bytes, max_bytes, is_checked=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable
 
 BLOCK_BYTES = 64 * 1024
 """How many bytes are sent at a time while a part fills. S3 accepts no chunk under 8 KiB but the last."""
@@ -46,6 +47,16 @@ class Part:
         if self.filled == len(self.buffer):
             self.is_full.set()
         return data[len(piece) :]
+
+    async def is_full_before(self, pause: Awaitable[None]) -> bool:
+        """Wait until the part is full or a pause is over. Return whether the part is full."""
+        waits = [asyncio.ensure_future(pause), asyncio.ensure_future(self.is_full.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        return self.is_full.is_set()
 
     def end(self) -> None:
         """Leave out what is not written. The part is full then."""

@@ -37,6 +37,9 @@ more is filled, so at most seven parts are in memory."""
 LARGEST_ONLY_PART = 24 * 1024**2
 """The largest video, in bytes, that is sent as one part while it arrives: a second part needs a second connection."""
 
+SOON, LOOK_AGAIN = 0.05, 0.01
+"""A video that is to be one part needs no upload if the rest arrives in 50 ms, which is estimated each 10 ms."""
+
 ROUND_TRIPS_OF_PARTS = 3
 """How many requests must be answered, one after the other, for an object in parts and not for one in one request."""
 
@@ -81,6 +84,7 @@ class Upload:
         on_upload: Callable[[str], Awaitable[None]],
         on_commit: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
         fill_seconds: float = FILL_SECONDS,
     ) -> None:
         self.part_bytes = 0
@@ -92,6 +96,7 @@ class Upload:
         self._on_upload = on_upload
         self._on_commit = on_commit
         self._sleep = sleep
+        self._clock = clock
         self._fill_seconds = fill_seconds
         self._crc = 0
         self._copy_id = secrets.token_hex(16)
@@ -151,23 +156,23 @@ class Upload:
             self._part.end()
             if self._begun is not None and not self._streams:
                 await self._send_part(self._part)
-        if self._in_parts or (self._begun is not None and not self._is_only_part):
+        if self._begun is not None:
+            # An object that goes in one request takes over the connection that is used here.
             await asyncio.gather(*self._sending)
+        if self._in_parts:
             await self._on_commit()
         await run_uncancelled(self._finish())
 
     async def close(self) -> None:
-        """Cancel the parts in flight, and abort the upload unless it was committed. Logs failures."""
+        """Cancel the parts in flight, and abort the upload unless the object was made of its parts. Logs failures."""
         if self._part is not None:
             self._part.interrupt()
         for task in self._sending:
-            # An upload that turned out to be of no use is still being aborted.
-            if not (self._committed and task is self._begun):
-                task.cancel()
+            task.cancel()
         # A part that arrives after the abort may stay and cost money. So wait for the parts in flight.
         await self._calls.wait()
         await asyncio.gather(*self._sending, return_exceptions=True)
-        if not self._committed:
+        if not (self._committed and self._in_parts):
             await self._abort()
 
     async def _abort(self) -> None:
@@ -182,17 +187,16 @@ class Upload:
             log.warning("an unfinished upload was left behind: %s", error)
         except S3_ERRORS as error:
             log.warning("an unfinished upload was left behind: %s", self._calls.failure(error, "AbortMultipartUpload"))
+        self._upload_id, self._may_have_duplicate = None, False
 
     def _plan(self) -> None:
         """Decide how the object is sent."""
-        self._first_write = time.monotonic()
+        self._first_write = self._clock()
         is_tls = urlsplit(self._s3.meta.endpoint_url).scheme == "https"
         self._streams = is_tls and self._calls.checksums and (self.expected or 0) > AT_ONCE_BYTES
         if self._streams and self.expected is not None and self.expected <= LARGEST_ONLY_PART:
             self.part_bytes = self.expected
             self._is_only_part = True
-        if self._streams:
-            self._begun = self._start(self._begin())
 
     async def _empty_buffer(self) -> bytearray:
         """Return memory for a part. Another piece is taken only if none is free."""
@@ -210,7 +214,7 @@ class Upload:
     @property
     def _in_flight(self) -> int:
         """How many parts may be sent at a time: what arrives within a round trip to S3, and two more."""
-        seconds = max(time.monotonic() - self._first_write, 0.001)  # some clocks advance in steps of 16 ms
+        seconds = max(self._clock() - self._first_write, 0.001)  # some clocks advance in steps of 16 ms
         rate = self.size / seconds
         return min(max(LEAST_IN_FLIGHT, 2 + math.ceil(rate * self._round_trip / self.part_bytes)), MOST_IN_FLIGHT)
 
@@ -221,8 +225,9 @@ class Upload:
 
     async def _send_part(self, part: Part) -> None:
         if self._begun is None:
-            self._begun = self._start(self._begin())
-            await self._begun
+            self._begun = self._start(self._begin(part))
+            if not self._streams:
+                await self._begun
         self._part_count += 1
         self._start(self._upload_part(self._part_count, part))
 
@@ -231,13 +236,19 @@ class Upload:
         self._sending.add(task)
         return task
 
-    async def _begin(self) -> None:
+    async def _begin(self, part: Part) -> None:
         """Create the multipart upload, before its first part is sent."""
-        began = time.monotonic()
+        while self._is_only_part:
+            if await part.is_full_before(self._sleep(LOOK_AGAIN)):
+                return
+            if not self._ends_within(SOON):
+                break
+        began = self._clock()
         await run_uncancelled(self._create())
-        self._round_trip = time.monotonic() - began
+        self._round_trip = self._clock() - began
         if self._is_only_part and self._ends_within(ROUND_TRIPS_OF_PARTS * self._round_trip):
-            await self._abort()
+            if not part.is_full.is_set():
+                await self._abort()
             return
         self._in_parts = True
         try:
@@ -254,7 +265,7 @@ class Upload:
     def _ends_within(self, seconds: float) -> bool:
         """Return whether the rest of the object arrives within some seconds if it comes as fast as before."""
         left = (self.expected or 0) - self.size
-        return left * (time.monotonic() - self._first_write) <= seconds * self.size
+        return left * (self._clock() - self._first_write) <= seconds * self.size
 
     async def _upload_part(self, number: int, part: Part) -> None:
         await asyncio.shield(cast("asyncio.Task[None]", self._begun))

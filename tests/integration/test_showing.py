@@ -239,8 +239,8 @@ async def test_the_page_links_to_play_the_video_only_on_request(place, bucket, r
     assert hashlib.sha256(answer.content).hexdigest() == saved.sha256
 
 
-async def test_the_run_and_its_tasks_are_tagged_by_model(place, request_of):
-    request = request_of(model="seedance_2_0_fast")
+async def test_the_run_and_its_tasks_are_tagged_by_model_and_label(place, request_of):
+    request = request_of(model="seedance_2_0_fast", label="spring")
     await made(request, place)
     async with get_client() as client:
         wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=["model:seedance_2_0_fast"]))
@@ -249,7 +249,7 @@ async def test_the_run_and_its_tasks_are_tagged_by_model(place, request_of):
             task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[UUID(str(run.id))]))
         )
     assert tasks
-    assert all({"loova", "model:seedance_2_0_fast"} <= set(one.tags) for one in tasks)
+    assert all({"loova", "model:seedance_2_0_fast", "label:spring"} <= set(one.tags) for one in tasks)
 
 
 async def test_the_timeline_of_a_batch_connects_the_steps_of_each_video_only(place, request_of):

@@ -39,12 +39,14 @@ def s3(running: OddS3) -> OddS3:
     return running
 
 
-async def copy(s3: OddS3, host: VideoHost, client: Any = None, **changes: Any) -> CopyResult:
-    async def quick(_: float) -> None:
-        await asyncio.sleep(0)
+async def quick(_: float) -> None:
+    await asyncio.sleep(0)
 
+
+async def copy(s3: OddS3, host: VideoHost, client: Any = None, **changes: Any) -> CopyResult:
     client = client or s3.client()
-    return await copy_video(host.url(), client, Target("bucket", KEY), allow_private=True, sleep=quick, **changes)
+    changes = {"sleep": quick} | changes
+    return await copy_video(host.url(), client, Target("bucket", KEY), allow_private=True, **changes)
 
 
 def requests(s3: OddS3, operation: str) -> int:
@@ -182,6 +184,12 @@ async def test_a_lease_that_is_lost_before_the_parts_become_an_object_leaves_not
     assert s3.objects == {} and s3.uploads == {}
 
 
+async def test_a_video_that_arrives_at_once_begins_no_upload(s3: OddS3) -> None:
+    async with VideoHost(Reply(long_video(SIZE))) as host:
+        await copy(s3, host, sleep=lambda _: asyncio.sleep(60))
+    assert content(s3) == long_video(SIZE) and requests(s3, "POST") == 0 and requests(s3, "PUT loova/") == 1
+
+
 async def test_a_video_that_is_there_before_s3_answers_goes_in_one_request(s3: OddS3) -> None:
     def answer_late(asked: Any) -> None:
         if asked["operation"] == "uploads":
@@ -196,8 +204,9 @@ async def test_a_video_that_is_there_before_s3_answers_goes_in_one_request(s3: O
     async def on_commit() -> None:
         commits.append(None)
 
-    async with VideoHost(Reply(video)) as host:
+    async with VideoHost(Reply(video, block=64 * 1024, pace=0.01)) as host:
         await copy(s3, host, on_upload=on_upload, on_commit=on_commit)
+    assert requests(s3, "POST uploads") == requests(s3, "DELETE uploadId") == 1
     assert content(s3) == video and s3.uploads == {} and uploads == [] and commits == []
     assert requests(s3, "PUT uploadId") == 0 and requests(s3, "PUT loova/") == 1
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from prefect_loova.errors import InDoubtError
+from prefect_loova.errors import InDoubtError, StorageError
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.workers import Workers, until
+from tests.integration.jobs.workers import FOR_EVER, Workers, until
+from tests.support.proxy import NetworkFault, Proxy
+from tests.support.s3_servers import Bucket
 
 SLOTS = 3
 
@@ -31,8 +34,16 @@ async def queued(workers: Workers, count: int) -> None:
         await enqueue(jobs, [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)])
 
 
-async def kept(workers: Workers, seconds: float, poll_seconds: float = 0.1, **options: Any) -> CollectedVideos:
-    async with workers.worker(s3=workers.bucket.client) as jobs:
+def through(proxy: Proxy, bucket: Bucket) -> Any:
+    """A client that may list, and whose requests pass the proxy."""
+    server = replace(bucket.server, endpoint_url=proxy.url)
+    return server.client(retries={"total_max_attempts": 1}, read_timeout=5)
+
+
+async def kept(
+    workers: Workers, seconds: float, poll_seconds: float = 0.1, s3: Any = None, **options: Any
+) -> CollectedVideos:
+    async with workers.worker(s3=s3 or workers.bucket.client) as jobs:
         return await collect(jobs, slots=SLOTS, keep_for=seconds, poll_seconds=poll_seconds, **options)
 
 
@@ -104,7 +115,7 @@ async def test_a_job_in_doubt_keeps_no_collector_at_work(workers: Workers) -> No
     assert (len(found.in_doubt), found.submitted, workers.totals["billed"]) == (1, [], 1)
 
 
-async def test_requests_that_are_queued_meanwhile_are_made_too(workers: Workers) -> None:
+async def test_requests_that_are_queued_while_it_works_are_made_too(workers: Workers) -> None:
     await queued(workers, 1)
 
     async def queue_more(saved: SavedVideo) -> None:
@@ -114,6 +125,25 @@ async def test_requests_that_are_queued_meanwhile_are_made_too(workers: Workers)
     await kept(workers, 300, on_saved=queue_more)
     await kept(workers, 300)
     assert workers.totals["billed"] == 3
+
+
+@pytest.mark.parametrize("prefix", [r"_open%2F(&|$)", r"[^&]*queued"], ids=["open jobs", "queue"])
+async def test_a_list_that_fails_for_a_while_ends_no_collector(
+    workers: Workers, proxy: Proxy, caplog: pytest.LogCaptureFixture, prefix: str
+) -> None:
+    await queued(workers, 6)
+    proxy.inject(NetworkFault(what="answer", status=503, at=1, times=30, matching=rf"^GET .*prefix=loova%2F{prefix}"))
+    found = await kept(workers, 300, s3=through(proxy, workers.bucket))
+    assert "The collector lists it again" in caplog.text
+    assert (len(found.saved), found.running, found.queued, workers.totals["billed"]) == (6, 0, 0, 6)
+
+
+async def test_a_list_that_fails_to_the_end_is_reported_at_the_end(workers: Workers, proxy: Proxy) -> None:
+    proxy.inject(NetworkFault(what="answer", status=503, times=FOR_EVER, matching=r"^GET .*list-type=2"))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="503"):
+        await kept(workers, 2, s3=through(proxy, workers.bucket))
+    assert time.monotonic() - started > 1.9
 
 
 async def test_two_collectors_buy_each_once_and_leave_nothing(workers: Workers) -> None:
