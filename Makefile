@@ -108,7 +108,7 @@ bench-preview: $(BENCH_READY) ## The previews of a 15 s 1080p video: seconds, me
 bench-lost-reply: $(READY) ## Lose the answer to a paid POST: ours, and seven packages from PyPI in environments of their own
 	@.venv/bin/python tests/benchmarks/lost_reply.py $(ARGS)
 
-bench-nights: $(READY) ## Whole nights: a detached batch, collectors on two workers, kills (2 hours); ARGS="--rows 1000 --limit 6 --kill-each 100"
+bench-nights: $(READY) ## Whole nights: a detached batch, collectors on two workers, kills (3 hours); ARGS="--rows 1000 --limit 6 --kill-each 100"
 	@.venv/bin/python tests/benchmarks/nights.py $(ARGS)
 
 lint: $(READY) ## Check style, layout, and that imports point down

@@ -87,6 +87,7 @@ async def generate_videos(
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos all runs together make at
             the same time. It is created with 6 if it does not exist.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+            With `none`, the page of the batch has no pictures either.
         review: `suspend`: when the takes are in the bucket, the run is suspended until a person chooses in a form in
             the Prefect UI, and then goes on. A run that Prefect cannot suspend ends there: decide with
             `prefect-loova review`, and run it again. A re-run honours the decisions.
@@ -182,6 +183,7 @@ async def generate_from_manifest(
         upload_options: boto3's `ExtraArgs` of an upload.
         concurrency_limit: The Prefect global concurrency limit. Its value is how many videos are made at the same time.
         preview: What the page of each video shows: `moving` (256 KiB each in Prefect's database), `still`, or `none`.
+            With `none`, the page of the batch has no pictures either.
         review: `suspend`: when the takes are in the bucket, the run is suspended until a person chooses in a form in
             the Prefect UI, and then goes on. A run that Prefect cannot suspend ends there: decide with
             `prefect-loova review`, and run it again. A re-run honours the decisions.

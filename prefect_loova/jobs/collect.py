@@ -29,7 +29,7 @@ from prefect_loova.errors import (
 )
 from prefect_loova.jobs import save as saving
 from prefect_loova.jobs.collect_queue import QueuePass
-from prefect_loova.jobs.collect_saves import Saves, show_nothing
+from prefect_loova.jobs.collect_saves import Saves
 from prefect_loova.jobs.context import VideoJobs
 from prefect_loova.jobs.doubt import describe_doubt, expire_submission
 from prefect_loova.jobs.handover import handed_over
@@ -58,6 +58,10 @@ _LOOKS_A_POLL = 20
 log = logging.getLogger(__name__)
 
 
+async def _show_nothing(saved: SavedVideo) -> None:
+    """Do nothing: the default for `on_saved`."""
+
+
 async def collect(
     jobs: VideoJobs,
     *,
@@ -68,7 +72,7 @@ async def collect(
     save_seconds: float = SAVE_SECONDS,
     keep_for: float = 0.0,
     poll_seconds: float = POLL_SECONDS,
-    on_saved: Callable[[SavedVideo], Awaitable[None]] = show_nothing,
+    on_saved: Callable[[SavedVideo], Awaitable[None]] = _show_nothing,
 ) -> CollectedVideos:
     """Process every open job, then submit queued requests while slots are free, then save finished videos.
 

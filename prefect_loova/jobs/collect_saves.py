@@ -18,10 +18,6 @@ _MAX_PAUSE = 3600.0
 log = logging.getLogger(__name__)
 
 
-async def show_nothing(saved: SavedVideo) -> None:
-    """Do nothing: the default for `on_saved`."""
-
-
 class Saves:
     """The saves of a collector. What is saved and what fails is added to `report`.
 
@@ -34,7 +30,7 @@ class Saves:
         report: CollectedVideos,
         save: Callable[[StoredRecord, Attempt], Awaitable[SavedVideo]],
         again_after: float,
-        on_saved: Callable[[SavedVideo], Awaitable[None]] = show_nothing,
+        on_saved: Callable[[SavedVideo], Awaitable[None]],
     ) -> None:
         self._report = report
         self._save_video = save

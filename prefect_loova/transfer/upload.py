@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import secrets
-import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -84,7 +83,7 @@ class Upload:
         on_upload: Callable[[str], Awaitable[None]],
         on_commit: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         fill_seconds: float = FILL_SECONDS,
     ) -> None:
         self.part_bytes = 0
@@ -237,7 +236,7 @@ class Upload:
         return task
 
     async def _begin(self, part: Part) -> None:
-        """Create the multipart upload, before its first part is sent."""
+        """Create the multipart upload before its first part is sent, unless the object is complete sooner."""
         while self._is_only_part:
             if await part.is_full_before(self._sleep(LOOK_AGAIN)):
                 return

@@ -213,6 +213,14 @@ async def test_a_gallery_links_the_pages_that_this_prefect_server_has(place, req
     assert links == [artifact_key("video", shown.key, shown.name), former]
 
 
+async def test_without_previews_the_page_of_a_batch_has_no_pictures(place, request_of):
+    wanted = [request_of()]
+    await generate_videos(wanted, place.credentials, place.bucket, preview="still")
+    await generate_videos(wanted, place.credentials, place.bucket, preview="none")
+    with_pictures, without = (await artifacts("loova-batch"))[-2:]
+    assert "data:image" in with_pictures and "data:image" not in without
+
+
 async def test_a_picture_that_cannot_be_stored_fails_neither_video_nor_page(place, bucket, loova, request_of, caplog):
     tight = minimal_policy(bucket, PREFIX)
     for statement in tight["Statement"]:

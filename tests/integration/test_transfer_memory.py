@@ -76,8 +76,10 @@ async def test_a_copy_that_is_sent_while_it_arrives_takes_less_than_64_mib_too(s
         sys.executable, SINK, trusted, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert sink.stdin is not None and sink.stdout is not None
-    port = int(await sink.stdout.readline())
-    taken = await memory_of_copy(size, f"https://127.0.0.1:{port}", "bucket", "any", "any", AWS_CA_BUNDLE=str(trusted))
-    sink.stdin.close()
-    await sink.wait()
+    try:
+        where = f"https://127.0.0.1:{int(await sink.stdout.readline())}"
+        taken = await memory_of_copy(size, where, "bucket", "any", "any", AWS_CA_BUNDLE=str(trusted))
+    finally:
+        sink.stdin.close()
+        await sink.wait()
     assert taken < 64 * MIB

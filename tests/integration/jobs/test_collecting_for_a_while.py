@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import SavedVideo
 from prefect_loova.simulator import LoovaSimulator
-from tests.integration.jobs.workers import FOR_EVER, Workers, until
+from tests.integration.jobs.workers import FOR_EVER, Workers, through, until
 from tests.support.proxy import NetworkFault, Proxy
 from tests.support.s3_servers import Bucket
 
@@ -34,10 +33,8 @@ async def queued(workers: Workers, count: int) -> None:
         await enqueue(jobs, [VideoRequest(prompt=f"video {number}", duration=4) for number in range(count)])
 
 
-def through(proxy: Proxy, bucket: Bucket) -> Any:
-    """A client that may list, and whose requests pass the proxy."""
-    server = replace(bucket.server, endpoint_url=proxy.url)
-    return server.client(retries={"total_max_attempts": 1}, read_timeout=5)
+def listing(proxy: Proxy, bucket: Bucket) -> Any:
+    return through(proxy, bucket, bucket.server.access_key, bucket.server.secret_key)
 
 
 async def kept(
@@ -133,7 +130,7 @@ async def test_a_list_that_fails_for_a_while_ends_no_collector(
 ) -> None:
     await queued(workers, 6)
     proxy.inject(NetworkFault(what="answer", status=503, at=1, times=30, matching=rf"^GET .*prefix=loova%2F{prefix}"))
-    found = await kept(workers, 300, s3=through(proxy, workers.bucket))
+    found = await kept(workers, 300, s3=listing(proxy, workers.bucket))
     assert "The collector lists it again" in caplog.text
     assert (len(found.saved), found.running, found.queued, workers.totals["billed"]) == (6, 0, 0, 6)
 
@@ -142,7 +139,7 @@ async def test_a_list_that_fails_to_the_end_is_reported_at_the_end(workers: Work
     proxy.inject(NetworkFault(what="answer", status=503, times=FOR_EVER, matching=r"^GET .*list-type=2"))
     started = time.monotonic()
     with pytest.raises(StorageError, match="503"):
-        await kept(workers, 2, s3=through(proxy, workers.bucket))
+        await kept(workers, 2, s3=listing(proxy, workers.bucket))
     assert time.monotonic() - started > 1.9
 
 

@@ -185,9 +185,10 @@ class Workers:
 
 
 @cache
-def through(proxy: Proxy, bucket: Bucket) -> Any:
+def through(proxy: Proxy, bucket: Bucket, *keys: str) -> Any:
+    """A client whose requests pass the proxy: of a user with the minimal policy, or with these keys."""
     server = replace(bucket.server, endpoint_url=proxy.url)
-    return server.client_of(*bucket.limited_keys, retries={"total_max_attempts": 1}, read_timeout=5)
+    return server.client_of(*(keys or bucket.limited_keys), retries={"total_max_attempts": 1}, read_timeout=5)
 
 
 async def in_doubt(workers: Workers) -> None:
