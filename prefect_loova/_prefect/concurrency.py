@@ -35,6 +35,11 @@ SLOT_TIMEOUT = 600.0
 
 _LEASE_SECONDS = 60.0  # Prefect's minimum: the slot of a killed run is released soonest
 
+# On SQLite, Prefect refuses a slot while it writes the start of the last slot's task, and its client asks again after
+# 2 s (decision 0030). A pause between slots prevents that. A wait that was long for another reason is no worse for it.
+_LONG_SECONDS = 1.0
+_PAUSE_SECONDS = 0.2
+
 
 async def slot_count(limit: str) -> int:
     """Return how many videos may be generated at the same time: the value of the limit, which is created if needed.
@@ -113,8 +118,12 @@ async def _acquire(limit: str, timeout: float, max_wait: float | None) -> Abstra
                 raise_on_lease_renewal_failure=False,
             )
             try:
+                await asyncio.sleep(gate.pause)
+                asked = time.monotonic()
                 async with asyncio.timeout(seconds + 5):
                     await lease.__aenter__()
+                if time.monotonic() - asked > _LONG_SECONDS:
+                    gate.pause = _PAUSE_SECONDS
                 return lease
             except TimeoutError:
                 if time.monotonic() >= until:
@@ -154,6 +163,7 @@ class _Gate:
         self.turn = asyncio.Lock()
         self.closed_until = 0.0
         self.exists = False
+        self.pause = 0.0  # before a slot is asked for
 
 
 _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Gate]] = WeakKeyDictionary()

@@ -118,12 +118,13 @@ async def batch_progress(total: int) -> AsyncIterator[Callable[[VideoOutcome], N
 
     async def keep_updated() -> None:
         while True:
-            changed.clear()
-            await show()
             await asyncio.sleep(_BATCH_SECONDS)
             await changed.wait()
+            changed.clear()
+            await show()
 
     log_counts()
+    await show()  # not beside the first slot: SQLite would refuse that (decision 0030)
     updates = asyncio.create_task(keep_updated())
     try:
         yield count

@@ -69,7 +69,9 @@ async def _check_url(
     except (TransferError, TimeoutError, StartOverError) as error:
         if isinstance(error, VideoUrlRefusedError) and (error.http_status or 400) >= 400:
             raise MediaError(error.message) from None
-        warn("%s cannot be checked from here (%s); continuing", redact_media(url), redact(error, 200))
+        # The message alone: the error says that credits are spent, and nothing is bought yet.
+        reason = error.message if isinstance(error, TransferError) else f"no usable reply in {_CHECK_SECONDS:.0f} s"
+        warn("%s cannot be checked from here (%s); continuing", redact_media(url), redact(reason, 200))
         return
     size = download.announced if download.announced is not None else download.received
     if problem := content_problem(bytes(head[:HEAD_BYTES]), size, kind, rules):

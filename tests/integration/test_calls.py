@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -33,6 +35,7 @@ def prefect_api(running_proxy: Proxy) -> Iterator[Proxy]:
     """The proxy, which records what runs ask of Prefect's server."""
     running_proxy.clear_faults()
     running_proxy.seen.clear()
+    running_proxy.watch = None
     with temporary_settings({PREFECT_API_URL: f"{running_proxy.url}/api"}):
         yield running_proxy
 
@@ -111,3 +114,23 @@ async def test_events_that_prefect_refuses_together_arrive_one_by_one_and_once(p
         assert await make(wanted, place, preview="none") == 3
         for request in wanted:
             assert [event["event"] for event in await events_of(request)] == STEPS
+
+
+async def test_after_a_refused_slot_the_lanes_of_a_batch_take_theirs_apart(place, prefect_api):
+    refused = NetworkFault(what="answer", status=503, matching="increment-with-lease$")
+    prefect_api.inject(refused)
+    limit = f"loova-{uuid4()}"  # Prefect asks for the slots of a limit where it asked first: here, through the proxy
+    assert await make(requests(4), place, preview="none", concurrency_limit=limit) == 4
+    firsts = {seen.path: seen.replied for seen in reversed(prefect_api.seen) if seen.path.endswith("/renew")}
+    times = sorted(filter(None, firsts.values()))
+    assert len(times) >= 4
+    assert all(later - earlier > 0.15 for earlier, later in pairwise(times[:4]))
+
+
+async def test_the_progress_bar_of_a_batch_is_created_before_its_first_slot(place, prefect_api):
+    prefect_api.inject(NetworkFault(what="delay", seconds=1, matching="POST /api/artifacts/$"))
+    came: dict[str, float] = {}
+    prefect_api.watch = lambda line: came.setdefault(line, time.monotonic())
+    assert await make(requests(2), place, preview="none", concurrency_limit=f"loova-{uuid4()}") == 2
+    waited = came["POST /api/v2/concurrency_limits/increment-with-lease"] - came["POST /api/artifacts/"]
+    assert waited >= 1

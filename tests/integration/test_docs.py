@@ -111,9 +111,10 @@ async def test_gates_judge_a_batch_as_shown(stored, loova):
 async def test_drafts_are_made_for_a_review_as_shown(stored, loova, tmp_path, monkeypatch):
     (tmp_path / "products.yaml").write_text(to_run("directing.md", "yaml")[0])
     monkeypatch.chdir(tmp_path)
-    drafts = VideoRequest(prompt="a lamp at home", model="seedance_2_0_fast", duration=4, takes=2)
-    for take in drafts.all_takes:
-        await bought(stored, **take.model_dump(exclude={"takes"}))
+    for place in ("the sea", "home", "night"):
+        drafts = VideoRequest(prompt=f"a lamp at {place}", model="seedance_2_0_fast", duration=4, takes=2)
+        for take in drafts.all_takes:
+            await bought(stored, **take.model_dump(exclude={"takes"}))
     report = await example("directing.md")["lamps"]()
     assert [(video.is_draft, video.choice) for video in report.videos] == [(True, "to review")] * 6
     assert loova.ledger["totals"]["billed"] == 6

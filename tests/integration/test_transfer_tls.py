@@ -84,7 +84,7 @@ async def test_a_video_is_sent_while_it_arrives(s3: OddS3) -> None:
 
 async def test_a_video_of_several_parts_is_sent_part_by_part_while_it_arrives(s3: OddS3) -> None:
     client, video = s3.client(), long_video(26 * MIB)
-    async with VideoHost(Reply(video, block=256 * 1024, pace=0.005)) as host:
+    async with VideoHost(Reply(video, block=256 * 1024, pace=0.02)) as host:
         parts = Parts(client, host)
         await copy(s3, host, client)
     assert content(s3) == video and s3.uploads == {} and len(parts.began) == 4

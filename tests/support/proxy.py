@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+import selectors
 import signal
 import socket
 import struct
@@ -119,6 +120,15 @@ class _Wire:
 
     def buffered(self) -> bytes:
         return self._taken(len(self._buffer))
+
+    def waits_before(self, server: _Wire) -> bool:
+        """Wait for a message. Return False if the server closes its idle connection first: its client must see that."""
+        if self._buffer:
+            return True
+        with selectors.DefaultSelector() as both:
+            both.register(self.sock, selectors.EVENT_READ)
+            both.register(server.sock, selectors.EVENT_READ)
+            return any(ready.fileobj is self.sock for ready, _ in both.select())
 
     def _taken(self, count: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:count])
@@ -251,6 +261,8 @@ class Proxy:
                 sock.close()
 
     def _exchange(self, client: _Wire, server: _Wire) -> bool:
+        if not client.waits_before(server):
+            return False
         request = client.head()
         with self._lock:
             self._in_flight += 1

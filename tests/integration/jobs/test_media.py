@@ -554,6 +554,7 @@ async def test_a_warning_is_logged_once_while_a_submit_waits_for_a_slot(workers:
     assert workers.totals["posted"] == 10
     looked = [record for record in told if "cannot be checked from here" in record.getMessage()]
     assert len(looked) > 2
+    assert "credits spent" not in looked[0].getMessage()
     assert [record.levelname for record in looked] == ["WARNING"] + ["DEBUG"] * (len(looked) - 1)
     assert sum("@image2" in record.getMessage() for record in told) == 1
 

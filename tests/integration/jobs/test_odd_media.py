@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,35 +216,38 @@ async def test_files_beside_urls_of_one_kind_are_refused_in_both_modes(
     assert workers.totals["posted"] == 1 + (mode == "omni_reference")
 
 
-LIMITS: dict[str, tuple[dict[str, Any], str]] = {
-    "a short video": ({"video_urls": [video(seconds=1.75)]}, "it lasts 1.75 s, less than media.min_seconds"),
-    "a short audio": ({"audio_urls": [audio("wav", "pcm_s16le", 1.79)]}, "it lasts 1.79 s, less than media.min_sec"),
-    "long videos": ({"video_urls": [video(seconds=7.5), video(seconds=7.75)]}, "video_urls: 15.25 s in all, more than"),
+LIMITS: dict[str, tuple[str, Callable[[], list[bytes]], str]] = {
+    "a short video": ("video", lambda: [video(seconds=1.75)], "it lasts 1.75 s, less than media.min_seconds"),
+    "a short audio": ("audio", lambda: [audio("wav", "pcm_s16le", 1.79)], "it lasts 1.79 s, less than media.min_sec"),
+    "long videos": (
+        "video",
+        lambda: [video(seconds=7.5), video(seconds=7.75)],
+        "video_urls: 15.25 s in all, more than",
+    ),
     "long audios": (
-        {"audio_urls": [audio("wav", "pcm_s16le", 15.2)]},
+        "audio",
+        lambda: [audio("wav", "pcm_s16le", 15.2)],
         r"audio_urls: 15.20 s in all, more than media.max_total_seconds \(15.1 s\)",
     ),
 }
-FITTING: dict[str, dict[str, Any]] = {
-    "videos": {"video_urls": [video(seconds=1.8333), video(seconds=7.5), video(seconds=5.75)]},
-    "audios": {"audio_urls": [audio("wav", "pcm_s16le", 1.8), audio("wav", "pcm_s16le", 13.3)]},
+FITTING: dict[str, Callable[[], list[bytes]]] = {
+    "video": lambda: [video(seconds=1.8333), video(seconds=7.5), video(seconds=5.75)],
+    "audio": lambda: [audio("wav", "pcm_s16le", 1.8), audio("wav", "pcm_s16le", 13.3)],
 }
 
 
-def in_s3(workers: Workers, media: dict[str, list[bytes]]) -> VideoRequest:
-    texts = {
-        name: [put(workers, f"{name}-{number}", content) for number, content in enumerate(contents)]
-        for name, contents in media.items()
-    }
-    return VideoRequest(prompt="a cat", duration=4, **({"image_urls": ["https://example.com/a.png"]} | texts))
+def in_s3(workers: Workers, kind: str, contents: list[bytes]) -> VideoRequest:
+    uris = [put(workers, f"{kind}-{number}", content) for number, content in enumerate(contents)]
+    media: dict[str, Any] = {"image_urls": ["https://example.com/a.png"], f"{kind}_urls": uris}
+    return VideoRequest(prompt="a cat", duration=4, **media)
 
 
 @pytest.mark.parametrize("name", LIMITS)
 async def test_a_broken_limit_is_a_warning_and_a_refusal_if_the_user_says_so(
     workers: Workers, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    media, problem = LIMITS[name]
-    request = in_s3(workers, media)
+    kind, make, problem = LIMITS[name]
+    request = in_s3(workers, kind, make())
     async with workers.worker(media=REFUSE) as jobs:
         with pytest.raises(InvalidRequestError, match=problem) as caught:
             await MediaPreparer(jobs).prepare(request)
@@ -260,10 +264,10 @@ async def test_a_broken_limit_is_a_warning_and_a_refusal_if_the_user_says_so(
     assert problem.replace("\\", "") in warning
 
 
-@pytest.mark.parametrize("name", FITTING)
-async def test_media_at_the_limits_are_bought(workers: Workers, caplog: pytest.LogCaptureFixture, name: str) -> None:
+@pytest.mark.parametrize("kind", FITTING)
+async def test_media_at_the_limits_are_bought(workers: Workers, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     caplog.set_level(logging.WARNING, "prefect_loova")
-    await bought(workers, in_s3(workers, FITTING[name]), REFUSE)
+    await bought(workers, in_s3(workers, kind, FITTING[kind]()), REFUSE)
     assert warnings(caplog) == []
 
 

@@ -23,7 +23,7 @@ from prefect_loova.models.attempts import Decision
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.request import VideoRequest
 from prefect_loova.models.results import Submission
-from tests.integration.jobs.workers import AT_ONCE, PATIENT, TIMES, Workers, through, until
+from tests.integration.jobs.workers import AT_ONCE, PATIENT, TIMES, Clock, Workers, through, until
 from tests.support.proxy import NetworkFault, Proxy
 
 LINK = "https://b.s3.amazonaws.com/cat.png?AWSAccessKeyId=AKIA&Signature={}%3D&Expires=1800000000"
@@ -202,10 +202,12 @@ async def test_a_lost_answer_to_closing_the_former_key_stops_nothing(
 async def test_a_former_key_that_cannot_be_closed_stops_the_submit_soon(workers: Workers, proxy: Proxy) -> None:
     former = str(asked("s1").former_key)
     proxy.inject(NetworkFault(what="answer", status=412, matching=rf"^PUT .*{former}", times=1000))
+    clock = Clock()
     with pytest.raises(StorageError, match=f"{former}.*may not be read"):
-        await bought(workers, asked("s1"), s3=through(proxy, workers.bucket))
+        await bought(workers, asked("s1"), s3=through(proxy, workers.bucket), sleep=clock.sleep)
     assert workers.totals["posted"] == 0
     assert len(proxy.seen) < 40
+    assert sum(clock.slept) < 60
 
 
 async def test_a_link_without_such_a_signature_costs_no_further_request(workers: Workers, proxy: Proxy) -> None:
