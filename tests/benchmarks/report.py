@@ -32,6 +32,7 @@ def finish(
     *,
     aims: Mapping[str, bool],
     figures: Mapping[str, Any],
+    target: str | None = None,
     packages: Iterable[str] = (),
     tools: Mapping[str, str] | None = None,
     plot: Callable[[Any], None] | None = None,
@@ -45,6 +46,7 @@ def finish(
         rows: The cells. None means not measured.
         aims: Each aim as a sentence with its bound, and whether this run reached it.
         figures: All measurements.
+        target: The target of make that runs the benchmark, `bench-TARGET`. By default it is the name.
         packages: Python packages whose versions matter.
         tools: Other programs, with their versions.
         plot: A function that draws into a matplotlib `Figure`.
@@ -55,7 +57,7 @@ def finish(
         "name": name,
         "date": datetime.now(UTC).date().isoformat(),
         "revision": _revision(),
-        "command": f"make bench-{name}" + (f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""),
+        "command": f"make bench-{target or name}" + (f' ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""),
         "machine": machine(),
         "versions": {package: version(package) for package in ("prefect", "httpx", "boto3", *packages)} | (tools or {}),
         "table": text,

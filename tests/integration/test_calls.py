@@ -124,7 +124,7 @@ async def test_after_a_refused_slot_the_lanes_of_a_batch_take_theirs_apart(place
     firsts = {seen.path: seen.replied for seen in reversed(prefect_api.seen) if seen.path.endswith("/renew")}
     times = sorted(filter(None, firsts.values()))
     assert len(times) >= 4
-    assert all(later - earlier > 0.15 for earlier, later in pairwise(times[:4]))
+    assert all(later - earlier > 0.1 for earlier, later in pairwise(times[:4]))  # without the pause, about 0.06 s
 
 
 async def test_the_progress_bar_of_a_batch_is_created_before_its_first_slot(place, prefect_api):
