@@ -50,7 +50,7 @@ test-live: $(READY) ## What the package assumes about Loova, on the real API: as
 test-crash: $(READY) ## A fault at every request, 2,000 random schedules, races (40 minutes); CRASH_SEED=n
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -m "" tests/crash $(ARGS)
 
-test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (12 minutes, on one core)
+test-protocol: $(READY) ## The record protocol in every order of its requests, with faults (an hour, on one core)
 	@CRASH_EVERYTHING=1 .venv/bin/pytest -s -n 0 tests/unit/jobs/test_protocol_exhaustive.py $(ARGS)
 
 test-pythons: $(UV) ## Unit and contract tests, and flows, on other Pythons that are installed; PYTHONS="3.12 /path/to/python3.13"
