@@ -70,7 +70,7 @@ async def _check_url(
         if isinstance(error, VideoUrlRefusedError) and (error.http_status or 400) >= 400:
             raise MediaError(error.message) from None
         # The message alone: the error says that credits are spent, and nothing is bought yet.
-        reason = error.message if isinstance(error, TransferError) else f"no usable reply in {_CHECK_SECONDS:.0f} s"
+        reason = error.message if isinstance(error, TransferError) else f"no usable reply within {_CHECK_SECONDS:.0f} s"
         warn("%s cannot be checked from here (%s); continuing", redact_media(url), redact(reason, 200))
         return
     size = download.announced if download.announced is not None else download.received

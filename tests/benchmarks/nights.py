@@ -395,7 +395,7 @@ def one_night(args: argparse.Namespace, limit: int) -> dict[str, Any]:
         return measured(on, args, limit, doubts)
 
 
-COLUMNS = {
+MEASURES = {
     "generation s": "generation",
     "billed": "billed",
     "refused": "refused",
@@ -429,7 +429,7 @@ def main() -> None:
     args = parser.parse_args()
     for limit in args.limit:
         found = one_night(args, limit)
-        measures = {title: found[name] for title, name in COLUMNS.items()}
+        measures = {title: found[name] for title, name in MEASURES.items()}
         measures |= {f"CPU ms a row: {part}": ms for part, ms in found["cpu_ms"].items()}
         finish(
             f"nights-{limit}",

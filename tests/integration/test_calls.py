@@ -116,7 +116,7 @@ async def test_events_that_prefect_refuses_together_arrive_one_by_one_and_once(p
             assert [event["event"] for event in await events_of(request)] == STEPS
 
 
-async def test_after_a_refused_slot_the_lanes_of_a_batch_take_theirs_apart(place, prefect_api):
+async def test_after_a_refused_slot_a_batch_pauses_before_each_further_slot(place, prefect_api):
     refused = NetworkFault(what="answer", status=503, matching="increment-with-lease$")
     prefect_api.inject(refused)
     limit = f"loova-{uuid4()}"  # Prefect asks for the slots of a limit where it asked first: here, through the proxy

@@ -121,8 +121,8 @@ class _Wire:
     def buffered(self) -> bytes:
         return self._taken(len(self._buffer))
 
-    def waits_before(self, server: _Wire) -> bool:
-        """Wait for a message. Return False if the server closes its idle connection first: its client must see that."""
+    def sends_before(self, server: _Wire) -> bool:
+        """Wait for a message. Return False if the server closes the connection first: its client must see that."""
         if self._buffer:
             return True
         with selectors.DefaultSelector() as both:
@@ -261,7 +261,7 @@ class Proxy:
                 sock.close()
 
     def _exchange(self, client: _Wire, server: _Wire) -> bool:
-        if not client.waits_before(server):
+        if not client.sends_before(server):
             return False
         request = client.head()
         with self._lock:
