@@ -84,7 +84,7 @@ class _VirtualLoova:
             return VideoTask(task_id=task_id, state="running")
         return VideoTask(task_id=task_id, state="succeeded", video_url="https://example.com/video.mp4")
 
-    async def change(self, key: str, change: Callable[[Any], Any]) -> None:
+    async def change(self, key: str, change: Callable[[Any], Any], known: Any = None) -> None:
         """The job record's end is noted elsewhere."""
 
 
