@@ -26,10 +26,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from billing import BillingServer, Received, Scenario, certificate
-from report import Cell, finish
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from prefect_loova.simulator.s3 import EmbeddedS3
+from tests.benchmarks.billing import BillingServer, Received, Scenario, certificate
+from tests.benchmarks.report import Cell, finish
 
 PEERS_FOLDER = Path(__file__).parent / "peers"
 ROOT = Path(__file__).parents[2]

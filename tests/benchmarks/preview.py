@@ -17,7 +17,6 @@ flow where they have to be made and where they are there.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import json
 import os
@@ -237,7 +236,7 @@ def in_a_run(s3: EmbeddedS3) -> dict[str, Any]:
             for kept in (None, with_them, without):  # bought without pictures; they are made; they are there
                 started = time.perf_counter()
                 preview = "moving" if kept is not None else "none"
-                asyncio.run(generate_video(request, **place(base_url, s3), preview=preview))  # type: ignore[arg-type]
+                generate_video(request, **place(base_url, s3), preview=preview)  # type: ignore[arg-type]
                 if kept is not None:
                     kept.append(time.perf_counter() - started)
     finally:

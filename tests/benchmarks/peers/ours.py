@@ -40,7 +40,7 @@ def main(base_url: str, s3: dict[str, str]) -> None:
     asyncio.run(start())
     witness(
         "prefect-loova",
-        lambda: asyncio.run(generate_video(VideoRequest(prompt=PROMPT), credentials, bucket)),
+        lambda: generate_video(VideoRequest(prompt=PROMPT), credentials, bucket),
         can_list=any("list" in name for name in dir(LoovaClient)),
     )
 

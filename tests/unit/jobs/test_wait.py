@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_loova.jobs.wait import PollSchedule
+from tests.benchmarks.waiting import by_our_code, by_schedule
 
 HOURS_3 = 3 * 3600.0
 
@@ -65,3 +66,8 @@ def test_an_end_is_noticed_soon_in_proportion_to_the_time_waited() -> None:
     lags = [(polls_until(length, chance)[1], length) for length in lengths]
     assert statistics.median(lag for lag, _ in lags) <= 20
     assert all(lag <= max(20, 0.07 * (length + lag)) for lag, length in lags)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 200.0, HOURS_3])
+def test_wait_for_video_follows_the_schedule_as_make_bench_waiting_measures_it(seconds: float) -> None:
+    assert by_our_code(7, seconds) == by_schedule(PollSchedule())(7, seconds)
