@@ -180,7 +180,7 @@ class EmbeddedS3:
         file = self._folder / "server.json"
         settings: dict[str, Any] = {
             "access_key": f"LOOVA{secrets.token_hex(8).upper()}",
-            "secret_key": secrets.token_urlsafe(30),
+            "secret_key": secrets.token_hex(20),
             "port": 0,
         }
         if file.exists():
