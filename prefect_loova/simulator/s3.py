@@ -180,7 +180,7 @@ class EmbeddedS3:
         file = self._folder / "server.json"
         settings: dict[str, Any] = {
             "access_key": f"LOOVA{secrets.token_hex(8).upper()}",
-            "secret_key": secrets.token_hex(20),
+            "secret_key": secrets.token_hex(20),  # a command would take a leading dash for an option
             "port": 0,
         }
         if file.exists():
