@@ -156,16 +156,29 @@ async def test_two_collectors_buy_each_once_and_leave_nothing(workers: Workers) 
 
 async def test_no_list_of_the_bucket_grows_with_what_is_finished(workers: Workers) -> None:
     await queued(workers, 24)
-    listed: list[int] = []
+    saved: list[SavedVideo] = []
+    saved_before: list[int] = []
+    entries, most = [], []
 
-    def note(parsed: dict[str, Any], **_: Any) -> None:
-        listed.append(parsed.get("KeyCount", len(parsed.get("Contents", []))))
+    async def note_saved(video: SavedVideo) -> None:
+        saved.append(video)
 
-    workers.bucket.client.meta.events.register("after-call.s3.ListObjectsV2", note)
+    def note_saves(**_: Any) -> None:
+        saved_before.append(len(saved))
+
+    def note_entries(parsed: dict[str, Any], **_: Any) -> None:
+        if parsed["Prefix"].endswith("/_open/"):
+            entries.append(len(parsed.get("Contents", [])))
+            most.append(workers.totals["billed"] + 1 - saved_before[-1])  # 1: a job that is being submitted
+
+    events = workers.bucket.client.meta.events
+    events.register("before-call.s3.ListObjectsV2", note_saves)
+    events.register("after-call.s3.ListObjectsV2", note_entries)
     try:
-        await kept(workers, 300)
+        await kept(workers, 300, on_saved=note_saved)
     finally:
-        workers.bucket.client.meta.events.unregister("after-call.s3.ListObjectsV2", note)
-    assert len(listed) > 8
-    assert max(listed[2:]) <= 24
-    assert max(listed[-4:]) <= 2 * SLOTS
+        events.unregister("before-call.s3.ListObjectsV2", note_saves)
+        events.unregister("after-call.s3.ListObjectsV2", note_entries)
+    assert len(entries) > 8
+    assert saved_before[-1] > 0
+    assert all(count <= bound for count, bound in zip(entries, most, strict=True)), (entries, most)
