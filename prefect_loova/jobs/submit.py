@@ -91,10 +91,11 @@ async def submit_video(
                 if payload is None or jobs.clock() - checked_at > _PAYLOAD_SECONDS:
                     payload = await deliver_media(jobs, request, max_wait=max_wait, is_repeated=payload is not None)
                     checked_at = jobs.clock()
-                stored = await _claim(jobs, request, stored, max_paid_attempts)
+                claimed, stored = await _claim(jobs, request, stored, max_paid_attempts)
                 stop = asyncio.Event()
                 with defer_sigterm(stop.set):
-                    stored = await run_uncancelled(_buy(jobs, payload, stored, stop), partial(_stop_submit, stop))
+                    buying = _buy(jobs, payload, claimed, stored, stop)
+                    stored = await run_uncancelled(buying, partial(_stop_submit, stop))
                 handover.stored = stored
                 return jobs.submission(stored.record, reused=False)
             late: LoovaError = _held_by_another_worker(jobs, stored.record)
@@ -175,20 +176,19 @@ def _held_by_another_worker(jobs: VideoJobs, record: JobRecord) -> WaitTimeoutEr
 
 async def _claim(
     jobs: VideoJobs, request: VideoRequest, stored: StoredRecord | None, max_paid_attempts: int
-) -> StoredRecord:
-    """Claim the job at today's price, within the budget."""
+) -> tuple[JobRecord, StoredRecord | None]:
+    """Claim the job at today's price, within the budget.
+
+    Returns:
+        The claimed record, and the same as it is stored, or None: the first claim of a request is written together
+        with `submitting`.
+    """
     await close_former_key(jobs.records, request, stored, jobs.sleep)
     price = request.estimate_credits(jobs.loova.models)
     by = jobs.by | ({"label": request.label} if request.label else {})
     if stored is None:
         day = await jobs.budget.reserve(request.key, 1, 0, price)
-        record = JobRecord.claimed(request, jobs.loova.origin, by, budget_day=day, credits_estimate=price)
-        before = jobs.clock(), jobs.wall()
-        await jobs.records.index(record)
-        stored = await jobs.records.create(record)
-        if max(jobs.clock() - before[0], jobs.wall() - before[1]) > jobs.times.forget_after / 2:
-            await jobs.records.index(record)  # a collector may have removed such an old entry
-        return stored
+        return JobRecord.claimed(request, jobs.loova.origin, by, budget_day=day, credits_estimate=price), None
     move = partial(
         stored.record.move,
         _CLAIMS[stored.record.state],
@@ -201,7 +201,7 @@ async def _claim(
     stored = await jobs.records.advance(stored, move(budget_day=day))
     # After the claim, because the worker that ended the job may unindex it late.
     await jobs.records.index(stored.record)
-    return stored
+    return stored.record, stored
 
 
 def _stop_submit(stop: asyncio.Event) -> None:
@@ -209,15 +209,18 @@ def _stop_submit(stop: asyncio.Event) -> None:
     log.warning("cancelled during a submit: waiting for its answer, so that it is not lost")
 
 
-async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, stop: asyncio.Event) -> StoredRecord:
+async def _buy(
+    jobs: VideoJobs, payload: SubmitPayload, claimed: JobRecord, stored: StoredRecord | None, stop: asyncio.Event
+) -> StoredRecord:
     """Send the one paid POST, between the two writes of the record."""
-    number = stored.record.current.number
+    number = claimed.current.number
     seconds = jobs.loova.submit_seconds(payload.files)
-    stored, is_fresh = await _begin(jobs, stored, number, seconds, await jobs.balance())
+    stored, age = await _begin(jobs, claimed, stored, seconds, await jobs.balance())
     try:
         if stop.is_set():
             raise NotSentError("cancelled before the submit was sent; nothing was bought")
-        task = await jobs.loova.submit_video(payload.request, payload.files, is_fresh=is_fresh)
+        # Connecting may take longer than `fresh_for`. No worker doubts the job within the POST's own timeout.
+        task = await jobs.loova.submit_video(payload.request, payload.files, is_fresh=lambda: age() <= seconds)
     except (RejectedError, NotSentError) as error:
         refused: AttemptFields = {"content_refused": True} if isinstance(error, InputRefusedError) else {}
         record = await _record_answer(jobs, stored, number, "refused", error, **refused)
@@ -241,24 +244,37 @@ async def _buy(jobs: VideoJobs, payload: SubmitPayload, stored: StoredRecord, st
 
 
 async def _begin(
-    jobs: VideoJobs, stored: StoredRecord, number: int, seconds: float, balance: float | None
-) -> tuple[StoredRecord, Callable[[], bool]]:
-    """Write `submitting`. Return the record, and a function that says whether the POST may still be sent."""
-    for attempt in range(_PURCHASE_TRIES):
-        before = jobs.clock(), jobs.wall()
+    jobs: VideoJobs, claimed: JobRecord, stored: StoredRecord | None, seconds: float, balance: float | None
+) -> tuple[StoredRecord, Callable[[], float]]:
+    """Write `submitting`. Return the record, and a function that returns the age of this write in seconds."""
+    number = claimed.current.number
+    tries = 0
+    while True:
+        age = _stopwatch(jobs)
+        record = claimed.move("begin", number, post_timeout_seconds=seconds, credits_before=balance)
+        if stored is None:
+            await jobs.records.index(record)
+            stored = await jobs.records.create(record)
+        else:
+            stored = await jobs.records.advance(stored, record)
+        took = age()
+        if took > jobs.times.forget_after / 2:
+            await jobs.records.index(record)  # a collector may have removed such an old entry
+        if took <= jobs.times.fresh_for:
+            return stored, age
+        tries += 1
+        if tries == _PURCHASE_TRIES:
+            slow = StorageError(f"{jobs.name(record)}: S3 is too slow to submit safely", transient=True)
+            await _record_answer(jobs, stored, number, "refused", slow)
+            raise slow
+        log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, tries)
+        claimed = stored.record
 
-        def age(before: tuple[float, float] = before) -> float:
-            return max(jobs.clock() - before[0], jobs.wall() - before[1])
 
-        record = stored.record.move("begin", number, post_timeout_seconds=seconds, credits_before=balance)
-        stored = await jobs.records.advance(stored, record)
-        if age() <= jobs.times.fresh_for:
-            # Connecting may take longer. No worker doubts the job within the POST's own timeout.
-            return stored, lambda: age() <= seconds
-        log.warning("S3 took over %.0f s to write the job record; writing it again (%d)", jobs.times.fresh_for, attempt)
-    slow = StorageError(f"{jobs.name(stored.record)}: S3 is too slow to submit safely", transient=True)
-    await _record_answer(jobs, stored, number, "refused", slow)
-    raise slow
+def _stopwatch(jobs: VideoJobs) -> Callable[[], float]:
+    """Return a function that returns the seconds since now, by the clock that shows more of them."""
+    clock, wall = jobs.clock(), jobs.wall()
+    return lambda: max(jobs.clock() - clock, jobs.wall() - wall)
 
 
 async def _record_answer(

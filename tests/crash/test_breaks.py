@@ -26,7 +26,9 @@ SECONDS = 300
 
 SEARCH = "tests/unit/jobs/test_protocol_exhaustive.py::test_no_order_of_requests_breaks_a_promise"
 WORKER_AND_COLLECTOR = f"{SEARCH}[a worker and a collector, one fault]"
+WORKER_AND_COLLECTOR_AFTER_CLAIM = f"{SEARCH}[a worker and a collector after a claim, one fault]"
 TWO_WORKERS = f"{SEARCH}[two workers, one fault]"
+TWO_WORKERS_AFTER_CLAIM = f"{SEARCH}[two workers after a claim, one late answer, 20 steps]"
 TRANSFER = "tests/integration/test_transfer.py"
 RECORDS = "tests/integration/test_records.py"
 JOBS = "tests/integration/jobs"
@@ -100,9 +102,9 @@ BREAKS = [
     Break(
         "`submitting` is not written before the POST",
         "jobs/submit.py",
-        "stored, is_fresh = await _begin(jobs, stored, number, seconds, await jobs.balance())",
-        "is_fresh = lambda: True",
-        (WORKER_AND_COLLECTOR,),
+        "stored, age = await _begin(jobs, claimed, stored, seconds, await jobs.balance())",
+        "age = lambda: 0.0",
+        (WORKER_AND_COLLECTOR_AFTER_CLAIM,),
         "A submits, and the record says claimed",
     ),
     Break(
@@ -110,14 +112,14 @@ BREAKS = [
         "store/records.py",
         "current.record.write_id == record.write_id",
         "current.record.key == record.key",
-        (WORKER_AND_COLLECTOR,),
+        (WORKER_AND_COLLECTOR_AFTER_CLAIM,),
         "A submits, and the record says claimed",
         always=True,
     ),
     Break(
         "the POST leaves however long `submitting` took",
         "jobs/submit.py",
-        "if age() <= jobs.times.fresh_for:",
+        "if took <= jobs.times.fresh_for:",
         "if True:",
         (
             f"{JOBS}/test_submitting.py::test_a_submitting_that_is_no_longer_fresh_is_written_again_before_the_post"
@@ -140,8 +142,8 @@ BREAKS = [
         "jobs/submit.py",
         "stored = await jobs.records.advance(stored, move(budget_day=day))",
         "mine = move(budget_day=day)\n    stored = await jobs.records.change(stored.record.key, lambda _: mine)",
-        (TWO_WORKERS,),
-        r"the record had \{'task-1'\}, and lost it",
+        (TWO_WORKERS_AFTER_CLAIM,),
+        "A submits, and the record says claimed",
     ),
     Break(
         "the lease of another one who saves is ignored",

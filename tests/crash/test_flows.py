@@ -24,8 +24,8 @@ POINTS: list[tuple[Wire, NetworkFault]] = [
     ("api", NetworkFault(what="kill", when="before", matching=SUBMIT)),
     ("api", NetworkFault(what="kill", when="after", matching=SUBMIT)),
     ("api", NetworkFault(what="drop", when="after", matching=SUBMIT)),
-    ("s3", NetworkFault(what="kill", when="after", matching=RECORD, at=1)),
-    ("s3", NetworkFault(what="kill", when="before", matching=RECORD, at=2)),
+    ("s3", NetworkFault(what="kill", when="after", matching=RECORD, at=0)),
+    ("s3", NetworkFault(what="kill", when="before", matching=RECORD, at=1)),
     ("video", NetworkFault(what="kill", when="mid_reply", matching=VIDEO)),
 ]
 """Around the submit, around its two writes, and in the download."""
@@ -82,7 +82,7 @@ def test_a_flow_that_is_killed_pays_once_and_loses_nothing(flow_forks, s3_server
 
 @pytest.mark.parametrize(
     ("wire", "request_line", "at"),
-    [("api", SUBMIT, 0), ("s3", RECORD, 1), ("api", POLL, 0), ("video", VIDEO, 0), ("s3", RECORD, 5)][
+    [("api", SUBMIT, 0), ("s3", RECORD, 0), ("api", POLL, 0), ("video", VIDEO, 0), ("s3", RECORD, 3)][
         : None if EVERYTHING else 1
     ],
 )

@@ -166,8 +166,9 @@ async def test_a_claim_is_not_taken_over_before_its_time(workers: Workers) -> No
 
 
 async def test_the_owner_of_a_claim_that_was_taken_over_does_not_post(workers: Workers, proxy: Proxy) -> None:
+    await workers.leave()
     proxy.inject(NetworkFault(what="delay", at=1, seconds=0.7, matching=PUT_RECORD))
-    slow = asyncio.create_task(workers.submit(s3=through(proxy, workers.bucket), max_wait=10))
+    slow = asyncio.create_task(workers.submit(s3=through(proxy, workers.bucket), max_wait=10, times=AT_ONCE))
     await until(lambda: record_writes(proxy) == 2)
     taker = await workers.submit(times=AT_ONCE)
     assert not taker.reused
@@ -182,14 +183,14 @@ async def test_a_refusal_that_is_noted_already_is_not_noted_again_over_another_w
     s3, seen = workers.bucket.client, []
 
     def another_submits(line: str) -> None:
-        if record_writes(proxy) == 3 and line.startswith("GET") and "record.json" in line and not seen:
+        if record_writes(proxy) == 2 and line.startswith("GET") and "record.json" in line and not seen:
             seen.append(line)
             record = workers.record.move("claim_again").move("begin", post_timeout_seconds=60)
             body = record.model_copy(update={"write_id": "another worker's"}).model_dump_json()
             s3.put_object(Bucket=workers.bucket, Key=RECORD, Body=body.encode())
 
     workers.loova.fail("too_many_running_tasks")
-    proxy.inject(NetworkFault(what="drop", when="after", at=2, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", when="after", at=1, matching=PUT_RECORD))
     proxy.watch = another_submits
     clock = Clock()
     try:
@@ -307,9 +308,9 @@ async def test_a_timeout_of_prefects_kind_waits_for_the_answer_without_using_the
 
 
 async def test_a_cancellation_before_the_post_buys_nothing(workers: Workers, proxy: Proxy) -> None:
-    proxy.inject(NetworkFault(what="delay", at=1, seconds=0.4, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="delay", seconds=0.4, matching=PUT_RECORD))
     submitting = asyncio.create_task(workers.submit(s3=through(proxy, workers.bucket)))
-    await until(lambda: record_writes(proxy) == 2)
+    await until(lambda: record_writes(proxy) == 1)
     submitting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await submitting
@@ -326,7 +327,7 @@ async def test_if_s3_stays_down_after_the_purchase_error_and_log_tell_the_task_i
     workers: Workers, proxy: Proxy, reads: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="prefect_loova")
-    proxy.inject(NetworkFault(what="drop", at=2, times=FOR_EVER, matching=PUT_RECORD))
+    proxy.inject(NetworkFault(what="drop", at=1, times=FOR_EVER, matching=PUT_RECORD))
     if reads == "S3 is gone":
         proxy.inject(NetworkFault(what="drop", at=1, times=FOR_EVER, matching=r"^GET .*record\.json"))
     clock = Clock()
@@ -434,8 +435,7 @@ class SlowWrites:
     def _written(self, params: dict[str, Any], **_: Any) -> None:
         if params["Key"] == RECORD:
             self.writes += 1
-            # The first one is the claim.
-            if 1 < self.writes <= 1 + self._count:
+            if self.writes <= self._count:
                 self.now += self._seconds
 
 
@@ -447,7 +447,7 @@ async def test_a_submitting_that_is_no_longer_fresh_is_written_again_before_the_
     s3 = workers.bucket.make_limited_client()
     clock = SlowWrites(s3, slow, seconds)
     await workers.submit(s3=s3, max_wait=1000, **{which: clock})
-    assert clock.writes == 1 + written + 1
+    assert clock.writes == written + 1
     assert workers.totals["posted"] == 1
 
 
@@ -458,7 +458,7 @@ async def test_an_s3_that_stays_slow_is_given_up_without_a_post(workers: Workers
     with pytest.raises(StorageError, match="too slow to submit safely") as failed:
         await workers.submit(s3=s3, max_wait=1000, **{which: clock})
     assert (failed.value.transient, failed.value.credits_spent) == (True, "no")
-    assert (clock.writes, workers.totals["posted"], workers.states) == (1 + 8 + 1, 0, ["rejected"])
+    assert (clock.writes, workers.totals["posted"], workers.states) == (8 + 1, 0, ["rejected"])
     await workers.submit()
     assert workers.totals["posted"] == 1
 
@@ -526,7 +526,7 @@ class Sleepy:
 async def test_a_machine_that_was_suspended_before_its_post_retries_and_buys_once(
     workers: Workers, proxy: Proxy
 ) -> None:
-    wall = Sleepy(proxy, lambda writes: 86_400 if writes == 2 else 0)
+    wall = Sleepy(proxy, lambda writes: 86_400 if writes == 1 else 0)
     submission = await workers.submit(s3=through(proxy, workers.bucket), wall=wall)
     assert not submission.reused
     assert workers.states == ["submitted"]
@@ -544,7 +544,7 @@ async def test_a_video_that_a_person_bought_again_while_the_first_worker_was_sus
         assert not (await workers.submit()).reused
 
     def asleep(writes: int) -> float:
-        if writes == 2:
+        if writes == 1:
             other = threading.Thread(target=asyncio.run, args=(meanwhile(),))
             other.start()
             other.join()

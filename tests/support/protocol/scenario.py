@@ -82,6 +82,7 @@ class Scenario:
         kinds: The kinds of faults: a `crash`, a `lost` request or reply, a `late` answer or a slow process.
         fails: Whether Loova fails to make any video.
         paid_attempts: How often a worker may buy.
+        claimed: Whether a dead worker has left a claim.
         most_depth: The largest number of steps, or None for all.
     """
 
@@ -95,6 +96,7 @@ class Scenario:
     kinds: frozenset[str] = frozenset({"crash", "lost", "late"})
     fails: bool = False
     paid_attempts: int = 1
+    claimed: bool = False
     most_depth: int | None = None
 
 

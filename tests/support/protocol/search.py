@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.support.protocol.promises import LOST, Finish, submit_violation, tasks, violations, violations_at_end
 from tests.support.protocol.roles import Role
-from tests.support.protocol.runs import named_tokens
+from tests.support.protocol.runs import ORIGIN, named_tokens
 from tests.support.protocol.scenario import Actor, Scenario, State, one_pass, person
-from tests.support.protocol.world import OPEN, RECORD, Answer, Call, World, parse_record, template
+from tests.support.protocol.world import OPEN, RECORD, Answer, Call, World, left_after_a_claim, parse_record, template
 
 REFUSALS: tuple[Answer, ...] = (("rejected",), ("not sent",), ("no place",))
 
@@ -72,7 +72,8 @@ class Search:
 
     def _run(self) -> None:
         actors = [Actor(role.root) for role in self.roles] + [Actor(None) for _ in self.scenario.persons]
-        first = State(World(), tuple(actors), (), self.scenario.faults, self.scenario.refusals)
+        world = left_after_a_claim(ORIGIN) if self.scenario.claimed else World()
+        first = State(world, tuple(actors), (), self.scenario.faults, self.scenario.refusals)
         key = self._key(first)
         self._parents[key] = (None, "")
         level = [(first, key)]

@@ -148,6 +148,15 @@ def template(text: str) -> tuple[int, tuple[str, ...]]:
     return _templates.setdefault(_TOKEN.sub("<>", text), len(_templates)), tuple(_TOKEN.findall(text))
 
 
+def left_after_a_claim(api_origin: str) -> World:
+    """Return the world that a worker leaves which dies right after its claim."""
+    record = JobRecord.claimed(REQUEST, api_origin, {}).model_copy(update={"write_id": "<Dead1>"})
+    body = normalise(record.model_dump_json(exclude_none=True))
+    entry = normalise(json.dumps({"key": record.key, "api_origin": api_origin, "request": record.request}))
+    world, _ = World().apply(Call("put", OPEN, entry))
+    return world.apply(Call("put", RECORD, body))[0]
+
+
 def rename_tokens(world: World) -> World:
     """Return the world with normalised names of its tokens, so that equivalent worlds are equal."""
     names: dict[str, str] = {}

@@ -21,6 +21,10 @@ FEW = [
     Scenario("two workers, one fault"),
     Scenario("a worker and a collector, one fault", workers=1, collectors=1),
     Scenario("a worker that also saves and a collector, one fault", workers=1, collectors=1, work=make),
+    Scenario("a worker and a collector after a claim, one fault", workers=1, collectors=1, claimed=True),
+    Scenario(
+        "two workers after a claim, one late answer, 20 steps", kinds=frozenset({"late"}), claimed=True, most_depth=20
+    ),
 ]
 MORE = [
     Scenario(
@@ -60,6 +64,8 @@ MORE = [
     Scenario("two workers that also save, one fault", work=make),
     Scenario("two workers that also save and a collector", work=make, collectors=1, faults=0),
     Scenario("a worker that also saves and a person who gives up", workers=1, work=make, persons=("give-up",)),
+    Scenario("two workers after a claim, one fault", claimed=True),
+    Scenario("two workers and a collector after a claim, one fault", collectors=1, claimed=True),
     Scenario("three workers, one fault", workers=3),
     Scenario("three workers, two faults, 14 steps", workers=3, faults=2, most_depth=14),
     Scenario("two workers, two faults, 40 steps", faults=2, most_depth=40),
