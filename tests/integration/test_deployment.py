@@ -227,7 +227,16 @@ def git_repository(tmp_path: Path) -> str:
     return repository.as_uri()
 
 
+@pytest.fixture
+def source_forgotten() -> Iterator[None]:
+    """Prefect notes the source on the flow object, which all tests of this process share."""
+    before = generate_video._storage, generate_video._entrypoint
+    yield
+    generate_video._storage, generate_video._entrypoint = before
+
+
 @pytest.mark.one_s3_server
+@pytest.mark.usefixtures("source_forgotten")
 async def test_a_flow_of_a_git_repository_is_loaded_from_source_and_runs(prefect_server, git_repository, place, loova):
     source = GitRepository(url=git_repository)
     loaded: Any = await Flow.afrom_source(source=source, entrypoint="flows/generate_video.py:generate_video")
