@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import signal
 from collections.abc import Iterator
 
 import pytest
+from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import settings
 
 from tests.crash.conftest import SEED
@@ -17,6 +19,10 @@ from tests.support.s3_servers import Bucket, S3Server, moto, seaweedfs
 # No example may be too slow: two runners share two processors.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# Each block of AWS keys reads two megabytes of JSON again, a tenth of the time of the flows' tests.
+Loader.FILE_LOADER_CLASS = staticmethod(functools.cache(JSONFileLoader))
+JSONFileLoader.load_file = functools.cache(JSONFileLoader.load_file)
 
 SERVERS = {
     "prefect-2": (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import certifi
 import pytest
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, temporary_settings
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from prefect_aws.s3 import S3Bucket
@@ -23,8 +25,24 @@ TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for `PREFECT_API_SSL_CERT_FILE`: each flow run reads it three times, by default with 140 certificates."""
+    path = tmp_path_factory.mktemp("tls") / "one.pem"
+    end = "-----END CERTIFICATE-----\n"
+    path.write_text(certifi.contents().partition(end)[0] + end)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, one_certificate: Path) -> Iterator[None]:
+    """A server for the flows of this process.
+
+    `prefect_test_harness` fails when a connection is reset while its server starts, and creates all tables anew.
+    """
+    with (
+        PrefectServer(tmp_path_factory.mktemp("prefect"), services=False) as server,
+        temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_API_SSL_CERT_FILE: str(one_certificate)}),
+    ):
         yield
 
 

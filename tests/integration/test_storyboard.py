@@ -14,6 +14,7 @@ import wave
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from math import sin
 from pathlib import Path
 from typing import Any, cast
@@ -123,7 +124,7 @@ async def test_a_story_that_is_killed_and_run_again_pays_for_each_shot_once(stor
         "api_key": loova.api_key,
         "base_url": loova.base_url,
         "bucket": str(bucket),
-        "server": vars(bucket.server),
+        "server": asdict(bucket.server),
         "keys": bucket.limited_keys,
     }
     env = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -53,9 +53,19 @@ class S3Server:
     secret_key: str
     region: str = REGION
 
+    @cached_property
+    def admin(self) -> S3Client:
+        """A client of the administrator, for all tests: to make one takes as long as a short test."""
+        return self.client()
+
     def client(self, config: Config | None = None, **settings: Any) -> S3Client:
-        """Return a client of the administrator, with a botocore `Config` or its arguments."""
+        """Return a new client of the administrator, with a botocore `Config` or its arguments."""
         return self.client_of(self.access_key, self.secret_key, config, **settings)
+
+    @cached_property
+    def iam(self) -> Any:
+        """A client of AWS's IAM API, which both servers support."""
+        return _iam(self.endpoint_url, self.access_key, self.secret_key)
 
     def client_of(self, access_key: str, secret_key: str, config: Config | None = None, **settings: Any) -> S3Client:
         """Return a client of a user."""
@@ -66,13 +76,12 @@ class S3Server:
         """Create a bucket with a new name."""
         bucket = Bucket(f"loova-test-{secrets.token_hex(6)}")
         bucket.server = self
-        self.client().create_bucket(Bucket=bucket)
+        self.admin.create_bucket(Bucket=bucket)
         return bucket
 
     def add_user(self, policy: dict[str, Any]) -> tuple[str, str]:
-        """Create a user with a policy, and return the access key and the secret. Both servers support AWS's IAM API."""
-        iam = _iam(self.endpoint_url, self.access_key, self.secret_key)
-        return _add_user(iam, f"user-{secrets.token_hex(6)}", policy)
+        """Create a user with a policy, and return the access key and the secret."""
+        return _add_user(self.iam, f"user-{secrets.token_hex(6)}", policy)
 
 
 class Bucket(str):
@@ -88,10 +97,10 @@ class Bucket(str):
     def endpoint_url(self) -> str:
         return self.server.endpoint_url
 
-    @cached_property
+    @property
     def client(self) -> S3Client:
         """A client of the administrator, to check what the product did."""
-        return self.server.client()
+        return self.server.admin
 
     @cached_property
     def limited_keys(self) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -214,7 +214,7 @@ async def one_pass(place: Place) -> CollectedVideos:
     async with AsyncExitStack() as held:
         settings = {"times": TIMES} | place.settings
         s3 = place.workers.bucket.server
-        client = type(s3)(**(vars(s3) | {"endpoint_url": place.proxy.url})).client(retries={"total_max_attempts": 1})
+        client = replace(s3, endpoint_url=place.proxy.url).client(retries={"total_max_attempts": 1})
         jobs = await held.enter_async_context(place.workers.worker(s3=client, **settings))
         return await collect(jobs, **place.collector)
 

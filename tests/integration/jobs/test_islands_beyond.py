@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,9 +96,7 @@ async def poisoned(place: Place, poison: str) -> bytes:
 async def worker(place: Place, **settings: Any) -> AsyncIterator[VideoJobs]:
     """A worker that may list, behind the proxy."""
     server = place.workers.bucket.server
-    client = type(server)(**(vars(server) | {"endpoint_url": place.proxy.url})).client(
-        retries={"total_max_attempts": 1}
-    )
+    client = replace(server, endpoint_url=place.proxy.url).client(retries={"total_max_attempts": 1})
     async with place.workers.worker(s3=client, **settings) as jobs:
         yield jobs
 

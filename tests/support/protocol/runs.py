@@ -130,8 +130,20 @@ class _Loop(asyncio.BaseEventLoop):
     def __init__(self, live: Live) -> None:
         super().__init__()
         self._live = live
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.set_task_factory(self._new_task)
         self._selector = SimpleNamespace(select=lambda _timeout: ())
         self.set_exception_handler(lambda *_: None)
+
+    def _new_task(self, _loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=self, **options)
+        self._tasks.append(task)
+        return task
+
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """Return its tasks. `asyncio.all_tasks` would go through the tasks of all runs."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return self._tasks
 
     def _process_events(self, _events: Any) -> None:
         pass
@@ -302,7 +314,7 @@ class Live:
         """Describe the position of the run: the suspended frames of its tasks with their values."""
         if self.task.done():
             return f"ended {self.outcome}"
-        stacks = sorted(describe_coroutine(task.get_coro(), self._describe) for task in asyncio.all_tasks(self.loop))
+        stacks = sorted(describe_coroutine(task.get_coro(), self._describe) for task in self.loop.tasks())
         return "\n".join(stacks)
 
     @property
@@ -317,7 +329,7 @@ class Live:
 
     def close(self) -> None:
         """Close the coroutines of the run."""
-        for task in asyncio.all_tasks(self.loop):
+        for task in self.loop.tasks():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             with suppress(RuntimeError, ValueError):
                 task.get_coro().close()  # type: ignore[union-attr]
