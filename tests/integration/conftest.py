@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import certifi
 import pytest
@@ -25,23 +24,18 @@ TIMES = JobTimes(take_over_after=1, doubt_after=1, lease=2, look_again=0.1)
 
 
 @pytest.fixture(scope="session")
-def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file for `PREFECT_API_SSL_CERT_FILE`: each flow run reads it three times, by default with 140 certificates."""
-    path = tmp_path_factory.mktemp("tls") / "one.pem"
-    end = "-----END CERTIFICATE-----\n"
-    path.write_text(certifi.contents().partition(end)[0] + end)
-    return path
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory, one_certificate: Path) -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A server for the flows of this process.
 
     `prefect_test_harness` fails when a connection is reset while its server starts, and creates all tables anew.
     """
+    # Each flow run reads this file three times, by default with 140 certificates.
+    certificate = tmp_path_factory.mktemp("tls") / "one.pem"
+    end = "-----END CERTIFICATE-----\n"
+    certificate.write_text(certifi.contents().partition(end)[0] + end)
     with (
         PrefectServer(tmp_path_factory.mktemp("prefect"), services=False) as server,
-        temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_API_SSL_CERT_FILE: str(one_certificate)}),
+        temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_API_SSL_CERT_FILE: str(certificate)}),
     ):
         yield
 

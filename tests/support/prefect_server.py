@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -16,7 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from prefect_loova.simulator import supervisor
+
 CACHE = Path(__file__).parents[2] / ".pytest_cache"
+START_SECONDS = 120.0
 
 
 class PrefectServer:
@@ -27,7 +29,8 @@ class PrefectServer:
         database_url: Another database than SQLite in `home`.
         shows_ui: Whether to serve the UI too.
         logs_retries: Whether the log shows each locked database, to which the server answers 503.
-        services: Whether its background services run: the scheduler, late runs, automations and others.
+        services: Whether all its background services run. Without, it is as in Prefect's own test harness: no scheduler
+            and no late runs, but events and automations.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class PrefectServer:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "uvicorn", *serve, "--log-level", "error", "--lifespan", "on"]
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        until = time.monotonic() + 120
+        until = time.monotonic() + START_SECONDS
         while not self._answers():
             assert self._process.poll() is None and time.monotonic() < until, self.log.read_text()
             time.sleep(0.1)
@@ -121,8 +124,7 @@ def _new_home() -> Path:
     """
     kept = CACHE / f"prefect-{version('prefect')}"
     CACHE.mkdir(exist_ok=True)
-    with (CACHE / "prefect.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with supervisor.locked(CACHE / "prefect.lock", START_SECONDS):
         if not kept.exists():
             made = kept.with_suffix(".new")
             shutil.rmtree(made, ignore_errors=True)

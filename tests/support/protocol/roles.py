@@ -87,19 +87,15 @@ class Role:
         return node
 
     def divergences(self, most: int) -> Iterator[str]:
-        """Replay some steps after merged paths, and yield each that leads elsewhere than from its node."""
-        steps = [
-            (before, event, following, after)
-            for node, before, event in self.merged
-            for following, after in node.next.items()
-        ]
-        for before, event, following, after in steps[:: max(1, len(steps) // most)]:
-            live = self._started()
-            for earlier in [*before.history(), event, following]:
-                live.after(earlier)
-            if self._key(live) != after.key:
-                yield f"{self.name} after {following}:\n{self._key(live)}\nand not\n{after.key}"
-            live.close()
+        """Replay some of the merged paths, and yield where one continues differently than its node."""
+        for node, before, event in self.merged[:: max(1, len(self.merged) // most)]:
+            for following, after in list(node.next.items()):
+                live = self._started()
+                for earlier in [*before.history(), event, following]:
+                    live.after(earlier)
+                if self._key(live) != after.key:
+                    yield f"{self.name} after {following}:\n{self._key(live)}\nand not\n{after.key}"
+                live.close()
 
     def close(self) -> None:
         """Close all runs."""

@@ -44,17 +44,10 @@ class SearchResult:
 
 
 class Search:
-    """A search over all states that a scenario can reach.
+    """A search over all states that a scenario can reach."""
 
-    Args:
-        scenario: The actors and the faults.
-        replays: How many steps after merged paths to replay for each actor, to see that the paths may be merged. They
-            take three times as long as the search if there are a thousand.
-    """
-
-    def __init__(self, scenario: Scenario, replays: int = 100) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self._replays = replays
         self.roles = [Role("ABCDEFG"[n], scenario.work, fails=scenario.fails) for n in range(scenario.workers)]
         self.roles += [Role(f"Pass{'ABC'[n]}", one_pass, fails=scenario.fails) for n in range(scenario.collectors)]
         self.result = SearchResult(scenario)
@@ -73,7 +66,7 @@ class Search:
             for role in self.roles:
                 self.result.nodes += len(role.nodes)
                 self.result.runs += role.runs
-                self.result.divergences += list(role.divergences(self._replays))
+                self.result.divergences += list(role.divergences(most=200))
                 role.close()
         return self.result
 

@@ -89,7 +89,7 @@ def _searched(scenario: Scenario) -> SearchResult:
     logging.disable(logging.CRITICAL)
     try:
         with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(Search(scenario, replays=1000 if EVERYTHING else 100).run)
+            found = pool.submit(Search(scenario).run)
         if isinstance(error := found.exception(), BrokenPromiseError):
             pytest.fail(str(error), pytrace=False)
         return found.result()
