@@ -10,6 +10,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, SecretStr, field_validator
 
 from prefect_loova._api.messages import PHRASE_RULE, SHORTEST_PHRASE, normalize
+from prefect_loova._block import LoovaBlock
 from prefect_loova._urls import url_problem
 from prefect_loova.client import DEFAULT_BASE_URL, LoovaClient
 from prefect_loova.errors import InvalidRequestError
@@ -19,11 +20,8 @@ from prefect_loova.models.prices import VideoModel
 from prefect_loova.settings import LoovaSettings
 from prefect_loova.sync_client import SyncLoovaClient
 
-LOGO_URL = "https://raw.githubusercontent.com/prefect-loova/prefect-loova/main/docs/logo.png"
-DOCUMENTATION_URL = "https://github.com/prefect-loova/prefect-loova#readme"
 
-
-class LoovaCredentials(CredentialsBlock):
+class LoovaCredentials(LoovaBlock, CredentialsBlock):
     """Credentials for the Loova API.
 
     Attributes:
@@ -54,8 +52,6 @@ class LoovaCredentials(CredentialsBlock):
 
     _block_type_name: ClassVar[str] = "Loova Credentials"
     _block_type_slug: ClassVar[str] = "loova-credentials"
-    _logo_url = LOGO_URL  # type: ignore[assignment]
-    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]
 
     api_key: SecretStr = Field(title="API key", description="The API key, made in the Loova dashboard.")
     base_url: str = Field(
@@ -121,11 +117,6 @@ class LoovaCredentials(CredentialsBlock):
         description="Your own models, each with its path, rules and price. They are added to the models that this "
         "package knows; one of the same name replaces a known one.",
     )
-
-    @classmethod
-    def __dispatch_key__(cls) -> str:
-        """Return Prefect's key of this type, its slug. `Block` derives the schemas of all nested blocks for it."""
-        return cls.get_block_type_slug()
 
     @field_validator("api_key")
     @classmethod

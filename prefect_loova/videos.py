@@ -9,12 +9,13 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from prefect_aws.s3 import S3Bucket
 from pydantic import Field, ValidationError
 
+from prefect_loova._block import LoovaBlock
 from prefect_loova._prefect import previews
 from prefect_loova._prefect.context import DEFAULT_PREFIX, Location
 from prefect_loova._prefect.dispatch import sync_or_async
 from prefect_loova._prefect.previews import Preview
 from prefect_loova._prefect.run import local_files
-from prefect_loova.credentials import DOCUMENTATION_URL, LOGO_URL, LoovaCredentials
+from prefect_loova.credentials import LoovaCredentials
 from prefect_loova.errors import InvalidRequestError
 from prefect_loova.jobs.context import MAX_WAIT, JobTimes
 from prefect_loova.jobs.media_identity import MediaPreparer
@@ -105,7 +106,7 @@ class LoovaVideoRun(JobRun[SavedVideo]):
         return await self.astatus()
 
 
-class LoovaVideos(JobBlock[SavedVideo]):
+class LoovaVideos(LoovaBlock, JobBlock[SavedVideo]):
     """The account, the bucket and the defaults for making videos. A flow then names one block.
 
     If you change the model or the ratio of a saved block, requests that name none become other requests, which you pay
@@ -138,8 +139,6 @@ class LoovaVideos(JobBlock[SavedVideo]):
 
     _block_type_name: ClassVar[str] = "Loova Videos"
     _block_type_slug: ClassVar[str] = "loova-videos"
-    _logo_url = LOGO_URL  # type: ignore[assignment]
-    _documentation_url = DOCUMENTATION_URL  # type: ignore[assignment]
 
     credentials: LoovaCredentials = Field(title="Loova Credentials", description="The block with the Loova API key.")
     bucket: S3Bucket = Field(title="S3 Bucket", description="The bucket for job records and videos.")
@@ -168,11 +167,6 @@ class LoovaVideos(JobBlock[SavedVideo]):
         description="Which reference media are allowed, and how they reach Loova. If it is empty, the value of the "
         "credentials block counts.",
     )
-
-    @classmethod
-    def __dispatch_key__(cls) -> str:
-        """Return Prefect's key of this type, its slug. `Block` derives the schemas of all nested blocks for it."""
-        return cls.get_block_type_slug()
 
     @property
     def location(self) -> Location:
