@@ -149,9 +149,8 @@ def _batch() -> list[str]:
         f"of {compared['generation_seconds']:.0f} s, a batch of {compared['requests']} takes {ours:.1f} times as long",
         f"{without:.1f} times without pictures",
         "at most 1.5 times the plain flow",
-        f"messages to Prefect ({over('API messages')}) reach that",
-        f"seconds ({over('seconds beyond')}) and the processor time of client and server",
-        f"({over('client CPU s')} and {over('server CPU s')}) do not",
+        f"messages to Prefect ({over('API messages')}) and the processor time of its server ({over('server CPU s')})",
+        f"seconds ({over('seconds beyond')}) and the processor time of the client ({over('client CPU s')}) do not",
     ]
 
 
