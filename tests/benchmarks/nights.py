@@ -136,11 +136,12 @@ class Night:
 
     def sample(self) -> None:
         """Note the processor time of each process, and the peak memory of the flow runs."""
+        children = children_of_all()
         for part, pid in self.pids.items():
-            for one in family(pid):
+            for one in family(pid, children):
                 self._sample(one, part)
         for process in self.workers.values():
-            for pid in family(process.pid):
+            for pid in family(process.pid, children):
                 self._sample(pid, "worker" if pid == process.pid else "flow runs")
                 with suppress(OSError):
                     self.peaks[pid] = max(self.peaks.get(pid, 0.0), peak_mib(pid))
@@ -160,12 +161,17 @@ class Night:
         return s3_client(self.s3.endpoint_url, self.s3.access_key, self.s3.secret_key)
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that it started."""
+def children_of_all() -> dict[int, list[int]]:
+    """The children of each process."""
     children: dict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             children[int(stat.read_text().rpartition(") ")[2].split()[1])].append(int(stat.parent.name))
+    return children
+
+
+def family(pid: int, children: dict[int, list[int]]) -> list[int]:
+    """A process and all that it started."""
     found = [pid]
     for one in found:
         found += children[one]
@@ -188,7 +194,9 @@ def night(limit: int, generation: float) -> Iterator[Night]:
         os.environ["PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION"] = "30"
         server = opened.enter_context(PrefectServer(home, database.url))
         pids = {"simulator": process.pid, "PostgreSQL": database.pid, "Prefect server": server.pid}
-        weed = next(pid for pid in family(os.getpid()) if "weed" in Path(f"/proc/{pid}/cmdline").read_text())
+        weed = next(
+            pid for pid in family(os.getpid(), children_of_all()) if "weed" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
         made = Night(base_url, s3, server, home, pids | {"SeaweedFS": weed})
         try:
             yield made
