@@ -59,7 +59,7 @@ from tests.benchmarks.environment import ledger, peak_mib, simulator
 from tests.benchmarks.report import ROOT, finish
 from tests.support.postgres import postgres
 from tests.support.prefect_server import PrefectServer
-from tests.support.processes import kill_with_all_its_children
+from tests.support.processes import children_by_parent, kill_with_all_its_children
 
 ROWS, LIMITS = 10_000, (6, 60)
 REAL_GENERATION = 180.0
@@ -136,7 +136,7 @@ class Night:
 
     def sample(self) -> None:
         """Note the processor time of each process, and the peak memory of the flow runs."""
-        children = children_of_all()
+        children = children_by_parent()
         for part, pid in self.pids.items():
             for one in family(pid, children):
                 self._sample(one, part)
@@ -159,15 +159,6 @@ class Night:
     def client(self) -> Any:
         """A client with all rights."""
         return s3_client(self.s3.endpoint_url, self.s3.access_key, self.s3.secret_key)
-
-
-def children_of_all() -> dict[int, list[int]]:
-    """The children of each process."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            children[int(stat.read_text().rpartition(") ")[2].split()[1])].append(int(stat.parent.name))
-    return children
 
 
 def family(pid: int, children: dict[int, list[int]]) -> list[int]:
@@ -195,7 +186,9 @@ def night(limit: int, generation: float) -> Iterator[Night]:
         server = opened.enter_context(PrefectServer(home, database.url))
         pids = {"simulator": process.pid, "PostgreSQL": database.pid, "Prefect server": server.pid}
         weed = next(
-            pid for pid in family(os.getpid(), children_of_all()) if "weed" in Path(f"/proc/{pid}/cmdline").read_text()
+            pid
+            for pid in family(os.getpid(), children_by_parent())
+            if "weed" in Path(f"/proc/{pid}/cmdline").read_text()
         )
         made = Night(base_url, s3, server, home, pids | {"SeaweedFS": weed})
         try:
