@@ -20,6 +20,13 @@ from prefect_loova.simulator import supervisor
 CACHE = Path(__file__).parents[2] / ".pytest_cache"
 START_SECONDS = 120.0
 
+# `prefect server start` runs the server in a child process, which would survive a kill -9.
+SERVE = """
+import socket, sys, uvicorn
+config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
+"""
+
 
 class PrefectServer:
     """A context manager. `kill` is kill -9, and `start` uses the same database again.
@@ -42,8 +49,8 @@ class PrefectServer:
         logs_retries: bool = False,
         services: bool = True,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self._socket = _bound(0)
+        self.port: int = self._socket.getsockname()[1]
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         self._home = home
         self.log: Path = home / "server.log"
@@ -71,11 +78,11 @@ class PrefectServer:
         ):
             env.pop(name, None)
         env |= self._settings
-        # `prefect server start` runs this in a child process, which would survive a kill -9.
-        serve = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "uvicorn", *serve, "--log-level", "error", "--lifespan", "on"]
-            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+            command = [sys.executable, "-c", SERVE, str(self._socket.fileno())]
+            passed = (self._socket.fileno(),)
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, pass_fds=passed)
+        self._socket.close()
         until = time.monotonic() + START_SECONDS
         while not self._answers():
             assert self._process.poll() is None and time.monotonic() < until, self.log.read_text()
@@ -87,6 +94,12 @@ class PrefectServer:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            self._socket = _bound(self.port)
+
+    def close(self) -> None:
+        """Kill the server, and give its port away."""
+        self.kill()
+        self._socket.close()
 
     @property
     def pid(self) -> int:
@@ -114,7 +127,18 @@ class PrefectServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
+        self.close()
+
+
+def _bound(port: int) -> socket.socket:
+    """Return a socket that holds a port and does not listen. The server of another test could take a port that is free.
+
+    Prefect binds its port only at the end of its start. Until then the other server would respond on it.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", port))
+    return held
 
 
 def _new_home() -> Path:
@@ -131,7 +155,7 @@ def _new_home() -> Path:
             made.mkdir()
             server = PrefectServer(made)
             server._run()
-            server.kill()
+            server.close()
             server.log.unlink()
             made.rename(kept)
     return kept
