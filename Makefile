@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export NO_MKDOCS_2_WARNING := 1
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test test-media test-takes test-moto test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-links bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply bench-nights lint types format docs docs-serve clean
+.PHONY: help demo test test-media test-takes test-moto test-examples test-long test-processes test-runners test-wheel test-live test-pythons test-lowest test-crash test-protocol test-workers test-postgres test-ui screenshots bench bench-saving bench-links bench-waiting bench-overhead bench-scale bench-start bench-collector bench-preview bench-lost-reply bench-nights lint types format docs docs-serve clean
 
 help: ## Show what there is (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ test-takes: $(READY) ## Takes, reviews, quality gates and publishing, in batches
 
 test-moto: $(READY) ## The tests of the jobs again, on another S3 server (2 minutes)
 	@.venv/bin/pytest -n 4 --dist loadgroup -m moto tests/integration/jobs $(ARGS)
+
+test-examples: $(READY) ## What the README, the guides and the docstrings show, run as it is (2 minutes)
+	@.venv/bin/pytest -n 4 --dist loadgroup -m examples --ignore=tests/benchmarks $(ARGS)
+
+test-long: $(READY) ## The four above in one run, which takes less time than one after the other
+	@.venv/bin/pytest -n 4 --dist loadgroup -m "media or takes or moto or examples" --ignore=tests/benchmarks $(ARGS)
 
 test-processes: $(READY) ## Commands and flow runs in processes of their own: killed, interrupted, as the docs show them (5 minutes)
 	@.venv/bin/pytest -n 3 --dist loadfile -m processes tests/integration tests/crash $(ARGS)

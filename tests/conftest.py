@@ -26,11 +26,8 @@ JSONFileLoader.load_file = functools.cache(JSONFileLoader.load_file)
 
 SERVERS = {
     "prefect-2": (
-        "test_docs",
-        "test_media_flows",
+        "test_flow",
         "test_models",
-        "test_publishing_flow",
-        "test_readme",
         "test_showing",
         "test_story_takes",
         "test_storyboard",
@@ -38,6 +35,8 @@ SERVERS = {
     "prefect-3": (
         "test_automations",
         "test_docstrings",
+        "test_media_flows",
+        "test_publishing_flow",
         "test_resolve",
         "test_reviews",
         "test_sync",

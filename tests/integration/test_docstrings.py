@@ -21,6 +21,7 @@ from prefect_loova.simulator import LoovaSimulator
 from tests.integration.conftest import block_of
 
 pytestmark = [
+    pytest.mark.examples,
     pytest.mark.usefixtures("prefect_server"),
     pytest.mark.one_s3_server,
     pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),

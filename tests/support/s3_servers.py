@@ -37,6 +37,7 @@ from prefect_loova.simulator.s3 import REGION, EmbeddedS3, s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 PREFIX = "loova"
 POLICY = Path(__file__).parents[2] / "docs" / "iam-policy.json"
@@ -154,8 +155,13 @@ class Bucket(str):
                 self.client.abort_multipart_upload(Bucket=self, Key=upload["Key"], UploadId=upload["UploadId"])
         # All pages before the first deletion: moto skips objects if its list changes between two pages.
         for page in [*self.client.get_paginator("list_object_versions").paginate(Bucket=self)]:
-            for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-                self.client.delete_object(Bucket=self, Key=found["Key"], VersionId=found["VersionId"])
+            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            if found:
+                keys: list[ObjectIdentifierTypeDef] = [
+                    {"Key": one["Key"], "VersionId": one["VersionId"]} for one in found
+                ]
+                answer = self.client.delete_objects(Bucket=self, Delete={"Objects": keys, "Quiet": True})
+                assert not answer.get("Errors"), answer
 
 
 def minimal_policy(bucket: str, prefix: str, *, optional: Collection[str] = ()) -> dict[str, Any]:
