@@ -79,9 +79,9 @@ class PrefectServer:
             env.pop(name, None)
         env |= self._settings
         with self.log.open("ab") as log:
-            command = [sys.executable, "-c", SERVE, str(self._socket.fileno())]
-            passed = (self._socket.fileno(),)
-            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, pass_fds=passed)
+            held = self._socket.fileno()
+            command = [sys.executable, "-c", SERVE, str(held)]
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, pass_fds=[held])
         self._socket.close()
         until = time.monotonic() + START_SECONDS
         while not self._answers():
