@@ -50,6 +50,9 @@ The tests at one server run one after the other, and the longest of these rows d
 """
 
 
+EXAMPLES = ("test_docs", "test_docstrings", "test_readme")
+"""Tests of what the documentation shows: with a Prefect server, they run it, and otherwise they read it."""
+
 MEDIA = ("test_media_flows", "test_odd_media", "test_storyboard")
 """Tests that decode and encode media all the time, beside those in `tests/unit/video`."""
 
@@ -84,6 +87,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.parent.name == "video" or item.path.stem in MEDIA:
             item.add_marker(pytest.mark.media)
         if "prefect_server" in getattr(item, "fixturenames", ()):
+            if item.path.stem in EXAMPLES:
+                item.add_marker(pytest.mark.examples)
             server = next((name for name, stems in SERVERS.items() if item.path.stem in stems), "prefect")
             item.add_marker(pytest.mark.xdist_group(server))
         elif "crash" in item.path.parts:

@@ -30,7 +30,6 @@ from tests.integration.conftest import block_of
 from tests.support.docs_blocks import GUIDES, example, to_run
 
 pytestmark = [
-    pytest.mark.examples,
     pytest.mark.one_s3_server,
     pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
 ]

@@ -21,8 +21,6 @@ from prefect_loova.simulator import LoovaSimulator
 from tests.integration.conftest import block_of
 
 pytestmark = [
-    pytest.mark.examples,
-    pytest.mark.usefixtures("prefect_server"),
     pytest.mark.one_s3_server,
     pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
 ]
@@ -70,7 +68,9 @@ def example(name: str) -> Callable[[], Any]:
 
 
 @pytest.fixture
-async def stored(name: str, place: Location, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+async def stored(
+    name: str, prefect_server: None, place: Location, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Location:
     """The blocks under the name of the examples, and the files that examples or earlier runs need."""
     lister = block_of(bucket, bucket.server.access_key, bucket.server.secret_key)
     if name == "LoovaVideos":

@@ -21,9 +21,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 pytestmark = [
-    pytest.mark.examples,
     pytest.mark.one_s3_server,
-    pytest.mark.usefixtures("prefect_server"),
     pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs' attempted to send logs:UserWarning"),
 ]
 
@@ -47,14 +45,14 @@ async def test_every_example_is_run_by_a_test():
     assert all(sum(text in block for block in BLOCKS) == 1 for text in texts)
 
 
-async def test_the_flow_saves_a_video(place, loova):
+async def test_the_flow_saves_a_video(prefect_server, place, loova):
     await LoovaVideos(credentials=place.credentials, bucket=place.bucket).save("loova", overwrite=True)
     await bought("a boat", place, duration=5)
     assert (await asyncio.to_thread(example("def morning_video")["morning_video"], "a boat")).endswith("/video.mp4")
     assert loova.ledger["totals"]["billed"] == 1
 
 
-def test_the_blocks_are_registered_and_created_as_shown():
+def test_the_blocks_are_registered_and_created_as_shown(prefect_server):
     for module in ("prefect_loova", "prefect_aws"):
         assert f"prefect block register -m {module}\n" in README
         register = [sys.executable, "-m", "prefect", "block", "register", "-m", module]
