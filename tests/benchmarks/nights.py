@@ -55,6 +55,7 @@ from pydantic import SecretStr
 from prefect_loova import LoovaCredentials
 from prefect_loova.jobs.context import JobTimes
 from prefect_loova.simulator.s3 import EmbeddedS3, s3_client
+from prefect_loova.store.prefix import PROBES
 from tests.benchmarks.environment import ledger, peak_mib, simulator
 from tests.benchmarks.report import ROOT, finish
 from tests.support.postgres import postgres
@@ -152,8 +153,9 @@ class Night:
             self.cpu[pid] = part, sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def open_jobs(self) -> bool:
-        """Whether a job is open or queued."""
-        return bool(self.client.list_objects_v2(Bucket=self.s3.bucket, Prefix="loova/_open/").get("Contents"))
+        """Whether a job is open or queued. The probe of a run that was killed is no job."""
+        found = self.client.list_objects_v2(Bucket=self.s3.bucket, Prefix="loova/_open/").get("Contents", [])
+        return any(f"/{PROBES}/" not in one["Key"] for one in found)
 
     @property
     def client(self) -> Any:
