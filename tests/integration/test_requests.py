@@ -18,7 +18,7 @@ REQUEST = VideoRequest(prompt="A futuristic city at sunset", duration=4)
 
 async def test_one_video_sends_s3_what_there_is_a_reason_for(place):
     sent = []
-    place.credentials.job_times = JobTimes()  # a save of over 0.5 s renews the short lease of other tests
+    place.credentials.job_times = JobTimes()  # the fixture's lease of 2 s is renewed each 0.5 s
 
     def note(request: Any, event_name: str, **_: Any) -> None:
         key = re.sub(r"\d{4}-\d\d-\d\d", "DAY", request.url.split("/", 4)[4].replace(REQUEST.key, "KEY"))
