@@ -102,7 +102,8 @@ async def save_video(
             ) from None
     if was_first:
         jobs.notify("saved", record, attempt.number)
-    await jobs.records.unindex(submission.key)
+    if not record.is_open:  # else the worker that ends the last attempt removes the entry
+        await jobs.records.unindex(submission.key)
     return _saved(jobs, record, record.attempt(attempt.number), submission), was_first
 
 

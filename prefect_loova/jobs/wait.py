@@ -208,7 +208,8 @@ async def record_end(
     if is_moved:
         notify_end(jobs, stored.record, submission.attempt)
     if task.state == "failed":
-        await jobs.records.unindex(submission.key)
+        if not stored.record.is_open:  # else the worker that ends the last attempt removes the entry
+            await jobs.records.unindex(submission.key)
         raise jobs.failed(stored.record, submission.attempt)
     return stored
 

@@ -7,15 +7,17 @@ import socket
 
 import pytest
 
-from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError
+from prefect_loova.errors import AuthenticationError, InDoubtError, InvalidRequestError, StorageError, TaskFailedError
 from prefect_loova.jobs.collect import collect, enqueue
 from prefect_loova.models.attempts import Lease
 from prefect_loova.models.job_record import JobRecord
 from prefect_loova.models.reports import CollectedVideos
 from prefect_loova.models.request import STORED, VideoRequest
+from prefect_loova.models.results import Submission
 from prefect_loova.simulator import LoovaSimulator
 from prefect_loova.store.budget import DailyBudget
-from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Workers
+from tests.integration.jobs.workers import AT_ONCE, KEY, OPEN, PATIENT, RECORD, REQUEST, VIDEO, Workers, through
+from tests.support.proxy import Proxy
 
 
 def requests(count: int) -> list[VideoRequest]:
@@ -100,16 +102,50 @@ async def test_it_does_not_take_over_a_claim(workers: Workers) -> None:
     assert workers.states == ["claimed"]
 
 
-async def test_it_saves_both_videos_where_a_late_answer_bought_a_second_one(workers: Workers) -> None:
+def deletions_of_the_entry(proxy: Proxy) -> int:
+    return sum(seen.method == "DELETE" and seen.path.endswith(OPEN) for seen in proxy.seen)
+
+
+async def bought_twice(workers: Workers, *faults: str) -> Submission:
+    """Leave a job with two Loova tasks, because the answer to the first submit came late. Return the second one."""
     workers.loova.fail("lost_reply")
     with pytest.raises(InDoubtError):
         await workers.submit()
     await workers.decide("submit-again")
-    await workers.submit(times=AT_ONCE)
+    for fault in faults:
+        workers.loova.fail(fault)
+    submission = await workers.submit(times=AT_ONCE)
     first = workers.task_ids[0]
     await workers.change(lambda record: record.move("bought", 1, task_id=first))
+    return submission
+
+
+async def test_it_saves_both_videos_where_a_late_answer_bought_a_second_one(workers: Workers) -> None:
+    await bought_twice(workers)
     found = await collected(workers)
     assert {saved.task_id for saved in found.saved} == set(workers.task_ids)
+    assert OPEN not in workers.keys
+
+
+async def test_of_two_saves_of_one_job_the_last_one_alone_removes_the_entry(workers: Workers, proxy: Proxy) -> None:
+    # To remove it and write it again would lose it in a crash in between, and leave it if the other save ends then.
+    await bought_twice(workers)
+    server = workers.bucket.server
+    async with workers.worker(s3=through(proxy, workers.bucket, server.access_key, server.secret_key)) as jobs:
+        await collect(jobs)
+    assert deletions_of_the_entry(proxy) == 1
+    assert workers.states == ["saved", "saved"]
+    assert OPEN not in workers.keys
+
+
+async def test_a_task_that_failed_leaves_the_entry_to_the_other_task_of_its_job(workers: Workers, proxy: Proxy) -> None:
+    submission = await bought_twice(workers, "generation_failed")
+    with pytest.raises(TaskFailedError):
+        await workers.wait(submission, s3=through(proxy, workers.bucket))
+    assert workers.states == ["submitted", "failed"]
+    assert deletions_of_the_entry(proxy) == 0
+    await collected(workers)
+    assert workers.states == ["saved", "failed"]
     assert OPEN not in workers.keys
 
 
