@@ -1,6 +1,7 @@
 """Whole nights: a detached batch and a scheduled collector, on a real clock that is compressed.
 
     make bench-nights                                                      # 10,000 rows at limits 6 and 60: hours
+    make bench-nights ARGS="--limit 60 --poll-seconds 1.67 --every 15"     # 10,000 rows at limit 60: 90 minutes
     make bench-nights ARGS="--rows 120 --limit 6 --kill-each 50"
     make bench-nights ARGS="--rows 360 --limit 6 --kill-each 150 --generation-seconds 30"
 
